@@ -1,0 +1,84 @@
+"""What a person sees while a study runs: live bars with the time left in a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ablations.engines import Ended, Event, Failed, Progressed, Started
+from ablations.study import Run
+
+
+class Display:
+    """Progress over runs. `costs` (run_id -> any unit of work, such as FLOPs) weigh them for the time left."""
+
+    def __init__(self, runs: Sequence[Run], costs: Mapping[str, float], console: Console) -> None:
+        self._costs = costs
+        self._num_runs = len(runs)
+        self._num_ended = 0
+        self._done: dict[str, float] = {}  # fraction of each run
+        self._started = time.monotonic()
+        self._console = console
+        self._tasks: dict[str, TaskID] = {}
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=not console.is_terminal,
+            speed_estimate_period=3600,
+        )
+        self._total = self._bars.add_task(f"all {len(runs)} runs", total=sum(costs.values()), note="")
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def show(self, event: Event) -> None:
+        """Bring the display up to date with what has happened."""
+        run_id, label = event.run.run_id, event.run.label
+        match event:
+            case Started():
+                self._tasks[run_id] = self._bars.add_task(label, total=self._costs[run_id], note="")
+                if not self._console.is_terminal:
+                    self._line(f"{label}: started")
+            case Progressed(point=point):
+                self._done[run_id] = point.epoch / event.run.train.epochs
+                note = f"val {point.val_accuracy:.3f}" + (f", {point.dead_classes} dead" if point.dead_classes else "")
+                self._bars.update(self._tasks[run_id], completed=self._done[run_id] * self._costs[run_id], note=note)
+            case Ended(record=record):
+                self._end(run_id)
+                accuracy = f"test accuracy {record.test_accuracy:.4f}"
+                self._line(f"{label}: {record.status}, {accuracy}, {record.wall_seconds:.0f} s{self._time_left()}")
+            case Failed(error=error):
+                self._end(run_id)
+                self._line(f"{label}: failed, {error}{self._time_left()}")
+        self._bars.update(self._total, completed=self._work_done())
+
+    def _end(self, run_id: str) -> None:
+        self._num_ended += 1
+        self._done[run_id] = 1.0
+        self._bars.remove_task(self._tasks.pop(run_id))
+
+    def _work_done(self) -> float:
+        return sum(fraction * self._costs[run_id] for run_id, fraction in self._done.items())
+
+    def _time_left(self) -> str:
+        fraction = self._work_done() / max(sum(self._costs.values()), 1e-12)
+        seconds = (time.monotonic() - self._started) * (1 - fraction) / max(fraction, 1e-12)
+        return f"; about {seconds / 60:.0f} min left" if fraction < 1 else ""
+
+    def _line(self, text: str) -> None:
+        self._bars.console.print(f"[{self._num_ended}/{self._num_runs}] {text}", markup=False, highlight=False, soft_wrap=True)

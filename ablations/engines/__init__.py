@@ -1,0 +1,52 @@
+"""Where runs are executed. An engine takes runs and yields what happens to them; it writes nothing itself."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ablations.records import RunRecord
+from ablations.study import Run
+from nin.history import Evaluation
+
+
+@dataclass(frozen=True)
+class Started:
+    """A worker has begun a run."""
+
+    run: Run
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """A run has reached its next evaluation."""
+
+    run: Run
+    point: Evaluation
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run has come to an end that is a result."""
+
+    run: Run
+    record: RunRecord
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A run raised, or its worker died; error is one line, detail the traceback or the worker's last words."""
+
+    run: Run
+    error: str
+    detail: str
+
+
+Event = Started | Progressed | Ended | Failed
+
+
+class Engine(Protocol):
+    """Executes runs, several at a time, in any order of completion."""
+
+    def execute(self, runs: Sequence[Run]) -> Iterator[Event]:
+        """Every run ends in exactly one `Ended` or `Failed`. Closing the iterator stops the workers."""
+        ...

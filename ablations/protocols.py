@@ -1,0 +1,90 @@
+"""Protocols: the budget and setting under which a question is asked. A study's variants are changes to one of these."""
+
+from dataclasses import dataclass
+
+from nin.spec import DataSpec, ModelSpec, TrainSpec
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The network, data and training that variants change, and how many seeds are a study.
+
+    target    validation accuracy (a fraction) that counts as trained, unless the study declares its own
+    seeds     runs per variant
+    note      what a reader of a report must know about the setting
+    """
+
+    name: str
+    purpose: str
+    model: ModelSpec
+    data: DataSpec
+    train: TrainSpec
+    seeds: int
+    target: float
+    note: str = ""
+
+
+SMOKE = Protocol(
+    name="smoke",
+    purpose="tests: a few hundred synthetic images, a tiny network, seconds",
+    model=ModelSpec(layout="small", width=1 / 12, hidden=32, init="kaiming"),
+    data=DataSpec(name="synthetic", train_examples=512, val_examples=200, test_examples=200),
+    train=TrainSpec(epochs=2, batch_size=64, lr=0.02, momentum=0.9, schedule="one-cycle"),
+    seeds=2,
+    target=0.5,
+)
+
+QUICK = Protocol(
+    name="quick",
+    purpose="an answer on a laptop: a narrow network on a part of Fashion-MNIST, minutes on 2 cores",
+    model=ModelSpec(layout="small", width=0.25, hidden=1024, init="kaiming"),
+    data=DataSpec(name="fashion-mnist", train_examples=10_000, val_examples=2_000),
+    train=TrainSpec(epochs=4, lr=0.03, momentum=0.9, schedule="one-cycle", precision="bf16", evals_per_epoch=4),
+    seeds=3,
+    target=0.80,
+)
+
+FULL = Protocol(
+    name="full",
+    purpose="a publishable answer on one GPU: all of Fashion-MNIST, the full width",
+    model=ModelSpec(layout="small", init="kaiming"),
+    data=DataSpec(name="fashion-mnist", augment="flip"),
+    train=TrainSpec(
+        epochs=30, lr=0.03, momentum=0.9, weight_decay=5e-4, schedule="one-cycle", precision="bf16", evals_per_epoch=2
+    ),
+    seeds=10,
+    target=0.90,
+)
+
+D2L = Protocol(
+    name="d2l",
+    purpose="the textbook's own setting: Fashion-MNIST at 224 px, SGD without momentum, lr 0.1, batch 128, Xavier",
+    model=ModelSpec(layout="d2l", init="xavier"),
+    data=DataSpec(name="fashion-mnist", val_examples=0, image_size=224, normalize=False),
+    train=TrainSpec(epochs=10, batch_size=128, lr=0.1, precision="bf16", evals_per_epoch=2),
+    seeds=10,
+    target=0.80,
+    note="Trains on all 60,000 images and watches the test set, as the textbook does; nothing is chosen by it.",
+)
+
+PAPER = Protocol(
+    name="paper",
+    purpose="the authors' setting on CIFAR-10 (--set data.name=cifar-100, svhn, mnist for the others)",
+    model=ModelSpec(layout="cifar", init="gaussian", class_block="wide"),
+    data=DataSpec(name="cifar-10"),
+    train=TrainSpec(
+        epochs=130,
+        lr=0.1,
+        last_lr_factor=0.1,
+        momentum=0.9,
+        weight_decay=1e-5,
+        schedule="cosine",
+        precision="bf16",
+        evals_per_epoch=1,
+    ),
+    seeds=5,
+    target=0.85,
+    note="The authors lower the learning rate by hand when progress stops; a cosine schedule stands in for that.",
+)
+
+PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (SMOKE, QUICK, FULL, D2L, PAPER)}

@@ -1,0 +1,200 @@
+"""What is known of a run, and the folder it is kept in: `<results>/<study>/<protocol>/runs/<run_id>.json`.
+
+Records are written whole or not at all; a reader never sees half of one. `runs_frame` and `curves_frame` make the tables
+that plots, reports and people read.
+"""
+
+import base64
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dacite
+import numpy as np
+from numpy.typing import NDArray
+
+from ablations.study import Run
+from nin.history import Evaluation
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESULTS = ("finished", "diverged", "collapsed")  # outcomes that are kept; "failed" is tried again
+NAN = math.nan
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run and what came of it. Accuracies are fractions, losses mean cross-entropy in nats.
+
+    status           "finished", "diverged", "collapsed" or "failed"; error says why a run failed, error_detail where (a traceback)
+    gflops           forward pass of one image, 2 per multiply-accumulate, in 10^9
+    train_accuracy   in evaluation mode after the last step, on as many training images as there are test images
+    val_accuracy     the last point of the curve
+    test_correct     which test images are right: bits, packed, base64 (`test_correctness` unpacks them)
+    train_seconds    training alone; wall_seconds also evaluation and preparation
+    environment      device, versions, host and commit that the run was executed with
+    """
+
+    run: Run
+    run_id: str
+    status: str
+    params_trunk: int
+    params_head: int
+    gflops: float
+    environment: dict[str, str]
+    error: str = ""
+    error_detail: str = ""
+    train_accuracy: float = NAN
+    val_accuracy: float = NAN
+    test_accuracy: float = NAN
+    test_loss: float = NAN
+    dead_classes: int = 0
+    test_correct: str = ""
+    test_examples: int = 0
+    data_checksum: str = ""
+    examples_seen: int = 0
+    train_seconds: float = NAN
+    wall_seconds: float = NAN
+    started_at: str = ""
+    curve: list[Evaluation] = field(default_factory=list)
+
+    @property
+    def is_result(self) -> bool:
+        """Whether the outcome is one to keep; a failed run is tried again."""
+        return self.status in RESULTS
+
+    @property
+    def params(self) -> int:
+        """All trainable parameters."""
+        return self.params_trunk + self.params_head
+
+    @property
+    def generalization_gap(self) -> float:
+        """Train minus test accuracy, both in evaluation mode after the last step."""
+        return self.train_accuracy - self.test_accuracy
+
+    def examples_to_target(self, target: float) -> float:
+        """Training images seen at the first evaluation with validation accuracy >= target; infinite if there is none."""
+        return next((float(point.examples) for point in self.curve if point.val_accuracy >= target), math.inf)
+
+    def test_correctness(self) -> NDArray[np.bool_]:
+        """(test_examples,) bool: which test images the trained network gets right."""
+        packed = np.frombuffer(base64.b64decode(self.test_correct), dtype=np.uint8)
+        return np.unpackbits(packed, count=self.test_examples).astype(bool)
+
+
+def pack_correctness(correct: NDArray[np.bool_]) -> str:
+    """The inverse of `RunRecord.test_correctness`."""
+    return base64.b64encode(np.packbits(correct).tobytes()).decode()
+
+
+class Store:
+    """The records of one study under one protocol."""
+
+    def __init__(self, results: Path, study: str, protocol: str) -> None:
+        self.folder = results / study / protocol
+        self.runs_folder = self.folder / "runs"
+
+    def write(self, record: RunRecord) -> None:
+        """Keep `record`, in the place of an earlier one of the same run."""
+        write_atomically(self._path(record.run_id), json.dumps(asdict(record), indent=1))
+
+    def read(self, run_id: str) -> RunRecord | None:
+        """The record of that run, or None if there is none. Raises ValueError if it is damaged."""
+        path = self._path(run_id)
+        if not path.exists():
+            return None
+        try:
+            record = dacite.from_dict(RunRecord, json.loads(path.read_text()), dacite.Config(strict=True))
+        except (ValueError, dacite.DaciteError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}): its run will be trained again") from error
+        if record.run_id != run_id or record.run.run_id != run_id:
+            raise ValueError(f"{path} is not the record of its own run: that run will be trained again")
+        return record
+
+    def read_all(self, runs: Iterable[Run]) -> tuple[dict[str, RunRecord], list[str]]:
+        """Records of those of `runs` that have one, by run_id, and a line for each that is damaged."""
+        records: dict[str, RunRecord] = {}
+        damaged: list[str] = []
+        for run in runs:
+            try:
+                record = self.read(run.run_id)
+            except ValueError as error:
+                damaged.append(str(error))
+                continue
+            if record is not None:
+                records[run.run_id] = record
+        return records, damaged
+
+    def run_ids(self) -> list[str]:
+        """The runs that have a record, whatever its state."""
+        return sorted(path.stem for path in self.runs_folder.glob("*.json"))
+
+    def _path(self, run_id: str) -> Path:
+        return self.runs_folder / f"{run_id}.json"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all, also if the machine stops midway. Creates its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def runs_frame(records: Iterable[RunRecord], target: float) -> "pd.DataFrame":
+    """One row per run, in the columns of `runs.csv`; `target` is a validation accuracy (a fraction)."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            "study": record.run.study,
+            "protocol": record.run.protocol,
+            "variant": record.run.variant,
+            "role": record.run.role,
+            "seed": record.run.seed,
+            "run_id": record.run_id,
+            "status": record.status,
+            "params": record.params,
+            "params_trunk": record.params_trunk,
+            "params_head": record.params_head,
+            "gflops": record.gflops,
+            "train_accuracy": record.train_accuracy,
+            "val_accuracy": record.val_accuracy,
+            "test_accuracy": record.test_accuracy,
+            "test_loss": record.test_loss,
+            "generalization_gap": record.generalization_gap,
+            "dead_classes": record.dead_classes,
+            "examples_seen": record.examples_seen,
+            "examples_to_target": record.examples_to_target(target),
+            "train_seconds": record.train_seconds,
+            "wall_seconds": record.wall_seconds,
+            "device": record.environment.get("device", ""),
+            "error": record.error,
+        }
+        for record in records
+    )
+
+
+def curves_frame(records: Iterable[RunRecord]) -> "pd.DataFrame":
+    """One row per evaluation of each run, in the columns of `curves.csv`."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        {"run_id": record.run_id, "variant": record.run.variant, "seed": record.run.seed, **asdict(point)}
+        for record in records
+        for point in record.curve
+    )

@@ -1,0 +1,221 @@
+"""A study is one question: a table of variants, and the runs it becomes under a protocol.
+
+Everything a run needs is resolved here, before anything is executed. Imports no torch, so studies can be listed at once.
+"""
+
+import ast
+import hashlib
+import importlib
+import json
+import pkgutil
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+from ablations.protocols import PROTOCOLS, Protocol
+from nin.spec import TRAINER_VERSION, DataSpec, ModelSpec, TrainSpec, choose
+
+Spec = TypeVar("Spec", ModelSpec, DataSpec, TrainSpec)
+Changes = Mapping[str, object]
+
+ROLES = ("baseline", "confirmatory", "control", "exploratory")
+
+
+@dataclass(frozen=True)
+class Match:
+    """Makes a control: one field of the variant's network is solved so that its size equals another variant's.
+
+    variant  whose size is to be met
+    by       "params" (all parameters) or "gflops" (of one image's forward pass)
+    field    the `ModelSpec` field that is solved for: "width" or "hidden"
+    """
+
+    variant: str
+    by: str
+    field: str = "width"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What one variant changes in the protocol's own network, data and training; all else stays as it is there.
+
+    role   "confirmatory": compared with the baseline by a test declared in advance; "control": of equal size or depth to
+           another variant; "exploratory": looked at, but no claim rests on it
+    match  for a control, the size it is to have
+    """
+
+    model: Changes = field(default_factory=dict)
+    data: Changes = field(default_factory=dict)
+    train: Changes = field(default_factory=dict)
+    role: str = "confirmatory"
+    match: Match | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, fully resolved. Its identity is what is trained, not what it is called or where it is executed."""
+
+    study: str
+    protocol: str
+    variant: str
+    role: str
+    seed: int
+    model: ModelSpec
+    data: DataSpec
+    train: TrainSpec
+
+    @property
+    def run_id(self) -> str:
+        """16 hexadecimal digits: a hash over network, data, training, seed and the trainer's version."""
+        what = [asdict(self.model), asdict(self.data), asdict(self.train), self.seed, TRAINER_VERSION]
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def label(self) -> str:
+        """The name a person sees: variant and seed."""
+        return f"{self.variant} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question and the variants that answer it.
+
+    baseline   the variant that all others are compared with
+    factors    fields of Run ("model.head") that vary together, where the study is a table of two factors
+    margin     difference in test accuracy (a fraction) below which two variants count as equivalent
+    targets    validation accuracy that counts as "trained", by protocol; the protocol's own where there is none.
+               Declared before the runs, never taken from the runs that are compared
+    protocols  those under which the question makes sense
+    name, question  set by `load_study`: the file's name, and its docstring's first paragraph
+    """
+
+    baseline: str
+    variants: Mapping[str, Variant]
+    factors: tuple[str, ...] = ()
+    margin: float = 0.003
+    targets: Mapping[str, float] = field(default_factory=dict)
+    protocols: tuple[str, ...] = tuple(PROTOCOLS)
+    name: str = ""
+    question: str = ""
+
+    def role(self, variant: str) -> str:
+        """One of ROLES."""
+        return "baseline" if variant == self.baseline else self.variants[variant].role
+
+    def target(self, protocol: str) -> float:
+        """Validation accuracy (a fraction) that counts as trained under the protocol."""
+        return self.targets.get(protocol, PROTOCOLS[protocol].target)
+
+    def expand(
+        self,
+        protocol: str,
+        seeds: int | None = None,
+        variants: Sequence[str] | None = None,
+        overrides: Iterable[str] = (),
+    ) -> tuple[Run, ...]:
+        """All runs, every variant's first seed before any variant's second.
+
+        seeds      how many; the protocol's own number by default
+        variants   a subset, to which the baseline is added
+        overrides  "train.lr=0.05": changes to every run, checked for name and type
+
+        Raises ValueError for names or values that do not exist, or if two variants come out as the same network.
+        """
+        base = choose(PROTOCOLS, protocol, "protocol")
+        if protocol not in self.protocols:
+            raise ValueError(f"study {self.name!r} does not run under protocol {protocol!r}: {', '.join(self.protocols)}")
+        num_seeds = base.seeds if seeds is None else seeds
+        if num_seeds < 1:
+            raise ValueError(f"--seeds {num_seeds}: must be 1 or more")
+        chosen = list(self.variants) if variants is None else [self.baseline]
+        for name in variants or ():
+            choose(self.variants, name, f"variant of study {self.name!r}")
+            if name not in chosen:
+                chosen.append(name)
+        changes = parse_overrides(overrides)
+        resolved = {name: self._resolve(base, name, changes) for name in chosen}
+        _require_distinct(resolved)
+        return tuple(replace(resolved[name], seed=seed) for seed in range(num_seeds) for name in chosen)
+
+    def _resolve(self, base: Protocol, name: str, overrides: Mapping[str, Changes]) -> Run:
+        variant = self.variants[name]
+        run = Run(
+            study=self.name,
+            protocol=base.name,
+            variant=name,
+            role=self.role(name),
+            seed=0,
+            model=_changed(_changed(base.model, variant.model), overrides.get("model", {})),
+            data=_changed(_changed(base.data, variant.data), overrides.get("data", {})),
+            train=_changed(_changed(base.train, variant.train), overrides.get("train", {})),
+        )
+        if variant.match is None:
+            return run
+        from ablations.controls import matched  # counts parameters, for which it needs torch
+
+        return matched(run, self._resolve(base, variant.match.variant, overrides), variant.match)
+
+
+def study_names() -> list[str]:
+    """Every study there is: one module of `ablations.studies` each."""
+    import ablations.studies
+
+    return sorted(module.name for module in pkgutil.iter_modules(ablations.studies.__path__))
+
+
+def load_study(name: str) -> Study:
+    """The study in `ablations/studies/<name>.py`. Raises ValueError naming the nearest if there is none."""
+    choose(dict.fromkeys(study_names()), name, "study")
+    module = importlib.import_module(f"ablations.studies.{name}")
+    study: Study = module.STUDY
+    question = (module.__doc__ or "").split("\n\n")[0]
+    return replace(study, name=name, question=" ".join(question.split()))
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, dict[str, object]]:
+    """{"train": {"lr": 0.05}} from ["train.lr=0.05"].
+
+    Raises ValueError for a key that does not exist, naming the nearest, or a value that is not of the field's type.
+    """
+    specs = {"model": ModelSpec, "data": DataSpec, "train": TrainSpec}
+    types = {f"{part}.{key}": type_ for part, spec in specs.items() for key, type_ in typing.get_type_hints(spec).items()}
+    changes: dict[str, dict[str, object]] = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ValueError(f"--set {override!r}: must be key=value, such as train.lr=0.05")
+        wanted = choose(types, key, "--set key")
+        part, _, name = key.partition(".")
+        changes.setdefault(part, {})[name] = _parse(key, text, wanted)
+    return changes
+
+
+def _parse(key: str, text: str, wanted: type) -> object:
+    if wanted is str:
+        return text
+    try:
+        value = ast.literal_eval(text.capitalize() if wanted is bool else text)
+    except (ValueError, SyntaxError):
+        value = text
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if type(value) is not wanted:
+        raise ValueError(f"--set {key}={text!r}: must be {'true or false' if wanted is bool else wanted.__name__}")
+    return value
+
+
+def _changed(spec: Spec, changes: Changes) -> Spec:
+    names = {f.name: None for f in fields(spec)}
+    for name in changes:
+        choose(names, name, f"field of {type(spec).__name__}")
+    values: Any = dict(changes)
+    return replace(spec, **values)
+
+
+def _require_distinct(runs: Mapping[str, Run]) -> None:
+    seen: dict[str, str] = {}
+    for name, run in runs.items():
+        if run.run_id in seen:
+            raise ValueError(f"variants {seen[run.run_id]!r} and {name!r} are the same run once everything is resolved")
+        seen[run.run_id] = name

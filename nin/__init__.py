@@ -1,0 +1,1 @@
+"""Network in Network: the networks and how one is trained. Knows of no experiment."""

@@ -1,0 +1,82 @@
+"""Classifier heads: from features (N, C, H, W) to logits (N, K). Softmax is in the loss, never here.
+
+A head is built by `HEADS[name](in_shape, num_classes, spec)` with in_shape = (C, H, W). NiN's class block, the last block of
+the network, belongs to its head: so any pooling and any number of 1x1 convolutions stay defined on any trunk.
+"""
+
+import math
+from collections.abc import Callable
+
+from torch import nn
+
+from nin.blocks import mlp_conv
+from nin.pooling import POOLINGS
+from nin.spec import ModelSpec, choose
+
+Shape = tuple[int, int, int]
+
+
+def nin_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequential:
+    """Dropout, the class block (one map per class), global pooling: no fully connected layer at all.
+
+    A "narrow" class block squeezes to K channels in its spatial convolution, k -> K -> K -> K; a "wide" one keeps its
+    input's channels until the last layer, k -> k -> k -> K. With `num_1x1=0` both are the one convolution k -> K.
+    """
+    channels = in_shape[0]
+    inner = {"narrow": num_classes, "wide": channels}[spec.class_block]
+    class_block = mlp_conv(
+        channels,
+        [inner] * spec.num_1x1 + [num_classes],
+        kernel_size=3,
+        padding=1,
+        inner_kernel=spec.inner_kernel,
+        last_relu=spec.class_relu,
+    )
+    return nn.Sequential(nn.Dropout(spec.dropout), class_block, _pooling(spec))
+
+
+def linear_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequential:
+    """Global pooling over the features, then one linear layer, as in most networks since ResNet."""
+    return nn.Sequential(_pooling(spec), nn.Dropout(spec.dropout), nn.Linear(in_shape[0], num_classes))
+
+
+def alexnet_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequential:
+    """AlexNet's: all features flattened, two hidden layers of `spec.hidden` units with ReLU and dropout, logits."""
+    return nn.Sequential(nn.Flatten(), *_fully_connected(math.prod(in_shape), num_classes, spec))
+
+
+def vgg_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequential:
+    """VGG's: features averaged onto the 7x7 grid that its trunk has at 224 px (as torchvision does), then as AlexNet's."""
+    grid = nn.AdaptiveAvgPool2d((7, 7))
+    return nn.Sequential(grid, nn.Flatten(), *_fully_connected(in_shape[0] * 7 * 7, num_classes, spec))
+
+
+def lenet_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequential:
+    """LeNet-5's: 120 and 84 sigmoid units, logits."""
+    return nn.Sequential(
+        nn.Flatten(),
+        *(nn.Linear(math.prod(in_shape), 120), nn.Sigmoid()),
+        *(nn.Linear(120, 84), nn.Sigmoid()),
+        nn.Linear(84, num_classes),
+    )
+
+
+def _pooling(spec: ModelSpec) -> nn.Module:
+    return choose(POOLINGS, spec.pooling, "pooling")()
+
+
+def _fully_connected(num_features: int, num_classes: int, spec: ModelSpec) -> list[nn.Module]:
+    return [
+        *(nn.Linear(num_features, spec.hidden), nn.ReLU(inplace=True), nn.Dropout(spec.dropout)),
+        *(nn.Linear(spec.hidden, spec.hidden), nn.ReLU(inplace=True), nn.Dropout(spec.dropout)),
+        nn.Linear(spec.hidden, num_classes),
+    ]
+
+
+HEADS: dict[str, Callable[[Shape, int, ModelSpec], nn.Sequential]] = {
+    "nin": nin_head,
+    "linear": linear_head,
+    "alexnet": alexnet_head,
+    "vgg": vgg_head,
+    "lenet": lenet_head,
+}

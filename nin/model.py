@@ -1,0 +1,82 @@
+"""A network from its specification: trunk + head, initialised from named random streams."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from nin.blocks import weight_layers
+from nin.heads import HEADS, Shape
+from nin.spec import ModelSpec, choose, stream
+from nin.trunks import TRUNKS
+
+# Weights of convolutions and linear layers; biases keep PyTorch's default, as in the textbook's notebooks.
+INITS: dict[str, Callable[[Tensor], Tensor]] = {
+    "xavier": nn.init.xavier_uniform_,
+    "kaiming": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
+    "gaussian": partial(nn.init.normal_, std=0.05),
+}
+
+
+class Network(nn.Module):
+    """Images (N, C, H, W) -> logits (N, K), by way of features."""
+
+    def __init__(self, trunk: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = head
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Logits (N, K); see `predict` for probabilities."""
+        logits: Tensor = self.head(self.trunk(x_NCHW))
+        return logits
+
+
+def build_model(spec: ModelSpec, in_shape: Shape, num_classes: int, seed: int = 0) -> Network:
+    """The network of `spec` for images of in_shape = (C, H, W), on the current default device.
+
+    Weights come from the stream "weights" of `seed`; the caller's random state is left as it was.
+    Raises ValueError for an unknown name in `spec`, or if the images are too small for the trunk.
+    """
+    init = choose(INITS, spec.init, "init")
+    trunk = choose(TRUNKS, spec.trunk, "trunk")
+    head = choose(HEADS, spec.head, "head")
+    feature_shape = _feature_shape(spec, in_shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream(seed, "weights"))
+        network = Network(trunk(in_shape[0], spec), head(feature_shape, num_classes, spec))
+        for layer in weight_layers(network):
+            init(layer.weight)
+    return network
+
+
+def predict(network: nn.Module, x_NCHW: Tensor) -> Tensor:
+    """Class probabilities (N, K), each row summing to 1, in evaluation mode without gradients.
+
+    Networks give logits: in training the softmax is inside the cross-entropy loss, where it is computed stably together
+    with the logarithm. It is applied explicitly only here (and in exported files that ask for it); the most probable class
+    is the largest logit either way.
+    """
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            return torch.softmax(network(x_NCHW).float(), dim=1)
+    finally:
+        network.train(was_training)
+
+
+def _feature_shape(spec: ModelSpec, in_shape: Shape) -> Shape:
+    """Shape of the trunk's output, from a dry pass on the meta device, which computes and stores nothing."""
+    with torch.device("meta"), torch.no_grad():
+        try:
+            features = TRUNKS[spec.trunk](in_shape[0], spec)(torch.empty(1, *in_shape))
+        except RuntimeError as error:
+            height, width = in_shape[1:]
+            raise ValueError(
+                f"images of {height}x{width} px are too small for trunk {spec.trunk!r} in layout {spec.layout!r}: "
+                "choose layout 'small' or a larger data.image_size"
+            ) from error
+    channels, height, width = features.shape[1:]
+    return channels, height, width

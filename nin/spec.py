@@ -1,0 +1,155 @@
+"""What a run is made of: frozen specifications of the network, the data and the training.
+
+Standard library only, so that reading or listing experiments loads no torch. Names in these specifications (`trunk`,
+`pooling`, ...) are keys of the registries in the rooms that build them; `choose` looks a name up and, where there is none,
+says which one is nearest.
+"""
+
+import difflib
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+TRAINER_VERSION = 1  # part of every run's identity; raised when the same specification would train differently
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A network: a trunk (features) and a head (logits). Every field is meaningful for every trunk and head, or ignored.
+
+    trunk, layout  which feature extractor, and which published geometry of it (`nin.trunks.TRUNKS`, `nin.trunks.LAYOUTS`)
+    head, pooling  which classifier (`nin.heads.HEADS`) and, where it has one, which global pooling (`nin.pooling.POOLINGS`)
+    num_1x1        1x1 convolutions after each spatial convolution of a NiN trunk and of the class block
+    inner_kernel   size of those "1x1" convolutions; 3 is the depth-matched control, no NiN any more
+    width          factor on every hidden channel count of the trunk
+    hidden         units of each fully connected hidden layer of an FC head
+    dropout        probability of zeroing a unit, wherever the published network drops units
+    class_block    "narrow": the spatial convolution of the class block already has K channels (Dive into Deep Learning);
+                   "wide": it keeps the trunk's channels until its last layer (Lin, Chen and Yan)
+    class_relu     whether a ReLU follows the last layer of the class block, as it does in both
+    init           how weights are drawn (`nin.model.INITS`)
+    """
+
+    trunk: str = "nin"
+    layout: str = "d2l"
+    head: str = "nin"
+    pooling: str = "average"
+    num_1x1: int = 2
+    inner_kernel: int = 1
+    width: float = 1.0
+    hidden: int = 4096
+    dropout: float = 0.5
+    class_block: str = "narrow"
+    class_relu: bool = True
+    init: str = "xavier"
+
+    def __post_init__(self) -> None:
+        _require(self.num_1x1 >= 0, "num_1x1", self.num_1x1, "0 or more")
+        _require(self.inner_kernel in (1, 3, 5), "inner_kernel", self.inner_kernel, "1, 3 or 5")
+        _require(self.width > 0, "width", self.width, "greater than 0")
+        _require(self.hidden >= 1, "hidden", self.hidden, "1 or more")
+        _require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
+        _require(self.class_block in ("narrow", "wide"), "class_block", self.class_block, "'narrow' or 'wide'")
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A data set and how much of it is used.
+
+    name            a key of `nin.data.DATASETS`, or "folder:NAME" for images in folders of classes under the data root
+    split           names the division into training and validation images; the same name divides alike on every machine
+    train_examples  training images used (0: all that validation leaves)
+    val_examples    images set aside from the training set for validation; 0: none, the test set is watched in their place,
+                    as the textbook does
+    test_examples   test images used (0: all)
+    image_size      height and width in pixels that networks see (0: the data set's own); made on the device, bilinear
+    normalize       subtract the training set's mean and divide by its standard deviation, channel by channel;
+                    otherwise pixels are in [0, 1]
+    augment         a key of `nin.data.AUGMENTATIONS`
+    """
+
+    name: str = "fashion-mnist"
+    split: str = "holdout"
+    train_examples: int = 0
+    val_examples: int = 5000
+    test_examples: int = 0
+    image_size: int = 0
+    normalize: bool = True
+    augment: str = "none"
+
+    def __post_init__(self) -> None:
+        for field in ("train_examples", "val_examples", "test_examples", "image_size"):
+            _require(getattr(self, field) >= 0, field, getattr(self, field), "0 or more")
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """How a network is trained.
+
+    epochs           passes over the training images
+    batch_size       images per step; the last partial batch of an epoch is kept
+    optimizer        a key of `nin.train.OPTIMIZERS`
+    lr               learning rate; the peak where the schedule has one
+    last_lr_factor   factor on the learning rate of the network's last layer (a tenth in Lin, Chen and Yan)
+    schedule         a key of `nin.train.SCHEDULES`, over all steps of the run
+    precision        "float32", or "bf16": automatic mixed precision
+    channels_last    memory format of images and convolution weights
+    evals_per_epoch  evaluations at equal distances, counted in training examples, the last at the epoch's end
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    last_lr_factor: float = 1.0
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    schedule: str = "none"
+    precision: str = "float32"
+    channels_last: bool = True
+    evals_per_epoch: int = 2
+
+    def __post_init__(self) -> None:
+        for field in ("epochs", "batch_size", "evals_per_epoch"):
+            _require(getattr(self, field) >= 1, field, getattr(self, field), "1 or more")
+        _require(self.lr > 0, "lr", self.lr, "greater than 0")
+        _require(self.last_lr_factor > 0, "last_lr_factor", self.last_lr_factor, "greater than 0")
+        _require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
+        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "at least 0 and below 1")
+        _require(self.precision in ("float32", "bf16"), "precision", self.precision, "'float32' or 'bf16'")
+
+
+def stream(seed: int, name: str) -> int:
+    """The 63-bit seed of one named random stream of a run.
+
+    Streams ("weights", "order", "dropout", "augment") are independent, so that a variant that draws more numbers from one
+    of them sees the same numbers as every other variant in the rest.
+    """
+    return int.from_bytes(hashlib.sha256(f"{name}:{seed}".encode()).digest()[:8]) >> 1
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The valid name most like `name`, by difflib's ratio of matching characters."""
+    return difflib.get_close_matches(name, list(valid), n=1, cutoff=0.0)[0]
+
+
+def choose(registry: Mapping[str, T], name: str, kind: str) -> T:
+    """The registry's entry of that name; `kind` ("pooling", "study") says what is looked for.
+
+    Raises ValueError naming the nearest entry if there is none.
+    """
+    if name not in registry:
+        raise ValueError(
+            f"unknown {kind} {name!r}: the nearest is {nearest(name, registry)!r} (of {', '.join(registry)})"
+        )
+    return registry[name]
+
+
+def _require(condition: bool, field: str, value: object, wanted: str) -> None:
+    if not condition:
+        raise ValueError(f"{field}={value!r} must be {wanted}")

@@ -1,0 +1,225 @@
+"""How a network is trained: plain minibatch descent, watched on a grid of training examples seen.
+
+`train` is handed a network and data and builds neither. Within an epoch nothing on the host waits for the device: losses and
+counts stay there as tensors and are read at an evaluation on the CPU, at the end of the epoch on a GPU.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
+
+from nin.blocks import weight_layers
+from nin.data import ImageData, Split
+from nin.history import Evaluation, History, Score
+from nin.spec import TrainSpec, choose, stream
+
+EVAL_BATCH = 500  # images; larger ones are slower on a CPU, whose caches they leave
+CHANCE_DEVIATIONS = 3  # a network has left chance when its accuracy is this many standard errors above guessing
+
+ParameterGroups = list[dict[str, object]]
+
+OPTIMIZERS: dict[str, Callable[[ParameterGroups, TrainSpec], Optimizer]] = {
+    "sgd": lambda groups, spec: SGD(
+        groups, spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=True
+    ),
+    "adamw": lambda groups, spec: AdamW(groups, spec.lr, weight_decay=spec.weight_decay, fused=True),
+}
+
+# Each is stepped after every batch; one-cycle rises for 30 % of the steps and leaves the momentum alone.
+SCHEDULES: dict[str, Callable[[Optimizer, int], LRScheduler]] = {
+    "none": lambda optimizer, steps: LambdaLR(optimizer, lambda _: 1.0),
+    "cosine": lambda optimizer, steps: CosineAnnealingLR(optimizer, T_max=steps),
+    "one-cycle": lambda optimizer, steps: OneCycleLR(
+        optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], total_steps=steps, cycle_momentum=False
+    ),
+}
+
+
+def train(
+    model: nn.Module,
+    data: ImageData,
+    spec: TrainSpec,
+    on_eval: Callable[[Evaluation], None] = lambda _: None,
+    *,
+    seed: int = 0,
+) -> History:
+    """Train `model` in place on `data.train`, evaluating on `data.val`.
+
+    The model is moved to the device of the data. `seed` fixes the order of images, augmentation and dropout, each in its own
+    stream (torch's global random state is set); `on_eval` is called with each point of the curve in order.
+    Raises ValueError for an unknown optimizer or schedule.
+    """
+    device = data.train.images.device
+    model.to(device, memory_format=torch.channels_last if spec.channels_last else torch.contiguous_format)
+    num_examples = len(data.train.labels)
+    steps_per_epoch = math.ceil(num_examples / spec.batch_size)
+    optimizer = choose(OPTIMIZERS, spec.optimizer, "optimizer")(_parameter_groups(model, spec), spec)
+    schedule = choose(SCHEDULES, spec.schedule, "schedule")(optimizer, spec.epochs * steps_per_epoch)
+    torch.manual_seed(stream(seed, "dropout"))
+
+    curve: list[Evaluation] = []
+    clock = _Clock(device)
+    for epoch in range(spec.epochs):
+        batches = iter(data.epoch(spec.batch_size, seed, epoch, channels_last=spec.channels_last))
+        unread: list[tuple[int, _Tally, _Tally]] = []
+        steps_done = 0
+        for steps in _laps(steps_per_epoch, spec.evals_per_epoch):
+            clock.start()
+            trained = _train_steps(model, islice(batches, steps), optimizer, schedule, data.num_classes, spec)
+            clock.stop()
+            steps_done += steps
+            examples = epoch * num_examples + min(steps_done * spec.batch_size, num_examples)
+            unread.append((examples, trained, _tally(model, data, data.val, spec)))
+            if device.type == "cuda" and steps_done < steps_per_epoch:
+                continue  # reading now would wait for the device
+            for examples, trained, validated in unread:
+                train_score, val_score = trained.score(), validated.score()
+                point = Evaluation(
+                    examples=examples,
+                    epoch=examples / num_examples,
+                    train_loss=train_score.loss,
+                    train_accuracy=train_score.accuracy,
+                    val_loss=val_score.loss,
+                    val_accuracy=val_score.accuracy,
+                    dead_classes=val_score.dead_classes,
+                    seconds=clock.seconds(laps=len(curve) + 1),
+                )
+                curve.append(point)
+                on_eval(point)
+                if not (math.isfinite(point.train_loss) and math.isfinite(point.val_loss)):
+                    return History("diverged", curve)
+            unread.clear()
+    left_chance = max(point.val_accuracy for point in curve) > chance_level(data.val.labels)
+    return History("finished" if left_chance else "collapsed", curve)
+
+
+def evaluate(model: nn.Module, data: ImageData, split: Split, spec: TrainSpec) -> tuple[Score, Tensor]:
+    """The score of `model` on `split`, and which of its images it gets right: (N,) bool, on the CPU."""
+    tally = _tally(model, data, split, spec)
+    return tally.score(), torch.cat(tally.correct).cpu()
+
+
+def chance_level(labels_N: Tensor) -> float:
+    """Accuracy below which N predictions cannot be told from always naming the most frequent class."""
+    share = float(torch.bincount(labels_N.cpu()).max()) / len(labels_N)
+    return share + CHANCE_DEVIATIONS * math.sqrt(share * (1 - share) / len(labels_N))
+
+
+def _train_steps(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    optimizer: Optimizer,
+    schedule: LRScheduler,
+    num_classes: int,
+    spec: TrainSpec,
+) -> "_Tally":
+    model.train()
+    tally = _Tally(num_classes)
+    for x_NCHW, labels_N in batches:
+        with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
+            logits_NK = model(x_NCHW)
+        logits_NK = logits_NK.float()
+        loss = F.cross_entropy(logits_NK, labels_N, label_smoothing=spec.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        tally.add(loss.detach(), logits_NK.detach(), labels_N)
+    return tally
+
+
+@torch.no_grad()
+def _tally(model: nn.Module, data: ImageData, split: Split, spec: TrainSpec) -> "_Tally":
+    model.eval()
+    tally = _Tally(data.num_classes)
+    for x_NCHW, labels_N in data.batches(split, EVAL_BATCH, channels_last=spec.channels_last):
+        with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
+            logits_NK = model(x_NCHW)
+        logits_NK = logits_NK.float()
+        tally.add(F.cross_entropy(logits_NK, labels_N), logits_NK, labels_N)
+    return tally
+
+
+@dataclass
+class _Tally:
+    """Sums over batches, kept on the device until `score` reads them."""
+
+    num_classes: int
+    losses: list[Tensor] = field(default_factory=list)
+    correct: list[Tensor] = field(default_factory=list)
+    predicted_K: Tensor | None = None
+
+    def add(self, mean_loss: Tensor, logits_NK: Tensor, labels_N: Tensor) -> None:
+        predictions_N = logits_NK.argmax(dim=1)
+        if self.predicted_K is None:
+            self.predicted_K = torch.zeros(self.num_classes, dtype=torch.bool, device=logits_NK.device)
+        self.predicted_K.index_fill_(0, predictions_N, True)
+        self.losses.append(mean_loss * len(labels_N))
+        self.correct.append(predictions_N == labels_N)
+
+    def score(self) -> Score:
+        assert self.predicted_K is not None, "no batch was added"
+        correct = torch.cat(self.correct)
+        return Score(
+            loss=float(torch.stack(self.losses).double().sum()) / len(correct),
+            accuracy=float(correct.double().mean()),
+            dead_classes=self.num_classes - int(self.predicted_K.sum()),
+        )
+
+
+class _Clock:
+    """Time on the device between start and stop, summed over laps; on a GPU it is read from events, without waiting."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._laps: list[tuple[float | torch.cuda.Event, float | torch.cuda.Event]] = []
+        self._started: float | torch.cuda.Event = 0.0
+
+    def _now(self) -> "float | torch.cuda.Event":
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def start(self) -> None:
+        self._started = self._now()
+
+    def stop(self) -> None:
+        self._laps.append((self._started, self._now()))
+
+    def seconds(self, laps: int) -> float:
+        """Sum over the first `laps` laps."""
+        return sum(self._between(start, stop) for start, stop in self._laps[:laps])
+
+    @staticmethod
+    def _between(start: "float | torch.cuda.Event", stop: "float | torch.cuda.Event") -> float:
+        if isinstance(start, float) and isinstance(stop, float):
+            return stop - start
+        assert not isinstance(start, float)
+        assert not isinstance(stop, float)
+        stop.synchronize()
+        return float(start.elapsed_time(stop)) / 1000
+
+
+def _laps(steps: int, evaluations: int) -> list[int]:
+    """Steps between evaluations: `steps` in at most `evaluations` nearly equal parts."""
+    ends = sorted({math.ceil(steps * k / evaluations) for k in range(1, evaluations + 1)})
+    return [end - start for start, end in pairwise([0, *ends])]
+
+
+def _parameter_groups(model: nn.Module, spec: TrainSpec) -> ParameterGroups:
+    """All parameters at `spec.lr`, but those of the last layer at its `last_lr_factor`."""
+    if spec.last_lr_factor == 1:
+        return [{"params": list(model.parameters())}]
+    last = list(list(weight_layers(model))[-1].parameters())
+    others = [p for p in model.parameters() if all(p is not q for q in last)]
+    return [{"params": others}, {"params": last, "lr": spec.lr * spec.last_lr_factor}]
