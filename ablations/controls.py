@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
-from ablations.study import Match, Run
 from nin.data import shape
 from nin.measure import NetworkSize, size
+
+from ablations.study import Match, Run
 from nin.spec import ModelSpec
 
 WIDTH_STEPS = 1000  # widths are multiples of a thousandth: finer than a channel in any of our layouts
@@ -17,7 +18,9 @@ def matched(run: Run, other: Run, match: Match) -> Run:
     Raises ValueError for a field or size that cannot be matched.
     """
     if match.field not in ("width", "hidden") or match.by not in ("params", "gflops"):
-        raise ValueError(f"cannot match {match.by!r} by {match.field!r}: sizes are params or gflops, fields width or hidden")
+        raise ValueError(
+            f"cannot match {match.by!r} by {match.field!r}: sizes are params or gflops, fields width or hidden"
+        )
     wanted = _size_by(other.model, other, match.by)
 
     def candidate(steps: int) -> ModelSpec:

@@ -6,7 +6,15 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from ablations.engines import Ended, Event, Failed, Progressed, Started
 from ablations.study import Run
@@ -81,4 +89,6 @@ class Display:
         return f"; about {seconds / 60:.0f} min left" if fraction < 1 else ""
 
     def _line(self, text: str) -> None:
-        self._bars.console.print(f"[{self._num_ended}/{self._num_runs}] {text}", markup=False, highlight=False, soft_wrap=True)
+        self._bars.console.print(
+            f"[{self._num_ended}/{self._num_runs}] {text}", markup=False, highlight=False, soft_wrap=True
+        )

@@ -6,18 +6,18 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
 import torch
+from nin.data import AUGMENTATIONS, ImageData, Split, load
+from nin.measure import NetworkSize, size
 
 from ablations.records import RunRecord, pack_correctness
 from ablations.study import Run
-from nin.data import AUGMENTATIONS, ImageData, Split, load
 from nin.history import Evaluation
-from nin.measure import NetworkSize, size
 from nin.model import build_model
 from nin.spec import DataSpec, choose
 from nin.train import OPTIMIZERS, SCHEDULES, evaluate, train
@@ -128,7 +128,9 @@ def _commit() -> str:
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True)
+        changes = subprocess.run(
+            [*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")

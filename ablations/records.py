@@ -32,7 +32,7 @@ NAN = math.nan
 class RunRecord:
     """One run and what came of it. Accuracies are fractions, losses mean cross-entropy in nats.
 
-    status           "finished", "diverged", "collapsed" or "failed"; error says why a run failed, error_detail where (a traceback)
+    status           "finished", "diverged", "collapsed" or "failed"; then error says why, error_detail where (a traceback)
     gflops           forward pass of one image, 2 per multiply-accumulate, in 10^9
     train_accuracy   in evaluation mode after the last step, on as many training images as there are test images
     val_accuracy     the last point of the curve
@@ -112,8 +112,10 @@ class Store:
             return None
         try:
             record = dacite.from_dict(RunRecord, json.loads(path.read_text()), dacite.Config(strict=True))
-        except (ValueError, dacite.DaciteError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}): its run will be trained again") from error
+        except (ValueError, AttributeError, dacite.DaciteError) as error:
+            raise ValueError(
+                f"{path} is damaged ({' '.join(str(error).split())}): its run will be trained again"
+            ) from error
         if record.run_id != run_id or record.run.run_id != run_id:
             raise ValueError(f"{path} is not the record of its own run: that run will be trained again")
         return record
@@ -149,7 +151,7 @@ def write_atomically(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -17,13 +17,12 @@ from ablations.cli import INTERRUPTED, SOME_RUN_FAILED, SUCCESS, OneLineParser, 
 from ablations.study import Run, Study, load_study, study_names
 
 if TYPE_CHECKING:
-    import torch
+    from nin.measure import NetworkSize
     from rich.console import Console
 
-    from ablations.engines import Engine
+    from ablations.engines import Engine, Failed
     from ablations.records import RunRecord, Store
     from ablations.tracking import Tracker
-    from nin.measure import NetworkSize
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _interrupted(tracker, store, runs)
     except OSError as error:
         tracker.close("KILLED")
-        raise ValueError(f"cannot write to {store.folder}: {error.strerror}; what was finished before is intact") from error
+        raise ValueError(
+            f"cannot write to {store.folder}: {error.strerror}; what was finished before is intact"
+        ) from error
     return _conclude(study, arguments.protocol, runs, store, tracker, command, console)
 
 
@@ -183,7 +184,7 @@ def _sizes(runs: Sequence[Run], device: str) -> dict[str, "NetworkSize"]:
 
 def _cost(run: Run, network: "NetworkSize") -> float:
     """Work of a run, for the time left: images x (their FLOPs + what any image costs however small the network)."""
-    return run.train.epochs * (network.gflops + 0.01)
+    return float(run.train.epochs) * (network.gflops + 0.01)
 
 
 def _print_plan(
@@ -248,7 +249,9 @@ def _require_writable(results: Path) -> None:
         with tempfile.TemporaryFile(dir=results):
             pass
     except OSError as error:
-        raise ValueError(f"--results {results}: cannot write there ({error.strerror}); choose another folder") from error
+        raise ValueError(
+            f"--results {results}: cannot write there ({error.strerror}); choose another folder"
+        ) from error
 
 
 def _list_studies() -> int:
@@ -276,8 +279,12 @@ def _parser() -> OneLineParser:
     parser = OneLineParser(prog="python -m ablations.run", description=__doc__)
     add_study_options(parser)
     parser.add_argument("--engine", choices=["local"], default="local", help="where runs are executed")
-    parser.add_argument("--workers", type=_positive, metavar="N", help="runs at a time (default: one per core, or 1 on a GPU)")
-    parser.add_argument("--threads", type=_positive, default=1, metavar="N", help="CPU threads of each worker (default: 1)")
+    parser.add_argument(
+        "--workers", type=_positive, metavar="N", help="runs at a time (default: one per core, or 1 on a GPU)"
+    )
+    parser.add_argument(
+        "--threads", type=_positive, default=1, metavar="N", help="CPU threads of each worker (default: 1)"
+    )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--retries", type=int, default=0, metavar="N", help="try a failed run again, up to N times")
     parser.add_argument("--dry-run", action="store_true", help="show the runs, their sizes and an estimate of the time")

@@ -124,7 +124,9 @@ class Study:
         """
         base = choose(PROTOCOLS, protocol, "protocol")
         if protocol not in self.protocols:
-            raise ValueError(f"study {self.name!r} does not run under protocol {protocol!r}: {', '.join(self.protocols)}")
+            raise ValueError(
+                f"study {self.name!r} does not run under protocol {protocol!r}: {', '.join(self.protocols)}"
+            )
         num_seeds = base.seeds if seeds is None else seeds
         if num_seeds < 1:
             raise ValueError(f"--seeds {num_seeds}: must be 1 or more")
@@ -179,7 +181,9 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, dict[str, object]]:
     Raises ValueError for a key that does not exist, naming the nearest, or a value that is not of the field's type.
     """
     specs = {"model": ModelSpec, "data": DataSpec, "train": TrainSpec}
-    types = {f"{part}.{key}": type_ for part, spec in specs.items() for key, type_ in typing.get_type_hints(spec).items()}
+    types = {
+        f"{part}.{key}": type_ for part, spec in specs.items() for key, type_ in typing.get_type_hints(spec).items()
+    }
     changes: dict[str, dict[str, object]] = {}
     for override in overrides:
         key, equals, text = override.partition("=")

@@ -58,7 +58,8 @@ def train(
     Raises ValueError for an unknown optimizer or schedule.
     """
     device = data.train.images.device
-    model.to(device, memory_format=torch.channels_last if spec.channels_last else torch.contiguous_format)
+    memory_format = torch.channels_last if spec.channels_last else torch.contiguous_format
+    model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     num_examples = len(data.train.labels)
     steps_per_epoch = math.ceil(num_examples / spec.batch_size)
     optimizer = choose(OPTIMIZERS, spec.optimizer, "optimizer")(_parameter_groups(model, spec), spec)
@@ -186,7 +187,7 @@ class _Clock:
     def _now(self) -> "float | torch.cuda.Event":
         if not self._on_gpu:
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 

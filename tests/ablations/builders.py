@@ -1,0 +1,55 @@
+"""Runs and records made by hand, for tests that need some but train nothing."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from ablations.records import RunRecord, pack_correctness
+from ablations.study import Run, load_study
+from nin.history import Evaluation
+
+NUM_TEST = 200
+
+
+def smoke_runs(study: str = "num_1x1", seeds: int = 2, variants: list[str] | None = None) -> tuple[Run, ...]:
+    return load_study(study).expand("smoke", seeds, variants)
+
+
+def record_of(run: Run, status: str = "finished", test_accuracy: float = 0.8, **changes: object) -> RunRecord:
+    """A plausible record of `run`: a curve that rises to `test_accuracy` over four evaluations."""
+    curve = [
+        Evaluation(
+            examples=256 * k,
+            epoch=k / 2,
+            train_loss=2.3 / k,
+            train_accuracy=test_accuracy * k / 4,
+            val_loss=2.3 / k,
+            val_accuracy=test_accuracy * k / 4,
+            dead_classes=0,
+            seconds=0.5 * k,
+        )
+        for k in range(1, 5)
+    ]
+    correct = np.arange(NUM_TEST) < round(test_accuracy * NUM_TEST)
+    record = RunRecord(
+        run=run,
+        run_id=run.run_id,
+        status=status,
+        params_trunk=1000,
+        params_head=100,
+        gflops=0.002,
+        environment={"device": "cpu (test)"},
+        train_accuracy=test_accuracy + 0.02,
+        val_accuracy=test_accuracy,
+        test_accuracy=test_accuracy,
+        test_loss=0.5,
+        test_correct=pack_correctness(correct),
+        test_examples=NUM_TEST,
+        data_checksum="0" * 64,
+        examples_seen=1024,
+        train_seconds=2.0,
+        wall_seconds=2.5,
+        started_at="2026-01-01T00:00:00+00:00",
+        curve=curve,
+    )
+    return replace(record, **changes)  # type: ignore[arg-type]

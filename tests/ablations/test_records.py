@@ -1,0 +1,110 @@
+"""What is known of a run survives being written, read, torn and edited."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import record_of, smoke_runs
+
+from ablations.records import Store, curves_frame, runs_frame, write_atomically
+
+RUN = smoke_runs()[0]
+
+RUNS_COLUMNS = (
+    "study protocol variant seed run_id status params params_trunk params_head gflops train_accuracy val_accuracy "
+    "test_accuracy test_loss generalization_gap dead_classes examples_seen examples_to_target train_seconds device"
+).split()
+CURVES_COLUMNS = "run_id variant seed examples epoch train_loss train_accuracy val_loss val_accuracy seconds".split()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path, RUN.study, RUN.protocol)
+
+
+def test_a_record_is_read_back_as_it_was_written(store: Store) -> None:
+    record = record_of(RUN)
+    store.write(record)
+    assert store.read(RUN.run_id) == record
+
+
+def test_a_record_holds_the_resolved_run_as_json(store: Store) -> None:
+    store.write(record_of(RUN))
+    written = json.loads((store.runs_folder / f"{RUN.run_id}.json").read_text())
+    assert written["run"]["model"]["num_1x1"] == RUN.model.num_1x1
+    assert written["run"]["train"]["lr"] == RUN.train.lr
+
+
+def test_what_is_not_a_number_survives(store: Store) -> None:
+    store.write(record_of(RUN, status="diverged", test_loss=math.nan))
+    record = store.read(RUN.run_id)
+    assert record is not None
+    assert math.isnan(record.test_loss)
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 200])
+def test_correctness_per_example_is_packed_without_loss(count: int) -> None:
+    from ablations.records import pack_correctness
+
+    correct = np.random.default_rng(0).random(count) < 0.5
+    record = record_of(RUN, test_correct=pack_correctness(correct), test_examples=count)
+    assert (record.test_correctness() == correct).all()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "\x00\xff",
+        lambda text: "[]",
+        lambda text: text.replace('"status"', '"state"'),
+        lambda text: text.replace('"seed": 0', '"seed": 7'),
+        lambda text: text.replace('"test_accuracy": 0.8', '"test_accuracy": "high"'),
+    ],
+)
+def test_a_damaged_record_is_one_line_and_leaves_the_others(store: Store, damage: object) -> None:
+    first, second = smoke_runs(seeds=1)[:2]
+    store.write(record_of(first))
+    store.write(record_of(second))
+    path = store.runs_folder / f"{first.run_id}.json"
+    path.write_text(damage(path.read_text()))  # type: ignore[operator]
+    records, damaged = store.read_all([first, second])
+    assert list(records) == [second.run_id]
+    assert len(damaged) == 1
+    assert str(path) in damaged[0]
+    assert "\n" not in damaged[0]
+
+
+def test_failed_is_no_result_and_the_other_outcomes_are() -> None:
+    assert [record_of(RUN, status=s).is_result for s in ("finished", "diverged", "collapsed", "failed")] == [1, 1, 1, 0]
+
+
+def test_time_to_target_is_the_first_evaluation_at_or_above_it() -> None:
+    record = record_of(RUN, test_accuracy=0.8)  # 0.2, 0.4, 0.6, 0.8 after 256, 512, 768, 1024 examples
+    assert [record.examples_to_target(target) for target in (0.2, 0.41, 0.8, 0.81)] == [256, 768, 1024, math.inf]
+
+
+def test_tables_have_the_promised_columns_and_a_row_per_run_and_evaluation() -> None:
+    records = [record_of(run) for run in smoke_runs()]
+    runs, curves = runs_frame(records, target=0.5), curves_frame(records)
+    assert set(RUNS_COLUMNS) <= set(runs.columns)
+    assert set(CURVES_COLUMNS) <= set(curves.columns)
+    assert (len(runs), len(curves)) == (len(records), 4 * len(records))
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, "old")
+
+    def full_disk(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]

@@ -1,0 +1,129 @@
+"""A study becomes runs: which, in what order, and under what identity."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import pytest
+
+from ablations.protocols import PROTOCOLS
+from ablations.study import Study, Variant, load_study, parse_overrides, study_names
+from nin.spec import DataSpec, ModelSpec, TrainSpec
+
+TWO = Study(baseline="a", variants={"a": Variant(), "b": Variant(model={"num_1x1": 0})}, name="two")
+
+
+def test_num_1x1_varies_the_number_of_1x1_convolutions_from_0_to_4() -> None:
+    confirmatory = [run for run in load_study("num_1x1").expand("d2l", seeds=1) if run.role in ("baseline", "confirmatory")]
+    assert {run.variant: run.model.num_1x1 for run in confirmatory} == {"0x": 0, "1x": 1, "2x": 2, "3x": 3, "4x": 4}
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_every_study_asks_a_question_and_has_its_baseline(name: str) -> None:
+    study = load_study(name)
+    assert study.question.endswith("?")
+    assert study.baseline in study.variants
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_every_study_expands_under_each_of_its_protocols(name: str) -> None:
+    study = load_study(name)
+    for protocol in study.protocols:
+        runs = study.expand(protocol)
+        assert len({run.run_id for run in runs}) == len(runs) == len(study.variants) * PROTOCOLS[protocol].seeds
+
+
+def test_every_variants_first_seed_comes_before_any_second() -> None:
+    assert [run.seed for run in TWO.expand("smoke", seeds=3)] == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_chosen_variant_brings_the_baseline_along() -> None:
+    assert {run.variant for run in load_study("num_1x1").expand("quick", variants=["4x"])} == {"2x", "4x"}
+
+
+def test_d2l_is_the_textbooks_setting() -> None:
+    run = next(run for run in load_study("num_1x1").expand("d2l") if run.variant == "2x")
+    assert run.model == ModelSpec()
+    assert (run.train.lr, run.train.batch_size, run.train.epochs, run.train.momentum) == (0.1, 128, 10, 0.0)
+    assert (run.train.optimizer, run.train.schedule, run.train.weight_decay) == ("sgd", "none", 0.0)
+    assert (run.data.name, run.data.image_size, run.data.val_examples, run.data.normalize) == ("fashion-mnist", 224, 0, False)
+
+
+def test_run_id_depends_on_what_is_trained_and_on_nothing_else() -> None:
+    run = TWO.expand("smoke", seeds=1)[0]
+    assert replace(run, study="other", protocol="other", variant="other", role="control").run_id == run.run_id
+    changed = [
+        replace(run, seed=1),
+        replace(run, model=replace(run.model, dropout=0.4)),
+        replace(run, data=replace(run.data, split="other")),
+        replace(run, train=replace(run.train, lr=0.123)),
+    ]
+    assert len({run.run_id, *(other.run_id for other in changed)}) == 5
+
+
+def test_run_id_is_the_same_in_another_process() -> None:
+    code = "from ablations.study import *; print([r.run_id for r in load_study('num_1x1').expand('quick', variants=['1x'])])"
+    printed = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed})
+        for seed in ("1", "2")
+    ]
+    assert printed[0].stdout == printed[1].stdout != ""
+
+
+def test_overrides_apply_to_every_run_and_win_over_the_variant() -> None:
+    runs = TWO.expand("smoke", overrides=["train.lr=1", "data.normalize=false", "model.init=xavier"])
+    assert {run.train.lr for run in runs} == {1.0}
+    assert {run.data.normalize for run in runs} == {False}
+    assert {run.model.init for run in runs} == {"xavier"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.lrr=1", "nearest is 'train.lr'"),
+        ("lr=1", "unknown --set key"),
+        ("train.lr", "must be key=value"),
+        ("train.lr=fast", "must be float"),
+        ("train.batch_size=0.5", "must be int"),
+        ("train.batch_size=0", "must be 1 or more"),
+        ("train.lr=-1", "must be greater than 0"),
+        ("train.lr=nan", "must be"),
+        ("model.dropout=1.0", "below 1"),
+        ("data.normalize=1", "true or false"),
+        ("model.class_block=narow", "'narrow' or 'wide'"),
+    ],
+)
+def test_a_wrong_override_is_named(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TWO.expand("smoke", overrides=[override])
+
+
+def test_overriding_the_studied_factor_is_refused() -> None:
+    with pytest.raises(ValueError, match="'a' and 'b' are the same run"):
+        TWO.expand("smoke", overrides=["model.num_1x1=1"])
+
+
+def test_a_wrong_name_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="nearest is 'num_1x1'"):
+        load_study("num_1x")
+    with pytest.raises(ValueError, match="nearest is 'quick'"):
+        TWO.expand("quik")
+    with pytest.raises(ValueError, match="nearest is '4x'"):
+        load_study("num_1x1").expand("smoke", variants=["4xx"])
+    with pytest.raises(ValueError, match="--seeds 0"):
+        TWO.expand("smoke", seeds=0)
+
+
+def test_parse_overrides_knows_every_field_of_every_specification() -> None:
+    for part, spec in {"model": ModelSpec(), "data": DataSpec(), "train": TrainSpec()}.items():
+        for key, value in asdict(spec).items():
+            assert parse_overrides([f"{part}.{key}={json.dumps(value) if isinstance(value, bool) else value}"]) == {
+                part: {key: value}
+            }
+
+
+def test_listing_studies_loads_no_torch() -> None:
+    code = "import sys; from ablations.study import *; [load_study(n) for n in study_names()]; print('torch' in sys.modules)"
+    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert listed.stdout == "False\n"
