@@ -23,12 +23,17 @@ from nin.spec import DataSpec, choose
 from nin.train import OPTIMIZERS, SCHEDULES, evaluate, train
 
 
-def execute(run: Run, device: str, on_eval: Callable[[Evaluation], None] = lambda _: None) -> RunRecord:
+def execute(
+    run: Run, on_eval: Callable[[Evaluation], None] = lambda _: None, *, device: str = "cpu", threads: int = 1
+) -> RunRecord:
     """Train and test one network; `on_eval` hears of each point of its learning curve.
+
+    On a CPU the result depends on `threads`, in the last digits: sums are split among them.
 
     The test set is read once, here, after the last step. Raises whatever training raises; a loss that is not finite and a
     network that never leaves chance are outcomes, not errors.
     """
+    torch.set_num_threads(threads)
     started, started_at = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     data = load_cached(run.data, device)
     model = build_model(run.model, data.in_shape, data.num_classes, seed=run.seed)

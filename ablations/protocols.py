@@ -37,17 +37,20 @@ SMOKE = Protocol(
 QUICK = Protocol(
     name="quick",
     purpose="an answer on a laptop: a narrow network on a part of Fashion-MNIST, minutes on 2 cores",
-    model=ModelSpec(layout="small", width=0.25, hidden=1024, init="kaiming"),
+    model=ModelSpec(layout="small", width=0.25, hidden=1024, init="kaiming", class_block="wide"),
     data=DataSpec(name="fashion-mnist", train_examples=10_000, val_examples=2_000),
-    train=TrainSpec(epochs=4, lr=0.03, momentum=0.9, schedule="one-cycle", precision="bf16", evals_per_epoch=4),
+    train=TrainSpec(
+        epochs=4, batch_size=32, lr=0.02, momentum=0.9, schedule="one-cycle", precision="bf16", evals_per_epoch=4
+    ),
     seeds=3,
-    target=0.80,
+    target=0.75,
+    note="The class block is wide, as its authors have it: the textbook's narrow one loses classes in some seeds here.",
 )
 
 FULL = Protocol(
     name="full",
     purpose="a publishable answer on one GPU: all of Fashion-MNIST, the full width",
-    model=ModelSpec(layout="small", init="kaiming"),
+    model=ModelSpec(layout="small", init="kaiming", class_block="wide"),
     data=DataSpec(name="fashion-mnist", augment="flip"),
     train=TrainSpec(
         epochs=30, lr=0.03, momentum=0.9, weight_decay=5e-4, schedule="one-cycle", precision="bf16", evals_per_epoch=2

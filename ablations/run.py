@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -58,9 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = "python -m ablations.run " + shlex.join(sys.argv[1:] if argv is None else argv)
 
     from ablations.engines.local import LocalEngine
+    from ablations.execute import execute
     from ablations.tracking import open_tracker
 
-    engine = LocalEngine(workers, device, arguments.threads)
+    engine = LocalEngine(partial(execute, device=device, threads=arguments.threads), workers)
     tracker = open_tracker(arguments.results, study, arguments.protocol, warn=_warn)
     try:
         for attempt in range(arguments.retries + 1):

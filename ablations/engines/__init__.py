@@ -1,6 +1,6 @@
 """Where runs are executed. An engine takes runs and yields what happens to them; it writes nothing itself."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,6 +42,7 @@ class Failed:
 
 
 Event = Started | Progressed | Ended | Failed
+Task = Callable[[Run, Callable[[Evaluation], None]], RunRecord]  # executes one run, telling of each evaluation
 
 
 class Engine(Protocol):

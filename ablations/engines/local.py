@@ -1,11 +1,9 @@
 """Runs on this machine: one process per worker, each with its own pipe, so that one that dies takes only its run along.
 
-On the CPU a worker has one thread by default: two workers of one thread train more images per second than one of two. On a
-GPU there is one worker by default; several share the device, each with its own copy of the data.
+A crash, an exit or a kill of a worker is seen as the end of its pipe; a new worker takes the next run.
 """
 
 import multiprocessing
-import os
 import signal
 import traceback
 from collections import deque
@@ -15,7 +13,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from ablations.engines import Ended, Event, Failed, Progressed, Started
+from ablations.engines import Ended, Event, Failed, Progressed, Started, Task
 from ablations.study import Run
 
 SPAWN = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA, and inherits torch's threads half dead
@@ -30,12 +28,11 @@ class _Worker:
 
 
 class LocalEngine:
-    """A pool of `workers` processes on `device` ("cpu", "cuda"), each with `threads` CPU threads."""
+    """A pool of `workers` processes, each calling `task` on one run at a time. `task` must be importable by its name."""
 
-    def __init__(self, workers: int, device: str, threads: int) -> None:
+    def __init__(self, task: Task, workers: int) -> None:
+        self.task = task
         self.workers = workers
-        self.device = device
-        self.threads = threads
 
     def execute(self, runs: Sequence[Run]) -> Iterator[Event]:
         """Events of all runs. A run whose worker dies ends in `Failed`; another worker takes the next run."""
@@ -79,7 +76,7 @@ class LocalEngine:
 
     def _start(self, run: Run) -> _Worker:
         ours, theirs = SPAWN.Pipe()
-        process = SPAWN.Process(target=_work, args=(theirs, self.device, self.threads), daemon=True)
+        process = SPAWN.Process(target=_work, args=(theirs, self.task), daemon=True)
         process.start()
         theirs.close()
         with suppress(OSError):
@@ -103,21 +100,14 @@ class LocalEngine:
         return f"its worker exited with status {code}", ""
 
 
-def _work(pipe: Connection, device: str, threads: int) -> None:
+def _work(pipe: Connection, task: Task) -> None:
     """A worker's whole life: runs come in through the pipe, events go out, until the driver hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    import torch
-
-    from ablations.execute import execute
-
-    torch.set_num_threads(threads)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the driver has gone
         while True:
             run: Run = pipe.recv()
             try:
-                record = execute(run, device, lambda point, run=run: pipe.send(Progressed(run, point)))  # type: ignore[misc]
-                event: Event = Ended(run, record)
+                event: Event = Ended(run, task(run, lambda point, run=run: pipe.send(Progressed(run, point))))  # type: ignore[misc]
             except (EOFError, BrokenPipeError, ConnectionResetError):
                 raise
             except Exception as error:

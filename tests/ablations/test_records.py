@@ -13,11 +13,15 @@ from ablations.records import Store, curves_frame, runs_frame, write_atomically
 
 RUN = smoke_runs()[0]
 
-RUNS_COLUMNS = (
-    "study protocol variant seed run_id status params params_trunk params_head gflops train_accuracy val_accuracy "
-    "test_accuracy test_loss generalization_gap dead_classes examples_seen examples_to_target train_seconds device"
-).split()
-CURVES_COLUMNS = "run_id variant seed examples epoch train_loss train_accuracy val_loss val_accuracy seconds".split()
+RUNS_COLUMNS = {
+    *("study", "protocol", "variant", "seed", "run_id", "status", "params", "params_trunk", "params_head", "gflops"),
+    *("train_accuracy", "val_accuracy", "test_accuracy", "test_loss", "generalization_gap", "dead_classes"),
+    *("examples_seen", "examples_to_target", "train_seconds", "device"),
+}
+CURVES_COLUMNS = {
+    *("run_id", "variant", "seed", "examples", "epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
+    "seconds",
+}
 
 
 @pytest.fixture
@@ -91,12 +95,14 @@ def test_time_to_target_is_the_first_evaluation_at_or_above_it() -> None:
 def test_tables_have_the_promised_columns_and_a_row_per_run_and_evaluation() -> None:
     records = [record_of(run) for run in smoke_runs()]
     runs, curves = runs_frame(records, target=0.5), curves_frame(records)
-    assert set(RUNS_COLUMNS) <= set(runs.columns)
-    assert set(CURVES_COLUMNS) <= set(curves.columns)
+    assert RUNS_COLUMNS <= set(runs.columns)
+    assert CURVES_COLUMNS <= set(curves.columns)
     assert (len(runs), len(curves)) == (len(records), 4 * len(records))
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "file"
     write_atomically(path, "old")
 
@@ -107,4 +113,4 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path,
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, "new")
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["file"]
+    assert list(tmp_path.iterdir()) == [path]

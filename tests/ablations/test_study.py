@@ -15,7 +15,9 @@ TWO = Study(baseline="a", variants={"a": Variant(), "b": Variant(model={"num_1x1
 
 
 def test_num_1x1_varies_the_number_of_1x1_convolutions_from_0_to_4() -> None:
-    confirmatory = [run for run in load_study("num_1x1").expand("d2l", seeds=1) if run.role in ("baseline", "confirmatory")]
+    confirmatory = [
+        run for run in load_study("num_1x1").expand("d2l", seeds=1) if run.role in ("baseline", "confirmatory")
+    ]
     assert {run.variant: run.model.num_1x1 for run in confirmatory} == {"0x": 0, "1x": 1, "2x": 2, "3x": 3, "4x": 4}
 
 
@@ -47,7 +49,12 @@ def test_d2l_is_the_textbooks_setting() -> None:
     assert run.model == ModelSpec()
     assert (run.train.lr, run.train.batch_size, run.train.epochs, run.train.momentum) == (0.1, 128, 10, 0.0)
     assert (run.train.optimizer, run.train.schedule, run.train.weight_decay) == ("sgd", "none", 0.0)
-    assert (run.data.name, run.data.image_size, run.data.val_examples, run.data.normalize) == ("fashion-mnist", 224, 0, False)
+    assert (run.data.name, run.data.image_size, run.data.val_examples, run.data.normalize) == (
+        "fashion-mnist",
+        224,
+        0,
+        False,
+    )
 
 
 def test_run_id_depends_on_what_is_trained_and_on_nothing_else() -> None:
@@ -65,7 +72,9 @@ def test_run_id_depends_on_what_is_trained_and_on_nothing_else() -> None:
 def test_run_id_is_the_same_in_another_process() -> None:
     code = "from ablations.study import *; print([r.run_id for r in load_study('num_1x1').expand('quick', variants=['1x'])])"
     printed = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed})
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}
+        )
         for seed in ("1", "2")
     ]
     assert printed[0].stdout == printed[1].stdout != ""
