@@ -27,9 +27,9 @@ class Protocol:
 SMOKE = Protocol(
     name="smoke",
     purpose="tests: a few hundred synthetic images, a tiny network, seconds",
-    model=ModelSpec(layout="small", width=1 / 12, hidden=32, init="kaiming"),
+    model=ModelSpec(layout="small", width=1 / 8, hidden=32, dropout=0.2, init="kaiming", class_block="wide"),
     data=DataSpec(name="synthetic", train_examples=512, val_examples=200, test_examples=200),
-    train=TrainSpec(epochs=2, batch_size=64, lr=0.02, momentum=0.9, schedule="one-cycle"),
+    train=TrainSpec(epochs=3, batch_size=16, optimizer="adamw", lr=0.005, schedule="one-cycle"),
     seeds=2,
     target=0.5,
 )
@@ -40,7 +40,7 @@ QUICK = Protocol(
     model=ModelSpec(layout="small", width=0.25, hidden=1024, init="kaiming", class_block="wide"),
     data=DataSpec(name="fashion-mnist", train_examples=10_000, val_examples=2_000),
     train=TrainSpec(
-        epochs=4, batch_size=32, lr=0.02, momentum=0.9, schedule="one-cycle", precision="bf16", evals_per_epoch=4
+        epochs=4, batch_size=32, lr=0.02, momentum=0.9, schedule="one-cycle", precision="bf16", evals_per_epoch=3
     ),
     seeds=3,
     target=0.75,

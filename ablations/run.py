@@ -130,7 +130,7 @@ def _conclude(
     records, _ = store.read_all(runs)
     report = write_report(study, protocol, runs, store, command)
     tracker.sync(records.values())
-    tracker.study_ended(store.folder)
+    tracker.add_files(store.folder)
     tracker.close("FINISHED")
     print_summary(report, console)
     for line in (f"report:  {store.folder / 'report.md'}", f"figures: {store.folder / 'figures'}", *tracker.links()):

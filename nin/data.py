@@ -123,7 +123,7 @@ def _flip(images_NCHW: Tensor, draws_N3: Tensor) -> Tensor:
 
 def _crop_flip(images_NCHW: Tensor, draws_N3: Tensor) -> Tensor:
     """Shift by up to CROP_MARGIN pixels either way, black coming in, and mirror half."""
-    num_images, channels, height, width = images_NCHW.shape
+    channels, height, width = images_NCHW.shape[1:]
     padded = F.pad(images_NCHW, [CROP_MARGIN] * 4)
     offsets = (draws_N3[:, :2] * (2 * CROP_MARGIN + 1)).long()
     rows = offsets[:, 0, None] + torch.arange(height, device=images_NCHW.device)
@@ -199,7 +199,7 @@ def _svhn(root: Path) -> Source:
 def _synthetic(root: Path) -> Source:
     """For tests: ten smooth patterns, each image one of them, shifted by up to 2 pixels, under noise. Always the same."""
     generator = torch.Generator().manual_seed(stream(0, "synthetic"))
-    coarse = torch.rand(10, 1, 5, 5, generator=generator)
+    coarse = torch.rand(10, 1, 4, 4, generator=generator).round()
     patterns = F.interpolate(coarse, (32, 32), mode="bicubic").clamp(0, 1)
 
     def split(num_images: int) -> Split:
@@ -209,7 +209,7 @@ def _synthetic(root: Path) -> Source:
         clean = torch.stack(
             [patterns[label, :, y : y + 28, x : x + 28] for label, (y, x) in zip(labels.tolist(), shifts, strict=True)]
         )
-        return Split(((clean + 0.25 * noise).clamp(0, 1) * 255).to(torch.uint8), labels)
+        return Split(((clean + 0.15 * noise).clamp(0, 1) * 255).to(torch.uint8), labels)
 
     return Source(split(1200), split(400), tuple(str(k) for k in range(10)))
 

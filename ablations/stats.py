@@ -1,0 +1,321 @@
+"""Intervals, tests, power, censored convergence: arrays in, numbers out.
+
+Accuracies are fractions throughout. What cannot be decided (a single seed, samples without any variance) is nan, and a
+comparison that rests on it reads "inconclusive"; nothing here raises for small samples or turns them into claims.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestIndPower
+from statsmodels.stats.proportion import proportion_confint
+
+Array = NDArray[np.float64]
+NAN = math.nan
+SIGN_FLIP_MIN = 6  # below six pairs an exact sign-flip test cannot reach p = 0.05
+SIGN_FLIP_EXACT_MAX = 16  # pairs; 2^16 sign patterns are all tried, beyond that 10^4 random ones
+
+BETTER, WORSE, EQUIVALENT, INCONCLUSIVE = "better", "worse", "equivalent", "inconclusive"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and the ends of its confidence interval; nan where the data do not give one."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A variant against the baseline, in test accuracy (differences as fractions: 0.01 is one point).
+
+    difference    variant minus baseline, with Welch's 95 % interval
+    p             Welch's t test; p_holm corrected over the confirmatory comparisons, nan for others
+    p_dunnett     many-to-one comparison that assumes equal variances; p_sign_flip exact, over differences of equal seeds
+    p_equivalent  two one-sided tests at the margin, corrected like p
+    prob_better   probability that a run of the variant beats one of the baseline, ties counting half
+    detectable    difference that this comparison would have found with a power of 80 %, at its own spread
+    verdict       "better", "worse", "equivalent" or "inconclusive"
+    """
+
+    difference: Interval
+    p: float
+    p_holm: float
+    p_dunnett: float
+    p_sign_flip: float
+    p_equivalent: float
+    prob_better: float
+    detectable: float
+    verdict: str
+
+
+def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Mean with Student's t interval (ddof = 1); nan ends for fewer than two values."""
+    x = np.asarray(values, dtype=float)
+    if len(x) < 2:
+        return Interval(float(x.mean()) if len(x) else NAN, NAN, NAN)
+    half = stats.t.ppf((1 + confidence) / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x))
+    return Interval(float(x.mean()), float(x.mean() - half), float(x.mean() + half))
+
+
+def welch(variant: ArrayLike, baseline: ArrayLike) -> tuple[Interval, float]:
+    """Difference of means with Welch's 95 % interval, and the two-sided p.
+
+    Interval and p are nan for fewer than two values on a side, or if neither side varies at all: identical runs are a sign
+    of seeds that do nothing, not of certainty.
+    """
+    x, y = np.asarray(variant, dtype=float), np.asarray(baseline, dtype=float)
+    difference = float(x.mean() - y.mean()) if len(x) and len(y) else NAN
+    if not _testable(x, y):
+        return Interval(difference, NAN, NAN), NAN
+    result = stats.ttest_ind(x, y, equal_var=False)
+    interval = result.confidence_interval(0.95)
+    return Interval(difference, float(interval.low), float(interval.high)), float(result.pvalue)
+
+
+def equivalence(variant: ArrayLike, baseline: ArrayLike, margin: float) -> float:
+    """p of two one-sided Welch tests that the means differ by less than `margin` (Schuirmann 1987); nan as in `welch`."""
+    x, y = np.asarray(variant, dtype=float), np.asarray(baseline, dtype=float)
+    if not _testable(x, y):
+        return NAN
+    above = stats.ttest_ind(x + margin, y, equal_var=False, alternative="greater").pvalue
+    below = stats.ttest_ind(x - margin, y, equal_var=False, alternative="less").pvalue
+    return float(max(above, below))
+
+
+def sign_flip(differences: ArrayLike) -> float:
+    """Two-sided p that paired differences are symmetric about zero, over all patterns of signs; nan below six pairs."""
+    d = np.asarray(differences, dtype=float)
+    if len(d) < SIGN_FLIP_MIN:
+        return NAN
+    resamples = math.inf if len(d) <= SIGN_FLIP_EXACT_MAX else 9_999
+    result = stats.permutation_test(
+        (d,), np.mean, permutation_type="samples", n_resamples=resamples, vectorized=True, rng=np.random.default_rng(0)
+    )
+    return float(result.pvalue)
+
+
+def prob_better(variant: ArrayLike, baseline: ArrayLike) -> float:
+    """Probability that a value of `variant` exceeds one of `baseline`, ties counting half (Vargha and Delaney's A)."""
+    x, y = np.asarray(variant, dtype=float), np.asarray(baseline, dtype=float)
+    if not len(x) or not len(y):
+        return NAN
+    return float(np.mean((x[:, None] > y) + 0.5 * (x[:, None] == y)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction over those p-values that are not nan; the others stay nan."""
+    p = np.asarray(p_values, dtype=float)
+    known = ~np.isnan(p)
+    if known.any():
+        p[known] = multipletests(p[known], method="holm")[1]
+    return [float(value) for value in p]
+
+
+def compare(
+    samples: Mapping[str, Mapping[int, float]],
+    baseline: str,
+    confirmatory: Sequence[str],
+    margin: float = 0.003,
+    alpha: float = 0.05,
+) -> dict[str, Comparison]:
+    """Every variant against the baseline; `samples` are accuracies by variant and seed.
+
+    Both families of tests, for a difference and for equivalence, are Holm-corrected over `confirmatory`; other variants are
+    judged by their own p. A difference that is real but surely smaller than the margin reads "equivalent".
+    """
+    values = {name: np.array(list(sample.values()), dtype=float) for name, sample in samples.items()}
+    base = values[baseline]
+    others = [name for name in samples if name != baseline]
+    differences = {name: welch(values[name], base) for name in others}
+    equivalences = {name: equivalence(values[name], base, margin) for name in others}
+    family = [name for name in others if name in confirmatory]
+    p_holm = dict(zip(family, holm([differences[name][1] for name in family]), strict=True))
+    p_same = dict(zip(family, holm([equivalences[name] for name in family]), strict=True))
+    p_dunnett = _dunnett({name: values[name] for name in family}, base)
+    comparisons = {}
+    for name in others:
+        difference, p = differences[name]
+        p_difference, p_equivalent = p_holm.get(name, p), p_same.get(name, equivalences[name])
+        if p_equivalent < alpha:
+            verdict = EQUIVALENT
+        elif p_difference < alpha:
+            verdict = BETTER if difference.estimate > 0 else WORSE
+        else:
+            verdict = INCONCLUSIVE
+        shared = [seed for seed in samples[name] if seed in samples[baseline]]
+        comparisons[name] = Comparison(
+            difference=difference,
+            p=p,
+            p_holm=p_holm.get(name, NAN),
+            p_dunnett=p_dunnett.get(name, NAN),
+            p_sign_flip=sign_flip([samples[name][seed] - samples[baseline][seed] for seed in shared]),
+            p_equivalent=p_equivalent,
+            prob_better=prob_better(values[name], base),
+            detectable=detectable_difference(
+                pooled_sd([values[name], base]), min(len(values[name]), len(base)), max(1, len(family)), alpha
+            ),
+            verdict=verdict,
+        )
+    return comparisons
+
+
+def pooled_sd(samples: Sequence[ArrayLike]) -> float:
+    """Standard deviation within samples: the root of their pooled variance; nan if none has two values."""
+    arrays = [np.asarray(sample, dtype=float) for sample in samples]
+    freedom = sum(max(0, len(x) - 1) for x in arrays)
+    return math.sqrt(sum(((x - x.mean()) ** 2).sum() for x in arrays if len(x)) / freedom) if freedom else NAN
+
+
+def power(difference: float, sd: float, num_seeds: int, num_comparisons: int = 1, alpha: float = 0.05) -> float:
+    """Probability that a two-sample t test at alpha / num_comparisons finds a true difference (in the units of `sd`).
+
+    Dividing by the number of comparisons is Holm's first and hardest step, so this is a lower bound.
+    """
+    if num_seeds < 2 or not sd > 0:
+        return NAN
+    return float(TTestIndPower().power(difference / sd, num_seeds, alpha / num_comparisons))
+
+
+def detectable_difference(
+    sd: float, num_seeds: int, num_comparisons: int = 1, alpha: float = 0.05, wanted_power: float = 0.8
+) -> float:
+    """The smallest true difference (in the units of `sd`) that `power` finds with the wanted probability; nan if undefined."""
+    if num_seeds < 2 or not sd > 0:
+        return NAN
+    effect = TTestIndPower().solve_power(nobs1=num_seeds, alpha=alpha / num_comparisons, power=wanted_power)
+    return float(np.ravel(effect)[0]) * sd
+
+
+def wilson(count: int, num: int, confidence: float = 0.95) -> Interval:
+    """A share with Wilson's interval (Wilson 1927); nan without trials."""
+    if num == 0:
+        return Interval(NAN, NAN, NAN)
+    low, high = proportion_confint(count, num, alpha=1 - confidence, method="wilson")
+    return Interval(count / num, float(low), float(high))
+
+
+@dataclass(frozen=True)
+class TimesToTarget:
+    """Times, in any unit, of which some are censored at the budget because the target was missed.
+
+    hits             runs that reached the target, of `num`
+    median           infinite when fewer than half did
+    restricted_mean  mean of min(time, budget), with Student's t interval
+    """
+
+    hits: int
+    num: int
+    median: float
+    restricted_mean: Interval
+
+
+def time_to_target(times: ArrayLike, accuracies: ArrayLike, target: float) -> float:
+    """The first of `times` at which the accuracy is at least `target`; infinite if there is none."""
+    reached = np.flatnonzero(np.asarray(accuracies, dtype=float) >= target)
+    return float(np.asarray(times, dtype=float)[reached[0]]) if len(reached) else math.inf
+
+
+def summarise_times(times: ArrayLike, budgets: ArrayLike) -> TimesToTarget:
+    """Summary of times to target, infinite where missed, and the budget that each run had."""
+    t = np.asarray(times, dtype=float)
+    if not len(t):
+        return TimesToTarget(0, 0, NAN, Interval(NAN, NAN, NAN))
+    median = float(np.sort(t)[math.ceil(len(t) / 2) - 1])  # as Kaplan and Meier's: the first time by which half have hit
+    return TimesToTarget(int(np.isfinite(t).sum()), len(t), median, mean_interval(np.minimum(t, budgets)))
+
+
+def logrank(times_a: ArrayLike, times_b: ArrayLike, budget: float) -> float:
+    """p that two groups reach the target equally fast, misses (infinite times) censored at the budget.
+
+    nan if a group has fewer than two runs or nobody ever hits; 1 if both groups hold the same times.
+    """
+    a, b = np.asarray(times_a, dtype=float), np.asarray(times_b, dtype=float)
+    if min(len(a), len(b)) < 2 or not (np.isfinite(a).any() or np.isfinite(b).any()):
+        return NAN
+    if np.array_equal(np.sort(a), np.sort(b)):
+        return 1.0
+    censored = [
+        stats.CensoredData.right_censored(np.where(np.isfinite(t), t, budget), ~np.isfinite(t)) for t in (a, b)
+    ]
+    with np.errstate(all="ignore"):
+        return float(stats.logrank(x=censored[0], y=censored[1]).pvalue)
+
+
+def area_under_curve(examples: ArrayLike, accuracies: ArrayLike) -> float:
+    """Mean height of a learning curve between its first and last point (trapezoids)."""
+    x, y = np.asarray(examples, dtype=float), np.asarray(accuracies, dtype=float)
+    if len(x) < 2:
+        return float(y[0]) if len(y) else NAN
+    return float(np.trapezoid(y, x) / (x[-1] - x[0]))
+
+
+def time_to_own_final(times: ArrayLike, accuracies: ArrayLike, fraction: float = 0.99) -> float:
+    """The first of `times` at which a run has the given fraction of its own last accuracy."""
+    y = np.asarray(accuracies, dtype=float)
+    return time_to_target(times, y, fraction * y[-1]) if len(y) else NAN
+
+
+def contrast(cells: Sequence[ArrayLike], weights: Sequence[float]) -> tuple[Interval, float]:
+    """A weighted sum of cell means with its 95 % interval and p, by Welch and Satterthwaite; unequal variances and sizes.
+
+    nan ends where a cell with weight has fewer than two values, or none varies.
+    """
+    samples = [np.asarray(cell, dtype=float) for cell in cells]
+    estimate = float(sum(w * x.mean() for w, x in zip(weights, samples, strict=True)))
+    used = [(w, x) for w, x in zip(weights, samples, strict=True) if w != 0]
+    if any(len(x) < 2 for _, x in used):
+        return Interval(estimate, NAN, NAN), NAN
+    parts = np.array([w**2 * x.var(ddof=1) / len(x) for w, x in used])
+    if not parts.sum() > 0:
+        return Interval(estimate, NAN, NAN), NAN
+    freedom = parts.sum() ** 2 / sum(part**2 / (len(x) - 1) for part, (_, x) in zip(parts, used, strict=True))
+    error = math.sqrt(parts.sum())
+    half = stats.t.ppf(0.975, freedom) * error
+    p = 2 * stats.t.sf(abs(estimate) / error, freedom)
+    return Interval(estimate, estimate - half, estimate + half), float(p)
+
+
+def over_examples(variant: ArrayLike, baseline: ArrayLike) -> tuple[Interval, float]:
+    """Difference in accuracy over the same test images: rows are seeds, columns images, entries whether it is right.
+
+    The interval is over images, as drawn from all that could have been in the test set; seeds are averaged. p is exact
+    (McNemar) for one seed each, else that of the paired t test over images.
+    """
+    x, y = np.atleast_2d(np.asarray(variant, dtype=float)), np.atleast_2d(np.asarray(baseline, dtype=float))
+    differences = x.mean(axis=0) - y.mean(axis=0)
+    interval = mean_interval(differences)
+    if len(x) == len(y) == 1:
+        only_variant, only_baseline = int((differences > 0).sum()), int((differences < 0).sum())
+        discordant = only_variant + only_baseline
+        return interval, float(stats.binomtest(only_variant, discordant).pvalue) if discordant else 1.0
+    if not differences.std() > 0:
+        return interval, NAN
+    return interval, float(stats.ttest_1samp(differences, 0).pvalue)
+
+
+def pareto_front(costs: ArrayLike, values: ArrayLike) -> NDArray[np.bool_]:
+    """Which points no other one beats: none costs at most as much and is worth at least as much, and differs."""
+    cost, value = np.asarray(costs, dtype=float), np.asarray(values, dtype=float)
+    no_worse = (cost[:, None] <= cost) & (value[:, None] >= value)
+    differs = (cost[:, None] < cost) | (value[:, None] > value)
+    return ~(no_worse & differs).any(axis=0)
+
+
+def _dunnett(variants: Mapping[str, Array], baseline: Array) -> dict[str, float]:
+    testable = {name: x for name, x in variants.items() if _testable(x, baseline)}
+    if not testable:
+        return {}
+    result = stats.dunnett(*testable.values(), control=baseline, rng=np.random.default_rng(0))
+    return dict(zip(testable, (float(p) for p in result.pvalue), strict=True))
+
+
+def _testable(x: Array, y: Array) -> bool:
+    return min(len(x), len(y)) >= 2 and (np.ptp(x) > 0 or np.ptp(y) > 0)

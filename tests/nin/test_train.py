@@ -1,0 +1,178 @@
+"""How a network is trained: on the same images in the same order, watched on one grid, and honest about how it ends."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from nin.data import ImageData, load
+from nin.history import Evaluation, History
+from nin.model import build_model
+from nin.spec import DataSpec, ModelSpec, TrainSpec
+from nin.train import OPTIMIZERS, SCHEDULES, chance_level, evaluate, train
+
+SMALL = ModelSpec(layout="small", width=1 / 12, init="kaiming", dropout=0.2, class_block="wide")
+SPEC = TrainSpec(epochs=2, batch_size=32, lr=0.02, momentum=0.9, evals_per_epoch=2)
+
+
+@pytest.fixture(scope="module")
+def data() -> ImageData:
+    return load(DataSpec(name="synthetic", train_examples=200, val_examples=100, test_examples=100))
+
+
+def trained(data: ImageData, spec: TrainSpec = SPEC, model: ModelSpec = SMALL, seed: int = 0) -> tuple[nn.Module, History]:
+    network = build_model(model, data.in_shape, data.num_classes, seed=seed)
+    return network, train(network, data, spec, seed=seed)
+
+
+def losses(history: History) -> list[float]:
+    return [point.train_loss for point in history.curve]
+
+
+def test_the_same_seed_trains_the_same_network_bit_for_bit(data: ImageData) -> None:
+    (first, first_history), (second, second_history) = trained(data), trained(data)
+    assert losses(first_history) == losses(second_history)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_another_seed_trains_another(data: ImageData) -> None:
+    assert losses(trained(data, seed=0)[1]) != losses(trained(data, seed=1)[1])
+
+
+def test_evaluations_lie_on_a_grid_finer_than_an_epoch_and_end_with_it(data: ImageData) -> None:
+    history = trained(data)[1]  # 200 images in batches of 32: 7 steps, evaluated after 4 and 7
+    assert [point.examples for point in history.curve] == [128, 200, 328, 400]
+    assert [point.epoch for point in history.curve] == [0.64, 1.0, 1.64, 2.0]
+
+
+def test_the_grid_is_the_same_for_every_network(data: ImageData) -> None:
+    grids = [[p.examples for p in trained(data, model=replace(SMALL, num_1x1=n))[1].curve] for n in (0, 3)]
+    assert grids[0] == grids[1]
+
+
+def test_each_point_is_told_as_it_comes(data: ImageData) -> None:
+    heard: list[Evaluation] = []
+    network = build_model(SMALL, data.in_shape, data.num_classes)
+    assert train(network, data, SPEC, heard.append).curve == heard != []
+
+
+def test_a_step_is_the_textbooks(data: ImageData) -> None:
+    """Plain SGD on mean cross-entropy, written out by hand, gives the same weights."""
+    spec = replace(SPEC, epochs=1, momentum=0.0, channels_last=False, batch_size=200, evals_per_epoch=1)
+    model = replace(SMALL, dropout=0.0)
+    network = trained(data, spec, model)[0]
+    by_hand = build_model(model, data.in_shape, data.num_classes)
+    images, labels = next(iter(data.epoch(200, 0, 0)))
+    nn.functional.cross_entropy(by_hand(images), labels).backward()
+    for parameter, wanted in zip(network.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(parameter, wanted - spec.lr * wanted.grad)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_optimizer_with_every_schedule_lowers_the_loss(data: ImageData, optimizer: str, schedule: str) -> None:
+    lr = {"sgd": 0.02, "adamw": 0.003}[optimizer]
+    history = trained(data, replace(SPEC, epochs=4, optimizer=optimizer, schedule=schedule, lr=lr))[1]
+    assert losses(history)[-1] < losses(history)[0]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"), [("none", [1, 1, 1]), ("cosine", [1, 0.5, 0]), ("one-cycle", [1 / 25, 0.8, 0])]
+)
+def test_schedules_start_middle_and_end_where_they_should(schedule: str, factors: list[float]) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+    steps = SCHEDULES[schedule](optimizer, 100)
+    rates = []
+    for _ in range(101):
+        rates.append(optimizer.param_groups[0]["lr"] / 0.5)
+        optimizer.step()
+        if len(rates) <= 100:
+            steps.step()
+    assert [rates[0], rates[50], rates[100]] == pytest.approx(factors, abs=0.12)
+
+
+def test_bf16_trains_nearly_as_float32(data: ImageData) -> None:
+    float32, bf16 = (losses(trained(data, replace(SPEC, precision=p))[1]) for p in ("float32", "bf16"))
+    assert bf16 != float32
+    assert bf16 == pytest.approx(float32, rel=0.05)
+
+
+def test_channels_last_changes_nothing_but_rounding(data: ImageData) -> None:
+    model = replace(SMALL, dropout=0.0)  # which units are dropped follows their order in memory
+    curves = [losses(trained(data, replace(SPEC, channels_last=flag), model)[1]) for flag in (True, False)]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-3)
+
+
+def test_label_smoothing_and_weight_decay_reach_the_optimisation(data: ImageData) -> None:
+    plain = losses(trained(data)[1])
+    assert losses(trained(data, replace(SPEC, label_smoothing=0.1))[1]) != plain
+    assert losses(trained(data, replace(SPEC, weight_decay=0.1))[1]) != plain
+
+
+def test_the_last_layer_may_learn_more_slowly(data: ImageData) -> None:
+    spec = replace(SPEC, epochs=1, momentum=0.0, last_lr_factor=1e-9)
+    network = trained(data, spec)[0]
+    start = build_model(SMALL, data.in_shape, data.num_classes)
+    *others, weight, bias = zip(network.parameters(), start.parameters(), strict=True)
+    for trained_last, initial_last in (weight, bias):
+        torch.testing.assert_close(trained_last, initial_last, rtol=0, atol=1e-6)
+    assert not any(torch.equal(a, b) for a, b in others)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_as_diverged(data: ImageData) -> None:
+    history = trained(data, replace(SPEC, lr=1e9))[1]
+    assert history.outcome == "diverged"
+    assert len(history.curve) < 4
+
+
+def test_a_network_that_never_leaves_chance_has_collapsed(data: ImageData) -> None:
+    history = trained(data, replace(SPEC, lr=1e-9))[1]
+    assert history.outcome == "collapsed"
+
+
+def test_one_that_learns_has_finished(data: ImageData) -> None:
+    spec = replace(SPEC, epochs=12, batch_size=16, optimizer="adamw", lr=0.005, schedule="one-cycle")
+    history = trained(data, spec, replace(SMALL, num_1x1=0))[1]
+    assert history.outcome == "finished"
+    assert history.curve[-1].val_accuracy > 0.5
+
+
+def test_chance_is_the_largest_class_and_three_standard_errors() -> None:
+    assert chance_level(torch.tensor([0] * 50 + [1] * 50)) == pytest.approx(0.5 + 3 * math.sqrt(0.25 / 100))
+
+
+def test_evaluation_counts_the_classes_that_are_never_predicted(data: ImageData) -> None:
+    class Always(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.one_hot(torch.full((len(x),), 3), 10).float()
+
+    score, correct = evaluate(Always(), data, data.test, SPEC)
+    assert score.dead_classes == 9
+    assert torch.equal(correct, data.test.labels == 3)
+    assert score.accuracy == pytest.approx(float((data.test.labels == 3).float().mean()))
+
+
+def test_seconds_leave_evaluation_out(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    import nin.train
+
+    unhurried = nin.train._tally
+
+    def slow(*args: object) -> object:
+        time.sleep(0.3)
+        return unhurried(*args)  # type: ignore[arg-type]
+
+    quick = trained(data)[1].curve[-1].seconds
+    monkeypatch.setattr(nin.train, "_tally", slow)
+    assert trained(data)[1].curve[-1].seconds < quick + 0.6  # four evaluations slept for 1.2 s
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "nearest"), [("optimizer", "adam", "adamw"), ("schedule", "onecycle", "one-cycle")]
+)
+def test_a_wrong_name_names_the_nearest(data: ImageData, field: str, value: str, nearest: str) -> None:
+    with pytest.raises(ValueError, match=f"nearest is '{nearest}'"):
+        trained(data, replace(SPEC, **{field: value}))
