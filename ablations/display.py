@@ -19,6 +19,14 @@ from rich.progress import (
 from ablations.engines import Ended, Event, Failed, Progressed, Started
 from ablations.study import Run
 
+PLAIN_WIDTH = 140  # characters; of tables where there is no terminal to ask
+
+
+def console_for_output() -> Console:
+    """Standard output, as wide as the terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+
 
 class Display:
     """Progress over runs. `costs` (run_id -> any unit of work, such as FLOPs) weigh them for the time left."""

@@ -18,12 +18,12 @@ from ablations.cli import INTERRUPTED, SOME_RUN_FAILED, SUCCESS, OneLineParser, 
 from ablations.study import Run, Study, load_study, study_names
 
 if TYPE_CHECKING:
-    from nin.measure import NetworkSize
     from rich.console import Console
 
     from ablations.engines import Engine, Failed
     from ablations.records import RunRecord, Store
     from ablations.tracking import Tracker
+    from nin.measure import NetworkSize
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,11 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     study = load_study(arguments.study)
     runs = study.expand(arguments.protocol, arguments.seeds, names(arguments.variants), arguments.overrides)
 
-    from rich.console import Console  # from here on something is executed, and loading it is worth its time
-
+    from ablations.display import console_for_output  # from here on something is executed, and loading it is worth its time
     from ablations.records import Store
 
-    console = Console(stderr=False, highlight=False)
+    console = console_for_output()
     device = _device(arguments.device)
     store = Store(arguments.results, study.name, arguments.protocol)
     records, damaged = store.read_all(runs)
@@ -50,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sizes = _sizes(missing if not arguments.dry_run else runs, device)
     workers = min(arguments.workers or _default_workers(device), max(1, len(missing)))
     if arguments.dry_run:
-        _print_plan(console, study, runs, missing, sizes, device, workers)
+        _print_plan(console, study, runs, missing, sizes, device, workers, store)
         return SUCCESS
     _require_writable(arguments.results)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -77,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(
             f"cannot write to {store.folder}: {error.strerror}; what was finished before is intact"
         ) from error
-    return _conclude(study, arguments.protocol, runs, store, tracker, command, console)
+    return _conclude(study, arguments.protocol, runs, arguments.overrides, store, tracker, command, console)
 
 
 def _execute(
@@ -119,6 +118,7 @@ def _conclude(
     study: Study,
     protocol: str,
     runs: Sequence[Run],
+    overrides: Sequence[str],
     store: "Store",
     tracker: "Tracker",
     command: str,
@@ -128,7 +128,7 @@ def _conclude(
     from ablations.report import print_summary, write_report
 
     records, _ = store.read_all(runs)
-    report = write_report(study, protocol, runs, store, command)
+    report = write_report(study, protocol, store, overrides, command)
     tracker.sync(records.values())
     tracker.add_files(store.folder)
     tracker.close("FINISHED")
@@ -197,6 +197,7 @@ def _print_plan(
     sizes: Mapping[str, "NetworkSize"],
     device: str,
     workers: int,
+    store: "Store",
 ) -> None:
     """The table of --dry-run: what would be trained, how large it is, and how long it takes by a short timed probe."""
     from rich.table import Table
@@ -226,7 +227,7 @@ def _print_plan(
     print(f"{study.name}: {study.question}")
     console.print(table)
     print(f"{len(missing)} runs to do, about {total / workers / 60:.1f} minutes with {workers} at a time on {device}")
-    print(detectable_line(study, runs))
+    print(detectable_line(study, runs, store))
 
 
 def _device(wanted: str) -> str:

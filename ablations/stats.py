@@ -199,7 +199,7 @@ def wilson(count: int, num: int, confidence: float = 0.95) -> Interval:
     if num == 0:
         return Interval(NAN, NAN, NAN)
     low, high = proportion_confint(count, num, alpha=1 - confidence, method="wilson")
-    return Interval(count / num, float(low), float(high))
+    return Interval(count / num, max(0.0, float(low)), min(1.0, float(high)))
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,9 @@ def summarise_times(times: ArrayLike, budgets: ArrayLike) -> TimesToTarget:
     t = np.asarray(times, dtype=float)
     if not len(t):
         return TimesToTarget(0, 0, NAN, Interval(NAN, NAN, NAN))
-    median = float(np.sort(t)[math.ceil(len(t) / 2) - 1])  # as Kaplan and Meier's: the first time by which half have hit
+    median = float(
+        np.sort(t)[math.ceil(len(t) / 2) - 1]
+    )  # as Kaplan and Meier's: the first time by which half have hit
     return TimesToTarget(int(np.isfinite(t).sum()), len(t), median, mean_interval(np.minimum(t, budgets)))
 
 
@@ -242,9 +244,7 @@ def logrank(times_a: ArrayLike, times_b: ArrayLike, budget: float) -> float:
         return NAN
     if np.array_equal(np.sort(a), np.sort(b)):
         return 1.0
-    censored = [
-        stats.CensoredData.right_censored(np.where(np.isfinite(t), t, budget), ~np.isfinite(t)) for t in (a, b)
-    ]
+    censored = [stats.CensoredData.right_censored(np.where(np.isfinite(t), t, budget), ~np.isfinite(t)) for t in (a, b)]
     with np.errstate(all="ignore"):
         return float(stats.logrank(x=censored[0], y=censored[1]).pvalue)
 

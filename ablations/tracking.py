@@ -25,7 +25,6 @@ from ablations.study import Run, Study
 from nin.history import Evaluation
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run as LoggedRun
 
 P = ParamSpec("P")
@@ -235,7 +234,13 @@ class MlflowTracker(Tracker):
         return str(self._client.create_run(self._experiment, run_name=name, tags=all_tags).info.run_id)
 
     def _start(self, run: Run) -> None:
-        tags = {"variant": run.variant, "role": run.role, "seed": str(run.seed), "run_id": run.run_id, "status": "running"}
+        tags = {
+            "variant": run.variant,
+            "role": run.role,
+            "seed": str(run.seed),
+            "run_id": run.run_id,
+            "status": "running",
+        }
         variant = self._variants.get(run.variant) or self._create_variant(run)
         self._open[run.run_id] = self._create(run.label, SEED, variant, tags)
         self._log_params(self._open[run.run_id], {**_params(run), "seed": run.seed})
@@ -291,14 +296,18 @@ class MlflowTracker(Tracker):
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         name = record.run.data.name
-        dataset = Dataset(name=name, digest=record.data_checksum[:36], source_type="local", source=f'{{"name": "{name}"}}')
+        dataset = Dataset(
+            name=name, digest=record.data_checksum[:36], source_type="local", source=f'{{"name": "{name}"}}'
+        )
         self._client.log_inputs(mlflow_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
 
 def _params(run: Run) -> dict[str, object]:
     """The resolved specification, flat: {"model.num_1x1": 2, ...}."""
     return {
-        f"{part}.{key}": value for part in ("model", "data", "train") for key, value in asdict(getattr(run, part)).items()
+        f"{part}.{key}": value
+        for part in ("model", "data", "train")
+        for key, value in asdict(getattr(run, part)).items()
     }
 
 

@@ -22,7 +22,9 @@ def data() -> ImageData:
     return load(DataSpec(name="synthetic", train_examples=200, val_examples=100, test_examples=100))
 
 
-def trained(data: ImageData, spec: TrainSpec = SPEC, model: ModelSpec = SMALL, seed: int = 0) -> tuple[nn.Module, History]:
+def trained(
+    data: ImageData, spec: TrainSpec = SPEC, model: ModelSpec = SMALL, seed: int = 0
+) -> tuple[nn.Module, History]:
     network = build_model(model, data.in_shape, data.num_classes, seed=seed)
     return network, train(network, data, spec, seed=seed)
 

@@ -1,0 +1,210 @@
+"""What the records of a study amount to: one row per variant, every number from `ablations.stats`.
+
+Accuracies are fractions; differences, margins and detectable differences are in points (100 x fraction).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ablations import stats
+from ablations.records import RunRecord
+from ablations.study import Study
+
+POINTS = 100  # points per unit of accuracy
+TRAINING_FLOPS = 3  # of a forward pass: the backward pass costs about two more
+LADDER = (-0.10, -0.05, 0.0, 0.02, 0.05)  # targets around the declared one
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A study's results as tables.
+
+    variants     one row per variant, in the columns of `summary.csv`
+    ladder       hits and restricted mean per variant and target
+    factors      main effects and interactions in points; empty unless the study has two factors
+    over_images  each variant against the baseline over the same test images
+    """
+
+    variants: pd.DataFrame
+    ladder: pd.DataFrame
+    factors: pd.DataFrame
+    over_images: pd.DataFrame
+
+
+def summarise(study: Study, protocol: str, records: Sequence[RunRecord]) -> Summary:
+    """Tables of the runs that are results; those that failed are left to the report to name."""
+    by_variant: dict[str, list[RunRecord]] = {name: [] for name in study.variants}
+    for record in records:
+        if record.is_result:
+            by_variant[record.run.variant].append(record)
+    by_variant = {name: sorted(group, key=lambda r: r.run.seed) for name, group in by_variant.items() if group}
+    target = study.target(protocol)
+    return Summary(
+        variants=_variants(study, by_variant, target),
+        ladder=_ladder(by_variant, target),
+        factors=_factors(study, by_variant),
+        over_images=_over_images(study, by_variant),
+    )
+
+
+def _variants(study: Study, by_variant: Mapping[str, list[RunRecord]], target: float) -> pd.DataFrame:
+    confirmatory = [name for name in by_variant if study.role(name) == "confirmatory"]
+    comparisons: dict[str, stats.Comparison] = {}
+    p_logrank: dict[str, float] = {}
+    if study.baseline in by_variant:
+        samples = {name: {r.run.seed: r.test_accuracy for r in group} for name, group in by_variant.items()}
+        comparisons = stats.compare(samples, study.baseline, confirmatory, study.margin)
+        times = {name: [r.examples_to_target(target) for r in group] for name, group in by_variant.items()}
+        budget = max(r.examples_seen for group in by_variant.values() for r in group)
+        raw = [stats.logrank(times[name], times[study.baseline], budget) for name in confirmatory]
+        p_logrank = dict(zip(confirmatory, stats.holm(raw), strict=True))
+    return pd.DataFrame(
+        [
+            _row(name, study.role(name), group, target, comparisons.get(name), p_logrank.get(name, math.nan))
+            for name, group in by_variant.items()
+        ]
+    )
+
+
+def _row(
+    name: str, role: str, group: list[RunRecord], target: float, comparison: stats.Comparison | None, p_logrank: float
+) -> dict[str, object]:
+    first = group[0]
+    accuracy = stats.mean_interval([r.test_accuracy for r in group])
+    to_target = stats.summarise_times([r.examples_to_target(target) for r in group], [r.examples_seen for r in group])
+    nan = math.nan
+    unknown = stats.Comparison(stats.Interval(nan, nan, nan), nan, nan, nan, nan, nan, nan, nan, "")
+    against = comparison or unknown
+    seconds = [
+        stats.time_to_target([p.seconds for p in r.curve], [p.val_accuracy for p in r.curve], target) for r in group
+    ]
+    own_final = [
+        stats.time_to_own_final([p.examples for p in r.curve], [p.val_accuracy for p in r.curve]) for r in group
+    ]
+    area = [stats.area_under_curve([p.examples for p in r.curve], [p.val_accuracy for p in r.curve]) for r in group]
+    return {
+        "variant": name,
+        "role": role,
+        "n": len(group),
+        "params": first.params,
+        "params_trunk": first.params_trunk,
+        "params_head": first.params_head,
+        "gflops": first.gflops,
+        "test_accuracy_mean": accuracy.estimate,
+        "test_accuracy_low": accuracy.low,
+        "test_accuracy_high": accuracy.high,
+        "difference": POINTS * against.difference.estimate,
+        "difference_low": POINTS * against.difference.low,
+        "difference_high": POINTS * against.difference.high,
+        "p": against.p,
+        "p_holm": against.p_holm,
+        "p_dunnett": against.p_dunnett,
+        "p_sign_flip": against.p_sign_flip,
+        "p_equivalent": against.p_equivalent,
+        "prob_better": against.prob_better,
+        "verdict": against.verdict,
+        "detectable": POINTS * against.detectable,
+        "hits": to_target.hits,
+        "examples_to_target_median": to_target.median,
+        "examples_to_target_restricted_mean": to_target.restricted_mean.estimate,
+        "p_logrank_holm": p_logrank,
+        "tflops_to_target_median": to_target.median * TRAINING_FLOPS * first.gflops / 1000,
+        "seconds_to_target_median": stats.summarise_times(seconds, [r.train_seconds for r in group]).median,
+        "area_under_curve_mean": float(np.mean(area)),
+        "examples_to_99_percent_of_final_median": stats.summarise_times(own_final, [math.inf] * len(group)).median,
+        "collapsed": sum(r.status == "collapsed" for r in group),
+        "diverged": sum(r.status == "diverged" for r in group),
+        "dead_classes_mean": float(np.mean([r.dead_classes for r in group])),
+        "runs_with_dead_classes": sum(r.dead_classes > 0 for r in group),
+        "generalization_gap_mean": float(np.mean([r.generalization_gap for r in group])),
+    }
+
+
+def _ladder(by_variant: Mapping[str, list[RunRecord]], target: float) -> pd.DataFrame:
+    rows = []
+    for name, group in by_variant.items():
+        for step in LADDER:
+            times = [r.examples_to_target(target + step) for r in group]
+            summary = stats.summarise_times(times, [r.examples_seen for r in group])
+            rows.append(
+                {
+                    "variant": name,
+                    "target": target + step,
+                    "hits": f"{summary.hits}/{summary.num}",
+                    "restricted_mean": summary.restricted_mean.estimate,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _factors(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
+    """Main effects and interactions of two factors, as contrasts of cell means, against the baseline's levels.
+
+    Only over the largest complete table that holds the baseline: rows and columns whose cells were all run.
+    """
+    if len(study.factors) != 2 or study.baseline not in by_variant:
+        return pd.DataFrame()
+    cells = {_levels(study, group[0]): [r.test_accuracy for r in group] for group in by_variant.values()}
+    base_a, base_b = _levels(study, by_variant[study.baseline][0])
+    complete_b = [b for a, b in cells if a == base_a]
+    others_a = list(dict.fromkeys(a for a, _ in cells if a != base_a))
+    rows = []
+    for a in others_a:
+        for b in complete_b:
+            if b == base_b or (a, base_b) not in cells or (a, b) not in cells:
+                continue
+            four = [cells[a, b], cells[a, base_b], cells[base_a, b], cells[base_a, base_b]]
+            for effect, weights in (
+                (f"{a} instead of {base_a}, over {base_b} and {b}", (0.5, 0.5, -0.5, -0.5)),
+                (f"{b} instead of {base_b}, over {base_a} and {a}", (0.5, -0.5, 0.5, -0.5)),
+                (f"interaction of {a} and {b}", (1.0, -1.0, -1.0, 1.0)),
+            ):
+                interval, p = stats.contrast(four, weights)
+                rows.append(
+                    {
+                        "effect": effect,
+                        "difference": POINTS * interval.estimate,
+                        "difference_low": POINTS * interval.low,
+                        "difference_high": POINTS * interval.high,
+                        "p": p,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def _levels(study: Study, record: RunRecord) -> tuple[str, str]:
+    """The levels of the two factors, read off the resolved run: "model.head" -> "nin"."""
+    levels = []
+    for factor in study.factors:
+        part, _, field = factor.partition(".")
+        levels.append(f"{field} {getattr(getattr(record.run, part), field)}")
+    return levels[0], levels[1]
+
+
+def _over_images(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
+    """Each variant against the baseline on the same test images, seeds averaged: what another test set might change."""
+    if study.baseline not in by_variant:
+        return pd.DataFrame()
+    correct = {
+        name: np.array([r.test_correctness() for r in group if r.test_correct]) for name, group in by_variant.items()
+    }
+    base = correct[study.baseline]
+    rows = []
+    for name, ours in correct.items():
+        if name == study.baseline or not len(ours) or not len(base) or ours.shape[1] != base.shape[1]:
+            continue
+        interval, p = stats.over_examples(ours, base)
+        rows.append(
+            {
+                "variant": name,
+                "difference": POINTS * interval.estimate,
+                "difference_low": POINTS * interval.low,
+                "difference_high": POINTS * interval.high,
+                "p": p,
+            }
+        )
+    return pd.DataFrame(rows)
