@@ -1,21 +1,7 @@
-"""What the command lines share: errors of one line, the same options by the same names, exit statuses."""
+"""The options that the command lines share: which runs of a study are meant, and where they are kept."""
 
 import argparse
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
-
-SUCCESS, SOME_RUN_FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line on stderr, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong and exit with status 2."""
-        print(f"{self.prog}: {message} (--help lists the options)", file=sys.stderr)
-        sys.exit(WRONG_REQUEST)
 
 
 def add_study_options(parser: argparse.ArgumentParser) -> None:
@@ -38,15 +24,3 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
 def names(text: str | None) -> list[str] | None:
     """["a", "b"] from "a,b"; None stays None."""
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
-
-
-def exit_with(main: Callable[[], int]) -> NoReturn:
-    """Run a command's main; what a user got wrong becomes one line on stderr and status 2."""
-    try:
-        status = main()
-    except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        status = WRONG_REQUEST
-    except KeyboardInterrupt:
-        status = INTERRUPTED
-    sys.exit(status)

@@ -2,10 +2,9 @@
 
 from dataclasses import replace
 
+from ablations.study import Match, Run
 from nin.data import shape
 from nin.measure import NetworkSize, size
-
-from ablations.study import Match, Run
 from nin.spec import ModelSpec
 
 WIDTH_STEPS = 1000  # widths are multiples of a thousandth: finer than a channel in any of our layouts

@@ -12,12 +12,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from nin.data import AUGMENTATIONS, ImageData, Split, load
-from nin.measure import NetworkSize, size
 
 from ablations.records import RunRecord, pack_correctness
 from ablations.study import Run
+from nin.data import AUGMENTATIONS, ImageData, Split, load
 from nin.history import Evaluation
+from nin.measure import NetworkSize, size
 from nin.model import build_model
 from nin.spec import DataSpec, choose
 from nin.train import OPTIMIZERS, SCHEDULES, evaluate, train

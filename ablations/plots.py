@@ -15,7 +15,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from ablations import stats
 from ablations.study import Study
@@ -118,7 +118,9 @@ def _accuracy_against(tables: Tables, column: str, label: str) -> Figure:
             label=row.variant + (f" ({row.collapsed} collapsed)" if row.collapsed else ""),
         )
     axes.set_xscale("log")
-    axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel=f"{label} (log scale; grey: Pareto front)", ylabel="test accuracy")
     axes.set_ylim(*_limits(tables.variants["test_accuracy_mean"], tables.runs["test_accuracy"]))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablations.cli import SUCCESS, OneLineParser, add_study_options, exit_with, names
+from ablations.cli import add_study_options, names
 from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord, Store, curves_frame, runs_frame, write_atomically
 from ablations.study import Run, Study, load_study
+from nin.cli import SUCCESS, OneLineParser, exit_with
 
 if TYPE_CHECKING:
     import pandas as pd

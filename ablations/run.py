@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from ablations.cli import INTERRUPTED, SOME_RUN_FAILED, SUCCESS, OneLineParser, add_study_options, exit_with, names
+from ablations.cli import add_study_options, names
 from ablations.study import Run, Study, load_study, study_names
+from nin.cli import INTERRUPTED, SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     study = load_study(arguments.study)
     runs = study.expand(arguments.protocol, arguments.seeds, names(arguments.variants), arguments.overrides)
 
-    from ablations.display import console_for_output  # from here on something is executed, and loading it is worth its time
+    from ablations.display import (
+        console_for_output,
+    )  # from here on something is executed, and loading it is worth its time
     from ablations.records import Store
 
     console = console_for_output()

@@ -1,0 +1,29 @@
+"""What all command lines share: errors of one line on stderr, and exit statuses. Standard library only."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+SUCCESS, SOME_RUN_FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line on stderr, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and exit with status 2."""
+        print(f"{self.prog}: {message} (--help lists the options)", file=sys.stderr)
+        sys.exit(WRONG_REQUEST)
+
+
+def exit_with(main: Callable[[], int]) -> NoReturn:
+    """Run a command's main; what a user got wrong becomes one line on stderr and status 2."""
+    try:
+        status = main()
+    except ValueError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        status = WRONG_REQUEST
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    sys.exit(status)
