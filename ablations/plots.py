@@ -118,7 +118,7 @@ def _accuracy_against(tables: Tables, column: str, label: str) -> Figure:
             label=row.variant + (f" ({row.collapsed} collapsed)" if row.collapsed else ""),
         )
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel=f"{label} (log scale; grey: Pareto front)", ylabel="test accuracy")

@@ -120,7 +120,8 @@ class Study:
         variants   a subset, to which the baseline is added
         overrides  "train.lr=0.05": changes to every run, checked for name and type
 
-        Raises ValueError for names or values that do not exist, or if two variants come out as the same network.
+        A control whose size cannot be told from another's (in tiny networks) is left out. Raises ValueError for names or
+        values that do not exist, or if two variants come out as the same network.
         """
         base = choose(PROTOCOLS, protocol, "protocol")
         if protocol not in self.protocols:
@@ -136,9 +137,8 @@ class Study:
             if name not in chosen:
                 chosen.append(name)
         changes = parse_overrides(overrides)
-        resolved = {name: self._resolve(base, name, changes) for name in chosen}
-        _require_distinct(resolved)
-        return tuple(replace(resolved[name], seed=seed) for seed in range(num_seeds) for name in chosen)
+        resolved = self._distinct({name: self._resolve(base, name, changes) for name in chosen})
+        return tuple(replace(run, seed=seed) for seed in range(num_seeds) for run in resolved)
 
     def _resolve(self, base: Protocol, name: str, overrides: Mapping[str, Changes]) -> Run:
         variant = self.variants[name]
@@ -157,6 +157,17 @@ class Study:
         from ablations.controls import matched  # counts parameters, for which it needs torch
 
         return matched(run, self._resolve(base, variant.match.variant, overrides), variant.match)
+
+    def _distinct(self, runs: Mapping[str, Run]) -> list[Run]:
+        """Without the controls that came out as a network that is there already; any other pair alike is an error."""
+        kept: dict[str, Run] = {}
+        for name, run in runs.items():
+            if run.run_id not in kept:
+                kept[run.run_id] = run
+            elif self.variants[name].match is None:
+                other = kept[run.run_id].variant
+                raise ValueError(f"variants {other!r} and {name!r} are the same run once everything is resolved")
+        return list(kept.values())
 
 
 def study_names() -> list[str]:
@@ -215,11 +226,3 @@ def _changed(spec: Spec, changes: Changes) -> Spec:
         choose(names, name, f"field of {type(spec).__name__}")
     values: Any = dict(changes)
     return replace(spec, **values)
-
-
-def _require_distinct(runs: Mapping[str, Run]) -> None:
-    seen: dict[str, str] = {}
-    for name, run in runs.items():
-        if run.run_id in seen:
-            raise ValueError(f"variants {seen[run.run_id]!r} and {name!r} are the same run once everything is resolved")
-        seen[run.run_id] = name

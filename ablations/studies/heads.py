@@ -1,9 +1,10 @@
 """Does NiN's head (class block + global average pooling) do as well as the fully connected heads of AlexNet and VGG?
 
-Both heads' fully connected layers on NiN's trunk, and NiN's head on AlexNet's and VGG's trunks.
+Both heads' fully connected layers on NiN's trunk, and NiN's head on AlexNet's and VGG's trunks. A control narrows the fully
+connected head to the parameters of NiN's, so that size cannot explain the difference.
 """
 
-from ablations.study import Study, Variant
+from ablations.study import Match, Study, Variant
 
 STUDY = Study(
     baseline="nin+nin",
@@ -18,6 +19,12 @@ STUDY = Study(
             ("vgg11", "nin"),
             ("vgg11", "vgg"),
         )
+    }
+    | {
+        "nin+alexnet@params": Variant(
+            model={"head": "alexnet"}, role="control", match=Match("nin+nin", "params", "hidden")
+        )
     },
     factors=("model.trunk", "model.head"),
+    protocols=("smoke", "quick", "full", "d2l"),
 )

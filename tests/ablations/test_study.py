@@ -9,6 +9,8 @@ import pytest
 
 from ablations.protocols import PROTOCOLS
 from ablations.study import Study, Variant, load_study, parse_overrides, study_names
+from nin.data import shape
+from nin.measure import size
 from nin.spec import DataSpec, ModelSpec, TrainSpec
 
 TWO = Study(baseline="a", variants={"a": Variant(), "b": Variant(model={"num_1x1": 0})}, name="two")
@@ -33,7 +35,10 @@ def test_every_study_expands_under_each_of_its_protocols(name: str) -> None:
     study = load_study(name)
     for protocol in study.protocols:
         runs = study.expand(protocol)
-        assert len({run.run_id for run in runs}) == len(runs) == len(study.variants) * PROTOCOLS[protocol].seeds
+        assert len({run.run_id for run in runs}) == len(runs)
+        own = {name for name, variant in study.variants.items() if variant.match is None}
+        assert own <= {run.variant for run in runs} <= set(study.variants)
+        assert {run.seed for run in runs} == set(range(PROTOCOLS[protocol].seeds))
 
 
 def test_every_variants_first_seed_comes_before_any_second() -> None:
@@ -130,6 +135,26 @@ def test_parse_overrides_knows_every_field_of_every_specification() -> None:
             assert parse_overrides([f"{part}.{key}={json.dumps(value) if isinstance(value, bool) else value}"]) == {
                 part: {key: value}
             }
+
+
+@pytest.mark.parametrize("protocol", ["quick", "full", "d2l"])
+@pytest.mark.parametrize("name", study_names())
+def test_controls_match_the_size_they_name_within_1_percent(name: str, protocol: str) -> None:
+    study = load_study(name)
+    if protocol not in study.protocols:
+        return
+    sizes = {run.variant: size(run.model, *shape(run.data)) for run in study.expand(protocol, seeds=1)}
+    for control, variant in study.variants.items():
+        if variant.match and control in sizes:
+            wanted = getattr(sizes[variant.match.variant], variant.match.by)
+            assert getattr(sizes[control], variant.match.by) == pytest.approx(wanted, rel=0.01), control
+
+
+def test_controls_are_not_confirmatory() -> None:
+    roles = {run.variant: run.role for run in load_study("num_1x1").expand("full", seeds=1)}
+    assert roles["2x"] == "baseline"
+    assert roles["0x"] == "confirmatory"
+    assert roles["2x@4x-gflops"] == roles["3x3@2x-params"] == "control"
 
 
 def test_listing_studies_loads_no_torch() -> None:
