@@ -140,8 +140,11 @@ def compare(
     confirmatory: Sequence[str],
     margin: float = 0.003,
     alpha: float = 0.05,
+    checks: bool = True,
 ) -> dict[str, Comparison]:
     """Every variant against the baseline; `samples` are accuracies by variant and seed.
+
+    Without `checks` what no verdict rests on is left out (Dunnett, sign-flip, detectable difference), which is most of the work.
 
     Both families of tests, for a difference and for equivalence, are Holm-corrected over `confirmatory`: among those, the
     probability of any false "better" or "worse" is at most alpha, and so is that of any false "equivalent". Other variants
@@ -158,7 +161,7 @@ def compare(
     family = [name for name in others if name in confirmatory]
     p_holm = dict(zip(family, holm([differences[name][1] for name in family]), strict=True))
     p_same = dict(zip(family, holm([equivalences[name] for name in family]), strict=True))
-    p_dunnett = _dunnett({name: values[name] for name in family}, base)
+    p_dunnett = _dunnett({name: values[name] for name in family}, base) if checks else {}
     comparisons = {}
     for name in others:
         difference, p = differences[name]
@@ -169,21 +172,16 @@ def compare(
             verdict = BETTER if difference.estimate > 0 else WORSE
         else:
             verdict = INCONCLUSIVE
-        shared = [seed for seed in samples[name] if seed in samples[baseline]]
+        num_tests = len(family) if name in family else 1
         comparisons[name] = Comparison(
             difference=difference,
             p=p,
             p_holm=p_holm.get(name, NAN),
             p_dunnett=p_dunnett.get(name, NAN),
-            p_sign_flip=sign_flip([samples[name][seed] - samples[baseline][seed] for seed in shared]),
+            p_sign_flip=sign_flip(_paired(samples[name], samples[baseline])) if checks else NAN,
             p_equivalent=p_equivalent,
             prob_better=prob_better(values[name], base),
-            detectable=detectable_difference(
-                pooled_sd([values[name], base]),
-                min(len(values[name]), len(base)),
-                len(family) if name in family else 1,
-                alpha,
-            ),
+            detectable=_detectable_between(values[name], base, num_tests, alpha) if checks else NAN,
             verdict=verdict,
         )
     return comparisons
@@ -388,6 +386,15 @@ def pareto_front(costs: ArrayLike, values: ArrayLike) -> NDArray[np.bool_]:
     differs = (cost[:, None] < cost) | (value[:, None] > value)
     beaten = (no_worse & differs).any(axis=0)
     return np.asarray(np.isfinite(cost) & np.isfinite(value) & ~beaten, dtype=np.bool_)
+
+
+def _paired(variant: Mapping[int, float], baseline: Mapping[int, float]) -> list[float]:
+    """Differences of equal seeds."""
+    return [value - baseline[seed] for seed, value in variant.items() if seed in baseline]
+
+
+def _detectable_between(x: Array, y: Array, num_comparisons: int, alpha: float) -> float:
+    return detectable_difference(pooled_sd([x, y]), min(len(x), len(y)), max(1, num_comparisons), alpha)
 
 
 def _dunnett(variants: Mapping[str, Array], baseline: Array) -> dict[str, float]:

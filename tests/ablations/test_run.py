@@ -1,0 +1,181 @@
+"""`python -m ablations.run` as a user types it, on the smoke protocol."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+TINY = ["--protocol", "smoke", "--variants", "0x", "--set", "train.epochs=2"]
+
+
+def command(*arguments: str, module: str = "ablations.run") -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
+
+
+def call(*arguments: str, cwd: Path, module: str = "ablations.run", **env: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        command(*arguments, module=module),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **env},
+    )
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, subprocess.CompletedProcess[str]]":
+    """A folder in which a study has been run once."""
+    folder = tmp_path_factory.mktemp("ran")
+    return folder, call("num_1x1", *TINY, cwd=folder)
+
+
+def contents(folder: Path) -> dict[Path, float]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.json")}
+
+
+def test_a_study_ends_with_a_table_and_every_file(ran: "tuple[Path, subprocess.CompletedProcess[str]]") -> None:
+    folder, done = ran
+    assert done.returncode == 0, done.stderr
+    assert "4 runs, 0 done, 4 to do" in done.stdout
+    assert "verdict" in done.stdout
+    place = folder / "results" / "num_1x1" / "smoke"
+    for name in ("report.md", "report.html", "summary.csv", "runs.csv", "curves.csv"):
+        assert (place / name).stat().st_size > 0
+    assert {path.suffix for path in (place / "figures").iterdir()} == {".png", ".svg"}
+    assert (folder / "results" / "mlflow.db").exists()
+    runs = pd.read_csv(place / "runs.csv")
+    assert set(runs["variant"]) == {"0x", "2x"}
+    assert len(list((place / "runs").glob("*.json"))) == len(runs) == 4
+
+
+def test_a_record_says_where_it_comes_from(ran: "tuple[Path, subprocess.CompletedProcess[str]]") -> None:
+    record = json.loads(next((ran[0] / "results/num_1x1/smoke/runs").glob("*.json")).read_text())
+    assert record["run"]["train"]["epochs"] == 2
+    assert record["environment"]["torch"]
+    assert record["environment"]["device"].startswith("cpu")
+    assert len(record["environment"]["commit"].rstrip("+")) in (0, 40)
+    assert len(record["data_checksum"]) == 64
+    assert record["test_examples"] == 200
+
+
+def test_a_second_call_trains_nothing_and_is_quick(ran: "tuple[Path, subprocess.CompletedProcess[str]]") -> None:
+    before = contents(ran[0])
+    started = time.monotonic()
+    done = call("num_1x1", *TINY, cwd=ran[0])
+    assert done.returncode == 0
+    assert "4 runs, 4 done, 0 to do" in done.stdout
+    assert "verdict" in done.stdout
+    assert contents(ran[0]) == before
+    assert time.monotonic() - started < 60  # not a benchmark: a training would not show here, a hang would
+
+
+def test_the_same_run_twice_gives_identical_records(
+    ran: "tuple[Path, subprocess.CompletedProcess[str]]", tmp_path: Path
+) -> None:
+    call("num_1x1", *TINY, "--seeds", "1", "--workers", "1", cwd=tmp_path)
+    done = call(
+        "num_1x1", "--protocol", "smoke", "--against", str(ran[0] / "results"), cwd=tmp_path, module="ablations.report"
+    )
+    assert done.stdout.count("nothing: identical") == 2, done.stdout + done.stderr
+
+
+def test_a_damaged_record_is_one_line_and_is_made_again(ran: "tuple[Path, subprocess.CompletedProcess[str]]") -> None:
+    path = next((ran[0] / "results/num_1x1/smoke/runs").glob("*.json"))
+    whole = path.read_text()
+    path.write_text(whole[:100])
+    done = call("num_1x1", *TINY, cwd=ran[0])
+    assert done.returncode == 0
+    assert [line for line in done.stderr.splitlines() if path.name in line and "is damaged" in line]
+    assert "4 runs, 3 done, 1 to do" in done.stdout
+    assert json.loads(path.read_text())["curve"][-1]["val_loss"] == json.loads(whole)["curve"][-1]["val_loss"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["num_1x"], "nearest is 'num_1x1'"),
+        (["num_1x1", "--protocol", "smok"], "nearest is 'smoke'"),
+        (["num_1x1", "--protocol", "smoke", "--variants", "5x"], "nearest is '"),
+        (["num_1x1", "--protocol", "smoke", "--set", "train.lr=fast"], "must be float"),
+        (["num_1x1", "--protocol", "smoke", "--set", "train.learning_rate=1"], "nearest is 'train.l"),
+        (["num_1x1", "--protocol", "smoke", "--set", "data.name=syntetic"], "nearest is 'synthetic'"),
+        (["num_1x1", "--protocol", "smoke", "--set", "model.head=nni"], "nearest is 'nin'"),
+        (["num_1x1", "--protocol", "smoke", "--set", "model.pooling=maxx"], "nearest is 'max'"),
+        (["num_1x1", "--protocol", "smoke", "--set", "train.optimizer=sdg"], "nearest is 'sgd'"),
+        (["num_1x1", "--protocol", "smoke", "--set", "data.augment=flop"], "nearest is 'flip'"),
+        (["num_1x1", "--protocol", "smoke", "--set", "model.layout=d2l"], "too small"),
+        (["num_1x1", "--protocol", "smoke", "--set", "data.train_examples=5000"], "the data set has 1,200"),
+        (["num_1x1", "--protocol", "smoke", "--seeds", "0"], "must be 1 or more"),
+        (["num_1x1", "--protocol", "smoke", "--workers", "none"], "invalid"),
+        (["num_1x1", "--protocol", "smoke", "--device", "cuda"], "sees no CUDA device"),
+        (["num_1x1", "--protocol", "smoke", "--results", "/proc/nowhere"], "cannot write there"),
+        ([], "name a study"),
+    ],
+)
+def test_a_wrong_request_is_one_line_status_2_and_nothing_written(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    done = call(*arguments, cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_report_on_nothing_says_how_to_make_something(tmp_path: Path) -> None:
+    done = call("num_1x1", cwd=tmp_path, module="ablations.report")
+    assert done.returncode == 2
+    assert "make them with python -m ablations.run num_1x1" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_list_shows_every_study_with_its_question(tmp_path: Path) -> None:
+    done = call("--list", cwd=tmp_path)
+    for name in ("num_1x1", "heads", "pooling"):
+        assert any(line.startswith(name) and line.endswith("?") for line in done.stdout.splitlines())
+
+
+def test_dry_run_shows_sizes_and_time_and_writes_nothing(tmp_path: Path) -> None:
+    done = call("num_1x1", *TINY, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for wanted in ("0x", "baseline", "GFLOP/image", "4 runs to do, about", "points or more (power 80 %"):
+        assert wanted in done.stdout
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_interrupted_study_keeps_what_is_finished_and_goes_on(tmp_path: Path) -> None:
+    arguments = ["num_1x1", "--protocol", "smoke", "--variants", "0x", "--seeds", "3"]
+    driver = subprocess.Popen(
+        command(*arguments), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert driver.stdout is not None
+    for line in driver.stdout:
+        if "finished" in line or "collapsed" in line:
+            driver.send_signal(signal.SIGINT)
+            break
+    _, errors = driver.communicate()
+    assert driver.returncode == 130
+    assert "are finished and kept; the same command goes on" in errors
+    assert "Traceback" not in errors
+    kept = contents(tmp_path)
+    assert 1 <= len(kept) < 6
+    done = call(*arguments, cwd=tmp_path)
+    assert f"6 runs, {len(kept)} done" in done.stdout
+    assert kept.items() <= contents(tmp_path).items()
+    assert len(contents(tmp_path)) == 6
+
+
+def test_mlflow_out_of_reach_costs_one_line_and_no_result(tmp_path: Path) -> None:
+    done = call("num_1x1", *TINY, "--seeds", "1", cwd=tmp_path, MLFLOW_TRACKING_URI="http://user:secret@127.0.0.1:9")
+    assert done.returncode == 0
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: MLflow")]
+    assert len(warnings) == 1
+    assert "secret" not in done.stderr + done.stdout
+    assert len(contents(tmp_path)) == 2
