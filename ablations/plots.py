@@ -19,6 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentF
 
 from ablations import stats
 from ablations.study import Study
+from ablations.summary import each_row
 
 mpl.rcParams["svg.hashsalt"] = "nin-ablations"  # else element ids differ from one drawing to the next
 WIDTH_INCHES = 8.0
@@ -102,7 +103,7 @@ def _accuracy_against(tables: Tables, column: str, label: str) -> Figure:
     table = tables.variants.sort_values(column)
     front = table[stats.pareto_front(table[column], table["test_accuracy_mean"])]
     axes.step(front[column], front["test_accuracy_mean"], where="post", color="grey", linewidth=0.8, zorder=0)
-    for row in tables.variants.itertuples():
+    for row in each_row(tables.variants):
         x, mean = getattr(row, column), row.test_accuracy_mean
         ends = [[mean - row.test_accuracy_low], [row.test_accuracy_high - mean]]
         colour = tables.colour(row.variant)
@@ -140,7 +141,7 @@ def examples_to_target(tables: Tables) -> Figure:
         colour = tables.colour(name)
         axes.plot(runs["examples_to_target"][hit], _spread(y, int(hit.sum())), "o", color=colour, markersize=5)
         axes.plot(runs["examples_seen"][~hit], _spread(y, int((~hit).sum())), "x", color=colour, markersize=6)
-    _variant_rows(axes, tables, [f"{row.hits}/{row.n} hit" for row in tables.variants.itertuples()])
+    _variant_rows(axes, tables, [f"{row.hits}/{row.n} hit" for row in each_row(tables.variants)])
     _images_axis(axes)
     axes.set_xlim(0, tables.runs["examples_seen"].max() * 1.04)
     return figure
@@ -171,7 +172,7 @@ def differences(tables: Tables) -> Figure:
     axes.axvspan(-margin, margin, color="grey", alpha=0.2, linewidth=0)
     axes.axvline(0, color="black", linewidth=0.8)
     notes = []
-    for y, row in enumerate(tables.variants.itertuples()):
+    for y, row in enumerate(each_row(tables.variants)):
         notes.append(row.verdict or "baseline")
         if row.variant == tables.study.baseline or math.isnan(row.difference):
             continue

@@ -100,8 +100,7 @@ def _execute(
     with Display(runs, costs, console) as display:
         try:
             for event in events:
-                display.show(event)
-                match event:
+                match event:  # what has ended is on disk before anything else is done about it
                     case Started():
                         tracker.run_started(event.run)
                     case Progressed():
@@ -113,6 +112,7 @@ def _execute(
                         record = _failed_record(event, sizes[event.run.run_id], device)
                         store.write(record)
                         tracker.run_ended(record)
+                display.show(event)
         finally:
             events.close()  # type: ignore[attr-defined]
 
@@ -131,7 +131,7 @@ def _conclude(
     from ablations.report import print_summary, write_report
 
     records, _ = store.read_all(runs)
-    report = write_report(study, protocol, store, overrides, command)
+    report = write_report(study, protocol, store, overrides, command, anew=False)
     tracker.sync(records.values())
     tracker.add_files(store.folder)
     tracker.close("FINISHED")

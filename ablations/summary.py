@@ -4,8 +4,9 @@ Accuracies are fractions; differences, margins and detectable differences are in
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,11 @@ class Summary:
     ladder: pd.DataFrame
     factors: pd.DataFrame
     over_images: pd.DataFrame
+
+
+def each_row(table: pd.DataFrame) -> Iterator[Any]:
+    """The table's rows, whose columns are attributes (of types that no checker can know)."""
+    return iter(table.itertuples())
 
 
 def summarise(study: Study, protocol: str, records: Sequence[RunRecord]) -> Summary:

@@ -214,7 +214,7 @@ class MlflowTracker(Tracker):
         if parent is None:
             return self._create(f"{self.study.name} {self.protocol}", STUDY, None, {"question": self.study.question})
         self._client.update_run(parent, status="RUNNING")
-        return parent
+        return str(parent)
 
     def _search(self) -> Iterable["LoggedRun"]:
         token = None

@@ -17,9 +17,9 @@ def _import() -> None:
             return lambda function: function
         return register(op, *args, **kwargs)  # type: ignore[arg-type]
 
-    torch.library.register_fake = register_if_there  # type: ignore[assignment]
+    torch.library.register_fake = register_if_there
     try:
-        import torchvision  # noqa: F401
+        import torchvision  # type: ignore[import-untyped]  # noqa: F401
     finally:
         torch.library.register_fake = register
 

@@ -7,12 +7,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 SOCKET_TIMEOUT_SEC = 5
-DOWNLOAD_TIMEOUT_SEC = 300
+FASHION_MNIST_LIMIT_SEC = 120  # 30 MB, for each place that it is fetched from
+TORCHVISION_LIMIT_SEC = 1800  # up to 250 MB
 
 # SHA-256 of the unpacked files. Archives are compressed anew by whoever ships them, so their own sums differ.
 FASHION_MNIST = {
@@ -27,108 +31,164 @@ class DataError(ValueError):
     """A data set is missing or damaged; the message is one line that says what to do."""
 
 
+class _FetchError(Exception):
+    """Something could not be fetched from one place; the message says why."""
+
+
 def data_root() -> Path:
     """Where data sets are kept: $NIN_DATA, else ~/.cache/nin-ablations/data."""
-    return Path(os.environ.get("NIN_DATA") or Path.home() / ".cache" / "nin-ablations" / "data")
+    return Path(os.environ.get("NIN_DATA") or "~/.cache/nin-ablations/data").expanduser()
 
 
-def find_fashion_mnist(root: Path) -> None:
-    """Make sure that the four verified files lie unpacked in root/FashionMNIST/raw, as torchvision wants them.
+def fashion_mnist(root: Path) -> dict[str, bytes]:
+    """The contents of the four files of Fashion-MNIST by their names, unpacked and verified.
 
-    Looks there, then in Debian's folder, then fetches: from torchvision's mirrors, else out of Debian's package.
+    Each is looked for in root/FashionMNIST/raw, where torchvision keeps it, then in Debian's folder, then fetched: from
+    torchvision's mirrors, else out of Debian's package. What was not in the root is left there for the next time.
     Raises DataError if a file is damaged or nowhere to be had; a damaged file is left as it is.
     """
     raw = root / "FashionMNIST" / "raw"
-    if not all(_take(raw, name, [raw, DEBIAN_FOLDER]) for name in FASHION_MNIST):
-        fetched = _fetch_by_torchvision("FashionMNIST", root) or _fetch_from_debian(raw)
-        if not fetched or not all(_take(raw, name, [raw]) for name in FASHION_MNIST):
+    files: dict[str, bytes] = {}
+    for folder in (raw, DEBIAN_FOLDER):
+        for name in FASHION_MNIST.keys() - files.keys():
+            content = _read(folder, name)
+            if content is not None:
+                files[name] = content
+    if files.keys() == FASHION_MNIST.keys():
+        with suppress(OSError):  # a root that cannot be written to costs only time
+            _keep(files, raw)
+        return files
+    with _scratch(root) as scratch:
+        files = _fetch_fashion_mnist(scratch, raw) | files
+        _keep(files, raw)
+    return files
+
+
+def fetch_by_torchvision(dataset: str, root: Path) -> None:
+    """Fetch one of torchvision's data sets, by its class name, into `root`; what is there already stays as it is.
+
+    Raises DataError if it cannot be had.
+    """
+    with _scratch(root) as scratch:
+        try:
+            _download(dataset, scratch, TORCHVISION_LIMIT_SEC)
+        except _FetchError as error:
             raise DataError(
-                f"Fashion-MNIST is not in {raw} nor in {DEBIAN_FOLDER}, and could not be fetched: install Debian's package "
-                f"{DEBIAN_PACKAGE}, or put its four .gz files into {raw} (NIN_DATA names another data root)"
-            )
+                f"{dataset} is not in {root} and could not be fetched ({error}): put it there as torchvision lays it out, "
+                "or name another data root in NIN_DATA"
+            ) from error
+        for path in scratch.iterdir():
+            if path.suffix != ".gz":
+                with suppress(OSError):  # another process was faster
+                    path.rename(root / path.name)
 
 
-def find_with_torchvision(dataset: str, root: Path, present: bool) -> None:
-    """Fetch one of torchvision's data sets by its class name, unless it is `present`. Raises DataError if it cannot be had."""
-    if not present and not _fetch_by_torchvision(dataset, root):
-        raise DataError(
-            f"{dataset} is not in {root} and could not be fetched: put its files there as torchvision lays them out"
-        )
-
-
-def _take(raw: Path, name: str, folders: list[Path]) -> bool:
-    """Whether the file lies verified in `raw`, unpacking it from the first folder that has it."""
-    plain = raw / name
-    if plain.exists():
-        _verify(plain, name, plain.read_bytes())
-        return True
-    for folder in folders:
-        packed = folder / f"{name}.gz"
-        if packed.exists():
-            try:
-                content = gzip.decompress(packed.read_bytes())
-            except (OSError, EOFError) as error:
-                raise DataError(f"{packed} is damaged ({error}): delete it and try again") from error
-            _verify(packed, name, content)
-            _write(plain, content)
-            return True
-    return False
-
-
-def _verify(path: Path, name: str, content: bytes) -> None:
-    if hashlib.sha256(content).hexdigest() != FASHION_MNIST[name]:
-        raise DataError(f"{path} is damaged (its checksum is not that of Fashion-MNIST): delete it and try again")
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all, since several processes may do this at once."""
+def _read(folder: Path, name: str) -> bytes | None:
+    """The verified content of a file of Fashion-MNIST, plain or packed, or None. Raises DataError if it is damaged."""
+    plain, packed = folder / name, folder / f"{name}.gz"
+    path = plain if plain.exists() else packed
+    if not path.exists():
+        return None
+    remedy = f"install {DEBIAN_PACKAGE} again" if folder == DEBIAN_FOLDER else "delete it and try again"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(content)
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(path)
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path == packed else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is damaged ({error}): {remedy}") from error
+    if hashlib.sha256(content).hexdigest() != FASHION_MNIST[name]:
+        raise DataError(f"{path} is damaged (its checksum is not that of Fashion-MNIST): {remedy}")
+    return content
+
+
+def _keep(files: dict[str, bytes], folder: Path) -> None:
+    """Write those that are not there yet, each whole or not at all, since several processes may do this at once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        if not (folder / name).exists():
+            with tempfile.TemporaryDirectory(prefix=".", dir=folder) as temporary:
+                part = Path(temporary) / name
+                part.write_bytes(content)
+                part.replace(folder / name)
+
+
+@contextmanager
+def _scratch(root: Path) -> Iterator[Path]:
+    """A folder inside the data root, so that what is fetched can be moved into place in one step; gone afterwards.
+
+    Raises DataError if the root cannot be written to.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetching-", dir=root) as scratch:
+            yield Path(scratch)
     except OSError as error:
         raise DataError(
-            f"cannot write {path} ({error.strerror}): make it writable, or name another root in NIN_DATA"
+            f"cannot write to {root} ({error.strerror or error}): name another data root in NIN_DATA"
         ) from error
 
 
-def _fetch_by_torchvision(dataset: str, root: Path) -> bool:
-    """Whether torchvision's own download went well. In a process of its own, since looking up a host can hang."""
-    each = "[dict(split='train'), dict(split='test')]" if dataset == "SVHN" else "[dict(train=True), dict(train=False)]"
-    code = (
-        f"import socket; socket.setdefaulttimeout({SOCKET_TIMEOUT_SEC})\n"
-        "from nin._torchvision import datasets; import sys\n"
-        f"for part in {each}: getattr(datasets, sys.argv[1])(sys.argv[2], download=True, **part)"
+def _fetch_fashion_mnist(scratch: Path, raw: Path) -> dict[str, bytes]:
+    reasons = []
+    for place, fetch in (("torchvision's mirrors", _from_mirrors), ("Debian's package", _from_debian)):
+        try:
+            folder = fetch(scratch)
+            files = {name: _read(folder, name) for name in FASHION_MNIST}
+        except (_FetchError, DataError) as error:
+            reasons.append(f"{place}: {error}")
+            continue
+        return {name: content for name, content in files.items() if content is not None}
+    raise DataError(
+        f"Fashion-MNIST is not in {raw} nor in {DEBIAN_FOLDER}, and could not be fetched ({'; '.join(reasons)}): install "
+        f"Debian's package {DEBIAN_PACKAGE}, or put its four .gz files into {raw} (NIN_DATA names another data root)"
     )
-    return _runs([sys.executable, "-c", code, dataset, str(root)], cwd=Path.cwd())
 
 
-def _fetch_from_debian(raw: Path) -> bool:
-    """Whether Debian's package could be had and unpacked into `raw`; needs apt-get and dpkg, but not root."""
+def _from_mirrors(scratch: Path) -> Path:
+    _download("FashionMNIST", scratch, FASHION_MNIST_LIMIT_SEC)
+    return scratch / "FashionMNIST" / "raw"
+
+
+def _from_debian(scratch: Path) -> Path:
+    """The folder that Debian's package holds, unpacked. Needs apt-get and dpkg, but neither root nor up-to-date lists."""
     if not (shutil.which("apt-get") and shutil.which("dpkg")):
-        return False
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        (folder / "lists" / "partial").mkdir(parents=True)
-        own_lists = ["-o", f"Dir::State::Lists={folder / 'lists'}", "-o", f"Dir::Cache={folder}"]
-        downloaded = _runs(["apt-get", "download", DEBIAN_PACKAGE], folder) or (
-            _runs(["apt-get", *own_lists, "update"], folder)
-            and _runs(["apt-get", *own_lists, "download", DEBIAN_PACKAGE], folder)
-        )
-        if not downloaded:
-            return False
-        package = next(folder.glob("*.deb"))
-        if not _runs(["dpkg", "-x", package.name, "unpacked"], folder):
-            return False
-        shipped = [path.parent for path in (folder / "unpacked").rglob("train-images-idx3-ubyte.gz")]
-        return all(_take(raw, name, shipped) for name in FASHION_MNIST)
-
-
-def _runs(command: list[str], cwd: Path) -> bool:
+        raise _FetchError("there is no apt-get here")
+    (scratch / "lists" / "partial").mkdir(parents=True)
+    apt = ["apt-get", "-o", f"Acquire::http::Timeout={SOCKET_TIMEOUT_SEC}", "-o", "Acquire::Retries=0"]
+    own_lists = ["-o", f"Dir::State::Lists={scratch / 'lists'}", "-o", f"Dir::Cache={scratch}"]
+    limit = FASHION_MNIST_LIMIT_SEC
     try:
-        done = subprocess.run(command, cwd=cwd, capture_output=True, timeout=DOWNLOAD_TIMEOUT_SEC, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
+        _run([*apt, "download", DEBIAN_PACKAGE], scratch, limit)
+    except _FetchError:  # the machine's lists are missing or old
+        _run([*apt, *own_lists, "update"], scratch, limit)
+        _run([*apt, *own_lists, "download", DEBIAN_PACKAGE], scratch, limit)
+    for package in scratch.glob("*.deb"):
+        _run(["dpkg", "-x", package.name, "unpacked"], scratch, limit)
+    for path in scratch.glob("unpacked/**/train-images-idx3-ubyte.gz"):
+        return path.parent
+    raise _FetchError("the package does not hold the data set")
+
+
+def _download(dataset: str, folder: Path, limit_sec: int) -> None:
+    """torchvision's own download, in a process of its own: looking up a host can hang whatever a socket's time-out says."""
+    parts = "({'split': 'train'}, {'split': 'test'})" if dataset == "SVHN" else "({'train': True}, {'train': False})"
+    code = (
+        f"import socket, sys; socket.setdefaulttimeout({SOCKET_TIMEOUT_SEC})\n"
+        "from nin._torchvision import datasets\n"
+        f"for part in {parts}: getattr(datasets, sys.argv[1])(sys.argv[2], download=True, **part)"
+    )
+    _run([sys.executable, "-c", code, dataset, str(folder)], Path(__file__).parents[1], limit_sec)
+
+
+def _run(command: list[str], cwd: Path, limit_sec: int) -> None:
+    """Raises _FetchError with the last thing that the command said if it fails or takes longer than `limit_sec`."""
+    try:
+        subprocess.run(
+            command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit_sec, check=True, text=True
+        )
+    except OSError as error:
+        raise _FetchError(f"{command[0]}: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise _FetchError(f"took longer than {limit_sec} s") from error
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.strip().splitlines() or [f"{command[0]} failed"]
+        raise _FetchError(said[-1].strip()) from error

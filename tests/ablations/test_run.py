@@ -104,7 +104,7 @@ def test_a_damaged_record_is_one_line_and_is_made_again(ran: "tuple[Path, subpro
         (["num_1x1", "--protocol", "smok"], "nearest is 'smoke'"),
         (["num_1x1", "--protocol", "smoke", "--variants", "5x"], "nearest is '"),
         (["num_1x1", "--protocol", "smoke", "--set", "train.lr=fast"], "must be float"),
-        (["num_1x1", "--protocol", "smoke", "--set", "train.learning_rate=1"], "nearest is 'train.l"),
+        (["num_1x1", "--protocol", "smoke", "--set", "train.momentun=1"], "nearest is 'train.momentum'"),
         (["num_1x1", "--protocol", "smoke", "--set", "data.name=syntetic"], "nearest is 'synthetic'"),
         (["num_1x1", "--protocol", "smoke", "--set", "model.head=nni"], "nearest is 'nin'"),
         (["num_1x1", "--protocol", "smoke", "--set", "model.pooling=maxx"], "nearest is 'max'"),

@@ -1,0 +1,313 @@
+"""The words and tables of a report, in Markdown: what is claimed, how sure it is, and what it rests on."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from ablations import stats
+from ablations.protocols import PROTOCOLS
+from ablations.records import RunRecord
+from ablations.study import Study
+from ablations.summary import Summary, each_row
+
+
+def first_sentence(study: Study, protocol: str, summary: Summary) -> str:
+    """The answer: which confirmatory variants are better, worse, equivalent, and which the data cannot tell apart."""
+    table = summary.variants
+    base = table[table["variant"] == study.baseline] if len(table) else table
+    others = table[table["role"] == "confirmatory"] if len(table) else table
+    if not len(base) or not len(others):
+        return f"Not answered yet: under `{protocol}` there are no results of both the baseline {study.baseline} and a variant."
+    row = base.iloc[0]
+    interval = interval_text(row.test_accuracy_mean, row.test_accuracy_low, row.test_accuracy_high, 100, " %")
+    start = f"Under `{protocol}`, compared with {study.baseline} (test accuracy {interval}, n = {row.n}): "
+    parts = []
+    for verdict in ("better", "worse", "equivalent"):
+        for other in each_row(others[others["verdict"] == verdict]):
+            size, low, high = other.difference, other.difference_low, other.difference_high
+            if verdict == "worse":
+                size, low, high = -size, -high, -low
+            gap = interval_text(size, low, high, unit=" points")
+            corrected = f"corrected p = {_p(other.p_equivalent if verdict == 'equivalent' else other.p_holm)}"
+            relation = "is equivalent, differing" if verdict == "equivalent" else f"is {verdict}"
+            parts.append(f"**{other.variant} {relation} by {gap}, {corrected}**")
+    undecided = others[others["verdict"] == "inconclusive"]
+    if len(undecided):
+        finds = undecided["detectable"].max()
+        could = (
+            ""
+            if math.isnan(finds)
+            else f" (only differences of about {finds:.1f} points or more would have been found)"
+        )
+        parts.append(f"{_listed(undecided['variant'])} {'is' if len(undecided) == 1 else 'are'} inconclusive{could}")
+    return start + "; ".join(parts) + "."
+
+
+def sections(
+    study: Study,
+    protocol: str,
+    records: Sequence[RunRecord],
+    summary: Summary,
+    figures: Sequence[tuple[str, str]],
+    answer: str,
+    overrides: Sequence[str],
+    damaged: Sequence[str],
+    command: str,
+) -> list[str]:
+    """The report's parts in order, each a heading, a paragraph, a table or a figure; `figures` are names and captions."""
+    target = study.target(protocol)
+    sections = [f"# {study.name}: {study.question}", answer]
+    table = summary.variants
+    if len(table):
+        sections += [
+            _figure_line("differences", figures),
+            "## Accuracy on the test set",
+            _accuracy_table(study, table),
+            _accuracy_notes(study, table),
+            _figure_line("accuracy_against_params", figures),
+            _figure_line("accuracy_against_flops", figures),
+            "## Convergence",
+            f"The target is {target:.0%} validation accuracy, declared before the runs. A run that missed it counts as censored at "
+            "its budget: the median is infinite when fewer than half hit, the restricted mean takes min(time, budget).",
+            _convergence_table(table),
+            _ladder_table(summary),
+            _figure_line("learning_curves", figures),
+            _figure_line("examples_to_target", figures),
+            _figure_line("reached_target", figures),
+            "## Runs that failed to learn",
+            _failure_table(table),
+            "## Generalisation and size",
+            _figure_line("generalization_gap", figures),
+            _figure_line("params_by_part", figures),
+        ]
+        if len(summary.factors):
+            sections += [
+                "## Main effects and interactions",
+                f"Factors: {' and '.join(study.factors)}. Contrasts of cell means (Welch, Satterthwaite), points of test "
+                "accuracy, over those 2 x 2 tables around the baseline of which all four cells were run; exploratory, not corrected.",
+                _difference_table(summary.factors, "effect"),
+            ]
+        if len(summary.over_images):
+            sections += [
+                "## Would another test set change this?",
+                "The same networks, compared over the test images in place of the seeds (seeds averaged). An interval that is as "
+                "wide as the difference says that other images might reverse it.",
+                _difference_table(summary.over_images, "variant"),
+            ]
+    return [*sections, "## What was run", _statement(study, protocol, records, overrides, damaged, command)]
+
+
+def _accuracy_table(study: Study, table: pd.DataFrame) -> str:
+    rows = [
+        {
+            "variant": row.variant,
+            "role": row.role,
+            "n": row.n,
+            "parameters": f"{row.params:,}",
+            "GFLOP": f"{row.gflops:.4f}",
+            "test accuracy, %": interval_text(
+                row.test_accuracy_mean, row.test_accuracy_low, row.test_accuracy_high, 100
+            ),
+            "difference, points": "" if row.role == "baseline" else difference_text(row),
+            "p (Holm)": _p(row.p_holm) if row.role == "confirmatory" else _raw_p(row.p, row.role),
+            "P(better)": "" if math.isnan(row.prob_better) else f"{row.prob_better:.2f}",
+            "verdict": row.verdict,
+        }
+        for row in each_row(table)
+    ]
+    return _markdown(rows)
+
+
+def _accuracy_notes(study: Study, table: pd.DataFrame) -> str:
+    lines = [
+        "Intervals are 95 % (Student's t for means, Welch's t for differences). The pre-declared comparisons are each confirmatory "
+        "variant with the baseline, Welch's test corrected by Holm; controls and exploratory variants show their raw p in brackets, "
+        f"and no claim rests on them. *Equivalent* means that two one-sided tests place the difference within {100 * study.margin:g} "
+        "points.",
+    ]
+    checks = []
+    for row in each_row(table[table["role"] == "confirmatory"]):
+        known = [
+            f"{name} p = {_p(p)}"
+            for name, p in (("Dunnett", row.p_dunnett), ("sign-flip", row.p_sign_flip))
+            if not math.isnan(p)
+        ]
+        if known:
+            checks.append(f"{row.variant}: {', '.join(known)}")
+    if checks:
+        lines.append("Checks by other tests: " + "; ".join(checks) + ".")
+    detectable = table[table["role"] == "confirmatory"]["detectable"].dropna()
+    if len(detectable):
+        lines.append(
+            f"At the spread seen, differences of {detectable.min():.2f} to {detectable.max():.2f} points, depending on the variant, "
+            "would have been found with a power of 80 %. A smaller one that was not found is undecided, not absent."
+        )
+    return "\n\n".join(lines)
+
+
+def _convergence_table(table: pd.DataFrame) -> str:
+    rows = [
+        {
+            "variant": row.variant,
+            "hits": f"{row.hits}/{row.n}",
+            "images, median": _count(row.examples_to_target_median),
+            "images, restricted mean": _count(row.examples_to_target_restricted_mean),
+            "training TFLOP, median": _number(row.tflops_to_target_median),
+            "seconds, median": _number(row.seconds_to_target_median),
+            "p (log-rank, Holm)": _p(row.p_logrank_holm),
+            "mean height of curve, %": f"{100 * row.area_under_curve_mean:.1f}",
+            "images to 99 % of own final": _count(row.examples_to_99_percent_of_final_median),
+        }
+        for row in each_row(table)
+    ]
+    return _markdown(rows)
+
+
+def _ladder_table(summary: Summary) -> str:
+    wide = summary.ladder.pivot_table(index="variant", columns="target", values="hits", aggfunc="first", sort=False)
+    rows = [
+        {"variant": str(name)} | {f"hits at {float(str(target)):.0%}": hits for target, hits in row.items()}
+        for name, row in wide.iterrows()
+    ]
+    return _markdown(rows)
+
+
+def _failure_table(table: pd.DataFrame) -> str:
+    rows = []
+    for row in each_row(table):
+        failed = stats.wilson(row.collapsed + row.diverged, row.n)
+        rows.append(
+            {
+                "variant": row.variant,
+                "runs": row.n,
+                "collapsed": row.collapsed,
+                "diverged": row.diverged,
+                "share of both, % (Wilson 95 %)": interval_text(failed.estimate, failed.low, failed.high, 100),
+                "runs with dead classes": row.runs_with_dead_classes,
+                "dead classes, mean": f"{row.dead_classes_mean:.1f}",
+            }
+        )
+    return (
+        _markdown(rows) + "\n\n*Collapsed*: validation accuracy never left chance. *Diverged*: a loss was not finite. "
+        "*Dead*: never predicted on the test set. All of these runs are in the means above."
+    )
+
+
+def _difference_table(table: pd.DataFrame, label: str) -> str:
+    rows = [
+        {
+            label: getattr(row, label),
+            "difference, points": difference_text(row),
+            "p": _p(row.p),
+        }
+        for row in each_row(table)
+    ]
+    return _markdown(rows)
+
+
+def _statement(
+    study: Study,
+    protocol: str,
+    records: Sequence[RunRecord],
+    overrides: Sequence[str],
+    damaged: Sequence[str],
+    command: str,
+) -> str:
+    """The facts under which the numbers hold."""
+    settings = PROTOCOLS[protocol]
+    run = next((r.run for r in records if r.run.variant == study.baseline), records[0].run)
+    train, data = run.train, run.data
+    seeds = sorted({record.run.seed for record in records})
+    validation = (
+        f"the test set, watched {train.evals_per_epoch} times an epoch"
+        if data.val_examples == 0
+        else f"{data.val_examples:,} images set aside from the training set (split {data.split!r})"
+    )
+    facts = [
+        f"Protocol `{protocol}`: {settings.purpose}. {settings.note}".strip(),
+        f"Seeds {_listed(seeds)}, the same for every variant. Variants: {len({r.run.variant for r in records})} of "
+        f"{len(study.variants)}.",
+        f"Budget: {train.epochs} epochs, {max(r.examples_seen for r in records):,} training images; batch {train.batch_size}; "
+        f"{train.optimizer}, lr {train.lr:g}, momentum {train.momentum:g}, weight decay {train.weight_decay:g}, schedule "
+        f"{train.schedule}, {train.precision}; weights {run.model.init}.",
+        "Parameters of training are fixed, the same for all variants; none was tuned for any of them"
+        + (f"; changed from the protocol by {', '.join(f'`--set {o}`' for o in overrides)}." if overrides else "."),
+        f"Data: {data.name}, checksum {_listed({r.data_checksum[:12] for r in records if r.data_checksum})}. Train accuracy is on "
+        f"training images, in evaluation mode after the last step. Validation accuracy (targets, curves) is on {validation}. Test "
+        "accuracy is on the test set, read once after the last step.",
+        f"Device: {_listed({r.environment.get('device', '') for r in records})}. Versions: "
+        f"{_listed({_versions(r) for r in records})}.",
+        f"Commit: {_listed({r.environment.get('commit') or 'unknown' for r in records})}.",
+        f"Wall time: {sum(r.wall_seconds for r in records if r.is_result) / 60:.1f} minutes summed over runs, "
+        f"{sum(r.train_seconds for r in records if r.is_result) / 60:.1f} of them training.",
+    ]
+    if command:
+        facts.append(f"Command: `{command}`")
+    facts += [f"Failed: {record.run.label}: {record.error}" for record in records if not record.is_result]
+    lacking = [
+        name
+        for name in study.variants
+        if len({r.run.seed for r in records if r.is_result and r.run.variant == name}) < len(seeds)
+    ]
+    if lacking:
+        facts.append(f"Incomplete: {_listed(lacking)} lack results for some seeds.")
+    return "\n".join(f"- {fact}" for fact in [*facts, *damaged])
+
+
+def _versions(record: RunRecord) -> str:
+    kept = ("python", "torch", "cuda", "threads")
+    return ", ".join(f"{key} {record.environment[key]}" for key in kept if record.environment.get(key))
+
+
+def _figure_line(name: str, figures: Sequence[tuple[str, str]]) -> str:
+    caption = dict(figures)[name]
+    return f"![{caption}](figures/{name}.png)\n\n*{caption}*"
+
+
+def _markdown(rows: Sequence[dict[str, object]]) -> str:
+    return str(tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True))
+
+
+def interval_text(estimate: float, low: float, high: float, scale: float = 1, unit: str = "", digits: int = 2) -> str:
+    """For example "80.12 % (78.00 to 82.24)"; without ends where there are none."""
+    if math.isnan(estimate):
+        return "–"
+    if math.isnan(low):
+        return f"{scale * estimate:.{digits}f}{unit}"
+    return f"{scale * estimate:.{digits}f}{unit} ({scale * low:.{digits}f} to {scale * high:.{digits}f})"
+
+
+def difference_text(row: Any) -> str:
+    """A row's difference in points with its interval, such as "+4.62 (+2.43 to +6.80)"."""
+    if math.isnan(row.difference):
+        return "–"
+    ends = "" if math.isnan(row.difference_low) else f" ({row.difference_low:+.2f} to {row.difference_high:+.2f})"
+    return f"{row.difference:+.2f}{ends}"
+
+
+def _p(p: float) -> str:
+    if math.isnan(p):
+        return "–"
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def _raw_p(p: float, role: str) -> str:
+    return "" if role == "baseline" else f"[{_p(p)}]"
+
+
+def _count(value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return "∞" if math.isinf(value) else f"{value:,.0f}"
+
+
+def _number(value: float) -> str:
+    return _count(value) if not math.isfinite(value) else f"{value:.3g}"
+
+
+def _listed(items: Iterable[object]) -> str:
+    words = [str(item) for item in (sorted(items, key=str) if isinstance(items, set) else items)]
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1] if words else "none"
