@@ -31,7 +31,8 @@ def first_sentence(study: Study, protocol: str, summary: Summary) -> str:
             if verdict == "worse":
                 size, low, high = -size, -high, -low
             gap = interval_text(size, low, high, unit=" points")
-            corrected = f"corrected p = {_p(other.p_equivalent if verdict == 'equivalent' else other.p_holm)}"
+            p = _p(other.p_equivalent if verdict == "equivalent" else other.p_holm)
+            corrected = f"corrected p {p if p.startswith('<') else '= ' + p}"
             relation = "is equivalent, differing" if verdict == "equivalent" else f"is {verdict}"
             parts.append(f"**{other.variant} {relation} by {gap}, {corrected}**")
     undecided = others[others["verdict"] == "inconclusive"]
@@ -71,7 +72,8 @@ def sections(
             _figure_line("accuracy_against_flops", figures),
             "## Convergence",
             f"The target is {target:.0%} validation accuracy, declared before the runs. A run that missed it counts as censored at "
-            "its budget: the median is infinite when fewer than half hit, the restricted mean takes min(time, budget).",
+            "its budget: the median is infinite when fewer than half hit, the restricted mean takes min(time, budget). The log-rank "
+            "test is too ready to find differences between groups of fewer than about 10 runs: a hint there, not a claim.",
             _convergence_table(table),
             _ladder_table(summary),
             _figure_line("learning_curves", figures),
@@ -263,8 +265,8 @@ def _versions(record: RunRecord) -> str:
 
 
 def _figure_line(name: str, figures: Sequence[tuple[str, str]]) -> str:
-    caption = dict(figures)[name]
-    return f"![{caption}](figures/{name}.png)\n\n*{caption}*"
+    caption = dict(figures).get(name)
+    return f"![{caption}](figures/{name}.png)\n\n*{caption}*" if caption else ""
 
 
 def _markdown(rows: Sequence[dict[str, object]]) -> str:

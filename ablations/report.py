@@ -97,7 +97,8 @@ def write_report(
         for name, draw in FIGURES.items():
             save(draw(tables), store.folder / "figures" / name)
             figures.append((name, (draw.__doc__ or "").strip()))
-    text = "\n\n".join(sections(study, protocol, records, summary, figures, answer, overrides, damaged, command))
+    parts = sections(study, protocol, records, summary, figures, answer, overrides, damaged, command)
+    text = "\n\n".join(part for part in parts if part)
     write_atomically(store.folder / "report.md", text + "\n")
     write_atomically(store.folder / "report.html", _html(study, text, store.folder))
     write_atomically(inputs, made_from)

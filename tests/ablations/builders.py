@@ -30,7 +30,7 @@ def record_of(run: Run, status: str = "finished", test_accuracy: float = 0.8, **
         )
         for k in range(1, 5)
     ]
-    correct = np.arange(NUM_TEST) < round(test_accuracy * NUM_TEST)
+    correct = np.arange(NUM_TEST) < test_accuracy * NUM_TEST - 0.5
     record = RunRecord(
         run=run,
         run_id=run.run_id,

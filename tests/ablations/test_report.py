@@ -1,0 +1,298 @@
+"""What a study says follows from its records, claims nothing that they do not carry, and can be made again from them."""
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from builders import record_of
+from scipy import stats as scipy_stats
+
+from ablations.plots import FIGURES
+from ablations.records import RunRecord, Store
+from ablations.report import main, write_report
+from ablations.study import Run, load_study
+
+NUM_1X1 = load_study("num_1x1")
+OWN = ["0x", "1x", "3x", "4x"]
+SUMMARY_COLUMNS = {
+    *("variant", "role", "n", "params", "gflops", "test_accuracy_mean", "test_accuracy_low", "test_accuracy_high"),
+    *("difference", "difference_low", "difference_high", "p_holm", "prob_better", "verdict", "hits"),
+    *("examples_to_target_median", "examples_to_target_restricted_mean", "p_logrank_holm", "collapsed", "diverged"),
+    "generalization_gap_mean",
+}
+
+
+def filled(results: Path, record: Callable[[Run], RunRecord], seeds: int = 3, study: str = "num_1x1") -> Store:
+    """A store with a record of every run of a study under `smoke`."""
+    store = Store(results, study, "smoke")
+    for run in load_study(study).expand("smoke", seeds):
+        store.write(record(run))
+    return store
+
+
+def accuracy(run: Run) -> float:
+    """A plausible test accuracy: rises with the number of 1x1s, with noise that the seed decides."""
+    noise = np.random.default_rng([run.seed, run.model.num_1x1]).normal(0, 0.004)
+    return float(0.80 + 0.03 * run.model.num_1x1 + noise)
+
+
+def plain(run: Run) -> RunRecord:
+    return record_of(run, test_accuracy=accuracy(run))
+
+
+def text_of(store: Store) -> str:
+    return (store.folder / "report.md").read_text()
+
+
+def first_paragraph(store: Store) -> str:
+    return text_of(store).split("\n\n")[1]
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without figures, which take most of a report's time."""
+    monkeypatch.setattr("ablations.plots.FIGURES", {})
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = filled(tmp_path_factory.mktemp("results"), plain, seeds=5)
+    write_report(NUM_1X1, "smoke", store, command="python -m ablations.run num_1x1")
+    return store
+
+
+def test_summary_has_a_row_per_variant_in_the_promised_columns(written: Store) -> None:
+    summary = pd.read_csv(written.folder / "summary.csv")
+    assert set(summary.columns) >= SUMMARY_COLUMNS
+    assert summary["variant"].is_unique
+    assert summary.set_index("variant")["role"][["2x", "4x"]].tolist() == ["baseline", "confirmatory"]
+
+
+def test_summarys_numbers_are_those_of_the_runs(written: Store) -> None:
+    summary = pd.read_csv(written.folder / "summary.csv").set_index("variant")
+    runs = pd.read_csv(written.folder / "runs.csv").set_index("variant")["test_accuracy"]
+    welch = {name: scipy_stats.ttest_ind(runs[name], runs["2x"], equal_var=False) for name in OWN}
+    smallest = min(result.pvalue for result in welch.values())
+    for name in OWN:
+        row = summary.loc[name]
+        assert row["test_accuracy_mean"] == pytest.approx(runs[name].mean())
+        assert row["difference"] == pytest.approx(100 * (runs[name].mean() - runs["2x"].mean()))
+        interval = welch[name].confidence_interval()
+        assert (row["difference_low"], row["difference_high"]) == pytest.approx(
+            (100 * interval.low, 100 * interval.high)
+        )
+        assert row["p_holm"] >= welch[name].pvalue
+    assert summary.loc[OWN, "p_holm"].min() == pytest.approx(4 * smallest)
+
+
+def test_controls_are_compared_but_not_corrected_for(written: Store) -> None:
+    summary = pd.read_csv(written.folder / "summary.csv").set_index("variant")
+    controls = summary[summary["role"] == "control"]
+    assert len(controls) > 0
+    assert controls["p_holm"].isna().all()
+    assert controls["difference"].notna().all()
+
+
+def test_the_first_sentence_answers_with_numbers_and_certainty(written: Store) -> None:
+    answer = first_paragraph(written)
+    assert "compared with 2x (test accuracy" in answer
+    assert "n = 5" in answer
+    assert re.search(r"4x is better by \d+\.\d\d points \(\d+\.\d\d to \d+\.\d\d\), corrected p (= 0\.|< 0)\d*", answer)
+    assert re.search(r"0x is worse by \d+\.\d\d points \(\d+\.\d\d to \d+\.\d\d\)", answer)
+
+
+def test_the_report_states_what_it_rests_on(written: Store) -> None:
+    text = text_of(written)
+    for wanted in (
+        *("Seeds 0, 1, 2, 3 and 4", "3 epochs", "adamw, lr 0.005", "schedule one-cycle", "none was tuned"),
+        *("Validation accuracy (targets, curves) is on 200 images", "read once after the last step", "cpu (test)"),
+        *("Wall time", "Command: `python -m ablations.run num_1x1`", "declared before the runs", "power of 80 %"),
+    ):
+        assert wanted in text, wanted
+
+
+def test_html_is_one_file_that_fetches_nothing(written: Store) -> None:
+    page = (written.folder / "report.html").read_text()
+    assert page.count('src="data:image/png;base64,') == len(FIGURES)
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "<table>" in page
+
+
+def test_every_figure_is_drawn_as_png_and_svg(written: Store) -> None:
+    files = {path.name for path in (written.folder / "figures").iterdir()}
+    assert files == {f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")}
+
+
+def test_the_same_records_make_the_same_files(written: Store, tmp_path: Path) -> None:
+    again = filled(tmp_path, plain, seeds=5)
+    write_report(NUM_1X1, "smoke", again, command="python -m ablations.run num_1x1")
+    ours = {path.relative_to(written.folder): path.read_bytes() for path in written.folder.rglob("*") if path.is_file()}
+    theirs = {path.relative_to(again.folder): path.read_bytes() for path in again.folder.rglob("*") if path.is_file()}
+    assert ours.keys() == theirs.keys()
+    assert [str(name) for name in ours if ours[name] != theirs[name]] == []
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_report_that_is_up_to_date_is_left_alone(tmp_path: Path) -> None:
+    store = filled(tmp_path, plain, seeds=1)
+    write_report(NUM_1X1, "smoke", store)
+    (store.folder / "report.md").write_text("mine")
+    write_report(NUM_1X1, "smoke", store, anew=False)
+    assert text_of(store) == "mine"
+    store.write(plain(NUM_1X1.expand("smoke", 2)[-1]))
+    write_report(NUM_1X1, "smoke", store, anew=False)
+    assert text_of(store) != "mine"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_runs_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
+    store = filled(tmp_path, plain, seeds=2)
+    for run in NUM_1X1.expand("smoke", 2, overrides=["train.lr=0.5"]):
+        store.write(record_of(run, test_accuracy=0.1))
+    report = write_report(NUM_1X1, "smoke", store)
+    assert report.summary.variants["n"].max() == 2
+    assert report.summary.variants["test_accuracy_mean"].min() > 0.7
+    other = write_report(NUM_1X1, "smoke", store, overrides=["train.lr=0.5"])
+    assert other.summary.variants["test_accuracy_mean"].max() < 0.2
+    assert "`--set train.lr=0.5`" in text_of(store)
+
+
+# --- where there is too little, or it went wrong
+
+
+def claims_nothing(store: Store) -> None:
+    answer = first_paragraph(store)
+    assert "better by" not in answer
+    assert "worse by" not in answer
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_runs_without_variance_decide_nothing(tmp_path: Path, seeds: int) -> None:
+    store = filled(tmp_path, lambda run: record_of(run, test_accuracy=0.5 + 0.1 * run.model.num_1x1), seeds)
+    report = write_report(NUM_1X1, "smoke", store)
+    claims_nothing(store)
+    assert set(report.summary.variants.set_index("variant")["verdict"][OWN]) == {"inconclusive"}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_misses_are_shown_as_misses(tmp_path: Path) -> None:
+    def some_miss(run: Run) -> RunRecord:
+        return record_of(run, test_accuracy=0.3 if run.variant == "4x" else 0.8)
+
+    store = filled(tmp_path, some_miss)
+    summary = write_report(NUM_1X1, "smoke", store).summary.variants.set_index("variant")
+    assert (summary.loc["4x", "hits"], summary.loc["2x", "hits"]) == (0, 3)
+    assert math.isinf(summary.loc["4x", "examples_to_target_median"])
+    assert summary.loc["4x", "examples_to_target_restricted_mean"] == 1024
+    row = next(line for line in text_of(store).splitlines() if line.startswith("| 4x ") and "0/3" in line)
+    assert "∞" in row
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_every_seed_of_every_variant_may_miss(tmp_path: Path) -> None:
+    store = filled(tmp_path, lambda run: record_of(run, test_accuracy=0.1 + 0.001 * run.seed))
+    summary = write_report(NUM_1X1, "smoke", store).summary.variants
+    assert (summary["hits"] == 0).all()
+    assert summary["p_logrank_holm"].isna().all()
+    claims_nothing(store)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_collapsed_and_diverged_runs_are_counted_and_kept_in_the_mean(tmp_path: Path) -> None:
+    def bad(run: Run) -> RunRecord:
+        if (run.variant, run.seed) == ("0x", 0):
+            return record_of(run, status="collapsed", test_accuracy=0.1, dead_classes=9)
+        if (run.variant, run.seed) == ("0x", 1):
+            return record_of(run, status="diverged", test_accuracy=0.1, test_loss=math.nan)
+        return plain(run)
+
+    store = filled(tmp_path, bad)
+    row = write_report(NUM_1X1, "smoke", store).summary.variants.set_index("variant").loc["0x"]
+    assert (row["collapsed"], row["diverged"], row["n"]) == (1, 1, 3)
+    assert row["test_accuracy_mean"] < 0.4
+    assert "66.67 (20.77 to 93.85)" in text_of(store)  # Wilson's interval of 2 in 3
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_failed_runs_are_named_with_their_cause_and_not_in_the_numbers(tmp_path: Path) -> None:
+    def one_fails(run: Run) -> RunRecord:
+        if (run.variant, run.seed) == ("4x", 2):
+            return record_of(
+                run, status="failed", error="its worker was ended by SIGKILL", test_accuracy=math.nan, curve=[]
+            )
+        return plain(run)
+
+    store = filled(tmp_path, one_fails)
+    summary = write_report(NUM_1X1, "smoke", store).summary.variants.set_index("variant")
+    assert summary.loc["4x", "n"] == 2
+    assert "Failed: 4x seed 2: its worker was ended by SIGKILL" in text_of(store)
+    assert re.search(r"Incomplete: 4x .*lack results for some seeds", text_of(store))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_without_a_single_result_a_report_says_so(tmp_path: Path) -> None:
+    store = filled(tmp_path, lambda run: record_of(run, status="failed", error="no", test_accuracy=math.nan, curve=[]))
+    write_report(NUM_1X1, "smoke", store)
+    assert "Not answered yet" in first_paragraph(store)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_without_the_baseline_nothing_is_compared(tmp_path: Path) -> None:
+    store = Store(tmp_path, "num_1x1", "smoke")
+    for run in NUM_1X1.expand("smoke", 2):
+        if run.variant != "2x":
+            store.write(plain(run))
+    write_report(NUM_1X1, "smoke", store)
+    assert "Not answered yet" in first_paragraph(store)
+
+
+# --- two factors
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_main_effects_and_interactions_are_contrasts_of_cells(tmp_path: Path) -> None:
+    cells = {("nin", "nin"): 0.90, ("nin", "alexnet"): 0.88, ("alexnet", "nin"): 0.80, ("alexnet", "alexnet"): 0.70}
+
+    def cell(run: Run) -> RunRecord:
+        mean = cells.get((run.model.trunk, run.model.head), 0.5)
+        return record_of(run, test_accuracy=mean + 0.002 * run.seed)
+
+    store = filled(tmp_path, cell, study="heads")
+    factors = write_report(load_study("heads"), "smoke", store).summary.factors.set_index("effect")["difference"]
+    assert factors["interaction of trunk alexnet and head alexnet"] == pytest.approx(
+        100 * ((0.70 - 0.80) - (0.88 - 0.90))
+    )
+    trunk = next(
+        value for effect, value in factors.items() if str(effect).startswith("trunk alexnet instead of trunk nin")
+    )
+    assert trunk == pytest.approx(100 * ((0.80 + 0.70) / 2 - (0.90 + 0.88) / 2))
+    assert "Main effects and interactions" in text_of(store)
+
+
+# --- two folders
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_two_folders_are_compared_run_by_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    filled(tmp_path / "a", plain, seeds=1)
+    theirs = filled(tmp_path / "b", plain, seeds=1)
+    first, second, third = NUM_1X1.expand("smoke", 1)[:3]
+    theirs.write(record_of(first, test_accuracy=0.123))
+    (theirs.runs_folder / f"{second.run_id}.json").unlink()
+    changed = next(
+        run for run in NUM_1X1.expand("smoke", 1, overrides=["train.lr=0.5"]) if run.variant == second.variant
+    )
+    theirs.write(plain(changed))
+    (theirs.runs_folder / f"{third.run_id}.json").unlink()
+    arguments = ["num_1x1", "--protocol", "smoke", "--results", str(tmp_path / "a"), "--against", str(tmp_path / "b")]
+    assert main(arguments) == 0
+    lines = {line.split("│")[1].strip(): line for line in capsys.readouterr().out.splitlines() if line.startswith("│")}
+    assert "test_accuracy" in lines[first.label]
+    assert "train.lr 0.005 / 0.5" in lines[second.label]
+    assert "only here" in lines[third.label]
+    assert "nothing: identical" in lines["4x seed 0"]
