@@ -43,12 +43,20 @@ QUICK = Protocol(
     model=ModelSpec(layout="small", width=0.25, hidden=1024, init="kaiming", class_block="wide"),
     data=DataSpec(name="fashion-mnist", train_examples=10_000, val_examples=2_000),
     train=TrainSpec(
-        epochs=4, batch_size=32, lr=0.02, momentum=0.9, schedule="one-cycle", precision="bf16", evals_per_epoch=3
+        epochs=4,
+        batch_size=32,
+        lr=0.02,
+        last_lr_factor=0.1,
+        momentum=0.9,
+        schedule="one-cycle",
+        precision="bf16",
+        evals_per_epoch=3,
     ),
     seeds=3,
     target=0.75,
     assumed_sd=0.011,  # six seeds of the baseline gave 0.011
-    note="The class block is wide, as its authors have it: the textbook's narrow one loses classes in some seeds here.",
+    note="The class block is wide and its last layer learns at a tenth of the rate, as its authors have it: with the textbook's "
+    "narrow block or the full rate some seeds lose classes.",
 )
 
 FULL = Protocol(
@@ -57,7 +65,14 @@ FULL = Protocol(
     model=ModelSpec(layout="small", init="kaiming", class_block="wide"),
     data=DataSpec(name="fashion-mnist", augment="flip"),
     train=TrainSpec(
-        epochs=30, lr=0.03, momentum=0.9, weight_decay=5e-4, schedule="one-cycle", precision="bf16", evals_per_epoch=2
+        epochs=30,
+        lr=0.03,
+        last_lr_factor=0.1,
+        momentum=0.9,
+        weight_decay=5e-4,
+        schedule="one-cycle",
+        precision="bf16",
+        evals_per_epoch=2,
     ),
     seeds=10,
     target=0.90,

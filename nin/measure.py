@@ -224,7 +224,7 @@ def _changes(overrides: Sequence[str]) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_intermixed_args(argv)
     if arguments.num_classes < 1:
         raise ValueError(f"--num-classes {arguments.num_classes}: must be 1 or more")
     if not arguments.networks and not arguments.compare:

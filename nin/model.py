@@ -36,7 +36,8 @@ class Network(nn.Module):
 def build_model(spec: ModelSpec, in_shape: Shape, num_classes: int, seed: int = 0) -> Network:
     """The network of `spec` for images of in_shape = (C, H, W), on the current default device.
 
-    Weights come from the stream "weights" of `seed`; the caller's random state is left as it was.
+    Weights of trunk and head come from a stream each of `seed`, so a trunk is the same under every head; the caller's random
+    state is left as it was.
     Raises ValueError for an unknown name in `spec`, or if the images are too small for the trunk.
     """
     init = choose(INITS, spec.init, "init")
@@ -44,11 +45,16 @@ def build_model(spec: ModelSpec, in_shape: Shape, num_classes: int, seed: int = 
     head = choose(HEADS, spec.head, "head")
     feature_shape = _feature_shape(spec, in_shape)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(seed, "weights"))
-        network = Network(trunk(in_shape[0], spec), head(feature_shape, num_classes, spec))
-        for layer in weight_layers(network):
-            init(layer.weight)
-    return network
+        torch.manual_seed(stream(seed, "trunk weights"))
+        features = _initialised(trunk(in_shape[0], spec), init)
+        torch.manual_seed(stream(seed, "head weights"))
+        return Network(features, _initialised(head(feature_shape, num_classes, spec), init))
+
+
+def _initialised(module: nn.Module, init: Callable[[Tensor], Tensor]) -> nn.Module:
+    for layer in weight_layers(module):
+        init(layer.weight)
+    return module
 
 
 def predict(network: nn.Module, x_NCHW: Tensor) -> Tensor:

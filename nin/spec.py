@@ -127,7 +127,7 @@ class TrainSpec:
 def stream(seed: int, name: str) -> int:
     """The 63-bit seed of one named random stream of a run.
 
-    Streams ("weights", "order", "dropout", "augment") are independent, so that a variant that draws more numbers from one
+    Streams ("trunk weights", "order-3", "dropout", ...) are independent, so that a variant that draws more numbers from one
     of them sees the same numbers as every other variant in the rest.
     """
     return int.from_bytes(hashlib.sha256(f"{name}:{seed}".encode()).digest()[:8]) >> 1
