@@ -82,7 +82,7 @@ def _feature_shape(spec: ModelSpec, in_shape: Shape) -> Shape:
             height, width = in_shape[1:]
             raise ValueError(
                 f"images of {height}x{width} px are too small for trunk {spec.trunk!r} in layout {spec.layout!r}: "
-                "choose layout 'small' or a larger data.image_size"
+                "choose larger images (data.image_size), or another layout"
             ) from error
     channels, height, width = features.shape[1:]
     return channels, height, width

@@ -7,6 +7,7 @@ says which one is nearest.
 
 import difflib
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -20,7 +21,7 @@ TRAINER_VERSION = 1  # part of every run's identity; raised when the same specif
 class ModelSpec:
     """A network: a trunk (features) and a head (logits). Every field is meaningful for every trunk and head, or ignored.
 
-    trunk, layout  which feature extractor, and which published geometry of it (`nin.trunks.TRUNKS`, `nin.trunks.LAYOUTS`)
+    trunk, layout  which feature extractor, and which published geometry of it (`nin.trunks.TRUNKS`, `nin.trunks.NIN_LAYOUTS`)
     head, pooling  which classifier (`nin.heads.HEADS`) and, where it has one, which global pooling (`nin.pooling.POOLINGS`)
     num_1x1        1x1 convolutions after each spatial convolution of a NiN trunk and of the class block
     inner_kernel   size of those "1x1" convolutions; 3 is the depth-matched control, no NiN any more
@@ -47,10 +48,10 @@ class ModelSpec:
     init: str = "xavier"
 
     def __post_init__(self) -> None:
-        _require(self.num_1x1 >= 0, "num_1x1", self.num_1x1, "0 or more")
+        _require(0 <= self.num_1x1 <= 64, "num_1x1", self.num_1x1, "0 or more and at most 64")
         _require(self.inner_kernel in (1, 3, 5), "inner_kernel", self.inner_kernel, "1, 3 or 5")
-        _require(self.width > 0, "width", self.width, "greater than 0")
-        _require(self.hidden >= 1, "hidden", self.hidden, "1 or more")
+        _require(0 < self.width <= 64, "width", self.width, "greater than 0 and at most 64")
+        _require(1 <= self.hidden <= 2**24, "hidden", self.hidden, "between 1 and 2^24")
         _require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
         _require(self.class_block in ("narrow", "wide"), "class_block", self.class_block, "'narrow' or 'wide'")
 
@@ -116,10 +117,10 @@ class TrainSpec:
     def __post_init__(self) -> None:
         for field in ("epochs", "batch_size", "evals_per_epoch"):
             _require(getattr(self, field) >= 1, field, getattr(self, field), "1 or more")
-        _require(self.lr > 0, "lr", self.lr, "greater than 0")
-        _require(self.last_lr_factor > 0, "last_lr_factor", self.last_lr_factor, "greater than 0")
+        _require(0 < self.lr < math.inf, "lr", self.lr, "greater than 0 and finite")
+        _require(0 < self.last_lr_factor < math.inf, "last_lr_factor", self.last_lr_factor, "greater than 0 and finite")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
-        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "0 or more and finite")
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "at least 0 and below 1")
         _require(self.precision in ("float32", "bf16"), "precision", self.precision, "'float32' or 'bf16'")
 
@@ -134,8 +135,9 @@ def stream(seed: int, name: str) -> int:
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """The valid name most like `name`, by difflib's ratio of matching characters."""
-    return difflib.get_close_matches(name, list(valid), n=1, cutoff=0.0)[0]
+    """The valid name most like `name`, by difflib's ratio of matching characters, whatever their case."""
+    by_lower_case = {other.lower(): other for other in valid}
+    return by_lower_case[difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.0)[0]]
 
 
 def choose(registry: Mapping[str, T], name: str, kind: str) -> T:

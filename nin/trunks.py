@@ -62,7 +62,7 @@ def scaled(channels: int, width: float) -> int:
 
 def nin_trunk(in_channels: int, spec: ModelSpec) -> nn.Sequential:
     """The blocks of NiN before the class block, each with `spec.num_1x1` 1x1 convolutions."""
-    layout = choose(NIN_LAYOUTS, spec.layout, "layout of trunk 'nin'")
+    layout = choose(NIN_LAYOUTS, spec.layout, "NiN layout")
     layers: list[nn.Module] = []
     for i, block in enumerate(layout.blocks):
         channels = [scaled(c, spec.width) for c in mlp_channels(block.channels, spec.num_1x1)]
@@ -79,7 +79,7 @@ def nin_trunk(in_channels: int, spec: ModelSpec) -> nn.Sequential:
 def alexnet_trunk(in_channels: int, spec: ModelSpec) -> nn.Sequential:
     """The five convolutions of AlexNet as the textbook has them; "small" replaces the 11x11 stride-4 one by a 5x5."""
     firsts: dict[str, tuple[int, int, int]] = {"d2l": (11, 4, 1), "small": (5, 1, 2)}
-    kernel_size, stride, padding = choose(firsts, spec.layout, "layout of trunk 'alexnet'")
+    kernel_size, stride, padding = choose(firsts, spec.layout, "AlexNet layout")
     c1, c2, c3, c4, c5 = (scaled(c, spec.width) for c in (96, 256, 384, 384, 256))
     return nn.Sequential(
         *(nn.Conv2d(in_channels, c1, kernel_size, stride, padding), nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2)),
@@ -97,7 +97,7 @@ def vgg_trunk(stages: tuple[tuple[int, int], ...]) -> Callable[[int, ModelSpec],
     """
 
     def trunk(in_channels: int, spec: ModelSpec) -> nn.Sequential:
-        choose({"d2l": None, "small": None}, spec.layout, "layout of a VGG trunk")
+        choose({"d2l": None, "small": None}, spec.layout, "VGG layout")
         layers: list[nn.Module] = []
         for num_convs, channels in stages:
             out_channels = scaled(channels, spec.width)
@@ -112,7 +112,7 @@ def vgg_trunk(stages: tuple[tuple[int, int], ...]) -> Callable[[int, ModelSpec],
 
 def lenet_trunk(in_channels: int, spec: ModelSpec) -> nn.Sequential:
     """LeNet-5's two convolutions with sigmoids and average pooling, as the textbook has them, for 28 to 32 px."""
-    choose({"d2l": None, "small": None}, spec.layout, "layout of trunk 'lenet'")
+    choose({"d2l": None, "small": None}, spec.layout, "LeNet layout")
     c1, c2 = scaled(6, spec.width), scaled(16, spec.width)
     return nn.Sequential(
         *(nn.Conv2d(in_channels, c1, 5, padding=2), nn.Sigmoid(), nn.AvgPool2d(2, stride=2)),
