@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nin.fetch import DataError, data_root
-from nin.heads import Shape
 from nin.sources import DATASETS, Split, hashed_order, read, shape
-from nin.spec import DataSpec, choose, stream
+from nin.spec import DataSpec, Shape, choose, stream
 
 __all__ = ["AUGMENTATIONS", "DATASETS", "DataError", "ImageData", "Split", "data_root", "hashed_order", "load", "shape"]
 

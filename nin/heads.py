@@ -10,10 +10,8 @@ from collections.abc import Callable
 from torch import nn
 
 from nin.blocks import mlp_conv
-from nin.pooling import POOLINGS
-from nin.spec import ModelSpec, choose
-
-Shape = tuple[int, int, int]
+from nin.pooling import POOLINGS, GlobalPool
+from nin.spec import ModelSpec, Shape, choose
 
 
 def nin_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequential:
@@ -32,12 +30,17 @@ def nin_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequentia
         inner_kernel=spec.inner_kernel,
         last_relu=spec.class_relu,
     )
-    return nn.Sequential(nn.Dropout(spec.dropout), class_block, _pooling(spec))
+    pooling = _pooling((num_classes, *in_shape[1:]), spec)
+    layers = [nn.Dropout(spec.dropout), class_block, pooling]
+    if pooling.out_features != num_classes:  # what does not leave a number per class map needs a layer that does
+        layers.append(nn.Linear(pooling.out_features, num_classes))
+    return nn.Sequential(*layers)
 
 
 def linear_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequential:
     """Global pooling over the features, then one linear layer, as in most networks since ResNet."""
-    return nn.Sequential(_pooling(spec), nn.Dropout(spec.dropout), nn.Linear(in_shape[0], num_classes))
+    pooling = _pooling(in_shape, spec)
+    return nn.Sequential(pooling, nn.Dropout(spec.dropout), nn.Linear(pooling.out_features, num_classes))
 
 
 def alexnet_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequential:
@@ -61,8 +64,8 @@ def lenet_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequent
     )
 
 
-def _pooling(spec: ModelSpec) -> nn.Module:
-    return choose(POOLINGS, spec.pooling, "pooling")()
+def _pooling(in_shape: Shape, spec: ModelSpec) -> GlobalPool:
+    return choose(POOLINGS, spec.pooling, "pooling")(in_shape)
 
 
 def _fully_connected(num_features: int, num_classes: int, spec: ModelSpec) -> list[nn.Module]:

@@ -16,13 +16,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from nin.cli import OneLineParser, exit_with
-from nin.spec import ModelSpec, choose
+from nin.spec import ModelSpec, Shape, choose
 
 if TYPE_CHECKING:
     from rich.table import Table
     from torch import Tensor, nn
 
-    from nin.heads import Shape
     from nin.model import Network
 
 # Networks by name, for images of (C, H, W), as the textbook has them.

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from nin.blocks import weight_layers
-from nin.heads import HEADS, Shape
-from nin.spec import ModelSpec, choose, stream
+from nin.heads import HEADS
+from nin.spec import ModelSpec, Shape, choose, stream
 from nin.trunks import TRUNKS
 
 # Weights of convolutions and linear layers; biases keep PyTorch's default, as in the textbook's notebooks.
@@ -36,8 +36,8 @@ class Network(nn.Module):
 def build_model(spec: ModelSpec, in_shape: Shape, num_classes: int, seed: int = 0) -> Network:
     """The network of `spec` for images of in_shape = (C, H, W), on the current default device.
 
-    Weights of trunk and head come from a stream each of `seed`, so a trunk is the same under every head; the caller's random
-    state is left as it was.
+    Every layer's weights come from a stream of their own of `seed`: a trunk starts the same under every head, a class block
+    under every pooling. The caller's random state is left as it was.
     Raises ValueError for an unknown name in `spec`, or if the images are too small for the trunk.
     """
     init = choose(INITS, spec.init, "init")
@@ -45,16 +45,18 @@ def build_model(spec: ModelSpec, in_shape: Shape, num_classes: int, seed: int = 
     head = choose(HEADS, spec.head, "head")
     feature_shape = _feature_shape(spec, in_shape)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(seed, "trunk weights"))
-        features = _initialised(trunk(in_shape[0], spec), init)
-        torch.manual_seed(stream(seed, "head weights"))
-        return Network(features, _initialised(head(feature_shape, num_classes, spec), init))
-
-
-def _initialised(module: nn.Module, init: Callable[[Tensor], Tensor]) -> nn.Module:
-    for layer in weight_layers(module):
-        init(layer.weight)
-    return module
+        parts = []
+        for name, build in (
+            ("trunk", lambda: trunk(in_shape[0], spec)),
+            ("head", lambda: head(feature_shape, num_classes, spec)),
+        ):
+            torch.manual_seed(stream(seed, f"{name} biases"))
+            part = build()
+            for i, layer in enumerate(weight_layers(part)):
+                torch.manual_seed(stream(seed, f"{name} weights {i}"))
+                init(layer.weight)
+            parts.append(part)
+    return Network(*parts)
 
 
 def predict(network: nn.Module, x_NCHW: Tensor) -> Tensor:

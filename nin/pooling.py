@@ -1,12 +1,28 @@
-"""Global poolings: what turns a map per channel into one number per channel.
+"""Global poolings: what turns a map per channel into a vector, for the classes or for a last linear layer.
 
-Each is a module from features (N, C, H, W) to (N, C). A new one is a class here and a line in POOLINGS.
+Each is a module built for features of in_shape = (C, H, W), from (N, C, H, W) to (N, out_features); most keep one number per
+channel. A new one is a class here and a line in POOLINGS. Defaults are those that the papers publish.
 """
 
+import math
+
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nin.spec import Shape
 
 
-class AveragePool(nn.Module):
+class GlobalPool(nn.Module):
+    """Base of all poolings: knows the shape that it is for; one number per channel unless a subclass says otherwise."""
+
+    def __init__(self, in_shape: Shape) -> None:
+        super().__init__()
+        self.in_shape = in_shape
+        self.out_features = in_shape[0]
+
+
+class AveragePool(GlobalPool):
     """Mean over all positions: global average pooling (Lin, Chen and Yan, arXiv:1312.4400)."""
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
@@ -14,7 +30,7 @@ class AveragePool(nn.Module):
         return x_NCHW.mean(dim=(2, 3))
 
 
-class MaxPool(nn.Module):
+class MaxPool(GlobalPool):
     """Largest value over all positions; the textbook's PyTorch notebook pooled so until August 2020."""
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
@@ -22,7 +38,186 @@ class MaxPool(nn.Module):
         return x_NCHW.amax(dim=(2, 3))
 
 
-POOLINGS: dict[str, type[nn.Module]] = {
+class AvgMaxPool(GlobalPool):
+    """Half of the mean plus half of the largest value."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C)."""
+        return (x_NCHW.mean(dim=(2, 3)) + x_NCHW.amax(dim=(2, 3))) / 2
+
+
+class ConcatPool(GlobalPool):
+    """Mean and largest value side by side."""
+
+    def __init__(self, in_shape: Shape) -> None:
+        super().__init__(in_shape)
+        self.out_features = 2 * in_shape[0]
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, 2C)."""
+        return torch.cat([x_NCHW.mean(dim=(2, 3)), x_NCHW.amax(dim=(2, 3))], dim=1)
+
+
+class MixedPool(GlobalPool):
+    """a max + (1 - a) mean with one learned a, at first a half (Lee, Gallagher and Tu, arXiv:1509.08985)."""
+
+    def __init__(self, in_shape: Shape) -> None:
+        super().__init__(in_shape)
+        self.share_of_max = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C)."""
+        return torch.lerp(x_NCHW.mean(dim=(2, 3)), x_NCHW.amax(dim=(2, 3)), self.share_of_max.to(x_NCHW.dtype))
+
+
+class GatedPool(GlobalPool):
+    """As mixed, but a = sigmoid(w . x) answers to each map; w has a weight per position, shared by channels (1509.08985)."""
+
+    def __init__(self, in_shape: Shape) -> None:
+        super().__init__(in_shape)
+        self.gate_HW = nn.Parameter(torch.zeros(in_shape[1:]))
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C)."""
+        share_of_max_NC = torch.sigmoid((x_NCHW * self.gate_HW).sum(dim=(2, 3)))
+        return torch.lerp(x_NCHW.mean(dim=(2, 3)), x_NCHW.amax(dim=(2, 3)), share_of_max_NC.to(x_NCHW.dtype))
+
+
+class LogSumExpPool(GlobalPool):
+    """log(mean(exp(r x))) / r with learned r, at first 10: mean for small r, maximum for large (Pinheiro and Collobert 2015)."""
+
+    def __init__(self, in_shape: Shape) -> None:
+        super().__init__(in_shape)
+        self.sharpness = nn.Parameter(torch.tensor(10.0))
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C)."""
+        num_positions = x_NCHW.shape[2] * x_NCHW.shape[3]
+        r = self.sharpness
+        return (torch.logsumexp(r * x_NCHW.float(), dim=(2, 3)) - math.log(num_positions)) / r
+
+
+class GeMPool(GlobalPool):
+    """Generalised mean, mean(x^p)^(1/p) with learned p, at first 3, of values clamped at 1e-6 (Radenovic et al., 1711.02512)."""
+
+    SMALLEST = 1e-6
+
+    def __init__(self, in_shape: Shape) -> None:
+        super().__init__(in_shape)
+        self.power = nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C)."""
+        x_NCHW = x_NCHW.float().clamp(min=self.SMALLEST)
+        return x_NCHW.pow(self.power).mean(dim=(2, 3)).pow(1 / self.power)
+
+
+class StochasticPool(GlobalPool):
+    """In training one position, drawn with p = a / sum(a); in evaluation the mean under p (Zeiler and Fergus, 1301.3557).
+
+    For maps that are not negative; negative values have no chance of being drawn. A map of zeros gives zero.
+    """
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C)."""
+        a_NCP = x_NCHW.flatten(2).clamp(min=0)
+        total_NC1 = a_NCP.sum(dim=2, keepdim=True)
+        if not self.training:
+            smallest = torch.finfo(a_NCP.dtype).tiny
+            return (a_NCP.square().sum(dim=2, keepdim=True) / total_NC1.clamp(min=smallest)).squeeze(2)
+        # The drawn position is the first at which the running sum passes a uniform share of the total.
+        threshold_NC1 = total_NC1.float() * torch.rand(total_NC1.shape, device=a_NCP.device)
+        drawn_NC1 = (a_NCP.float().cumsum(dim=2) <= threshold_NC1).sum(dim=2, keepdim=True)
+        return a_NCP.gather(2, drawn_NC1.clamp(max=a_NCP.shape[2] - 1)).squeeze(2)
+
+
+class AttentionPool(GlobalPool):
+    """The mean attends to all positions and itself, heads of 64 channels, learned positions (CLIP, Radford et al., 2103.00020)."""
+
+    HEAD_CHANNELS = 64
+
+    def __init__(self, in_shape: Shape) -> None:
+        super().__init__(in_shape)
+        channels, height, width = in_shape
+        num_heads = channels // self.HEAD_CHANNELS if channels % self.HEAD_CHANNELS == 0 else 1
+        self.positions_TC = nn.Parameter(torch.randn(height * width + 1, channels) / channels**0.5)
+        self.attention = nn.MultiheadAttention(channels, num_heads, batch_first=True)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C)."""
+        x_NTC = x_NCHW.flatten(2).transpose(1, 2)
+        x_NTC = torch.cat([x_NTC.mean(dim=1, keepdim=True), x_NTC], dim=1) + self.positions_TC
+        pooled_N1C, _ = self.attention(x_NTC[:, :1], x_NTC, x_NTC, need_weights=False)
+        return pooled_N1C.squeeze(1)
+
+
+class SimPool(GlobalPool):
+    """One step of attention from the mean, values pooled by a generalised mean (Psomas et al., 2309.06891), gamma = 1.25.
+
+    Queries come from the mean and keys from the normalised features, each through a linear map; values are the normalised
+    features themselves, shifted to be positive within each image.
+    """
+
+    GAMMA = 1.25  # the paper's value for convolutional networks
+    SMALLEST = 1e-6
+
+    def __init__(self, in_shape: Shape) -> None:
+        super().__init__(in_shape)
+        channels = in_shape[0]
+        self.norm = nn.LayerNorm(channels, eps=1e-6)
+        self.query = nn.Linear(channels, channels, bias=False)
+        self.key = nn.Linear(channels, channels, bias=False)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C)."""
+        x_NPC = x_NCHW.flatten(2).transpose(1, 2)
+        features_NPC = self.norm(x_NPC)
+        query_N1C = self.query(x_NPC.mean(dim=1, keepdim=True))
+        scores_N1P = query_N1C @ self.key(features_NPC).transpose(1, 2) / math.sqrt(x_NPC.shape[2])
+        attention_N1P = scores_N1P.float().softmax(dim=2)
+        values_NPC = features_NPC.float()
+        values_NPC = values_NPC - values_NPC.amin(dim=(1, 2), keepdim=True) + self.SMALLEST
+        return (attention_N1P @ values_NPC.pow(self.GAMMA)).pow(1 / self.GAMMA).squeeze(1)
+
+
+class SpatialPyramidPool(GlobalPool):
+    """Largest values on grids of 3x3, 2x2 and 1x1 cells, side by side (He et al., arXiv:1406.4729)."""
+
+    GRIDS = (3, 2, 1)
+
+    def __init__(self, in_shape: Shape) -> None:
+        super().__init__(in_shape)
+        self.out_features = in_shape[0] * sum(cells**2 for cells in self.GRIDS)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, 14 C)."""
+        return torch.cat([F.adaptive_max_pool2d(x_NCHW, cells).flatten(1) for cells in self.GRIDS], dim=1)
+
+
+class FlattenPool(GlobalPool):
+    """No pooling at all: every position's every channel, for a linear layer."""
+
+    def __init__(self, in_shape: Shape) -> None:
+        super().__init__(in_shape)
+        self.out_features = math.prod(in_shape)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C H W)."""
+        return x_NCHW.flatten(1)
+
+
+POOLINGS: dict[str, type[GlobalPool]] = {
     "average": AveragePool,
     "max": MaxPool,
+    "avgmax": AvgMaxPool,
+    "concat": ConcatPool,
+    "mixed": MixedPool,
+    "gated": GatedPool,
+    "lse": LogSumExpPool,
+    "gem": GeMPool,
+    "stochastic": StochasticPool,
+    "attention": AttentionPool,
+    "simpool": SimPool,
+    "pyramid": SpatialPyramidPool,
+    "flatten": FlattenPool,
 }

@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nin.fetch import DataError, data_root, fashion_mnist, fetch_by_torchvision
-from nin.heads import Shape
-from nin.spec import DataSpec, choose, stream
+from nin.spec import DataSpec, Shape, choose, stream
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
+Shape = tuple[int, int, int]  # (C, H, W) of an image or of features
 
 TRAINER_VERSION = 1  # part of every run's identity; raised when the same specification would train differently
 
@@ -128,7 +129,7 @@ class TrainSpec:
 def stream(seed: int, name: str) -> int:
     """The 63-bit seed of one named random stream of a run.
 
-    Streams ("trunk weights", "order-3", "dropout", ...) are independent, so that a variant that draws more numbers from one
+    Streams ("trunk weights 0", "order-3", "dropout", ...) are independent, so that a variant that draws more numbers from one
     of them sees the same numbers as every other variant in the rest.
     """
     return int.from_bytes(hashlib.sha256(f"{name}:{seed}".encode()).digest()[:8]) >> 1
