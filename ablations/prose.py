@@ -85,6 +85,13 @@ def sections(
             _figure_line("generalization_gap", figures),
             _figure_line("params_by_part", figures),
         ]
+        if len(summary.controls):
+            sections += [
+                "## At equal size",
+                "Is it the kind of network, or only its size? Each variant against a network of the other kind, widened or narrowed "
+                "to the variant's parameters or FLOPs within 1 % (Welch, 95 %, not corrected; exploratory).",
+                _difference_table(summary.controls, "comparison"),
+            ]
         if len(summary.factors):
             sections += [
                 "## Main effects and interactions",
@@ -96,7 +103,7 @@ def sections(
             sections += [
                 "## Would another test set change this?",
                 "The same networks, compared over the test images in place of the seeds (seeds averaged). An interval that is as "
-                "wide as the difference says that other images might reverse it.",
+                "wide as the difference says that other images might reverse it; what other seeds would do is in the first table.",
                 _difference_table(summary.over_images, "variant"),
             ]
     return [*sections, "## What was run", _statement(study, protocol, records, overrides, damaged, command)]
@@ -239,7 +246,7 @@ def _statement(
         + (f"; changed from the protocol by {', '.join(f'`--set {o}`' for o in overrides)}." if overrides else "."),
         f"Data: {data.name}, checksum {_listed({r.data_checksum[:12] for r in records if r.data_checksum})}. Train accuracy is on "
         f"training images, in evaluation mode after the last step. Validation accuracy (targets, curves) is on {validation}. Test "
-        "accuracy is on the test set, read once after the last step.",
+        f"accuracy is on the test set after the last step{', read once' if data.val_examples else ''}.",
         f"Device: {_listed({r.environment.get('device', '') for r in records})}. Versions: "
         f"{_listed({_versions(r) for r in records})}.",
         f"Commit: {_listed({r.environment.get('commit') or 'unknown' for r in records})}.",

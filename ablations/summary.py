@@ -26,12 +26,14 @@ class Summary:
 
     variants     one row per variant, in the columns of `summary.csv`
     ladder       hits and restricted mean per variant and target
+    controls     each control against the variant whose size it has, in points
     factors      main effects and interactions in points; empty unless the study has two factors
     over_images  each variant against the baseline over the same test images
     """
 
     variants: pd.DataFrame
     ladder: pd.DataFrame
+    controls: pd.DataFrame
     factors: pd.DataFrame
     over_images: pd.DataFrame
 
@@ -52,6 +54,7 @@ def summarise(study: Study, protocol: str, records: Sequence[RunRecord]) -> Summ
     return Summary(
         variants=_variants(study, by_variant, target),
         ladder=_ladder(by_variant, target),
+        controls=_controls(study, by_variant),
         factors=_factors(study, by_variant),
         over_images=_over_images(study, by_variant),
     )
@@ -147,6 +150,30 @@ def _ladder(by_variant: Mapping[str, list[RunRecord]], target: float) -> pd.Data
     return pd.DataFrame(rows)
 
 
+def _controls(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
+    """What is left of a difference when the other network is made as large: variant minus control of its size."""
+    rows = []
+    for name, group in by_variant.items():
+        match = study.variants[name].match
+        if match is None or match.variant not in by_variant:
+            continue
+        interval, p = stats.welch(
+            [r.test_accuracy for r in by_variant[match.variant]], [r.test_accuracy for r in group]
+        )
+        rows.append(
+            {"comparison": f"{match.variant} minus {name}", "equal in": match.by, **_in_points(interval), "p": p}
+        )
+    return pd.DataFrame(rows)
+
+
+def _in_points(interval: stats.Interval) -> dict[str, float]:
+    return {
+        "difference": POINTS * interval.estimate,
+        "difference_low": POINTS * interval.low,
+        "difference_high": POINTS * interval.high,
+    }
+
+
 def _factors(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
     """Main effects and interactions of two factors, as contrasts of cell means, against the baseline's levels.
 
@@ -170,15 +197,7 @@ def _factors(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.Data
                 (f"interaction of {a} and {b}", (1.0, -1.0, -1.0, 1.0)),
             ):
                 interval, p = stats.contrast(four, weights)
-                rows.append(
-                    {
-                        "effect": effect,
-                        "difference": POINTS * interval.estimate,
-                        "difference_low": POINTS * interval.low,
-                        "difference_high": POINTS * interval.high,
-                        "p": p,
-                    }
-                )
+                rows.append({"effect": effect, **_in_points(interval), "p": p})
     return pd.DataFrame(rows)
 
 
@@ -204,13 +223,5 @@ def _over_images(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.
         if name == study.baseline or not len(ours) or not len(base) or ours.shape[1] != base.shape[1]:
             continue
         interval, p = stats.over_examples(ours, base)
-        rows.append(
-            {
-                "variant": name,
-                "difference": POINTS * interval.estimate,
-                "difference_low": POINTS * interval.low,
-                "difference_high": POINTS * interval.high,
-                "p": p,
-            }
-        )
+        rows.append({"variant": name, **_in_points(interval), "p": p})
     return pd.DataFrame(rows)

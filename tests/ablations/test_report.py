@@ -109,7 +109,11 @@ def test_the_report_states_what_it_rests_on(written: Store) -> None:
     text = text_of(written)
     for wanted in (
         *("Seeds 0, 1, 2, 3 and 4", "3 epochs", "adamw, lr 0.005", "schedule one-cycle", "none was tuned"),
-        *("Validation accuracy (targets, curves) is on 200 images", "read once after the last step", "cpu (test)"),
+        *(
+            "Validation accuracy (targets, curves) is on 200 images",
+            "on the test set after the last step, read once",
+            "cpu (test)",
+        ),
         *("Wall time", "Command: `python -m ablations.run num_1x1`", "declared before the runs", "power of 80 %"),
     ):
         assert wanted in text, wanted
@@ -251,7 +255,20 @@ def test_without_the_baseline_nothing_is_compared(tmp_path: Path) -> None:
     assert "Not answered yet" in first_paragraph(store)
 
 
-# --- two factors
+# --- controls and two factors
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_variant_is_compared_with_the_control_of_its_size(tmp_path: Path) -> None:
+    store = filled(tmp_path, plain)
+    summary = write_report(NUM_1X1, "smoke", store).summary
+    runs = pd.read_csv(store.folder / "runs.csv").groupby("variant")["test_accuracy"]
+    table = summary.controls.set_index("comparison")
+    assert table.loc["2x minus 0x@2x-params", "equal in"] == "params"
+    for comparison, row in table.iterrows():
+        variant, control = str(comparison).split(" minus ")
+        assert row["difference"] == pytest.approx(100 * (runs.mean()[variant] - runs.mean()[control]))
+    assert "## At equal size" in text_of(store)
 
 
 @pytest.mark.usefixtures("undrawn")
