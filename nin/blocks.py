@@ -3,10 +3,52 @@
 Lin, Chen and Yan (arXiv:1312.4400) call it mlpconv: the 1x1 convolutions are a small perceptron slid over the image.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
-from torch import nn
+from torch import Tensor, nn
+
+from nin.spec import choose
+
+
+class Maxout(nn.Module):
+    """The largest of each group of `pieces` channels (Goodfellow et al., arXiv:1302.4389)."""
+
+    def __init__(self, pieces: int) -> None:
+        super().__init__()
+        self.pieces = pieces
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, C * pieces, H, W) -> (N, C, H, W)."""
+        return x_NCHW.unflatten(1, (-1, self.pieces)).amax(dim=2)
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What follows a convolution in a block: `after(channels)` at a block's end, `between(channels)` inside it.
+
+    pieces  channels that the convolution makes for each that is left
+    """
+
+    after: Callable[[int], list[nn.Module]]
+    between: Callable[[int], list[nn.Module]]
+    pieces: int = 1
+
+
+def _everywhere(make: Callable[[int], list[nn.Module]], pieces: int = 1) -> Activation:
+    return Activation(after=make, between=make, pieces=pieces)
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "relu": _everywhere(lambda channels: [nn.ReLU(inplace=True)]),
+    # No ReLU between a block's convolutions: they only mix, and the block computes what a single convolution could.
+    "mixing": Activation(after=lambda channels: [nn.ReLU(inplace=True)], between=lambda channels: []),
+    "gelu": _everywhere(lambda channels: [nn.GELU()]),
+    "maxout2": _everywhere(lambda channels: [Maxout(2)], pieces=2),
+    "maxout3": _everywhere(lambda channels: [Maxout(3)], pieces=3),
+    "batchnorm-relu": _everywhere(lambda channels: [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]),
+}
 
 
 def mlp_conv(
@@ -17,17 +59,22 @@ def mlp_conv(
     padding: int = 0,
     inner_kernel: int = 1,
     last_relu: bool = True,
+    activation: str = "relu",
 ) -> nn.Sequential:
     """(N, in_channels, H, W) -> (N, channels[-1], H', W'): one spatial convolution, then a 1x1 for each further width.
 
-    A ReLU follows each convolution; `last_relu=False` leaves out the one after the last. `inner_kernel=3` puts 3x3
+    An activation follows each convolution; `last_relu=False` leaves out the one after the last. `inner_kernel=3` puts 3x3
     convolutions in the place of the 1x1s: as deep, but no longer a perceptron at each pixel.
     """
-    layers: list[nn.Module] = [nn.Conv2d(in_channels, channels[0], kernel_size, stride, padding)]
-    for before, after in pairwise(channels):
-        layers += [nn.ReLU(inplace=True), nn.Conv2d(before, after, inner_kernel, padding=inner_kernel // 2)]
+    act = choose(ACTIVATIONS, activation, "activation")
+    pieces = act.pieces if len(channels) > 1 or last_relu else 1
+    layers: list[nn.Module] = [nn.Conv2d(in_channels, pieces * channels[0], kernel_size, stride, padding)]
+    for i, (before, after) in enumerate(pairwise(channels), start=2):
+        layers += act.between(before)
+        pieces = act.pieces if i < len(channels) or last_relu else 1
+        layers.append(nn.Conv2d(before, pieces * after, inner_kernel, padding=inner_kernel // 2))
     if last_relu:
-        layers.append(nn.ReLU(inplace=True))
+        layers += act.after(channels[-1])
     return nn.Sequential(*layers)
 
 

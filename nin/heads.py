@@ -29,6 +29,7 @@ def nin_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequentia
         padding=1,
         inner_kernel=spec.inner_kernel,
         last_relu=spec.class_relu,
+        activation=spec.activation,
     )
     pooling = _pooling((num_classes, *in_shape[1:]), spec)
     layers = [nn.Dropout(spec.dropout), class_block, pooling]

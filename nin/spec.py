@@ -26,6 +26,8 @@ class ModelSpec:
     head, pooling  which classifier (`nin.heads.HEADS`) and, where it has one, which global pooling (`nin.pooling.POOLINGS`)
     num_1x1        1x1 convolutions after each spatial convolution of a NiN trunk and of the class block
     inner_kernel   size of those "1x1" convolutions; 3 is the depth-matched control, no NiN any more
+    activation     what follows each convolution of a NiN block (`nin.blocks.ACTIVATIONS`)
+    first_kernel, first_stride  geometry of the first convolution in pixels; 0: the layout's own
     width          factor on every hidden channel count of the trunk
     hidden         units of each fully connected hidden layer of an FC head
     dropout        probability of zeroing a unit, wherever the published network drops units
@@ -41,6 +43,9 @@ class ModelSpec:
     pooling: str = "average"
     num_1x1: int = 2
     inner_kernel: int = 1
+    activation: str = "relu"
+    first_kernel: int = 0
+    first_stride: int = 0
     width: float = 1.0
     hidden: int = 4096
     dropout: float = 0.5
@@ -51,6 +56,8 @@ class ModelSpec:
     def __post_init__(self) -> None:
         _require(0 <= self.num_1x1 <= 64, "num_1x1", self.num_1x1, "0 or more and at most 64")
         _require(self.inner_kernel in (1, 3, 5), "inner_kernel", self.inner_kernel, "1, 3 or 5")
+        _require(0 <= self.first_kernel <= 64, "first_kernel", self.first_kernel, "0 or more and at most 64")
+        _require(0 <= self.first_stride <= 64, "first_stride", self.first_stride, "0 or more and at most 64")
         _require(0 < self.width <= 64, "width", self.width, "greater than 0 and at most 64")
         _require(1 <= self.hidden <= 2**24, "hidden", self.hidden, "between 1 and 2^24")
         _require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")

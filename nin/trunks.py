@@ -6,7 +6,7 @@ block, which belongs to the head (`nin.heads`). Each trunk has layouts: "d2l" as
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -65,15 +65,32 @@ def nin_trunk(in_channels: int, spec: ModelSpec) -> nn.Sequential:
     layout = choose(NIN_LAYOUTS, spec.layout, "NiN layout")
     layers: list[nn.Module] = []
     for i, block in enumerate(layout.blocks):
+        if i == 0:
+            block = _first_block(block, spec)
         channels = [scaled(c, spec.width) for c in mlp_channels(block.channels, spec.num_1x1)]
         layers.append(
-            mlp_conv(in_channels, channels, block.kernel_size, block.stride, block.padding, spec.inner_kernel)
+            mlp_conv(
+                in_channels,
+                channels,
+                block.kernel_size,
+                block.stride,
+                block.padding,
+                inner_kernel=spec.inner_kernel,
+                activation=spec.activation,
+            )
         )
         layers.append(nn.MaxPool2d(3, stride=2, ceil_mode=layout.ceil_pooling))
         if layout.dropout_between and i < len(layout.blocks) - 1:
             layers.append(nn.Dropout(spec.dropout))
         in_channels = channels[-1]
     return nn.Sequential(*layers)
+
+
+def _first_block(block: NinBlock, spec: ModelSpec) -> NinBlock:
+    """The layout's first block, with another kernel or stride where the specification names one; padding stays a half kernel."""
+    kernel_size = spec.first_kernel or block.kernel_size
+    padding = kernel_size // 2 if block.padding else 0
+    return replace(block, kernel_size=kernel_size, stride=spec.first_stride or block.stride, padding=padding)
 
 
 def alexnet_trunk(in_channels: int, spec: ModelSpec) -> nn.Sequential:

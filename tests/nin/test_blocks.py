@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from nin.blocks import mlp_channels, mlp_conv, weight_layers
+from nin.blocks import ACTIVATIONS, Maxout, mlp_channels, mlp_conv, weight_layers
 
 
 @pytest.mark.parametrize("num_1x1", range(5))
@@ -52,3 +52,41 @@ def test_weight_layers_come_in_the_order_of_the_forward_pass() -> None:
     first, second, third = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 4, 1), nn.Linear(4, 5)
     network = nn.Sequential(nn.Sequential(first, nn.ReLU()), nn.Sequential(second, nn.Flatten(), third))
     assert list(weight_layers(network)) == [first, second, third]
+
+
+# --- what follows each convolution
+
+
+def kinds(activation: str, last_relu: bool = True) -> list[str]:
+    return [type(layer).__name__ for layer in mlp_conv(3, [4, 5, 6], 3, activation=activation, last_relu=last_relu)]
+
+
+def test_each_activation_stands_where_the_relu_stood() -> None:
+    assert kinds("relu") == ["Conv2d", "ReLU"] * 3
+    assert kinds("gelu") == ["Conv2d", "GELU"] * 3
+    assert kinds("maxout2") == ["Conv2d", "Maxout"] * 3
+    assert kinds("batchnorm-relu") == ["Conv2d", "BatchNorm2d", "ReLU"] * 3
+    assert kinds("mixing") == ["Conv2d"] * 3 + ["ReLU"]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_last_activation_can_be_left_out_and_nothing_else(activation: str) -> None:
+    assert kinds(activation)[: len(kinds(activation, last_relu=False))] == kinds(activation, last_relu=False)
+    block = mlp_conv(3, [4, 5, 6], 3, activation=activation, last_relu=False)
+    assert block(torch.randn(2, 3, 8, 8)).shape == (2, 6, 6, 6)
+
+
+def test_convolutions_that_only_mix_are_one_affine_map_and_with_relu_they_are_not() -> None:
+    x, y = torch.randn(2, 1, 3, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+    for activation, is_affine in (("mixing", True), ("relu", False)):
+        torch.manual_seed(0)
+        block = mlp_conv(3, [4, 4, 4], 3, activation=activation, last_relu=False).double()
+        zero = torch.zeros_like(x)
+        assert torch.allclose(block(x + y) + block(zero), block(x) + block(y)) == is_affine
+
+
+def test_maxout_keeps_the_largest_of_its_pieces() -> None:
+    x = torch.tensor([1.0, 5.0, -2.0, -3.0]).reshape(1, 4, 1, 1)
+    assert Maxout(2)(x).flatten().tolist() == [5.0, -2.0]
+    convolutions = [layer for layer in mlp_conv(3, [4, 5], 3, activation="maxout3") if isinstance(layer, nn.Conv2d)]
+    assert [(layer.in_channels, layer.out_channels) for layer in convolutions] == [(3, 12), (4, 15)]

@@ -191,7 +191,9 @@ def test_the_pooling_does_not_change_the_weights(pooling: str) -> None:
     ours, average = (
         build_model(replace(SMALL["nin"], pooling=name), SMALL_IMAGE, 7, seed=3) for name in (pooling, "average")
     )
-    for mine, other in zip(weight_layers(ours), weight_layers(average), strict=False):  # ours may have a last linear layer
+    for mine, other in zip(
+        weight_layers(ours), weight_layers(average), strict=False
+    ):  # ours may have a last linear layer
         assert torch.equal(mine.weight, other.weight)
 
 
