@@ -96,7 +96,8 @@ def sections(
             sections += [
                 "## Main effects and interactions",
                 f"Factors: {' and '.join(study.factors)}. Contrasts of cell means (Welch, Satterthwaite), points of test "
-                "accuracy, over those 2 x 2 tables around the baseline of which all four cells were run; exploratory, not corrected.",
+                "accuracy, over the whole table of levels or, where it has holes, each 2 x 2 table around the baseline of which "
+                "all four cells were run; exploratory, not corrected.",
                 _difference_table(summary.factors, "effect"),
             ]
         if len(summary.over_images):
@@ -195,13 +196,14 @@ def _failure_table(table: pd.DataFrame) -> str:
                 "collapsed": row.collapsed,
                 "diverged": row.diverged,
                 "share of both, % (Wilson 95 %)": interval_text(failed.estimate, failed.low, failed.high, 100),
+                "p against baseline": _p(row.p_failed_to_learn),
                 "runs with dead classes": row.runs_with_dead_classes,
                 "dead classes, mean": f"{row.dead_classes_mean:.1f}",
             }
         )
     return (
         _markdown(rows) + "\n\n*Collapsed*: validation accuracy never left chance. *Diverged*: a loss was not finite. "
-        "*Dead*: never predicted on the test set. All of these runs are in the means above."
+        "*Dead*: never predicted on the test set. All of these runs are in the means above; p is Fisher's exact, not corrected."
     )
 
 

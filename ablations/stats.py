@@ -246,17 +246,6 @@ def compare_rates(count: int, num: int, base_count: int, base_num: int) -> tuple
     return Interval(count / num - base_count / base_num, float(low), float(high)), float(p)
 
 
-def agreement(a: ArrayLike, b: ArrayLike) -> tuple[float, float]:
-    """p that two samples come from one distribution: by Mann and Whitney (place), by Kolmogorov and Smirnov (any feature).
-
-    nan for fewer than two values on a side.
-    """
-    x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if min(len(x), len(y)) < 2:
-        return NAN, NAN
-    return float(stats.mannwhitneyu(x, y).pvalue), float(stats.ks_2samp(x, y).pvalue)
-
-
 @dataclass(frozen=True)
 class TimesToTarget:
     """Times, in any unit, of which some are censored at the budget because the target was missed.

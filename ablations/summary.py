@@ -64,6 +64,7 @@ def _variants(study: Study, by_variant: Mapping[str, list[RunRecord]], target: f
     confirmatory = [name for name in by_variant if study.role(name) == "confirmatory"]
     comparisons: dict[str, stats.Comparison] = {}
     p_logrank: dict[str, float] = {}
+    p_failed: dict[str, float] = {}
     if study.baseline in by_variant:
         samples = {name: {r.run.seed: r.test_accuracy for r in group} for name, group in by_variant.items()}
         comparisons = stats.compare(samples, study.baseline, confirmatory, study.margin)
@@ -71,12 +72,22 @@ def _variants(study: Study, by_variant: Mapping[str, list[RunRecord]], target: f
         budget = max(r.examples_seen for group in by_variant.values() for r in group)
         raw = [stats.logrank(times[name], times[study.baseline], budget) for name in confirmatory]
         p_logrank = dict(zip(confirmatory, stats.holm(raw), strict=True))
-    return pd.DataFrame(
+        failed = {name: sum(r.status != "finished" for r in group) for name, group in by_variant.items()}
+        sizes = {name: len(group) for name, group in by_variant.items()}
+        p_failed = {
+            name: stats.compare_rates(failed[name], sizes[name], failed[study.baseline], sizes[study.baseline])[1]
+            for name in by_variant
+            if name != study.baseline
+        }
+    table = pd.DataFrame(
         [
             _row(name, study.role(name), group, target, comparisons.get(name), p_logrank.get(name, math.nan))
             for name, group in by_variant.items()
         ]
     )
+    if len(table):
+        table["p_failed_to_learn"] = table["variant"].map(p_failed).astype(float)
+    return table
 
 
 def _row(
@@ -175,30 +186,41 @@ def _in_points(interval: stats.Interval) -> dict[str, float]:
 
 
 def _factors(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
-    """Main effects and interactions of two factors, as contrasts of cell means, against the baseline's levels.
+    """Main effects and interactions of two factors against the baseline's levels, over the whole table of their levels.
 
-    Only over the largest complete table that holds the baseline: rows and columns whose cells were all run.
+    Where the table has holes, over each 2 x 2 table around the baseline whose four cells were run.
     """
     if len(study.factors) != 2 or study.baseline not in by_variant:
         return pd.DataFrame()
-    cells = {_levels(study, group[0]): [r.test_accuracy for r in group] for group in by_variant.values()}
-    base_a, base_b = _levels(study, by_variant[study.baseline][0])
-    complete_b = [b for a, b in cells if a == base_a]
-    others_a = list(dict.fromkeys(a for a, _ in cells if a != base_a))
+    base = _levels(study, by_variant[study.baseline][0])
+    cells = {
+        _levels(study, group[0]): [r.test_accuracy for r in group]
+        for name, group in by_variant.items()
+        if study.role(name) != "control"
+    }
     rows = []
-    for a in others_a:
-        for b in complete_b:
-            if b == base_b or (a, base_b) not in cells or (a, b) not in cells:
-                continue
-            four = [cells[a, b], cells[a, base_b], cells[base_a, b], cells[base_a, base_b]]
-            for effect, weights in (
-                (f"{a} instead of {base_a}, over {base_b} and {b}", (0.5, 0.5, -0.5, -0.5)),
-                (f"{b} instead of {base_b}, over {base_a} and {a}", (0.5, -0.5, 0.5, -0.5)),
-                (f"interaction of {a} and {b}", (1.0, -1.0, -1.0, 1.0)),
-            ):
-                interval, p = stats.contrast(four, weights)
-                rows.append({"effect": effect, **_in_points(interval), "p": p})
+    for table in _complete_tables(cells, base):
+        for (a, b), (interval, p) in stats.two_way(table, base).items():
+            others = list(dict.fromkeys(key[a is not None] for key in table))
+            effect = (
+                f"interaction of {a} and {b}"
+                if a is not None and b is not None
+                else f"{a or b} instead of {base[0] if a is not None else base[1]}, over {' and '.join(others)}"
+            )
+            rows.append({"effect": effect, **_in_points(interval), "p": p})
     return pd.DataFrame(rows)
+
+
+def _complete_tables(
+    cells: Mapping[tuple[str, str], list[float]], base: tuple[str, str]
+) -> list[dict[tuple[str, str], list[float]]]:
+    levels_a, levels_b = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
+    if len(cells) == len(levels_a) * len(levels_b):
+        return [dict(cells)]
+    corners = [
+        ((a, b), (a, base[1]), (base[0], b), base) for a in levels_a for b in levels_b if a != base[0] and b != base[1]
+    ]
+    return [{key: cells[key] for key in four} for four in corners if all(key in cells for key in four)]
 
 
 def _levels(study: Study, record: RunRecord) -> tuple[str, str]:

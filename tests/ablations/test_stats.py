@@ -284,14 +284,6 @@ def test_seeds_over_images_are_the_paired_t_test_of_average_correctness(rng: np.
     assert p == pytest.approx(expected.pvalue)
 
 
-def test_agreement_of_equal_and_of_separate_samples() -> None:
-    assert stats.agreement(range(6), range(6)) == (1.0, 1.0)
-    assert stats.agreement(range(6), range(10, 16)) == pytest.approx((2 / math.comb(12, 6), 2 / math.comb(12, 6)))
-    place, any_feature = stats.agreement([-9, -8, -7, -6, 6, 7, 8, 9], [-2, -1.5, -1, -0.5, 0.5, 1, 1.5, 2])
-    assert place > 0.9  # the same middle
-    assert any_feature < place
-
-
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=9))
 def test_pareto_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
     beaten = [any(c <= cost and v >= value and (c, v) != (cost, value) for c, v in points) for cost, value in points]
@@ -420,7 +412,6 @@ def test_without_data_there_are_no_numbers() -> None:
     assert math.isnan(stats.compare_rates(0, 0, 1, 3)[1])
     assert math.isnan(stats.prob_better([], [0.9]))
     assert math.isnan(stats.pooled_sd([[0.9], []]))
-    assert all(map(math.isnan, stats.agreement([0.9], [0.8, 0.9])))
     assert math.isnan(stats.over_examples([], [])[1])
 
 
