@@ -21,7 +21,8 @@ class Maxout(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, C * pieces, H, W) -> (N, C, H, W)."""
-        return x_NCHW.unflatten(1, (-1, self.pieces)).amax(dim=2)
+        num_images, channels, height, width = x_NCHW.shape
+        return x_NCHW.reshape(num_images, channels // self.pieces, self.pieces, height, width).amax(dim=2)
 
 
 @dataclass(frozen=True)

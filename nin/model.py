@@ -45,18 +45,15 @@ def build_model(spec: ModelSpec, in_shape: Shape, num_classes: int, seed: int = 
     head = choose(HEADS, spec.head, "head")
     feature_shape = _feature_shape(spec, in_shape)
     with torch.random.fork_rng(devices=[]):
-        parts = []
-        for name, build in (
-            ("trunk", lambda: trunk(in_shape[0], spec)),
-            ("head", lambda: head(feature_shape, num_classes, spec)),
-        ):
-            torch.manual_seed(stream(seed, f"{name} biases"))
-            part = build()
+        torch.manual_seed(stream(seed, "trunk biases"))
+        network_trunk = trunk(in_shape[0], spec)
+        torch.manual_seed(stream(seed, "head biases"))
+        network_head = head(feature_shape, num_classes, spec)
+        for name, part in (("trunk", network_trunk), ("head", network_head)):
             for i, layer in enumerate(weight_layers(part)):
                 torch.manual_seed(stream(seed, f"{name} weights {i}"))
                 init(layer.weight)
-            parts.append(part)
-    return Network(*parts)
+    return Network(network_trunk, network_head)
 
 
 def predict(network: nn.Module, x_NCHW: Tensor) -> Tensor:

@@ -177,7 +177,8 @@ class SimPool(GlobalPool):
         attention_N1P = scores_N1P.float().softmax(dim=2)
         values_NPC = features_NPC.float()
         values_NPC = values_NPC - values_NPC.amin(dim=(1, 2), keepdim=True) + self.SMALLEST
-        return (attention_N1P @ values_NPC.pow(self.GAMMA)).pow(1 / self.GAMMA).squeeze(1)
+        pooled_N1C: Tensor = (attention_N1P @ values_NPC.pow(self.GAMMA)).pow(1 / self.GAMMA)
+        return pooled_N1C.squeeze(1)
 
 
 class SpatialPyramidPool(GlobalPool):
