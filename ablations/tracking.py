@@ -1,24 +1,35 @@
 """MLflow, and the only importer of it. Only the driver calls this, so a database has one writer.
 
 Experiment `nin-ablations/<study>` holds one run per protocol (level "study"), under it one per variant with means over seeds as
-curves, under each one per seed. So the UI compares variants, and a variant opens into its seeds. Steps are training examples.
+curves, under each one per seed. So the UI compares variants, and a variant opens into its seeds. Steps of curves are training
+images seen; what a run has only once is at step 0, which the UI draws as bars. The time of a metric is its run's start plus
+training time: a curve over relative time leaves evaluations out, and a point that is sent twice is one point.
 
-Tracking never stops a study: the records on disk are the truth. Whatever MLflow raises is one warning, after which nothing more
-is sent; `sync`, at the end of this call or of the next, logs what is missing, once.
+Tracking never stops a study: the records on disk are the truth. It has a thread of its own, and whatever MLflow raises there is
+one warning, after which nothing is sent until `sync` tries afresh. `sync`, at the end of this call or of a later one, logs what
+is missing, once.
 """
 
-import functools
+import atexit
+import hashlib
+import importlib.util
+import json
 import logging
 import math
 import os
 import re
+import socket
 import statistics
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from ablations.records import RunRecord
 from ablations.study import Run, Study
@@ -27,16 +38,28 @@ from nin.history import Evaluation
 if TYPE_CHECKING:
     from mlflow.entities import Run as LoggedRun
 
-P = ParamSpec("P")
-Tags = dict[str, str]
+Call = Callable[["MlflowTracker"], None]
+Metrics = dict[str, float]
 
-SEED, VARIANT, STUDY = "seed", "variant", "study"  # levels of the tree
-PARENT = "mlflow.parentRunId"
+IDENTITY = {"study": "protocol", "variant": "variant_id", "seed": "run_id"}  # the tag that tells runs of a level apart
+PARENT, DESCRIPTION = "mlflow.parentRunId", "mlflow.note.content"
+COLOUR, COMMIT = "mlflow.runColor", "mlflow.source.git.commit"
+# As in the figures: seaborn's "colorblind", in the study's order
+PALETTE = ["#0173B2", "#DE8F05", "#029E73", "#D55E00", "#CC78BC", "#CA9161", "#FBAFE4", "#949494", "#ECE133", "#56B4E9"]
+BLACK = "#000000"
 ENDED = {"finished": "FINISHED", "diverged": "FINISHED", "collapsed": "FINISHED", "failed": "FAILED"}
+BATCH = 1000  # metrics in one request, the most that MLflow takes
+LONGEST_TAG = 5000  # characters
+PATIENCE = 300.0  # seconds that the end of a study waits for MLflow
+UI = "http://127.0.0.1:5000"  # where `make ui` listens, on the database that it opens unless told otherwise:
+UI_DATABASE = "sqlite:///results/mlflow.db"
 DEFAULTS = {  # where the user has not said otherwise
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 
@@ -59,269 +82,431 @@ class Tracker:
         """Keep the study's report, tables and figures as artifacts."""
 
     def close(self, status: str) -> None:
-        """End what is still open: "FINISHED" or "KILLED"."""
+        """End what is still open, as "FINISHED" or "KILLED", and wait until all is logged."""
 
     def links(self) -> list[str]:
-        """Lines that say where to look."""
+        """Lines that say where to look, once it is closed."""
         return []
 
 
-def open_tracker(results: Path, study: Study, protocol: str, warn: Callable[[str], None]) -> Tracker:
-    """MLflow at MLFLOW_TRACKING_URI, else in `<results>/mlflow.db`; a no-op, with a warning, if that cannot be had."""
+def open_tracker(
+    results: Path, study: Study, protocol: str, warn: Callable[[str], None], overrides: Sequence[str] = ()
+) -> Tracker:
+    """MLflow at MLFLOW_TRACKING_URI, else in `<results>/mlflow.db`; a no-op, with a warning, if it is not installed.
+
+    overrides  what the user changed in every run ("train.lr=0.05"): part of the names of variants
+    """
+    if importlib.util.find_spec("mlflow") is None:
+        warn("MLflow is not installed: runs are recorded on disk only")
+        return Tracker()
     for key, value in DEFAULTS.items():
         os.environ.setdefault(key, value)
+    # Here and not in the thread: numpy, pandas and scipy come with it, and two threads had better not import those at once.
+    import mlflow  # noqa: F401
+
+    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # as errors, they log the traceback of what they raise
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{results / 'mlflow.db'}"
-    try:
-        return MlflowTracker(uri, results, study, protocol, warn)
-    except ImportError:
-        warn("MLflow is not installed: runs are recorded on disk only")
-    except Exception as error:
-        warn(f"MLflow at {redacted(uri)} cannot be used ({_one_line(error)}): runs are recorded on disk only")
-    return Tracker()
+
+    def lost(error: Exception) -> None:
+        reason = redacted(" ".join(f"{type(error).__name__}: {error}".partition("[SQL")[0].split()))[:300]
+        warn(
+            f"MLflow at {redacted(uri)} does not answer ({reason}): no result is lost, records are complete on disk, "
+            "and the next call of the same command brings MLflow up to date"
+        )
+
+    return BackgroundTracker(lambda: MlflowTracker(uri, results, study, protocol, overrides), lost)
 
 
 def redacted(text: str) -> str:
-    """The text without the password of any URI in it."""
-    return re.sub(r"(\w+://[^\s:/@]*):[^\s@]*@", r"\1:***@", text)
+    """The text without who logs in, and by which password, of any URI in it: before the host or in the query."""
+    text = re.sub(r"://\S*@", "://***@", text)
+    return re.sub(r"((?:password|passwd|pwd|token)=)[^\s&;'\"]+", r"\1***", text, flags=re.IGNORECASE)
 
 
-def guarded(method: Callable[P, None]) -> Callable[P, None]:
-    """A method that turns whatever MLflow raises into one warning, and does nothing from then on."""
+class BackgroundTracker(Tracker):
+    """Has everything done in a thread, in order, so that neither a new database nor a slow server holds up a study."""
 
-    @functools.wraps(method)
-    def call(*args: P.args, **kwargs: P.kwargs) -> None:
-        tracker: Any = args[0]
-        if tracker.broken:
-            return
-        try:
-            method(*args, **kwargs)
-        except Exception as error:
-            tracker.broken = True
-            tracker.warn(
-                f"MLflow stopped answering ({_one_line(error)}): training goes on, records are complete, "
-                "and the next call of the same command brings MLflow up to date"
-            )
+    def __init__(self, connect: "Callable[[], MlflowTracker]", lost: Callable[[Exception], None]) -> None:
+        self._connect, self._say_lost = connect, lost
+        self._tracker: MlflowTracker | None = None
+        self._is_lost, self._has_said, self._has_tried_again = False, False, False
+        self._calls: SimpleQueue[tuple[Call, bool] | None] = SimpleQueue()
+        self._later(lambda tracker: None)  # to connect at once
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+        atexit.register(self.close, "KILLED")  # should the driver raise
 
-    return call
+    def run_started(self, run: Run) -> None:
+        """Seen in MLflow at once."""
+        self._later(lambda tracker: tracker.run_started(run))
+
+    def run_progressed(self, run: Run, point: Evaluation) -> None:
+        """One batch of metrics."""
+        self._later(lambda tracker: tracker.run_progressed(run, point))
+
+    def run_ended(self, record: RunRecord) -> None:
+        """The final metrics and the status."""
+        self._later(lambda tracker: tracker.run_ended(record))
+
+    def sync(self, records: Iterable[RunRecord]) -> None:
+        """Connects again, once, if MLflow was lost."""
+        all_records = list(records)
+        self._later(lambda tracker: tracker.sync(all_records), although_lost=True)
+
+    def add_files(self, folder: Path) -> None:
+        """Takes the files as they are when their turn comes."""
+        self._later(lambda tracker: tracker.add_files(folder))
+
+    def close(self, status: str) -> None:
+        """Waits for MLflow, but not for ever."""
+        atexit.unregister(self.close)
+        self._later(lambda tracker: tracker.close(status), although_lost=True)
+        self._calls.put(None)
+        self._thread.join(PATIENCE)
+        if self._thread.is_alive():
+            self._lose(TimeoutError(f"still busy after {PATIENCE:.0f} s"))
+
+    def links(self) -> list[str]:
+        """None if MLflow was lost."""
+        return self._tracker.links() if self._tracker else []
+
+    def _later(self, call: Call, although_lost: bool = False) -> None:
+        self._calls.put((call, although_lost))
+
+    def _work(self) -> None:
+        while (item := self._calls.get()) is not None:
+            call, although_lost = item
+            if self._is_lost and (self._has_tried_again or not although_lost):
+                continue
+            self._has_tried_again = self._is_lost
+            try:
+                self._tracker = self._tracker or self._connect()
+                call(self._tracker)
+                self._is_lost = False
+            except Exception as error:
+                self._lose(error)
+
+    def _lose(self, error: Exception) -> None:
+        """Forget the tracker: what it knows may not hold any more, so the next one reads the tree anew."""
+        self._tracker, self._is_lost = None, True
+        if not self._has_said:
+            self._say_lost(error)
+        self._has_said = True
+
+
+@dataclass
+class _Node:
+    """A run of MLflow's, as far as it is known here. `started` is in milliseconds since 1970."""
+
+    mlflow_id: str
+    tags: dict[str, str]
+    status: str
+    started: int
+    has_metrics: bool = False
+    logged: set[int] = field(default_factory=set)  # points of the curve that were sent, by examples
+
+    @property
+    def is_running(self) -> bool:
+        return self.status == "RUNNING"
 
 
 class MlflowTracker(Tracker):
-    """One study under one protocol in MLflow; found again and continued if it is there already."""
+    """One study under one protocol in MLflow; found again and continued if it is there. Raises whatever MLflow raises."""
 
-    def __init__(self, uri: str, results: Path, study: Study, protocol: str, warn: Callable[[str], None]) -> None:
+    def __init__(self, uri: str, results: Path, study: Study, protocol: str, overrides: Sequence[str] = ()) -> None:
+        from filelock import FileLock
         from mlflow import MlflowClient
 
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        self.uri, self.study, self.protocol, self.warn = uri, study, protocol, warn
-        self.broken = False
+        self._uri, self._study, self._protocol, self._overrides = uri, study, protocol, overrides
         self._target = study.target(protocol)
-        self._client: MlflowClient = MlflowClient(tracking_uri=uri)
-        artifacts = (results / "mlartifacts").resolve().as_uri() if uri.startswith("sqlite:") else None
-        self._experiment = self._find_or_create_experiment(f"nin-ablations/{study.name}", artifacts)
-        self._variants: dict[str, str] = {}  # MLflow's ids by variant; by run_id in the next two
-        self._open: dict[str, str] = {}
-        self._ended: set[str] = set()
-        self._parent = self._find_tree()
+        self._nodes: dict[tuple[str, str], _Node] = {}  # by level and identity
+        self._open: dict[str, _Node] = {}  # by run_id: seeds that this tracker has started and not ended
+        # Of two drivers at once, only one may create the tables and the tree, or log what is missing.
+        results.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(results / ".mlflow.lock")
+        with self._lock:
+            self._client = MlflowClient(tracking_uri=uri)
+            self._experiment = self._find_or_create_experiment(f"nin-ablations/{study.name}", results)
+            self._read()
 
-    @guarded
     def run_started(self, run: Run) -> None:
-        """A run of its own, visible from now on."""
-        self._start(run)
+        """A run of its own, in the place of an earlier try."""
+        earlier = self._nodes.get(("seed", run.run_id))
+        if earlier is None or not (earlier.status == "FINISHED" or _is_of_another_driver(earlier)):
+            self._open[run.run_id] = self._start(run, _now())
 
-    @guarded
     def run_progressed(self, run: Run, point: Evaluation) -> None:
         """One batch of metrics per evaluation."""
-        self._log(self._open[run.run_id], point.examples, _curve_metrics(point))
+        if run.run_id in self._open:
+            self._log_curve(self._open[run.run_id], [point])
 
-    @guarded
     def run_ended(self, record: RunRecord) -> None:
-        """The final metrics and the status; from the record's curve if the run is not there yet."""
-        if record.run_id in self._ended:
-            return
-        if record.run_id not in self._open:
-            self._start(record.run)
-            for point in record.curve:
-                self._log(self._open[record.run_id], point.examples, _curve_metrics(point))
-        mlflow_id = self._open.pop(record.run_id)
+        """The final metrics and the status, or the whole run if it is not there. Nothing if it is there and ended."""
+        node, ended = self._open.pop(record.run_id, None), _now()
+        if node is None:
+            earlier = self._nodes.get(("seed", record.run_id))
+            if earlier and (earlier.status in ("FINISHED", ENDED[record.status]) or _is_of_another_driver(earlier)):
+                return
+            started, ended = _times(record)
+            node = self._start(record.run, started)
+        self._log_curve(node, record.curve)
         if record.is_result:
-            self._log(mlflow_id, record.examples_seen, _final_metrics(record, self._target))
-            self._log_dataset(mlflow_id, record)
-        self._client.set_tag(mlflow_id, "status", record.status)
-        self._client.set_tag(mlflow_id, "device", record.environment.get("device", ""))
-        if record.error:
-            self._client.set_tag(mlflow_id, "error", redacted(record.error))
-        self._client.set_terminated(mlflow_id, ENDED[record.status])
-        if record.is_result:
-            self._ended.add(record.run_id)
+            self._log(node, [(_final_metrics(record, self._target), 0, record.train_seconds)])
+            self._log_data(node, [record])
+        device, commit = record.environment.get("device", ""), record.environment.get("commit", "")
+        self._set_tags(node, {"status": record.status, "error": record.error, "device": device, COMMIT: commit})
+        self._end(node, ENDED[record.status], ended)
 
-    @guarded
     def sync(self, records: Iterable[RunRecord]) -> None:
-        """Exactly one ended run for each result; a variant's means are made anew if its seeds are not those they were of."""
-        by_variant: dict[str, list[RunRecord]] = defaultdict(list)
-        for record in records:
-            if record.is_result:
+        """One ended run for each record; a variant's means are made anew if its results are not those they were made of."""
+        with self._lock:
+            self._read()
+            variants: dict[str, list[RunRecord]] = defaultdict(list)
+            for record in records:
                 self.run_ended(record)
-                by_variant[record.run.variant].append(record)
-        for variant, seeds in by_variant.items():
-            self._log_means(variant, sorted(seeds, key=lambda record: record.run.seed))
+                if record.is_result:
+                    variants[_variant_id(record.run)].append(record)
+            for variant_id, results in variants.items():
+                self._log_means(variant_id, sorted(results, key=lambda record: record.run.seed))
 
-    @guarded
     def add_files(self, folder: Path) -> None:
-        """report.md, report.html, the tables, and the figures under figures/."""
-        for path in sorted(folder.glob("*.*")):
-            self._client.log_artifact(self._parent, str(path))
-        if (folder / "figures").is_dir():
-            self._client.log_artifacts(self._parent, str(folder / "figures"), "figures")
+        """The report, the tables and figures/; its answer becomes the description of the study's run."""
+        files = [path for kind in ("*.md", "*.html", "*.csv") for path in sorted(folder.glob(kind))]
+        figures = [path for kind in ("*.png", "*.svg") for path in sorted((folder / "figures").glob(kind))]
+        digest = _digest(path.read_bytes() for path in files + figures)
+        if self._parent.tags.get("files") == digest:
+            return
+        for path in files:
+            self._client.log_artifact(self._parent.mlflow_id, str(path))
+        for path in figures:
+            self._client.log_artifact(self._parent.mlflow_id, str(path), "figures")
+        report = folder / "report.md"
+        answer = report.read_text().split("\n\n")[1:2] if report.exists() else []  # it follows the title
+        self._set_tags(self._parent, {"files": digest, DESCRIPTION: "\n\n".join([self._study.question, *answer])})
 
-    @guarded
     def close(self, status: str) -> None:
         """No run is left open."""
-        for mlflow_id in self._open.values():
-            self._client.set_terminated(mlflow_id, "KILLED")
-        for mlflow_id in [*self._variants.values(), self._parent]:
-            self._client.set_terminated(mlflow_id, status)
+        for node in self._open.values():
+            self._interrupt(node)
         self._open.clear()
+        for (level, _), node in self._nodes.items():
+            if level != "seed" and node.is_running:
+                self._end(node, status, _now())
 
     def links(self) -> list[str]:
-        """The study's page on a server, or how to start one on the local database."""
-        if self.uri.startswith("http"):
-            return [f"MLflow:  {redacted(self.uri).rstrip('/')}/#/experiments/{self._experiment}/runs/{self._parent}"]
-        return [f"MLflow:  make ui, then http://127.0.0.1:5000/#/experiments/{self._experiment} ({redacted(self.uri)})"]
+        """Where the variants can be compared: on the server, or on one to be started on the database."""
+        only = quote(f"tags.level='variant' and tags.protocol='{self._protocol}'", safe="=")
+        view = f"searchFilter={only}&orderByKey=tags.%60role%60&orderByAsc=true&compareRunsMode=CHART"
+        page = f"#/experiments/{self._experiment}/runs?workflowType=machine_learning&{view}"
+        if self._uri.startswith("http"):
+            return [f"MLflow:  {re.sub(r'://.*@', '://', self._uri).rstrip('/')}/{page}"]
+        database = "" if self._uri == UI_DATABASE else f"MLFLOW_TRACKING_URI='{redacted(self._uri)}' "
+        return [f"MLflow:  {database}make ui, then {UI}/{page}"]
 
-    def _find_or_create_experiment(self, name: str, artifacts: str | None) -> str:
+    # What there is, and what is added to it
+
+    def _find_or_create_experiment(self, name: str, results: Path) -> str:
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
-            return str(self._client.create_experiment(name, artifact_location=artifacts))
+            # A server knows where its artifacts go; a bare database would have them in the working directory.
+            place = None if self._uri.startswith("http") else (results / "mlartifacts").resolve().as_uri()
+            tags = {DESCRIPTION: self._study.question, "mlflow.experimentKind": "custom_model_development"}
+            return str(self._client.create_experiment(name, artifact_location=place, tags=tags))
         if experiment.lifecycle_stage == "deleted":
             self._client.restore_experiment(experiment.experiment_id)
         return str(experiment.experiment_id)
 
-    def _find_tree(self) -> str:
-        """Read what an earlier call has logged; close what it left open; return the study's own run."""
-        parent = None
+    def _read(self) -> None:
+        """What MLflow holds. Seeds that a dead driver left running are closed; of what is there twice, one is kept."""
+        ours = {node.mlflow_id: node for node in self._open.values()}
+        copies: dict[tuple[str, str], list[_Node]] = defaultdict(list)
         for logged in self._search():
-            tags, mlflow_id = logged.data.tags, logged.info.run_id
-            match tags.get("level"):
-                case "study":
-                    parent = mlflow_id
-                case "variant":
-                    self._variants[tags["variant"]] = mlflow_id
-                case "seed" if logged.info.status == "FINISHED":
-                    self._ended.add(tags["run_id"])
-                case "seed":  # failed, or its driver was killed: its next try takes its place
-                    self._client.delete_run(mlflow_id)
-        if parent is None:
-            return self._create(f"{self.study.name} {self.protocol}", STUDY, None, {"question": self.study.question})
-        self._client.update_run(parent, status="RUNNING")
-        return str(parent)
+            tags, info = logged.data.tags, logged.info
+            level = tags.get("level", "")
+            identity = tags.get(IDENTITY.get(level, ""))
+            if identity is None:
+                continue  # somebody else's
+            node = _Node(info.run_id, tags, info.status, info.start_time, bool(logged.data.metrics))
+            node = ours.get(node.mlflow_id, node)
+            if level == "seed" and node.is_running and node.mlflow_id not in ours and _driver_lives(node) is False:
+                self._interrupt(node)
+            copies[level, identity].append(node)
+        self._nodes.clear()
+        for key, nodes in copies.items():  # oldest first, and sorting keeps that among equals
+            nodes.sort(key=lambda node: (node.status != "FINISHED", node.mlflow_id not in ours))
+            self._nodes[key], *surplus = nodes
+            for node in surplus:
+                self._delete(node)
+        if ("study", self._protocol) not in self._nodes:
+            tags = {"level": "study", DESCRIPTION: self._study.question}
+            self._create(f"{self._study.name} {self._protocol}", _now(), tags, {})
 
-    def _search(self) -> Iterable["LoggedRun"]:
+    def _search(self) -> "Iterator[LoggedRun]":
         token = None
         while True:
             page = self._client.search_runs(
-                [self._experiment], f"tags.protocol = '{self.protocol}'", max_results=1000, page_token=token
+                [self._experiment],
+                f"tags.protocol = '{self._protocol}'",
+                max_results=1000,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
             )
             yield from page
             token = page.token
             if not token:
                 return
 
-    def _create(self, name: str, level: str, parent: str | None, tags: Mapping[str, str]) -> str:
-        all_tags = {"level": level, "study": self.study.name, "protocol": self.protocol, **tags}
-        if parent is not None:
-            all_tags[PARENT] = parent
-        return str(self._client.create_run(self._experiment, run_name=name, tags=all_tags).info.run_id)
+    @property
+    def _parent(self) -> _Node:
+        return self._nodes["study", self._protocol]
 
-    def _start(self, run: Run) -> None:
-        tags = {
-            "variant": run.variant,
-            "role": run.role,
-            "seed": str(run.seed),
-            "run_id": run.run_id,
-            "status": "running",
-        }
-        variant = self._variants.get(run.variant) or self._create_variant(run)
-        self._open[run.run_id] = self._create(run.label, SEED, variant, tags)
-        self._log_params(self._open[run.run_id], {**_params(run), "seed": run.seed})
+    def _start(self, run: Run, started: int) -> _Node:
+        variant = self._nodes.get(("variant", _variant_id(run))) or self._create_variant(run)
+        for node in (self._parent, variant):
+            if not node.is_running:
+                self._client.update_run(node.mlflow_id, "RUNNING")
+                node.status = "RUNNING"
+        tags = {"level": "seed", PARENT: variant.mlflow_id, "seed": str(run.seed), "run_id": run.run_id}
+        return self._create(
+            run.label, started, {**tags, **self._tags(run), "status": "running"}, _params(run) | {"seed": run.seed}
+        )
 
-    def _create_variant(self, run: Run) -> str:
-        mlflow_id = self._create(run.variant, VARIANT, self._parent, {"variant": run.variant, "role": run.role})
-        self._log_params(mlflow_id, _params(run))
-        self._variants[run.variant] = mlflow_id
-        return mlflow_id
+    def _create_variant(self, run: Run) -> _Node:
+        tags = {"level": "variant", PARENT: self._parent.mlflow_id, **self._tags(run)}
+        return self._create(" ".join([run.variant, *self._overrides]), _now(), tags, _params(run))
 
-    def _log_means(self, variant: str, records: list[RunRecord]) -> None:
-        """Means over seeds, and the standard deviation of test accuracy, under the same names as a seed's own metrics."""
-        seeds = " ".join(str(record.run.seed) for record in records)
-        earlier = self._variants.get(variant)
-        if earlier and self._client.get_run(earlier).data.tags.get("seeds") == seeds:
-            return
-        # Metrics cannot be taken back, so new means need a new run, to which the seeds' runs are moved.
-        mlflow_id = self._create_variant(records[0].run)
-        for logged in self._search():
-            if logged.data.tags.get("level") == "seed" and logged.data.tags.get("variant") == variant:
-                self._client.set_tag(logged.info.run_id, PARENT, mlflow_id)
-        if earlier:
-            self._client.delete_run(earlier)
-        points: dict[int, list[dict[str, float]]] = defaultdict(list)
-        for record in records:
-            for point in record.curve:
-                points[point.examples].append(_curve_metrics(point))
-        for examples, metrics in points.items():
-            self._log(mlflow_id, examples, _means(metrics))
-        finals = _means([_final_metrics(record, self._target) for record in records])
-        if len(records) > 1:
-            finals["test/accuracy_sd"] = statistics.stdev(record.test_accuracy for record in records)
-        finals["num_seeds"] = float(len(records))
-        self._log(mlflow_id, max(record.examples_seen for record in records), finals)
-        self._log_dataset(mlflow_id, records[0])
-        self._client.set_tag(mlflow_id, "seeds", seeds)
+    def _tags(self, run: Run) -> dict[str, str]:
+        others = [name for name in self._study.variants if name != self._study.baseline]
+        colour = BLACK if run.role == "baseline" else PALETTE[others.index(run.variant) % len(PALETTE)]
+        return {"variant": run.variant, "variant_id": _variant_id(run), "role": run.role, COLOUR: colour}
 
-    def _log(self, mlflow_id: str, examples: int, metrics: Mapping[str, float]) -> None:
-        """One batch. What is not finite is left out: MLflow turns infinity into 1.8e308."""
-        from mlflow.entities import Metric
-
-        now = time.time_ns() // 1_000_000
-        finite = [Metric(key, value, now, examples) for key, value in metrics.items() if math.isfinite(value)]
-        self._client.log_batch(mlflow_id, metrics=finite)
-
-    def _log_params(self, mlflow_id: str, params: Mapping[str, object]) -> None:
+    def _create(self, name: str, started: int, tags: Mapping[str, str], params: Mapping[str, object]) -> _Node:
+        """A new run, in the place of the one that had its identity."""
         from mlflow.entities import Param
 
-        self._client.log_batch(mlflow_id, params=[Param(key, str(value)) for key, value in params.items()])
+        tags = {"study": self._study.name, "protocol": self._protocol, "driver": _driver(), **tags}
+        info = self._client.create_run(self._experiment, started, tags, name).info
+        self._client.log_batch(info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
+        key = tags["level"], tags[IDENTITY[tags["level"]]]
+        if key in self._nodes:
+            self._delete(self._nodes[key])
+        self._nodes[key] = _Node(info.run_id, tags, info.status, started)
+        return self._nodes[key]
 
-    def _log_dataset(self, mlflow_id: str, record: RunRecord) -> None:
-        """The data set as an input of the run: its name and checksum, no data."""
+    def _adopt(self, node: _Node, parent: _Node) -> None:
+        if node.tags[PARENT] != parent.mlflow_id:
+            self._set_tags(node, {PARENT: parent.mlflow_id})
+
+    def _end(self, node: _Node, status: str, ended: int) -> None:
+        self._client.set_terminated(node.mlflow_id, status, ended)
+        node.status = status
+
+    def _interrupt(self, node: _Node) -> None:
+        self._set_tags(node, {"status": "interrupted"})
+        self._end(node, "KILLED", _now())
+
+    def _delete(self, node: _Node) -> None:
+        if node.is_running:
+            self._end(node, "KILLED", _now())
+        self._client.delete_run(node.mlflow_id)
+
+    # What a run says
+
+    def _log_curve(self, node: _Node, points: Iterable[Evaluation]) -> None:
+        """Those of the points that have not been sent."""
+        new = [point for point in points if point.examples not in node.logged]
+        self._log(node, [(_curve_metrics(point), point.examples, point.seconds) for point in new])
+        node.logged.update(point.examples for point in new)
+
+    def _log_means(self, variant_id: str, records: Sequence[RunRecord]) -> None:
+        """Means over seeds, under the names of a seed's own metrics. At each point, over the seeds that have come so far."""
+        made_of = _digest(f"{record.run_id} {record.status} {record.started_at}".encode() for record in records)
+        variant = self._nodes.get(("variant", variant_id))
+        if variant is None or (variant.has_metrics and variant.tags.get("means_of") != made_of):
+            variant = self._create_variant(records[0].run)  # anew, because metrics cannot be taken back
+        self._adopt(variant, self._parent)
+        for (level, _), node in self._nodes.items():
+            if level == "seed" and node.tags["variant_id"] == variant_id:
+                self._adopt(node, variant)
+        if variant.has_metrics:
+            return
+        by_examples: dict[int, list[Evaluation]] = defaultdict(list)
+        for point in (point for record in records for point in record.curve):
+            by_examples[point.examples].append(point)
+        rows = [
+            (
+                _over_seeds([_curve_metrics(point) for point in points]),
+                examples,
+                _mean(point.seconds for point in points),
+            )
+            for examples, points in by_examples.items()
+        ]
+        finals = _over_seeds([_final_metrics(record, self._target) for record in records])
+        self._log(variant, [*rows, ({**finals, "num_seeds": len(records)}, 0, finals["train_seconds"])])
+        for node in (variant, self._parent):
+            self._log_data(node, records)
+        self._set_tags(variant, {"means_of": made_of})
+        variant.has_metrics = True
+
+    def _log(self, node: _Node, rows: Iterable[tuple[Metrics, int, float]]) -> None:
+        """Metrics, each after so many examples and seconds of training. What is not finite is left out: MLflow has no infinity."""
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(key, value, node.started + round(1000 * seconds), examples)
+            for row, examples, seconds in rows
+            for key, value in row.items()
+            if math.isfinite(value)
+        ]
+        for first in range(0, len(metrics), BATCH):
+            self._client.log_batch(node.mlflow_id, metrics=metrics[first : first + BATCH])
+
+    def _log_data(self, node: _Node, records: Iterable[RunRecord]) -> None:
+        """Data sets as inputs of a run: name and checksum, no data."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        name = record.run.data.name
-        dataset = Dataset(
-            name=name, digest=record.data_checksum[:36], source_type="local", source=f'{{"name": "{name}"}}'
+        context = [InputTag("mlflow.data.context", "training")]
+        self._client.log_inputs(
+            node.mlflow_id,
+            [
+                DatasetInput(Dataset(name, checksum[:36], "local", json.dumps({"name": name})), context)
+                for name, checksum in {(record.run.data.name, record.data_checksum) for record in records}
+            ],
         )
-        self._client.log_inputs(mlflow_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+    def _set_tags(self, node: _Node, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        given = {key: redacted(value)[:LONGEST_TAG] for key, value in tags.items() if value}
+        self._client.log_batch(node.mlflow_id, tags=[RunTag(key, value) for key, value in given.items()])
+        node.tags |= given
+
+
+def _variant_id(run: Run) -> str:
+    """What all seeds of a variant, under the same overrides, have in common: the identity of seed 0."""
+    return replace(run, seed=0).run_id
 
 
 def _params(run: Run) -> dict[str, object]:
     """The resolved specification, flat: {"model.num_1x1": 2, ...}."""
-    return {
-        f"{part}.{key}": value
-        for part in ("model", "data", "train")
-        for key, value in asdict(getattr(run, part)).items()
-    }
+    flat = {f"model.{key}": value for key, value in asdict(run.model).items()}
+    flat |= {f"data.{key}": value for key, value in asdict(run.data).items()}
+    return flat | {f"train.{key}": value for key, value in asdict(run.train).items()}
 
 
-def _curve_metrics(point: Evaluation) -> dict[str, float]:
+def _curve_metrics(point: Evaluation) -> Metrics:
     return {
         "train/loss": point.train_loss,
         "train/accuracy": point.train_accuracy,
         "val/loss": point.val_loss,
         "val/accuracy": point.val_accuracy,
+        "val/dead_classes": float(point.dead_classes),
     }
 
 
-def _final_metrics(record: RunRecord, target: float) -> dict[str, float]:
-    """The same keys for every run. One that misses the target counts as `examples_seen`, with convergence/reached 0."""
+def _final_metrics(record: RunRecord, target: float) -> Metrics:
+    """The same keys for every run. One that misses the target has `examples_seen`, and convergence/reached 0."""
     examples = record.examples_to_target(target)
     return {
         "test/accuracy": record.test_accuracy,
@@ -338,9 +523,53 @@ def _final_metrics(record: RunRecord, target: float) -> dict[str, float]:
     }
 
 
-def _means(metrics: list[dict[str, float]]) -> dict[str, float]:
-    return {key: statistics.fmean(each[key] for each in metrics) for key in metrics[0]}
+def _over_seeds(metrics: Sequence[Metrics]) -> Metrics:
+    """Means, and the standard deviations of accuracies on data not trained on, if there are two seeds or more."""
+    means = {key: _mean(each[key] for each in metrics) for key in metrics[0]}
+    spread = {"val/accuracy", "test/accuracy"} & means.keys() if len(metrics) > 1 else ()
+    return means | {f"{key}_sd": statistics.stdev(each[key] for each in metrics) for key in spread}
 
 
-def _one_line(error: Exception) -> str:
-    return redacted(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
+def _mean(values: Iterable[float]) -> float:
+    return statistics.fmean(values)
+
+
+def _times(record: RunRecord) -> tuple[int, int]:
+    """Start and end of a run that is over, in milliseconds since 1970."""
+    if not record.started_at:
+        return _now(), _now()
+    started = round(1000 * datetime.fromisoformat(record.started_at).timestamp())
+    return started, started + round(1000 * record.wall_seconds)
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    return hashlib.sha256(b"\n".join(parts)).hexdigest()[:16]
+
+
+def _driver() -> str:
+    """Who logs: host and process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _is_of_another_driver(node: _Node) -> bool:
+    """Whether the run is under way in another process, whose it is to log."""
+    return node.is_running and _driver_lives(node) is True
+
+
+def _driver_lives(node: _Node) -> bool | None:
+    """Whether the process that logged the run, other than this one, is still there; None if that is on another host."""
+    import psutil
+
+    host, _, process = node.tags.get("driver", "").rpartition(":")
+    if host != socket.gethostname():
+        return None
+    try:
+        driver = psutil.Process(int(process))
+        is_older = 1000 * driver.create_time() <= node.started  # otherwise it only has got the number of that process
+        return driver.pid != os.getpid() and driver.status() != psutil.STATUS_ZOMBIE and is_older
+    except psutil.NoSuchProcess:
+        return False

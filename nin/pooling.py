@@ -148,7 +148,8 @@ class AttentionPool(GlobalPool):
         x_NTC = x_NCHW.flatten(2).transpose(1, 2)
         x_NTC = torch.cat([x_NTC.mean(dim=1, keepdim=True), x_NTC], dim=1) + self.positions_TC
         pooled_N1C, _ = self.attention(x_NTC[:, :1], x_NTC, x_NTC, need_weights=False)
-        return pooled_N1C.squeeze(1)
+        vector_NC: Tensor = pooled_N1C.squeeze(1)
+        return vector_NC
 
 
 class SimPool(GlobalPool):

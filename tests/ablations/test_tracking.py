@@ -1,0 +1,646 @@
+"""What a study leaves in MLflow, read back through its client. Each test tracks a study of its own in one database."""
+
+import math
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from builders import record_of
+from mlflow import MlflowClient
+from mlflow.entities import Run as LoggedRun
+
+from ablations import tracking
+from ablations.records import RunRecord
+from ablations.study import Run, Study, Variant
+from ablations.tracking import Tracker, open_tracker, redacted
+
+# SQLAlchemy, of how MLflow uses it.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+
+STUDY = Study(
+    "average", {name: Variant(model={"pooling": name}) for name in ("average", "max")}, question="Which?", name="a"
+)
+LEVELS = ("study", "variant", "seed")
+CURVES = ["train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/dead_classes"]
+FINALS = {
+    *(
+        "test/accuracy",
+        "test/loss",
+        "generalization_gap",
+        "dead_classes",
+        "params/total",
+        "params/trunk",
+        "params/head",
+    ),
+    *("gflops", "convergence/examples_to_target", "convergence/reached", "train_seconds"),
+}
+
+
+@dataclass
+class Tracked:
+    """One study, what it is asked to run, and MLflow as seen from outside."""
+
+    results: Path
+    study: Study
+    client: MlflowClient
+    warnings: list[str]
+
+    def runs(self, seeds: int = 2, overrides: Iterable[str] = ()) -> list[Run]:
+        return list(self.study.expand("smoke", seeds, overrides=overrides))
+
+    def open(self, overrides: Iterable[str] = ()) -> Tracker:
+        return open_tracker(self.results, self.study, "smoke", self.warnings.append, tuple(overrides))
+
+    def track(self, records: Iterable[RunRecord], folder: Path | None = None, overrides: Iterable[str] = ()) -> None:
+        """A whole session, as the driver has it."""
+        records = list(records)
+        tracker = self.open(overrides)
+        for record in records:
+            follow(tracker, record)
+        tracker.sync(records)
+        if folder:
+            tracker.add_files(folder)
+        tracker.close("FINISHED")
+
+    def logged(self, level: str, **tags: str) -> list[LoggedRun]:
+        """Runs of a level that are not deleted, oldest first."""
+        experiment = self.client.get_experiment_by_name(f"nin-ablations/{self.study.name}")
+        if experiment is None:
+            return []
+        wanted = " and ".join(f"tags.{key} = '{value}'" for key, value in {"level": level, **tags}.items())
+        return list(self.client.search_runs([experiment.experiment_id], wanted, order_by=["attributes.start_time ASC"]))
+
+    def one(self, level: str, **tags: str) -> LoggedRun:
+        (run,) = self.logged(level, **tags)
+        return run
+
+    def curve(self, run: LoggedRun, key: str) -> list[tuple[int, float]]:
+        return [(point.step, point.value) for point in self.client.get_metric_history(run.info.run_id, key)]
+
+    def everything(self) -> object:
+        """All that is logged, for comparing before and after."""
+        return [
+            (run.to_dictionary(), {key: self.curve(run, key) for key in run.data.metrics})
+            for level in LEVELS
+            for run in self.logged(level)
+        ]
+
+
+def follow(tracker: Tracker, record: RunRecord) -> None:
+    """Tell of a run as it comes from a worker."""
+    tracker.run_started(record.run)
+    for point in record.curve:
+        tracker.run_progressed(record.run, point)
+    tracker.run_ended(record)
+
+
+def study_of(results: Path, name: str) -> Tracked:
+    study = replace(STUDY, name=name)
+    warnings: list[str] = []
+    open_tracker(results, study, "smoke", warnings.append).close(
+        "FINISHED"
+    )  # the database, before a client looks at it
+    return Tracked(results, study, MlflowClient(f"sqlite:///{results}/mlflow.db"), warnings)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture
+def tracked(results: Path, request: pytest.FixtureRequest) -> Iterator[Tracked]:
+    """A study of the test's own. Fails if MLflow was lost and the test has not taken note of it."""
+    tracked = study_of(results, request.node.name)
+    yield tracked
+    assert tracked.warnings == []
+
+
+# What is there when all went well: two variants of three seeds, with 50, 60 and 70 % of test images right
+
+
+@pytest.fixture(scope="module")
+def done(results: Path) -> Tracked:
+    folder = results / "files"
+    for name in ("report.md", "runs.csv", ".inputs", "figures/curves.png", "weights.pt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("# Title\n\nThe answer.\n\nMore.")
+    tracked = study_of(results, "done")
+    tracked.track([record_of(run, test_accuracy=0.5 + run.seed / 10) for run in tracked.runs(seeds=3)], folder)
+    return tracked
+
+
+def test_variants_are_under_the_study_and_seeds_under_their_variants(done: Tracked) -> None:
+    parent = done.one("study")
+    assert "mlflow.parentRunId" not in parent.data.tags
+    assert [run.info.run_name for run in done.logged("variant")] == ["average", "max"]
+    for variant in done.logged("variant"):
+        assert variant.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        name = variant.data.tags["variant"]
+        seeds = done.logged("seed", variant=name)
+        assert [run.info.run_name for run in seeds] == [f"{name} seed {seed}" for seed in range(3)]
+        assert {run.data.tags["mlflow.parentRunId"] for run in seeds} == {variant.info.run_id}
+    assert {run.info.status for level in LEVELS for run in done.logged(level)} == {"FINISHED"}
+
+
+def test_a_seed_has_its_curves_over_examples_seen(done: Tracked) -> None:
+    logged = done.one("seed", variant="max", seed="1")
+    for key, values in {
+        "train/loss": [2.3, 2.3 / 2, 2.3 / 3, 2.3 / 4],
+        "train/accuracy": [0.15, 0.3, 0.45, 0.6],
+        "val/loss": [2.3, 2.3 / 2, 2.3 / 3, 2.3 / 4],
+        "val/accuracy": [0.15, 0.3, 0.45, 0.6],
+        "val/dead_classes": [0, 0, 0, 0],
+    }.items():
+        assert done.curve(logged, key) == list(zip([256, 512, 768, 1024], map(pytest.approx, values), strict=True))
+
+
+def test_the_time_of_a_metric_is_training_time(done: Tracked) -> None:
+    logged = done.one("seed", variant="max", seed="1")  # evaluated after every 0.5 s of training
+    times = [point.timestamp for point in done.client.get_metric_history(logged.info.run_id, "val/loss")]
+    assert [each - logged.info.start_time for each in times] == [500, 1000, 1500, 2000]
+
+
+def test_a_seed_has_its_final_metrics_once(done: Tracked) -> None:
+    logged = done.one("seed", variant="max", seed="1")
+    finals = {key: value for key, value in logged.data.metrics.items() if key not in CURVES}
+    assert finals == pytest.approx(
+        {
+            "test/accuracy": 0.6,
+            "test/loss": 0.5,
+            "generalization_gap": 0.02,
+            "dead_classes": 0,
+            "params/total": 1100,
+            "params/trunk": 1000,
+            "params/head": 100,
+            "gflops": 0.002,
+            "convergence/examples_to_target": 1024,  # where validation accuracy first is 0.5 or more
+            "convergence/reached": 1,
+            "train_seconds": 2.0,
+        }
+    )
+    assert [[step for step, _ in done.curve(logged, key)] for key in finals] == [[0]] * len(finals)
+
+
+def test_parameters_are_the_resolved_run_flat(done: Tracked) -> None:
+    run = done.runs()[1]
+    params = done.one("seed", variant="max", seed="0").data.params
+    assert params["model.num_1x1"] == str(run.model.num_1x1)
+    assert params["data.name"] == "synthetic"
+    assert params["train.lr"] == str(run.train.lr)
+    assert params["seed"] == "0"
+    assert done.one("variant", variant="max").data.params == {key: params[key] for key in params if key != "seed"}
+
+
+def test_tags_say_what_a_run_is(done: Tracked) -> None:
+    assert {
+        **{"study": "done", "protocol": "smoke", "variant": "max", "role": "confirmatory", "seed": "0"},
+        **{"run_id": done.runs()[1].run_id, "status": "finished", "device": "cpu (test)"},
+    }.items() <= done.one("seed", variant="max", seed="0").data.tags.items()
+
+
+def test_the_data_set_is_an_input_at_every_level(done: Tracked) -> None:
+    for run in (run for level in LEVELS for run in done.logged(level)):
+        (data,) = run.inputs.dataset_inputs
+        assert (data.dataset.name, data.dataset.digest) == ("synthetic", "0" * 36)
+
+
+def test_report_and_figures_are_artifacts_of_the_study(done: Tracked) -> None:
+    parent = done.one("study")
+    assert [file.path for file in done.client.list_artifacts(parent.info.run_id)] == [
+        "figures",
+        "report.md",
+        "runs.csv",
+    ]
+    assert [file.path for file in done.client.list_artifacts(parent.info.run_id, "figures")] == ["figures/curves.png"]
+    assert parent.info.artifact_uri.startswith((done.results / "mlartifacts").as_uri())
+    assert parent.data.tags["mlflow.note.content"] == "Which?\n\nThe answer."
+
+
+def test_a_variant_has_means_over_seeds_under_the_names_of_its_seeds(done: Tracked) -> None:
+    variant = done.one("variant", variant="max")
+    assert variant.data.metrics.keys() == FINALS | {*CURVES, "val/accuracy_sd", "test/accuracy_sd", "num_seeds"}
+    assert done.curve(variant, "val/accuracy") == [(256 * k, pytest.approx(0.6 * k / 4)) for k in (1, 2, 3, 4)]
+    assert done.curve(variant, "val/accuracy_sd")[-1] == (1024, pytest.approx(0.1))
+    assert done.curve(variant, "test/accuracy") == [(0, pytest.approx(0.6))]
+    assert done.curve(variant, "test/accuracy_sd") == [(0, pytest.approx(0.1))]
+    assert variant.data.metrics["num_seeds"] == 3
+
+
+def test_a_variants_colour_is_that_of_the_figures(done: Tracked) -> None:
+    import pandas as pd
+    from matplotlib.colors import to_hex
+
+    from ablations.plots import Tables
+
+    tables = Tables(done.study, "smoke", *[pd.DataFrame()] * 3)
+    for run in [*done.logged("variant"), *done.logged("seed")]:
+        assert run.data.tags["mlflow.runColor"].lower() == to_hex(tables.colour(run.data.tags["variant"]))
+
+
+def test_a_second_call_logs_nothing_twice(done: Tracked) -> None:
+    records = [record_of(run, test_accuracy=0.5 + run.seed / 10) for run in done.runs(seeds=3)]
+    before = done.everything()
+    done.track(records, done.results / "files")
+    assert done.everything() == before
+
+
+# When a study goes on, or goes wrong
+
+
+def test_a_missed_target_is_all_examples_seen_and_not_reached(tracked: Tracked) -> None:
+    tracked.track([record_of(tracked.runs()[0], test_accuracy=0.4)])
+    metrics = tracked.one("seed").data.metrics
+    assert (metrics["convergence/examples_to_target"], metrics["convergence/reached"]) == (1024, 0)
+
+
+def test_means_are_made_anew_when_a_seed_is_added(tracked: Tracked) -> None:
+    runs = [run for run in tracked.runs(seeds=2) if run.variant == "max"]
+    records = [record_of(run, test_accuracy=each) for run, each in zip(runs, [0.6, 0.8], strict=True)]
+    tracked.track(records[:1])
+    assert tracked.one("variant").data.metrics["test/accuracy"] == pytest.approx(0.6)
+    tracked.track(records)
+    variant = tracked.one("variant")
+    assert tracked.curve(variant, "test/accuracy") == [(0, pytest.approx(0.7))]
+    assert len(tracked.curve(variant, "val/accuracy")) == 4
+    assert {run.data.tags["mlflow.parentRunId"] for run in tracked.logged("seed")} == {variant.info.run_id}
+
+
+def test_what_was_changed_in_every_run_makes_other_variants(tracked: Tracked) -> None:
+    changed = ["train.lr=0.001"]
+    tracked.track(record_of(run, test_accuracy=0.8) for run in tracked.runs())
+    tracked.track((record_of(run, test_accuracy=0.4) for run in tracked.runs(overrides=changed)), overrides=changed)
+    means = {run.info.run_name: run.data.metrics["test/accuracy"] for run in tracked.logged("variant", variant="max")}
+    assert means == {"max": pytest.approx(0.8), "max train.lr=0.001": pytest.approx(0.4)}
+
+
+def test_a_run_is_seen_while_it_trains(tracked: Tracked) -> None:
+    record = record_of(tracked.runs()[0])
+    tracker = tracked.open()
+    tracker.run_started(record.run)
+    tracker.run_progressed(record.run, record.curve[0])
+    until(lambda: any("val/accuracy" in run.data.metrics for run in tracked.logged("seed")))
+    logged = tracked.one("seed")
+    assert (logged.info.status, logged.data.tags["status"]) == ("RUNNING", "running")
+    assert tracked.one("variant").info.status == tracked.one("study").info.status == "RUNNING"
+    tracker.close("KILLED")
+
+
+def test_closing_leaves_nothing_running(tracked: Tracked) -> None:
+    tracker = tracked.open()
+    for run in tracked.runs():
+        tracker.run_started(run)
+    tracker.close("KILLED")
+    logged = [run for level in LEVELS for run in tracked.logged(level)]
+    assert [run.info.status for run in logged] == ["KILLED"] * 7
+    assert {run.data.tags["status"] for run in tracked.logged("seed")} == {"interrupted"}
+
+
+@pytest.mark.parametrize("status", ["diverged", "collapsed"])
+def test_a_training_that_went_wrong_is_a_result(tracked: Tracked, status: str) -> None:
+    record = record_of(tracked.runs()[0], status=status, test_loss=math.nan)
+    broken = replace(record.curve[-1], train_loss=math.inf, val_loss=math.nan)
+    tracked.track([replace(record, curve=[*record.curve[:-1], broken])])
+    logged = tracked.one("seed")
+    assert (logged.info.status, logged.data.tags["status"]) == ("FINISHED", status)
+    assert [step for step, _ in tracked.curve(logged, "train/loss")] == [256, 512, 768]
+    assert [step for step, _ in tracked.curve(logged, "train/accuracy")] == [256, 512, 768, 1024]
+    assert "test/loss" not in logged.data.metrics.keys() | tracked.one("variant").data.metrics.keys()
+
+
+def test_a_failed_run_says_why_and_its_next_try_takes_its_place(tracked: Tracked) -> None:
+    run = tracked.runs()[0]
+    failed = record_of(run, status="failed", error="at postgresql://me:secret@host/db", curve=[], started_at="")
+    tracked.track([failed])
+    logged = tracked.one("seed")
+    assert (logged.info.status, logged.data.tags["status"]) == ("FAILED", "failed")
+    assert logged.data.tags["error"] == "at postgresql://***@host/db"
+    tracked.track([failed])
+    assert tracked.one("seed").info.status == "FAILED"
+    tracked.track([record_of(run)])
+    assert tracked.one("seed").info.status == "FINISHED"
+
+
+def test_sync_logs_whole_runs_from_their_records(tracked: Tracked) -> None:
+    record = record_of(tracked.runs()[0])
+    tracker = tracked.open()
+    tracker.sync([record])
+    tracker.close("FINISHED")
+    logged = tracked.one("seed")
+    assert [step for step, _ in tracked.curve(logged, "val/loss")] == [256, 512, 768, 1024]
+    assert logged.data.metrics.keys() == {*CURVES, *FINALS}
+    assert logged.info.end_time - logged.info.start_time == 2500
+    assert logged.info.status == "FINISHED"
+
+
+def test_what_a_dead_driver_left_running_is_closed_and_done_again(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = [record_of(run) for run in tracked.runs(seeds=1)]
+    leave_running(tracked, first, second, driver=dead_process(), monkeypatch=monkeypatch)
+    tracked.track([first])
+    assert (tracked.one("seed", variant="average").info.status, tracked.one("seed", variant="max").info.status) == (
+        "FINISHED",
+        "KILLED",
+    )
+    assert tracked.one("study").info.status == "FINISHED"
+    tracked.track([first, second])
+    assert [run.info.status for run in tracked.logged("seed")] == ["FINISHED"] * 2
+
+
+def test_what_another_driver_is_busy_with_is_left_to_it(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = record_of(tracked.runs()[0])
+    leave_running(tracked, record, driver=os.getppid(), monkeypatch=monkeypatch)
+    before = tracked.one("seed").to_dictionary()
+    tracked.track([record])
+    assert tracked.one("seed").to_dictionary() == before
+
+
+def test_of_runs_that_are_there_twice_one_is_kept(tracked: Tracked) -> None:
+    records = [record_of(run) for run in tracked.runs()]
+    tracked.track(records)
+    for level in LEVELS:
+        for run in tracked.logged(level):
+            tracked.client.create_run(run.info.experiment_id, tags=run.data.tags, run_name=run.info.run_name)
+    tracked.track(records)
+    assert [len(tracked.logged(level)) for level in LEVELS] == [1, 2, 4]
+    assert len(tracked.curve(tracked.logged("seed")[0], "val/loss")) == 4
+
+
+def test_what_was_deleted_by_hand_comes_back_in_its_place(tracked: Tracked) -> None:
+    records = [record_of(run) for run in tracked.runs()]
+    tracked.track(records)
+    for run in (tracked.one("study"), tracked.one("variant", variant="max"), tracked.logged("seed")[0]):
+        tracked.client.delete_run(run.info.run_id)
+    tracked.track(records)
+    parent = tracked.one("study")
+    variants = {run.info.run_id for run in tracked.logged("variant")}
+    assert {run.data.tags["mlflow.parentRunId"] for run in tracked.logged("variant")} == {parent.info.run_id}
+    assert {run.data.tags["mlflow.parentRunId"] for run in tracked.logged("seed")} == variants
+    assert [len(tracked.logged(level)) for level in LEVELS] == [1, 2, 4]
+
+
+@pytest.mark.parametrize(("num_answered", "lasting"), [(0, False), (0, True), (4, True)])
+@pytest.mark.parametrize("request_name", ["create_run", "log_batch", "log_inputs", "set_terminated"])
+def test_an_outage_is_one_line_and_is_made_up_for_once(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch, request_name: str, num_answered: int, lasting: bool
+) -> None:
+    records = [record_of(run) for run in tracked.runs()]
+    answer = getattr(MlflowClient, request_name)
+    requests: list[str] = []
+
+    def down(*args: object, **kwargs: object) -> object:
+        requests.append(request_name)
+        if len(requests) == num_answered + 1 or (lasting and len(requests) > num_answered):
+            raise OSError("no route to host")
+        return answer(*args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, request_name, down)
+    tracked.track(records)
+    monkeypatch.setattr(MlflowClient, request_name, answer)
+    if lasting:
+        tracked.track(records)
+    (line,) = tracked.warnings
+    assert "no route to host" in line
+    tracked.warnings.clear()
+    seeds = tracked.logged("seed")
+    assert sorted(run.data.tags["run_id"] for run in seeds) == sorted(record.run_id for record in records)
+    for run in seeds:
+        assert run.info.status == "FINISHED"
+        assert run.data.metrics.keys() == {*CURVES, *FINALS}
+        assert [step for step, _ in tracked.curve(run, "val/loss")] == [256, 512, 768, 1024]
+    for run in tracked.logged("variant"):
+        assert run.info.status == "FINISHED"
+        assert [step for step, _ in tracked.curve(run, "val/loss")] == [256, 512, 768, 1024]
+
+
+def test_a_server_out_of_reach_is_one_line_without_the_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    study, lines = STUDY, []
+    record = record_of(study.expand("smoke")[0])
+    tracker = open_tracker(tmp_path, study, "smoke", lines.append)
+    follow(tracker, record)
+    tracker.sync([record])
+    tracker.add_files(tmp_path)
+    tracker.close("FINISHED")
+    (line,) = lines
+    assert line.startswith("MLflow at http://***@127.0.0.1:9 does not answer")
+    assert "secret" not in line
+    assert tracker.links() == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_server_that_never_answers_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
+        lines: list[str] = []
+        tracker = open_tracker(tmp_path, STUDY, "smoke", lines.append)
+        tracker.close("FINISHED")
+    (line,) = lines
+    assert "still busy" in line
+
+
+def test_without_mlflow_nothing_is_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    lines: list[str] = []
+    tracker = open_tracker(tmp_path, STUDY, "smoke", lines.append)
+    tracker.close("FINISHED")
+    assert lines == ["MLflow is not installed: runs are recorded on disk only"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql+psycopg2://me:secret@host/db", "postgresql+psycopg2://***@host/db"),
+        ("(at http://me:sec@ret/@host:5000/x)", "(at http://***@host:5000/x)"),
+        ("https://secret@host", "https://***@host"),
+        (
+            "postgresql://host/db?user=me&password=secret&sslmode=require",
+            "postgresql://host/db?user=me&password=***&sslmode=require",
+        ),
+        ("sqlite:///results/mlflow.db", "sqlite:///results/mlflow.db"),
+    ],
+)
+def test_no_password_is_shown(text: str, shown: str) -> None:
+    assert redacted(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("uri", "start"),
+    [
+        (
+            None,
+            "MLFLOW_TRACKING_URI='sqlite:///{results}/mlflow.db' make ui, then http://127.0.0.1:5000/#/experiments/",
+        ),
+        ("sqlite:///results/mlflow.db", "make ui, then http://127.0.0.1:5000/#/experiments/"),
+        ("http://me:secret@host:5000/", "http://host:5000/#/experiments/"),
+    ],
+)
+def test_links_lead_to_the_variants(tracked: Tracked, uri: str | None, start: str) -> None:
+    tracker = tracking.MlflowTracker(f"sqlite:///{tracked.results}/mlflow.db", tracked.results, tracked.study, "smoke")
+    tracker._uri = uri or tracker._uri
+    (line,) = tracker.links()
+    assert line.startswith("MLflow:  " + start.format(results=tracked.results))
+    assert "searchFilter=tags.level=%27variant%27%20and%20tags.protocol=%27smoke%27&" in line
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from builders import record_of
+from test_tracking import STUDY
+from ablations.tracking import open_tracker
+
+run, *_, last = STUDY.expand("smoke")
+tracker = open_tracker(Path(sys.argv[1]), STUDY, "smoke", print)
+tracker.run_started(run)
+tracker.run_ended(record_of(run))
+tracker.run_started(last)
+raise SystemExit(3)
+"""
+
+
+def start_driver(results: Path) -> "subprocess.Popen[str]":
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(results)],
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_driver_that_ends_early_says_nothing_and_leaves_nothing_running(tmp_path: Path) -> None:
+    driver = start_driver(tmp_path)
+    assert driver.communicate() == ("", None)
+    assert driver.returncode == 3
+    tracked = Tracked(tmp_path, STUDY, MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"), [])
+    assert sorted(run.info.status for run in tracked.logged("seed")) == ["FINISHED", "KILLED"]
+    assert tracked.one("study").info.status == "KILLED"
+
+
+@pytest.mark.slow
+def test_drivers_that_make_a_new_database_at_once_make_one_tree(tmp_path: Path) -> None:
+    drivers = [start_driver(tmp_path) for _ in range(3)]
+    assert [driver.communicate() for driver in drivers] == [("", None)] * 3
+    tracked = Tracked(tmp_path, STUDY, MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"), [])
+    tracked.track(record_of(run) for run in tracked.runs())
+    assert [len(tracked.logged(level)) for level in LEVELS] == [1, 2, 4]
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_and_comes_back_has_each_run_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    (tmp_path / "report.md").write_text("# Title\n\nThe answer.")
+    tracked = Tracked(tmp_path, STUDY, MlflowClient(uri), [])
+    records = [record_of(run) for run in tracked.runs()]
+    with server(tmp_path, port):
+        tracker = tracked.open()
+        follow(tracker, records[0])
+        tracker.run_started(records[1].run)
+        until(lambda: len(tracked.logged("seed")) == 2)
+    tracker.run_progressed(records[1].run, records[1].curve[0])
+    until(lambda: tracked.warnings)
+    for record in records[1:]:
+        follow(tracker, record)
+    with server(tmp_path, port):
+        tracker.sync(records)
+        tracker.add_files(tmp_path)
+        tracker.close("FINISHED")
+        (link,) = tracker.links()
+        assert link.startswith(f"MLflow:  {uri}/#/experiments/")
+        assert [run.info.status for run in tracked.logged("seed")] == ["FINISHED"] * 4
+        assert [len(tracked.curve(run, "val/loss")) for run in tracked.logged("seed")] == [4] * 4
+        assert [file.path for file in tracked.client.list_artifacts(tracked.one("study").info.run_id)] == ["report.md"]
+    assert len(tracked.warnings) == 1
+
+
+@pytest.mark.slow
+def test_a_locked_database_is_one_line_and_no_more(tracked: Tracked, capfd: pytest.CaptureFixture[str]) -> None:
+    records = [record_of(run) for run in tracked.runs()]
+    with closing(sqlite3.connect(tracked.results / "mlflow.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        tracked.track(records)
+    (line,) = tracked.warnings
+    assert "database is locked" in line
+    assert "INSERT" not in line
+    assert capfd.readouterr() == ("", "")
+    tracked.warnings.clear()
+    tracked.track(records)
+    assert [run.info.status for run in tracked.logged("seed")] == ["FINISHED"] * 4
+
+
+@contextmanager
+def server(folder: Path, port: int) -> Iterator[None]:
+    """A tracking server on a database in that folder, killed at the end."""
+    listening = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1")
+    kept = (
+        "--backend-store-uri",
+        f"sqlite:///{folder}/server.db",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *listening, *kept],
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd=folder,
+    )
+
+    def listens() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        until(listens)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # the server and its workers
+        process.wait()
+
+
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def leave_running(tracked: Tracked, *records: RunRecord, driver: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a driver of that process number has in MLflow when it is killed, or looked at, midway."""
+    with monkeypatch.context() as patched:
+        patched.setattr(tracking, "_driver", lambda: f"{socket.gethostname()}:{driver}")
+        uri = f"sqlite:///{tracked.results}/mlflow.db"
+        tracker = tracking.MlflowTracker(uri, tracked.results, tracked.study, "smoke")
+        for record in records:
+            tracker.run_started(record.run)
+            tracker.run_progressed(record.run, record.curve[0])
+
+
+def dead_process() -> int:
+    """The number of a process that is no more."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
