@@ -10,7 +10,7 @@ import json
 import pkgutil
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from ablations.protocols import PROTOCOLS, Protocol
@@ -67,8 +67,12 @@ class Run:
 
     @property
     def run_id(self) -> str:
-        """16 hexadecimal digits: a hash over network, data, training, seed and the trainer's version."""
-        what = [asdict(self.model), asdict(self.data), asdict(self.train), self.seed, TRAINER_VERSION]
+        """16 hexadecimal digits: a hash over network, data, training, seed and the trainer's version.
+
+        Fields at their default are left out, so a new field whose default means what was there before changes no identity.
+        A default that changes needs a new trainer version.
+        """
+        what = [*(_differences(spec) for spec in (self.model, self.data, self.train)), self.seed, TRAINER_VERSION]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -204,6 +208,11 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, dict[str, object]]:
         part, _, name = key.partition(".")
         changes.setdefault(part, {})[name] = _parse(key, text, wanted)
     return changes
+
+
+def _differences(spec: Spec) -> dict[str, object]:
+    """The fields that are not at their default."""
+    return {f.name: getattr(spec, f.name) for f in fields(spec) if getattr(spec, f.name) != f.default}
 
 
 def _parse(key: str, text: str, wanted: type) -> object:

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
+import ablations.study
 from ablations.protocols import PROTOCOLS
 from ablations.study import Study, Variant, load_study, parse_overrides, study_names
 from nin.data import shape
@@ -72,6 +73,17 @@ def test_run_id_depends_on_what_is_trained_and_on_nothing_else() -> None:
         replace(run, train=replace(run.train, lr=0.123)),
     ]
     assert len({run.run_id, *(other.run_id for other in changed)}) == 5
+
+
+def test_run_id_outlives_new_fields_that_are_at_their_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older version of the code, which did not know of a field, gave the same run the same identity."""
+    run = TWO.expand("smoke", seeds=1)[0]
+    assert run.model.activation == ModelSpec().activation
+    known = ablations.study.fields
+    monkeypatch.setattr(ablations.study, "fields", lambda spec: [f for f in known(spec) if f.name != "activation"])
+    older = run.run_id
+    monkeypatch.undo()
+    assert run.run_id == older
 
 
 def test_run_id_is_the_same_in_another_process() -> None:
