@@ -246,8 +246,11 @@ def save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
         temporary = path.with_name(f".{path.name}{suffix}")
-        figure.savefig(temporary, format=suffix[1:], dpi=150, bbox_inches="tight", metadata=metadata)
-        temporary.replace(path.with_suffix(suffix))
+        try:
+            figure.savefig(temporary, format=suffix[1:], dpi=150, bbox_inches="tight", metadata=metadata)
+            temporary.replace(path.with_suffix(suffix))
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _figure(tables: Tables, title: str, legend: bool = False, rows: bool = False) -> tuple[Figure, Axes]:

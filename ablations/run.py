@@ -72,14 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 missing = [run for run in missing if not _is_done(store, run)]
             if missing:
                 _execute(missing, engine, store, tracker, sizes, device, console)
+        return _conclude(study, arguments.protocol, runs, arguments.overrides, store, tracker, command, console)
     except KeyboardInterrupt:
         return _interrupted(tracker, store, runs)
-    except OSError as error:
-        tracker.close("KILLED")
-        raise ValueError(
-            f"cannot write to {store.folder}: {error.strerror}; what was finished before is intact"
-        ) from error
-    return _conclude(study, arguments.protocol, runs, arguments.overrides, store, tracker, command, console)
+    finally:
+        tracker.close("KILLED")  # changes nothing if it is closed
 
 
 def _execute(

@@ -18,12 +18,19 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:
-    """Run a command's main; what a user got wrong becomes one line on stderr and status 2."""
+    """Run a command's main; what a user got wrong becomes one line on stderr and status 2.
+
+    So does what the system refuses, such as a full disk, with status 1.
+    """
     try:
         status = main()
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         status = WRONG_REQUEST
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
+        print(f"error: {error.strerror or error}{place}; what was finished before is intact", file=sys.stderr)
+        status = SOME_RUN_FAILED
     except KeyboardInterrupt:
         status = INTERRUPTED
     sys.exit(status)

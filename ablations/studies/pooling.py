@@ -10,7 +10,7 @@ NAMES = ("average", "max")
 
 STUDY = Study(
     baseline="average",
-    variants={name: Variant(model={"pooling": name}) for name in NAMES}
+    variants={name: Variant(model={"pooling": name, "class_relu": True}) for name in NAMES}
     | {f"{name}-norelu": Variant(model={"pooling": name, "class_relu": False}, role="exploratory") for name in NAMES}
     | {f"{name}+linear": Variant(model={"pooling": name, "head": "linear"}, role="exploratory") for name in NAMES},
 )

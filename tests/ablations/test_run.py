@@ -179,3 +179,24 @@ def test_mlflow_out_of_reach_costs_one_line_and_no_result(tmp_path: Path) -> Non
     assert len(warnings) == 1
     assert "secret" not in done.stderr + done.stdout
     assert len(contents(tmp_path)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_full_disk_is_one_line_and_what_was_finished_stays(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], check=False).returncode:
+        pytest.skip("this machine does not let root mount a small disk")
+    try:
+        done = call("num_1x1", *TINY, "--results", str(disk), cwd=tmp_path)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+        assert len(errors) == 1
+        assert "No space left on device" in errors[0]
+        for record in contents(disk):
+            assert json.loads(record.read_text())["status"] in ("finished", "collapsed")
+        (disk / "mlflow.db").unlink()
+    finally:
+        subprocess.run(["umount", disk], check=True)

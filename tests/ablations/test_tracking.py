@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from builders import record_of
 from mlflow import MlflowClient
 from mlflow.entities import Run as LoggedRun
@@ -113,8 +114,13 @@ def study_of(results: Path, name: str) -> Tracked:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("results")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    def do_not_wait_for_the_disk(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute("PRAGMA synchronous = OFF")
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "connect", do_not_wait_for_the_disk)
+    yield tmp_path_factory.mktemp("results")
+    sqlalchemy.event.remove(sqlalchemy.Engine, "connect", do_not_wait_for_the_disk)
 
 
 @pytest.fixture
