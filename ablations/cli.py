@@ -22,5 +22,10 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
 
 
 def names(text: str | None) -> list[str] | None:
-    """["a", "b"] from "a,b"; None stays None."""
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+    """["a", "b"] from "a,b"; None stays None. Raises ValueError if no name is left."""
+    if text is None:
+        return None
+    found = [name.strip() for name in text.split(",") if name.strip()]
+    if not found:
+        raise ValueError(f"--variants {text!r}: names no variant")
+    return found

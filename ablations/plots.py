@@ -52,6 +52,12 @@ class Tables:
         palette: list[str] = sns.color_palette("colorblind").as_hex()
         return palette[others.index(name) % len(palette)]
 
+    def collapsed(self, name: str) -> str:
+        """ ", 1 of 3 collapsed", where some of the variant's runs never learned or diverged."""
+        row = next(row for row in each_row(self.variants) if row.variant == name)
+        count = row.collapsed + row.diverged
+        return f", {count} of {row.n} collapsed" if count else ""
+
     @property
     def seeds(self) -> str:
         """How many runs a variant has, for titles."""
@@ -69,7 +75,14 @@ def learning_curves(tables: Tables) -> Figure:
             .agg(["mean", "min", "max"])
         )
         style = "-" if tables.is_primary(name) else "--"
-        axes.plot(points.index, points["mean"], style, color=tables.colour(name), label=name, linewidth=1.8)
+        axes.plot(
+            points.index,
+            points["mean"],
+            style,
+            color=tables.colour(name),
+            label=name + tables.collapsed(name),
+            linewidth=1.8,
+        )
         if tables.is_primary(name):
             axes.fill_between(
                 points.index, points["min"], points["max"], color=tables.colour(name), alpha=0.12, linewidth=0
@@ -116,7 +129,7 @@ def _accuracy_against(tables: Tables, column: str, label: str) -> Figure:
             markerfacecolor=colour if tables.is_primary(row.variant) else "white",
             capsize=2,
             elinewidth=1,
-            label=row.variant + (f" ({row.collapsed} collapsed)" if row.collapsed else ""),
+            label=row.variant + tables.collapsed(row.variant),
         )
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8)))
@@ -141,7 +154,9 @@ def examples_to_target(tables: Tables) -> Figure:
         colour = tables.colour(name)
         axes.plot(runs["examples_to_target"][hit], _spread(y, int(hit.sum())), "o", color=colour, markersize=5)
         axes.plot(runs["examples_seen"][~hit], _spread(y, int((~hit).sum())), "x", color=colour, markersize=6)
-    _variant_rows(axes, tables, [f"{row.hits}/{row.n} hit" for row in each_row(tables.variants)])
+    _variant_rows(
+        axes, tables, [f"{row.hits}/{row.n} hit{tables.collapsed(row.variant)}" for row in each_row(tables.variants)]
+    )
     _images_axis(axes)
     axes.set_xlim(0, tables.runs["examples_seen"].max() * 1.04)
     return figure
@@ -173,7 +188,7 @@ def differences(tables: Tables) -> Figure:
     axes.axvline(0, color="black", linewidth=0.8)
     notes = []
     for y, row in enumerate(each_row(tables.variants)):
-        notes.append(row.verdict or "baseline")
+        notes.append((row.verdict or "baseline") + tables.collapsed(row.variant))
         if row.variant == tables.study.baseline or math.isnan(row.difference):
             continue
         colour = tables.colour(row.variant)
@@ -201,7 +216,7 @@ def reached_target(tables: Tables) -> Figure:
         x = [0, *hits, budget]
         y = [0, *(np.arange(1, len(hits) + 1) / len(times)), len(hits) / len(times)]
         style = "-" if tables.is_primary(name) else "--"
-        label = f"{name} ({len(hits)}/{len(times)})"
+        label = f"{name} ({len(hits)}/{len(times)}{tables.collapsed(name)})"
         shifted = np.asarray(y) + 0.004 * (offset - len(tables.names) / 2)  # lines that coincide stay visible
         axes.step(x, shifted, style, where="post", color=tables.colour(name), label=label, linewidth=1.6)
     _images_axis(axes)

@@ -210,7 +210,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, dict[str, object]]:
     return changes
 
 
-def _differences(spec: Spec) -> dict[str, object]:
+def _differences(spec: ModelSpec | DataSpec | TrainSpec) -> dict[str, object]:
     """The fields that are not at their default."""
     return {f.name: getattr(spec, f.name) for f in fields(spec) if getattr(spec, f.name) != f.default}
 
