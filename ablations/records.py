@@ -10,7 +10,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,7 +121,10 @@ class Store:
         return record
 
     def read_all(self, runs: Iterable[Run]) -> tuple[dict[str, RunRecord], list[str]]:
-        """Records of those of `runs` that have one, by run_id, and a line for each that is damaged."""
+        """Records of those of `runs` that have one, by run_id, and a line for each that is damaged.
+
+        They go by the names in `runs`: what a study calls a variant may have changed since it was trained.
+        """
         records: dict[str, RunRecord] = {}
         damaged: list[str] = []
         for run in runs:
@@ -131,7 +134,7 @@ class Store:
                 damaged.append(str(error))
                 continue
             if record is not None:
-                records[run.run_id] = record
+                records[run.run_id] = replace(record, run=run)
         return records, damaged
 
     def run_ids(self) -> list[str]:

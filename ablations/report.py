@@ -8,7 +8,7 @@ import hashlib
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -223,15 +223,15 @@ def _print_comparison(store: Store, other: Store, console: "Console") -> int:
     return SUCCESS
 
 
-def _sync(study: Study, protocol: str, results: Path, records: Sequence[RunRecord]) -> None:
+def _sync(study: Study, protocol: str, results: Path, store: Store, overrides: Sequence[str]) -> None:
     from ablations.tracking import open_tracker
 
-    warn: Callable[[str], None] = lambda line: print(f"warning: {line}", file=sys.stderr)  # noqa: E731
-    tracker = open_tracker(results, study, protocol, warn)
-    tracker.sync(records)
-    tracker.add_files(results / study.name / protocol)
+    tracker = open_tracker(results, study, protocol, lambda line: print(f"warning: {line}", file=sys.stderr), overrides)
+    tracker.sync(covered(study, protocol, store, overrides)[0])
+    tracker.add_files(store.folder)
     tracker.close("FINISHED")
-    print("\n".join(tracker.links()))
+    for line in tracker.links():
+        print(line)
 
 
 if __name__ == "__main__":

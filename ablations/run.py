@@ -37,9 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     study = load_study(arguments.study)
     runs = study.expand(arguments.protocol, arguments.seeds, names(arguments.variants), arguments.overrides)
 
-    from ablations.display import (
-        console_for_output,
-    )  # from here on something is executed, and loading it is worth its time
+    # From here on something is executed, and what that needs is worth the time it takes to load.
+    from ablations.display import console_for_output
     from ablations.records import Store
 
     console = console_for_output()
@@ -65,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ablations.tracking import open_tracker
 
     engine = LocalEngine(partial(execute, device=device, threads=arguments.threads), workers)
-    tracker = open_tracker(arguments.results, study, arguments.protocol, warn=_warn)
+    tracker = open_tracker(arguments.results, study, arguments.protocol, _warn, arguments.overrides)
     try:
         for attempt in range(arguments.retries + 1):
             if attempt:
@@ -88,7 +87,7 @@ def _execute(
     device: str,
     console: "Console",
 ) -> None:
-    """Run the engine dry: show, keep and track whatever happens."""
+    """Have the runs executed; keep, track and show what happens."""
     from ablations.display import Display
     from ablations.engines import Ended, Failed, Progressed, Started
 

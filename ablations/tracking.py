@@ -19,7 +19,6 @@ import math
 import os
 import re
 import socket
-import statistics
 import threading
 import time
 from collections import defaultdict
@@ -28,6 +27,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from queue import SimpleQueue
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -51,6 +51,7 @@ ENDED = {"finished": "FINISHED", "diverged": "FINISHED", "collapsed": "FINISHED"
 BATCH = 1000  # metrics in one request, the most that MLflow takes
 LONGEST_TAG = 5000  # characters
 PATIENCE = 300.0  # seconds that the end of a study waits for MLflow
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # what a tracking URI starts with if no server is in between
 UI = "http://127.0.0.1:5000"  # where `make ui` listens, on the database that it opens unless told otherwise:
 UI_DATABASE = "sqlite:///results/mlflow.db"
 DEFAULTS = {  # where the user has not said otherwise
@@ -125,7 +126,10 @@ def redacted(text: str) -> str:
 
 
 class BackgroundTracker(Tracker):
-    """Has everything done in a thread, in order, so that neither a new database nor a slow server holds up a study."""
+    """Has everything done in a thread, in order, so that neither a new database nor a slow server holds up a study.
+
+    Whatever is raised there is one warning, and nothing more is sent until `sync` or `close` tries once again.
+    """
 
     def __init__(self, connect: "Callable[[], MlflowTracker]", lost: Callable[[Exception], None]) -> None:
         self._connect, self._say_lost = connect, lost
@@ -150,9 +154,9 @@ class BackgroundTracker(Tracker):
         self._later(lambda tracker: tracker.run_ended(record))
 
     def sync(self, records: Iterable[RunRecord]) -> None:
-        """Connects again, once, if MLflow was lost."""
+        """Connects again if MLflow was lost."""
         all_records = list(records)
-        self._later(lambda tracker: tracker.sync(all_records), although_lost=True)
+        self._later(lambda tracker: tracker.sync(all_records), again=True)
 
     def add_files(self, folder: Path) -> None:
         """Takes the files as they are when their turn comes."""
@@ -161,7 +165,7 @@ class BackgroundTracker(Tracker):
     def close(self, status: str) -> None:
         """Waits for MLflow, but not for ever."""
         atexit.unregister(self.close)
-        self._later(lambda tracker: tracker.close(status), although_lost=True)
+        self._later(lambda tracker: tracker.close(status), again=True)
         self._calls.put(None)
         self._thread.join(PATIENCE)
         if self._thread.is_alive():
@@ -171,13 +175,13 @@ class BackgroundTracker(Tracker):
         """None if MLflow was lost."""
         return self._tracker.links() if self._tracker else []
 
-    def _later(self, call: Call, although_lost: bool = False) -> None:
-        self._calls.put((call, although_lost))
+    def _later(self, call: Call, again: bool = False) -> None:
+        self._calls.put((call, again))
 
     def _work(self) -> None:
         while (item := self._calls.get()) is not None:
-            call, although_lost = item
-            if self._is_lost and (self._has_tried_again or not although_lost):
+            call, again = item
+            if self._is_lost and (self._has_tried_again or not again):
                 continue
             self._has_tried_again = self._is_lost
             try:
@@ -299,7 +303,7 @@ class MlflowTracker(Tracker):
         only = quote(f"tags.level='variant' and tags.protocol='{self._protocol}'", safe="=")
         view = f"searchFilter={only}&orderByKey=tags.%60role%60&orderByAsc=true&compareRunsMode=CHART"
         page = f"#/experiments/{self._experiment}/runs?workflowType=machine_learning&{view}"
-        if self._uri.startswith("http"):
+        if not self._uri.startswith(DATABASES):
             return [f"MLflow:  {re.sub(r'://.*@', '://', self._uri).rstrip('/')}/{page}"]
         database = "" if self._uri == UI_DATABASE else f"MLFLOW_TRACKING_URI='{redacted(self._uri)}' "
         return [f"MLflow:  {database}make ui, then {UI}/{page}"]
@@ -310,7 +314,8 @@ class MlflowTracker(Tracker):
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             # A server knows where its artifacts go; a bare database would have them in the working directory.
-            place = None if self._uri.startswith("http") else (results / "mlartifacts").resolve().as_uri()
+            bare = self._uri.startswith(DATABASES)
+            place = (results / "mlartifacts").resolve().as_uri() if bare else None
             tags = {DESCRIPTION: self._study.question, "mlflow.experimentKind": "custom_model_development"}
             return str(self._client.create_experiment(name, artifact_location=place, tags=tags))
         if experiment.lifecycle_stage == "deleted":
@@ -367,10 +372,9 @@ class MlflowTracker(Tracker):
             if not node.is_running:
                 self._client.update_run(node.mlflow_id, "RUNNING")
                 node.status = "RUNNING"
-        tags = {"level": "seed", PARENT: variant.mlflow_id, "seed": str(run.seed), "run_id": run.run_id}
-        return self._create(
-            run.label, started, {**tags, **self._tags(run), "status": "running"}, _params(run) | {"seed": run.seed}
-        )
+        tags = {"level": "seed", PARENT: variant.mlflow_id, **self._tags(run), "status": "running"}
+        tags |= {"seed": str(run.seed), "run_id": run.run_id}
+        return self._create(run.label, started, tags, {**_params(run), "seed": run.seed})
 
     def _create_variant(self, run: Run) -> _Node:
         tags = {"level": "variant", PARENT: self._parent.mlflow_id, **self._tags(run)}
@@ -395,7 +399,7 @@ class MlflowTracker(Tracker):
         return self._nodes[key]
 
     def _adopt(self, node: _Node, parent: _Node) -> None:
-        if node.tags[PARENT] != parent.mlflow_id:
+        if node.tags.get(PARENT) != parent.mlflow_id:
             self._set_tags(node, {PARENT: parent.mlflow_id})
 
     def _end(self, node: _Node, status: str, ended: int) -> None:
@@ -427,23 +431,19 @@ class MlflowTracker(Tracker):
             variant = self._create_variant(records[0].run)  # anew, because metrics cannot be taken back
         self._adopt(variant, self._parent)
         for (level, _), node in self._nodes.items():
-            if level == "seed" and node.tags["variant_id"] == variant_id:
+            if level == "seed" and node.tags.get("variant_id") == variant_id:
                 self._adopt(node, variant)
         if variant.has_metrics:
             return
-        by_examples: dict[int, list[Evaluation]] = defaultdict(list)
+        points: dict[int, list[Evaluation]] = defaultdict(list)  # by examples
         for point in (point for record in records for point in record.curve):
-            by_examples[point.examples].append(point)
-        rows = [
-            (
-                _over_seeds([_curve_metrics(point) for point in points]),
-                examples,
-                _mean(point.seconds for point in points),
-            )
-            for examples, points in by_examples.items()
+            points[point.examples].append(point)
+        curve = [
+            (_over_seeds([_curve_metrics(point) for point in each]), examples, fmean(point.seconds for point in each))
+            for examples, each in points.items()
         ]
         finals = _over_seeds([_final_metrics(record, self._target) for record in records])
-        self._log(variant, [*rows, ({**finals, "num_seeds": len(records)}, 0, finals["train_seconds"])])
+        self._log(variant, [*curve, ({**finals, "num_seeds": len(records)}, 0, finals["train_seconds"])])
         for node in (variant, self._parent):
             self._log_data(node, records)
         self._set_tags(variant, {"means_of": made_of})
@@ -525,13 +525,9 @@ def _final_metrics(record: RunRecord, target: float) -> Metrics:
 
 def _over_seeds(metrics: Sequence[Metrics]) -> Metrics:
     """Means, and the standard deviations of accuracies on data not trained on, if there are two seeds or more."""
-    means = {key: _mean(each[key] for each in metrics) for key in metrics[0]}
+    means = {key: fmean(each[key] for each in metrics) for key in metrics[0]}
     spread = {"val/accuracy", "test/accuracy"} & means.keys() if len(metrics) > 1 else ()
-    return means | {f"{key}_sd": statistics.stdev(each[key] for each in metrics) for key in spread}
-
-
-def _mean(values: Iterable[float]) -> float:
-    return statistics.fmean(values)
+    return means | {f"{key}_sd": stdev(each[key] for each in metrics) for key in spread}
 
 
 def _times(record: RunRecord) -> tuple[int, int]:

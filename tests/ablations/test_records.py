@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,13 @@ def test_a_damaged_record_is_one_line_and_leaves_the_others(store: Store, damage
     assert len(damaged) == 1
     assert str(path) in damaged[0]
     assert "\n" not in damaged[0]
+
+
+def test_a_variant_that_was_renamed_keeps_its_runs(store: Store) -> None:
+    store.write(record_of(RUN))
+    renamed = replace(RUN, variant="none", role="exploratory")
+    records, _ = store.read_all([renamed])
+    assert records[RUN.run_id].run == renamed
 
 
 def test_failed_is_no_result_and_the_other_outcomes_are() -> None:
