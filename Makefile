@@ -19,7 +19,8 @@ lint: .venv/ready
 	$(BIN)/mypy
 
 ui: .venv/ready
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --host 127.0.0.1 --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///results/mlflow.db}
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --workers 1 --host 127.0.0.1 \
+		--port 5000 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///results/mlflow.db}"
 
 # torch is pinned here and installed in the same call as all that needs it, so that no second build of it is fetched.
 .venv/ready: pyproject.toml

@@ -124,11 +124,11 @@ def _conclude(
     console: "Console",
 ) -> int:
     """Report what the store holds, show it, hand it to the tracker."""
-    from ablations.report import print_summary, write_report
+    from ablations.report import covered, print_summary, write_report
 
     records, _ = store.read_all(runs)
     report = write_report(study, protocol, store, overrides, command, anew=False)
-    tracker.sync(records.values())
+    tracker.sync(covered(study, protocol, store, overrides)[0])
     tracker.add_files(store.folder)
     tracker.close("FINISHED")
     print_summary(report, console)
@@ -144,6 +144,7 @@ def _conclude(
 
 def _interrupted(tracker: "Tracker", store: "Store", runs: Sequence[Run]) -> int:
     records, _ = store.read_all(runs)
+    tracker.sync(records.values())
     tracker.close("KILLED")
     done = sum(record.is_result for record in records.values())
     print(f"interrupted: {done} of {len(runs)} runs are finished and kept; the same command goes on", file=sys.stderr)

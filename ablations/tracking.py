@@ -134,7 +134,7 @@ class BackgroundTracker(Tracker):
     def __init__(self, connect: "Callable[[], MlflowTracker]", lost: Callable[[Exception], None]) -> None:
         self._connect, self._say_lost = connect, lost
         self._tracker: MlflowTracker | None = None
-        self._is_lost, self._has_said, self._has_tried_again = False, False, False
+        self._is_lost = self._has_said = self._has_tried_again = self._is_closed = False
         self._calls: SimpleQueue[tuple[Call, bool] | None] = SimpleQueue()
         self._later(lambda tracker: None)  # to connect at once
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
@@ -163,7 +163,10 @@ class BackgroundTracker(Tracker):
         self._later(lambda tracker: tracker.add_files(folder))
 
     def close(self, status: str) -> None:
-        """Waits for MLflow, but not for ever."""
+        """Waits for MLflow, but not for ever. Does nothing the second time."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         atexit.unregister(self.close)
         self._later(lambda tracker: tracker.close(status), again=True)
         self._calls.put(None)
