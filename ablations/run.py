@@ -144,7 +144,6 @@ def _conclude(
 
 def _interrupted(tracker: "Tracker", store: "Store", runs: Sequence[Run]) -> int:
     records, _ = store.read_all(runs)
-    tracker.sync(records.values())
     tracker.close("KILLED")
     done = sum(record.is_result for record in records.values())
     print(f"interrupted: {done} of {len(runs)} runs are finished and kept; the same command goes on", file=sys.stderr)
