@@ -199,12 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_summary(report, console)
     print(f"report:  {store.folder / 'report.md'}")
     if arguments.sync:
-        _sync(
-            study,
-            arguments.protocol,
-            arguments.results,
-            covered(study, arguments.protocol, store, arguments.overrides)[0],
-        )
+        _sync(study, arguments.protocol, arguments.results, store, arguments.overrides)
     return SUCCESS
 
 
