@@ -115,7 +115,7 @@ def test_a_damaged_record_is_one_line_and_is_made_again(ran: "tuple[Path, subpro
         (["num_1x1", "--protocol", "smoke", "--seeds", "0"], "must be 1 or more"),
         (["num_1x1", "--protocol", "smoke", "--variants", ","], "names no variant"),
         (["num_1x1", "--protocol", "smoke", "--set", "model.width=1e30"], "at most 64"),
-        (["num_1x1", "--protocol", "smoke", "--set", "train.lr=nan"], "finite"),
+        (["num_1x1", "--protocol", "smoke", "--set", "train.lr=1e999"], "finite"),
         (["num_1x1", "--protocol", "smoke", "--workers", "none"], "invalid"),
         (["num_1x1", "--protocol", "smoke", "--device", "cuda"], "sees no CUDA device"),
         (["num_1x1", "--protocol", "smoke", "--results", "/proc/nowhere"], "cannot write there"),
