@@ -132,7 +132,7 @@ def _accuracy_against(tables: Tables, column: str, label: str) -> Figure:
             label=row.variant + tables.collapsed(row.variant),
         )
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8)))
+    axes.xaxis.set_major_locator(LogLocator(subs=_log_ticks(table[column].max() / table[column].min())))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel=f"{label} (log scale; grey: Pareto front)", ylabel="test accuracy")
@@ -302,6 +302,13 @@ def _short(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:g}{unit}"
     return f"{value:g}"
+
+
+def _log_ticks(ratio: float) -> tuple[float, ...]:
+    """Ticks in each decade of a logarithmic axis whose ends are in that ratio: as many as have room for their labels."""
+    if ratio < 5:
+        return (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8)
+    return (1, 2, 5) if ratio < 500 else (1,)
 
 
 def _spread(y: float, count: int) -> list[float]:
