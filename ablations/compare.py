@@ -1,72 +1,92 @@
 """Two folders of results, run by run: is a run that both have identical, and how do runs of the same name differ?"""
 
-import math
+import json
+from collections import defaultdict
 from dataclasses import asdict
+from itertools import zip_longest
 
 from ablations.records import RunRecord, Store
 from ablations.study import Run
 
-ASIDE = {
-    "environment",
-    "train_seconds",
-    "wall_seconds",
-    "started_at",
-    "curve",
-    "error_detail",
-    "run",
-}  # times and places
+ASIDE = {"run", "environment", "train_seconds", "wall_seconds", "started_at", "error_detail"}  # times and places
+Row = dict[str, object]
 
 
-def compare_folders(store: Store, other: Store) -> list[dict[str, object]]:
-    """Two folders run by run: the same run_id, identical or what differs; else the same variant and seed, and its settings."""
-    ours = {run_id: store.read(run_id) for run_id in store.run_ids()}
-    theirs = {run_id: other.read(run_id) for run_id in other.run_ids()}
-    by_label = {record.run.label: record for record in theirs.values() if record}
-    rows: list[dict[str, object]] = []
-    for run_id, record in ours.items():
-        assert record is not None
-        same, alike = theirs.get(run_id), by_label.get(record.run.label)
-        if same is not None:
-            kind, said = "same run", _result_differences(record, same)
-        elif alike is not None:
-            kind, said = "same variant, other settings", _settings_differences(record.run, alike.run)
+def compare_folders(store: Store, other: Store) -> list[Row]:
+    """A row per run: the same run_id, identical or what differs; else the same variant and seed, and its settings.
+
+    A run that only one folder has is a row of its own, and so is a record that cannot be read.
+    """
+    ours, rows = _read(store, "here")
+    theirs, more = _read(other, "there")
+    pairs = [(ours.pop(run_id), theirs.pop(run_id)) for run_id in sorted(ours.keys() & theirs.keys())]
+    rows += more + [_row("same run", here, there, _result_differences(here, there)) for here, there in pairs]
+    by_label: dict[str, tuple[list[RunRecord], list[RunRecord]]] = defaultdict(lambda: ([], []))
+    for side, records in enumerate((ours, theirs)):
+        for record in records.values():
+            by_label[record.run.label][side].append(record)
+    for alike in by_label.values():
+        for left, right in zip_longest(*alike):
+            if left and right:
+                differences = _settings_differences(left.run, right.run)
+                rows.append(_row("same variant, other settings", left, right, differences))
+            else:
+                rows.append(_row("only here" if left else "only there", left, right, ""))
+    return sorted(rows, key=_by_variant_and_seed)
+
+
+def _read(store: Store, side: str) -> tuple[dict[str, RunRecord], list[Row]]:
+    """The folder's records by run_id, and a row for each that cannot be read."""
+    records: dict[str, RunRecord] = {}
+    unreadable: list[Row] = []
+    for run_id in store.run_ids():
+        try:
+            record = store.read(run_id)
+        except ValueError as error:
+            said = str(error).removeprefix(f"{store.runs_folder / run_id}.json is ").partition(":")[0]
+            unreadable.append({"run": run_id, "": f"unreadable {side}", "here": "", "there": "", "differs in": said})
         else:
-            kind, said = "only here", ""
-        partner = same or alike
-        theirs_accuracy = f"{partner.test_accuracy:.4f}" if partner else ""
-        rows.append(
-            {
-                "run": record.run.label,
-                "": kind,
-                "here": f"{record.test_accuracy:.4f}",
-                "there": theirs_accuracy,
-                "differs in": said,
-            }
-        )
-    labels = {record.run.label for record in ours.values() if record}
-    rows += [
-        {"run": label, "": "only there", "here": "", "there": f"{record.test_accuracy:.4f}", "differs in": ""}
-        for label, record in by_label.items()
-        if label not in labels
-    ]
-    return sorted(rows, key=lambda row: str(row["run"]))
+            if record is not None:
+                records[run_id] = record
+    return records, unreadable
 
 
-def _result_differences(ours: RunRecord, theirs: RunRecord) -> str:
+def _row(kind: str, here: RunRecord | None, there: RunRecord | None, differences: str) -> Row:
+    record = here or there
+    assert record is not None
+    accuracies = [f"{side.test_accuracy:.4f}" if side else "" for side in (here, there)]
+    return {
+        "run": record.run.label,
+        "": kind,
+        "here": accuracies[0],
+        "there": accuracies[1],
+        "differs in": differences,
+    }
+
+
+def _by_variant_and_seed(row: Row) -> tuple[str, int]:
+    """ "2x seed 10" comes after "2x seed 9"."""
+    variant, _, seed = str(row["run"]).rpartition(" seed ")
+    return variant, int(seed) if variant else -1
+
+
+def _result_differences(here: RunRecord, there: RunRecord) -> str:
     """Names of what is not identical in two records of one run, times and places aside."""
-    a, b = asdict(ours), asdict(theirs)
-    names_ = [key for key in a if key not in ASIDE and a[key] != b[key] and not (_is_nan(a[key]) and _is_nan(b[key]))]
-    curves = [[{k: v for k, v in point.items() if k != "seconds"} for point in record["curve"]] for record in (a, b)]
-    return ", ".join(names_ + (["curve"] if curves[0] != curves[1] else [])) or "nothing: identical"
+    ours, theirs = _results(here), _results(there)
+    return ", ".join(key for key in ours if ours[key] != theirs[key]) or "nothing: identical"
 
 
-def _settings_differences(ours: Run, theirs: Run) -> str:
+def _results(record: RunRecord) -> dict[str, str]:
+    """Every field but times and places, as JSON, in which nan equals nan."""
+    fields = asdict(record)
+    for point in fields["curve"]:
+        del point["seconds"]
+    return {key: json.dumps(value) for key, value in fields.items() if key not in ASIDE}
+
+
+def _settings_differences(here: Run, there: Run) -> str:
     differences = []
     for part in ("model", "data", "train"):
-        a, b = asdict(getattr(ours, part)), asdict(getattr(theirs, part))
-        differences += [f"{part}.{key} {a[key]} / {b[key]}" for key in a if a[key] != b[key]]
-    return ", ".join(differences) or "trainer version"
-
-
-def _is_nan(value: object) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+        ours, theirs = asdict(getattr(here, part)), asdict(getattr(there, part))
+        differences += [f"{part}.{key} {ours[key]} / {theirs[key]}" for key in ours if ours[key] != theirs[key]]
+    return ", ".join(differences)

@@ -1,13 +1,16 @@
 """Figures: tables in, matplotlib figures out. The only importer of seaborn.
 
-One colour per variant throughout, from a palette that colour-blind readers can tell apart; the baseline is black, controls and
-exploratory variants are dashed or hollow. Saved files are the same byte for byte for the same tables.
+One colour per variant throughout, from a palette that colour-blind readers can tell apart, with a dash and a marker for those
+that share one; the baseline is black, controls and exploratory variants are dashed or hollow. Axes of results are scaled to
+the variants whose runs all finished: one that collapsed is named, and shown at the edge with its number, so that it does not
+squeeze the rest together. Saved files are the same byte for byte for the same tables.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -15,14 +18,24 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
 from ablations import stats
 from ablations.study import Study
-from ablations.summary import each_row
+from ablations.summary import each_row, failures
 
 mpl.rcParams["svg.hashsalt"] = "nin-ablations"  # else element ids differ from one drawing to the next
 WIDTH_INCHES = 8.0
+MAX_OVERLAID = 6  # variants in one pair of axes; more get a panel each, beside the baseline
+PANELS_PER_ROW = 4
+STEPS = [1, 2, 2.5, 5, 10]  # of ticks
+MIN_SPAN = 1.5  # largest by smallest value on an axis of sizes: less is no difference worth an axis
+LINES, OTHER_LINES = ("-", "-.", (0, (6, 1, 1, 1, 1, 1))), ("--", ":", (0, (4, 4)))  # one each time round the palette
+MARKERS, OTHER_MARKERS = "oDp", "sPd"
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -40,207 +53,220 @@ class Tables:
         """Variants in the study's order."""
         return list(self.variants["variant"])
 
+    @property
+    def target(self) -> float:
+        """Validation accuracy (a fraction) that counts as trained."""
+        return self.study.target(self.protocol)
+
+    @property
+    def budget(self) -> int:
+        """Training images of the longest run, where misses are drawn."""
+        return int(self.runs["examples_seen"].max())
+
+    @property
+    def seeds(self) -> str:
+        """How many runs a variant has, for titles."""
+        low, high = self.variants["n"].min(), self.variants["n"].max()
+        return f"{low} to {high} seeds" if low != high else f"{low} seed{'s' if low > 1 else ''}"
+
+    @property
+    def all_finished(self) -> "pd.Series[bool]":
+        """Whether no run of a variant collapsed or diverged, by row of `variants`."""
+        return (self.variants["collapsed"] + self.variants["diverged"]) == 0
+
     def is_primary(self, name: str) -> bool:
         """Baseline or confirmatory."""
         return self.study.role(name) in ("baseline", "confirmatory")
 
     def colour(self, name: str) -> str:
         """The variant's own, black for the baseline."""
-        if name == self.study.baseline:
-            return "black"
-        others = [other for other in self.study.variants if other != self.study.baseline]
         palette: list[str] = sns.color_palette("colorblind").as_hex()
-        return palette[others.index(name) % len(palette)]
+        return "black" if name == self.study.baseline else palette[self._place(name) % len(palette)]
 
-    def collapsed(self, name: str) -> str:
-        """ ", 1 of 3 collapsed", where some of the variant's runs never learned or diverged."""
+    def line(self, name: str) -> dict[str, Any]:
+        """Colour and dashes; no two of up to 30 variants have the same of both."""
+        kinds = LINES if self.is_primary(name) else OTHER_LINES
+        return {"color": self.colour(name), "linestyle": kinds[self._round(name) % len(kinds)], "linewidth": 1.6}
+
+    def marker(self, name: str) -> dict[str, Any]:
+        """Colour and shape of a point, hollow where no claim rests on it."""
+        kinds, colour = MARKERS if self.is_primary(name) else OTHER_MARKERS, self.colour(name)
+        face = colour if self.is_primary(name) else "white"
+        return {"color": colour, "marker": kinds[self._round(name) % len(kinds)], "markerfacecolor": face}
+
+    def label(self, name: str) -> str:
+        """The name and, where runs collapsed or diverged, how many."""
         row = next(row for row in each_row(self.variants) if row.variant == name)
-        count = row.collapsed + row.diverged
-        return f", {count} of {row.n} collapsed" if count else ""
+        return ", ".join(filter(None, [name, failures(row)]))
 
-    @property
-    def seeds(self) -> str:
-        """How many runs a variant has, for titles."""
-        low, high = self.variants["n"].min(), self.variants["n"].max()
-        return f"{low} seeds" if low == high else f"{low} to {high} seeds"
+    def _place(self, name: str) -> int:
+        return [other for other in self.study.variants if other != self.study.baseline].index(name)
+
+    def _round(self, name: str) -> int:
+        return 0 if name == self.study.baseline else self._place(name) // len(sns.color_palette("colorblind"))
 
 
 def learning_curves(tables: Tables) -> Figure:
-    """Validation accuracy against training images; the mean over seeds, and a band from the lowest to the highest seed."""
-    figure, axes = _figure(tables, f"Learning curves: mean of {tables.seeds}, band from lowest to highest", legend=True)
-    for name in tables.names:
-        points = (
-            tables.curves[tables.curves["variant"] == name]
-            .groupby("examples")["val_accuracy"]
-            .agg(["mean", "min", "max"])
-        )
-        style = "-" if tables.is_primary(name) else "--"
-        axes.plot(
-            points.index,
-            points["mean"],
-            style,
-            color=tables.colour(name),
-            label=name + tables.collapsed(name),
-            linewidth=1.8,
-        )
-        if tables.is_primary(name):
-            axes.fill_between(
-                points.index, points["min"], points["max"], color=tables.colour(name), alpha=0.12, linewidth=0
-            )
-    target = tables.study.target(tables.protocol)
-    axes.axhline(target, color="grey", linewidth=0.8, linestyle=":")
-    axes.annotate(
-        f"target {target:.0%}", (0.99, target), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
+    """Validation accuracy against training images: the mean over seeds, and a band from the lowest to the highest seed. A run
+    that diverged stays in both at its last accuracy.
+    """
+    figure, panels = _curve_axes(tables, f"Learning curves: mean of {tables.seeds}, band from lowest to highest")
+    for axes, names in panels:
+        for name in names:
+            curves = tables.curves[tables.curves["variant"] == name]
+            seeds = curves.pivot(index="examples", columns="seed", values="val_accuracy").ffill()
+            low, high = seeds.min(axis=1), seeds.max(axis=1)
+            axes.plot(seeds.index, seeds.mean(axis=1), **tables.line(name), label=tables.label(name))
+            axes.fill_between(seeds.index, low, high, color=tables.colour(name), alpha=0.15, linewidth=0)
+        axes.axhline(tables.target, color="grey", linewidth=1, linestyle=":")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _name_curves(figure, panels)
+    figure.supylabel(f"validation accuracy (dotted: target {tables.target:.0%})", fontsize=9)
+    return figure
+
+
+def reached_target(tables: Tables) -> Figure:
+    """Fraction of seeds that have reached the target, against training images, one step line per variant. Where seeds missed
+    it, the line ends in a cross at the budget. Lines in one pair of axes are set apart by up to a hundredth.
+    """
+    title = (
+        f"Fraction of {tables.seeds} that reached {tables.target:.0%} validation accuracy; a cross where some missed it"
     )
-    _images_axis(axes)
-    axes.set(ylabel="validation accuracy")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    _legend(axes)
+    figure, panels = _curve_axes(tables, title)
+    for axes, names in panels:
+        for offset, name in enumerate(names):
+            times = np.sort(tables.runs[tables.runs["variant"] == name]["examples_to_target"])
+            hits = times[np.isfinite(times)]
+            shift = 0.004 * (offset - (len(names) - 1) / 2)
+            fractions = np.array([0, *(np.arange(1, len(hits) + 1) / len(times)), len(hits) / len(times)]) + shift
+            label = tables.label(name).replace(name, f"{name} ({len(hits)}/{len(times)})", 1)
+            axes.step([0, *hits, tables.budget], fractions, where="post", **tables.line(name), label=label)
+            if len(hits) < len(times):
+                axes.plot(tables.budget, fractions[-1], "x", color=tables.colour(name), markersize=7, clip_on=False)
+        axes.set_ylim(-0.05, 1.05)
+    _name_curves(figure, panels)
+    figure.supylabel("fraction of seeds", fontsize=9)
     return figure
 
 
 def accuracy_against_params(tables: Tables) -> Figure:
-    """Test accuracy against the number of parameters, with the Pareto front."""
+    """Test accuracy against the number of parameters, with the Pareto front of the means. A triangle at the edge is a mean beyond
+    it, whose number is in the legend.
+    """
     return _accuracy_against(tables, "params", "parameters")
 
 
 def accuracy_against_flops(tables: Tables) -> Figure:
-    """Test accuracy against FLOPs of one image's forward pass, with the Pareto front."""
+    """Test accuracy against FLOPs of one image's forward pass, with the Pareto front of the means. A triangle at the edge is a
+    mean beyond it, whose number is in the legend.
+    """
     return _accuracy_against(tables, "gflops", "GFLOP per image, forward")
 
 
-def _accuracy_against(tables: Tables, column: str, label: str) -> Figure:
-    figure, axes = _figure(
-        tables, f"Test accuracy against {label}: mean and 95 % interval, {tables.seeds}", legend=True
-    )
-    table = tables.variants.sort_values(column)
-    front = table[stats.pareto_front(table[column], table["test_accuracy_mean"])]
-    axes.step(front[column], front["test_accuracy_mean"], where="post", color="grey", linewidth=0.8, zorder=0)
-    for row in each_row(tables.variants):
-        x, mean = getattr(row, column), row.test_accuracy_mean
-        ends = [[mean - row.test_accuracy_low], [row.test_accuracy_high - mean]]
-        colour = tables.colour(row.variant)
-        axes.errorbar(
-            x,
-            mean,
-            yerr=None if math.isnan(row.test_accuracy_low) else ends,
-            fmt="o" if tables.is_primary(row.variant) else "s",
-            color=colour,
-            markerfacecolor=colour if tables.is_primary(row.variant) else "white",
-            capsize=2,
-            elinewidth=1,
-            label=row.variant + tables.collapsed(row.variant),
-        )
+def _accuracy_against(tables: Tables, column: str, size: str) -> Figure:
+    figure = _figure(tables, f"Test accuracy against {size}: mean and 95 % interval, {tables.seeds}", height=4.4)
+    axes = _axes(figure)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=_log_ticks(table[column].max() / table[column].min())))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set(xlabel=f"{label} (log scale; grey: Pareto front)", ylabel="test accuracy")
-    axes.set_ylim(*_limits(tables.variants["test_accuracy_mean"], tables.runs["test_accuracy"]))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    _legend(axes)
+    moved = _side_by_side(tables.variants[column])
+    bottom, top = _accuracy_limits(tables)
+    axes.set(xlim=_size_limits(moved), ylim=(bottom, top))
+    _size_ticks(axes)
+    means = tables.variants["test_accuracy_mean"].to_numpy()
+    front = np.flatnonzero(stats.pareto_front(tables.variants[column], means))
+    front = front[np.argsort(moved[front])]
+    edges = [*moved[front], axes.get_xlim()[1]]
+    axes.step(edges, [*means[front], means[front[-1]]], where="post", color="dimgrey", linewidth=1.3, zorder=0)
+    for x, row in zip(moved, each_row(tables.variants), strict=True):
+        mean, marker = row.test_accuracy_mean, tables.marker(row.variant)
+        label = tables.label(row.variant)
+        if not bottom <= mean <= top:
+            marker["marker"] = "v" if mean < bottom else "^"
+            label = label.replace(row.variant, f"{row.variant}: {mean:.1%}", 1)
+        axes.plot([x, x], [row.test_accuracy_low, row.test_accuracy_high], color=marker["color"], linewidth=1)
+        axes.plot(x, np.clip(mean, bottom, top), **marker, markersize=6, linestyle="", clip_on=False, label=label)
+    note = "grey: Pareto front; points that would touch are set side by side"
+    axes.set_xlabel(f"{size}, log scale\n({note})", fontsize=9)
+    axes.set_ylabel("test accuracy", fontsize=9)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    _legend(figure)
     return figure
 
 
 def examples_to_target(tables: Tables) -> Figure:
-    """Training images until the target, a dot per run; a run that missed it is a cross at its budget."""
-    target = tables.study.target(tables.protocol)
-    figure, axes = _figure(
-        tables, f"Training images to {target:.0%} validation accuracy: a dot per run, crosses missed it", rows=True
-    )
+    """Training images until the target, a dot per run; a run that missed it is a cross at the budget."""
+    title = f"Training images to {tables.target:.0%} validation accuracy: a dot per run, crosses missed it"
+    figure, axes = _row_axes(tables, title, [f"{row.hits}/{row.n} hit" for row in each_row(tables.variants)])
     for y, name in enumerate(tables.names):
-        runs = tables.runs[tables.runs["variant"] == name]
-        hit = np.isfinite(runs["examples_to_target"])
-        colour = tables.colour(name)
-        axes.plot(runs["examples_to_target"][hit], _spread(y, int(hit.sum())), "o", color=colour, markersize=5)
-        axes.plot(runs["examples_seen"][~hit], _spread(y, int((~hit).sum())), "x", color=colour, markersize=6)
-    _variant_rows(
-        axes, tables, [f"{row.hits}/{row.n} hit{tables.collapsed(row.variant)}" for row in each_row(tables.variants)]
-    )
-    _images_axis(axes)
-    axes.set_xlim(0, tables.runs["examples_seen"].max() * 1.04)
+        times = tables.runs[tables.runs["variant"] == name]["examples_to_target"].to_numpy()
+        hit, heights = np.isfinite(times), _spread(y, len(times))
+        axes.plot(times[hit], heights[hit], "o", color=tables.colour(name), markersize=5)
+        axes.plot(np.full(sum(~hit), tables.budget), heights[~hit], "x", color=tables.colour(name), markersize=6)
+    axes.set_xlim(0, tables.budget * 1.04)
+    axes.set_xlabel("training images seen", fontsize=9)
+    axes.xaxis.set_major_formatter(FuncFormatter(_short))
     return figure
 
 
 def params_by_part(tables: Tables) -> Figure:
     """Parameters of trunk and head."""
-    figure, axes = _figure(tables, "Parameters: trunk and head", rows=True)
-    palette = sns.color_palette("colorblind")
-    rows = range(len(tables.names))
     trunk, head = tables.variants["params_trunk"], tables.variants["params_head"]
-    axes.barh(rows, trunk, color=palette[0], label="trunk", height=0.65)
-    axes.barh(rows, head, left=trunk, color=palette[1], label="head", height=0.65)
-    share = [f"head {h / (t + h):.0%} of {t + h:,}" for t, h in zip(trunk, head, strict=True)]
-    _variant_rows(axes, tables, share)
-    axes.set(xlabel="parameters")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.02 - 1.3 / figure.get_figheight()), ncols=2, frameon=False)
+    shares = [f"head {h / (t + h):.0%} of {t + h:,}" for t, h in zip(trunk, head, strict=True)]
+    figure, axes = _row_axes(tables, "Parameters: trunk and head", shares, with_failures=False)
+    palette = sns.color_palette("colorblind")
+    axes.barh(range(len(trunk)), trunk, color=palette[0], label="trunk", height=0.65)
+    axes.barh(range(len(head)), head, left=trunk, color=palette[1], label="head", height=0.65)
+    axes.set_xlabel("parameters", fontsize=9)
+    axes.xaxis.set_major_formatter(FuncFormatter(_short))
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=8, borderaxespad=0.1)
     return figure
 
 
 def differences(tables: Tables) -> Figure:
-    """Forest plot: difference to the baseline in points with 95 % intervals, the equivalence margin shaded."""
+    """Forest plot: difference to the baseline in points with 95 % intervals, the equivalence margin shaded. Intervals are
+    not corrected for the number of comparisons, verdicts are. An interval that ends in an arrow goes on beyond the axis; its
+    numbers are beside it.
+    """
     margin = 100 * tables.study.margin
-    figure, axes = _figure(
-        tables, f"Test accuracy minus {tables.study.baseline}'s: points, 95 % intervals, {tables.seeds}", rows=True
-    )
-    axes.axvspan(-margin, margin, color="grey", alpha=0.2, linewidth=0)
-    axes.axvline(0, color="black", linewidth=0.8)
+    low, high = _difference_limits(tables, margin)
+    intervals = tables.variants[["difference_low", "difference", "difference_high"]].to_numpy(dtype=float)
     notes = []
-    for y, row in enumerate(each_row(tables.variants)):
-        notes.append((row.verdict or "baseline") + tables.collapsed(row.variant))
-        if row.variant == tables.study.baseline or math.isnan(row.difference):
+    for row, (start, estimate, end) in zip(each_row(tables.variants), intervals, strict=True):
+        cut = any(value < low or value > high for value in (start, estimate, end))
+        notes.append((row.verdict or "baseline") + (f", {estimate:+.0f} ({start:+.0f} to {end:+.0f})" if cut else ""))
+    title = f"Test accuracy minus {tables.study.baseline}'s: points, 95 % intervals, {tables.seeds}"
+    figure, axes = _row_axes(tables, title, notes)
+    axes.axvspan(-margin, margin, color="grey", alpha=0.25, linewidth=0)
+    axes.axvline(0, color="black", linewidth=0.8)
+    for y, (name, (start, estimate, end)) in enumerate(zip(tables.names, intervals, strict=True)):
+        if math.isnan(estimate):
             continue
-        colour = tables.colour(row.variant)
-        if not math.isnan(row.difference_low):
-            axes.plot([row.difference_low, row.difference_high], [y, y], color=colour, linewidth=1.6)
-        face = colour if tables.is_primary(row.variant) else "white"
-        axes.plot(row.difference, y, "o", color=colour, markerfacecolor=face, markersize=6)
-    _variant_rows(axes, tables, notes)
-    axes.set(
-        xlabel=f"points of test accuracy (grey: equivalence margin, {margin:g} points either way; hollow: not confirmatory)"
-    )
-    return figure
-
-
-def reached_target(tables: Tables) -> Figure:
-    """Fraction of seeds that have reached the target, against training images: one step line per variant."""
-    target = tables.study.target(tables.protocol)
-    figure, axes = _figure(
-        tables, f"Fraction of {tables.seeds} that reached {target:.0%} validation accuracy", legend=True
-    )
-    budget = tables.runs["examples_seen"].max()
-    for offset, name in enumerate(tables.names):
-        times = np.sort(tables.runs[tables.runs["variant"] == name]["examples_to_target"])
-        hits = times[np.isfinite(times)]
-        x = [0, *hits, budget]
-        y = [0, *(np.arange(1, len(hits) + 1) / len(times)), len(hits) / len(times)]
-        style = "-" if tables.is_primary(name) else "--"
-        label = f"{name} ({len(hits)}/{len(times)}{tables.collapsed(name)})"
-        shifted = np.asarray(y) + 0.004 * (offset - len(tables.names) / 2)  # lines that coincide stay visible
-        axes.step(x, shifted, style, where="post", color=tables.colour(name), label=label, linewidth=1.6)
-    _images_axis(axes)
-    axes.set(ylabel="fraction of seeds", ylim=(-0.05, 1.05))
-    _legend(axes)
+        colour = tables.colour(name)
+        axes.plot([start, end], [y, y], color=colour, linewidth=1.6)
+        if low <= estimate <= high:
+            axes.plot(estimate, y, **tables.marker(name), markersize=6)
+        if min(start, estimate) < low or estimate < low:
+            axes.plot(low, y, "<", color=colour, markersize=6, clip_on=False)
+        if max(end, estimate) > high or estimate > high:
+            axes.plot(high, y, ">", color=colour, markersize=6, clip_on=False)
+    axes.set_xlim(low, high)
+    axes.set_xlabel(f"points (grey: equivalent, within {margin:g}; hollow: not confirmatory)", fontsize=9)
     return figure
 
 
 def generalization_gap(tables: Tables) -> Figure:
     """Train minus test accuracy after the last step, both in evaluation mode: a dot per run, a bar at the mean."""
-    figure, axes = _figure(
-        tables, "Generalisation gap: train minus test accuracy; a dot per run, a bar at the mean", rows=True
-    )
+    gaps = [f"{100 * gap:+.1f}" for gap in tables.variants["generalization_gap_mean"]]
+    title = "Generalisation gap: train minus test accuracy; a dot per run, a bar at the mean"
+    figure, axes = _row_axes(tables, title, gaps)
     for y, name in enumerate(tables.names):
-        runs = tables.runs[tables.runs["variant"] == name]
-        gaps = 100 * runs["generalization_gap"]
-        usual = (runs["status"] == "finished").to_numpy()
-        dots = np.asarray(_spread(y, len(gaps)))
-        axes.plot(gaps[usual], dots[usual], "o", color=tables.colour(name), markersize=5, alpha=0.8)
-        axes.plot(gaps[~usual], dots[~usual], "x", color=tables.colour(name), markersize=6)
-        axes.plot([gaps.mean()] * 2, [y - 0.3, y + 0.3], color=tables.colour(name), linewidth=2)
+        runs, colour = tables.runs[tables.runs["variant"] == name], tables.colour(name)
+        points, heights = 100 * runs["generalization_gap"].to_numpy(), _spread(y, len(runs))
+        learned = (runs["status"] == "finished").to_numpy()
+        axes.plot(points[learned], heights[learned], "o", color=colour, markersize=5, alpha=0.8)
+        axes.plot(points[~learned], heights[~learned], "x", color=colour, markersize=6)
+        axes.plot([points.mean()] * 2, [y - 0.3, y + 0.3], color=colour, linewidth=2)
     axes.axvline(0, color="black", linewidth=0.8)
-    _variant_rows(axes, tables, [f"{100 * gap:+.1f}" for gap in tables.variants["generalization_gap_mean"]])
-    axes.set(xlabel="points (crosses: collapsed or diverged)")
+    axes.set_xlabel("points (crosses: collapsed or diverged)", fontsize=9)
     return figure
 
 
@@ -268,56 +294,136 @@ def save(figure: Figure, path: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _figure(tables: Tables, title: str, legend: bool = False, rows: bool = False) -> tuple[Figure, Axes]:
+def _figure(tables: Tables, title: str, height: float) -> Figure:
+    figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
+    place = f"{tables.study.name}, protocol {tables.protocol}"
+    figure.suptitle(f"{title}\n{place}", fontsize=10, x=0.01, ha="left")
+    return figure
+
+
+def _axes(figure: Figure, *position: int, share: Axes | None = None) -> Axes:
     with sns.axes_style("whitegrid"):
-        height = 1.4 + 0.36 * len(tables.names) if rows else max(4.2, 0.24 * len(tables.names) + 1.0)
-        figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
-        axes = figure.add_subplot()
-    axes.set_title(f"{title}\n{tables.study.name}, protocol {tables.protocol}", fontsize=10, loc="left")
-    axes.tick_params(labelsize=9)
-    return figure, axes
+        axes = figure.add_subplot(*position, sharex=share, sharey=share)
+    axes.tick_params(labelsize=8)
+    return axes
 
 
-def _legend(axes: Axes) -> None:
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+def _legend(figure: Figure) -> None:
+    figure.legend(loc="outside right center", frameon=False, fontsize=8)
 
 
-def _variant_rows(axes: Axes, tables: Tables, notes: list[str]) -> None:
-    """One row per variant, the first on top, with a note at the right."""
+def _curve_axes(tables: Tables, title: str) -> tuple[Figure, list[tuple[Axes, list[str]]]]:
+    """Axes over training images with the variants to draw in them: all in one, or each beside the baseline in a panel."""
+    names, baseline = tables.names, tables.study.baseline
+    if len(names) <= MAX_OVERLAID:
+        figure = _figure(tables, title, height=4.2)
+        panels = [(_axes(figure), names)]
+    else:
+        first = [baseline] if baseline in names else []
+        others = [name for name in names if name != baseline]
+        num_rows = math.ceil(len(others) / PANELS_PER_ROW)
+        figure = _figure(tables, title + (f"; black: {baseline}" if first else ""), height=0.9 + 1.5 * num_rows)
+        panels = []
+        for place, name in enumerate(others):
+            axes = _axes(figure, num_rows, PANELS_PER_ROW, place + 1, share=panels[0][0] if panels else None)
+            is_lowest = place // PANELS_PER_ROW == num_rows - 1
+            axes.tick_params(labelleft=place % PANELS_PER_ROW == 0, labelbottom=is_lowest)
+            panels.append((axes, [*first, name]))
+    panels[0][0].xaxis.set_major_locator(MaxNLocator(4 if len(panels) > 1 else 8, steps=STEPS))
+    panels[0][0].xaxis.set_major_formatter(FuncFormatter(_short))
+    figure.supxlabel("training images seen", fontsize=9)
+    return figure, panels
+
+
+def _name_curves(figure: Figure, panels: Sequence[tuple[Axes, list[str]]]) -> None:
+    if len(panels) == 1:
+        _legend(figure)
+        return
+    for axes, _ in panels:
+        label = axes.get_legend_handles_labels()[1][-1]
+        axes.set_title(label.replace(", ", "\n", 1), fontsize=7.5, pad=3)
+
+
+def _row_axes(tables: Tables, title: str, notes: Sequence[str], with_failures: bool = True) -> tuple[Figure, Axes]:
+    """One row per variant, the first on top, with a note at the right that also says how many runs failed to learn."""
+    figure = _figure(tables, title, height=1.2 + 0.32 * len(tables.names))
+    axes = _axes(figure)
     labels = [name if tables.is_primary(name) else f"{name} ({tables.study.role(name)})" for name in tables.names]
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
-    for y, note in enumerate(notes):
-        axes.annotate(note, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+    for y, (row, note) in enumerate(zip(each_row(tables.variants), notes, strict=True)):
+        if row.variant == tables.study.baseline:
+            axes.get_yticklabels()[y].set_fontweight("bold")
+        text = ", ".join(filter(None, [note, failures(row) if with_failures else ""]))
+        axes.annotate(text, (1.025, y), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+    return figure, axes
 
 
-def _images_axis(axes: Axes) -> None:
-    axes.set(xlabel="training images seen")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+def _side_by_side(sizes: "pd.Series[Any]") -> Array:
+    """The sizes, those that would lie on each other moved apart on a log axis by as little as can be."""
+    x = np.log10(sizes.to_numpy(dtype=float))
+    order = np.argsort(x, kind="stable")
+    steps = 0.022 * max(float(np.ptp(x)), math.log10(MIN_SPAN)) * np.arange(len(x))
+    apart = np.empty_like(x)
+    apart[order] = isotonic_regression(x[order] - steps).x + steps
+    return np.asarray(10**apart)
 
 
-def _short(value: float) -> str:
+def _size_limits(sizes: Array) -> tuple[float, float]:
+    low, high = float(np.log10(sizes.min())), float(np.log10(sizes.max()))
+    padding = max(0.05 * (high - low), (math.log10(MIN_SPAN) - (high - low)) / 2)
+    return 10 ** (low - padding), 10 ** (high + padding)
+
+
+def _size_ticks(axes: Axes) -> None:
+    """Few enough to stay apart, whether the axis spans a tenth of a decade or three."""
+    low, high = axes.get_xlim()
+    decades = math.log10(high / low)
+    ticks = MaxNLocator(7, steps=STEPS).tick_values(low, high)
+    wide = LogLocator(subs=(1, 2, 5) if decades < 3 else (1,))
+    axes.xaxis.set_major_locator(wide if decades > 0.8 else FixedLocator([t for t in ticks if low <= t <= high]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(_short))
+
+
+def _accuracy_limits(tables: Tables) -> tuple[float, float]:
+    """Over all runs, so that wide intervals of few seeds do not squeeze the means together; where some collapsed and are far
+    from the rest, over the rest.
+    """
+    clear = tables.runs[tables.runs["variant"].isin(tables.variants["variant"][tables.all_finished])]
+    low, high = tables.runs["test_accuracy"].min(), tables.runs["test_accuracy"].max()
+    if len(clear):
+        core_low, core_high = clear["test_accuracy"].min(), clear["test_accuracy"].max()
+        if high - low > 3 * (core_high - core_low):
+            low, high = core_low, core_high
+    margin = max(0.15 * (high - low), 0.005)
+    return max(0.0, low - margin), min(1.0, high + margin)
+
+
+def _difference_limits(tables: Tables, margin: float) -> tuple[float, float]:
+    """Over the intervals of variants that all finished, but for those several times as wide as is usual."""
+    shown = tables.variants[tables.variants["difference"].notna()]
+    clear = shown[tables.all_finished.loc[shown.index]]
+    table = clear if len(clear) else shown
+    low, high = -1.5 * margin, 1.5 * margin
+    if len(table):
+        means = table["difference"]
+        halves = (table["difference_high"] - means).dropna()
+        reach = max(2 * margin, 3 * halves.median() if len(halves) else 0.0)
+        low = min(low, max(min(means.min(), table["difference_low"].min()), means.min() - reach))
+        high = max(high, min(max(means.max(), table["difference_high"].max()), means.max() + reach))
+    padding = 0.04 * (high - low)
+    return low - padding, high + padding
+
+
+def _spread(y: float, num: int) -> Array:
+    """Heights around y for dots that would else cover each other."""
+    return np.asarray(y + 0.12 * (np.arange(num) - (num - 1) / 2) * min(1, 5 / max(num, 1)), dtype=float)
+
+
+def _short(value: float, _: object = None) -> str:
     for unit, size in (("M", 1e6), ("k", 1e3)):
         if abs(value) >= size:
             return f"{value / size:g}{unit}"
     return f"{value:g}"
-
-
-def _log_ticks(ratio: float) -> tuple[float, ...]:
-    """Ticks in each decade of a logarithmic axis whose ends are in that ratio: as many as have room for their labels."""
-    if ratio < 5:
-        return (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8)
-    return (1, 2, 5) if ratio < 500 else (1,)
-
-
-def _spread(y: float, count: int) -> list[float]:
-    """Heights around y for dots that would else cover each other."""
-    return [y + 0.12 * (k - (count - 1) / 2) * min(1, 5 / max(count, 1)) for k in range(count)]
-
-
-def _limits(means: pd.Series, runs: pd.Series) -> tuple[float, float]:
-    """An axis over all runs, so that wide intervals of few seeds do not squeeze the means together."""
-    low, high = min(means.min(), runs.min()), max(means.max(), runs.max())
-    margin = max(0.15 * (high - low), 0.005)
-    return max(0.0, low - margin), min(1.0, high + margin)

@@ -9,11 +9,12 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablations.cli import add_study_options, names
+from ablations.cli import add_study_options
 from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord, Store, curves_frame, runs_frame, write_atomically
 from ablations.study import Run, Study, load_study
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from ablations.summary import Summary
 
+SEED_GAP = 100  # seeds are counted from 0; so many in a row without a record end the search for more
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse;font-size:.82rem;margin:1rem 0}th,td{padding:.2rem .6rem;border-bottom:1px solid #ddd}"
@@ -48,18 +50,19 @@ def covered(
     Runs made with other settings (`--set`) have other identities and are not among them.
     """
     on_disk = set(store.run_ids())
-    records: list[RunRecord] = []
-    damaged: list[str] = []
-    seeds = 0
-    while True:
-        # Seeds are counted from 0, so the first one with no record of any variant ends the search.
-        runs = [run for run in study.expand(protocol, seeds + 1, overrides=overrides) if run.seed == seeds]
-        found, lines = store.read_all(run for run in runs if run.run_id in on_disk)
-        if not found and not lines:
-            return records, damaged
-        records += found.values()
-        damaged += lines
-        seeds += 1
+    if not on_disk:
+        return [], []  # before controls are solved, which takes seconds
+    first = study.expand(protocol, 1, overrides=overrides)
+    runs: list[Run] = []
+    last_seen = 0
+    for seed in count():
+        found = [run for run in (replace(run, seed=seed) for run in first) if run.run_id in on_disk]
+        runs += found
+        last_seen = seed if found else last_seen
+        if seed - last_seen >= SEED_GAP:
+            break
+    records, damaged = store.read_all(runs)
+    return list(records.values()), damaged
 
 
 def write_report(
@@ -75,13 +78,21 @@ def write_report(
             f"no runs of study {study.name!r} under {protocol!r} in {store.folder}: "
             f"make them with python -m ablations.run {study.name} --protocol {protocol}"
         )
+    others = len(store.run_ids()) - len(records) - len(damaged)
+    notes = [*damaged]
+    if others:
+        notes.append(
+            f"Not covered: {others} records in the same folder, of other settings, variants or trainer versions."
+        )
+
     from ablations.prose import first_sentence, sections
     from ablations.summary import summarise
 
     summary = summarise(study, protocol, records)
     answer = first_sentence(study, protocol, summary)
-    made_from, inputs = fingerprint(study, protocol, records), store.folder / ".inputs"
-    if not anew and inputs.exists() and inputs.read_text() == made_from:
+    made_from, inputs = fingerprint(study, protocol, records, notes), store.folder / ".inputs"
+    page = store.folder / "report.html"
+    if not anew and page.exists() and inputs.exists() and inputs.read_text() == made_from:
         return Report(store.folder, answer, summary)
 
     from ablations.plots import FIGURES, Tables, save
@@ -96,19 +107,19 @@ def write_report(
         tables = Tables(study, protocol, runs[runs["status"] != "failed"], curves, summary.variants)
         for name, draw in FIGURES.items():
             save(draw(tables), store.folder / "figures" / name)
-            figures.append((name, (draw.__doc__ or "").strip()))
-    parts = sections(study, protocol, records, summary, figures, answer, overrides, damaged, command)
+            figures.append((name, " ".join((draw.__doc__ or "").split())))
+    parts = sections(study, protocol, records, summary, figures, answer, overrides, notes, command)
     text = "\n\n".join(part for part in parts if part)
     write_atomically(store.folder / "report.md", text + "\n")
-    write_atomically(store.folder / "report.html", _html(study, text, store.folder))
+    write_atomically(page, _html(study, text, store.folder))
     write_atomically(inputs, made_from)
     return Report(store.folder, answer, summary)
 
 
-def fingerprint(study: Study, protocol: str, records: Iterable[RunRecord]) -> str:
+def fingerprint(study: Study, protocol: str, records: Iterable[RunRecord], notes: Iterable[str] = ()) -> str:
     """A hash over what a report is made from, by which an up-to-date one is known."""
     lines = sorted(f"{record.run_id} {record.status} {record.started_at}" for record in records)
-    return hashlib.sha256("\n".join([repr(study), protocol, *lines]).encode()).hexdigest()
+    return hashlib.sha256("\n".join([repr(study), protocol, *lines, *notes]).encode()).hexdigest()
 
 
 def detectable_line(study: Study, runs: Sequence[Run], store: Store) -> str:
@@ -137,7 +148,7 @@ def print_summary(report: Report, console: "Console") -> None:
     from rich.table import Table
 
     from ablations.prose import difference_text, interval_text
-    from ablations.summary import each_row
+    from ablations.summary import each_row, failures
 
     table = Table(
         "variant", "n", "parameters", "GFLOP", "test accuracy, %", "difference, points", "verdict", "reached target"
@@ -150,8 +161,7 @@ def print_summary(report: Report, console: "Console") -> None:
         verdict = row.verdict or "baseline"
         if row.role not in ("baseline", "confirmatory"):
             verdict += f" ({row.role})"
-        failed = f", {row.collapsed + row.diverged} collapsed" if row.collapsed + row.diverged else ""
-        hits = f"{row.hits}/{row.n}{failed}"
+        hits = ", ".join(filter(None, [f"{row.hits}/{row.n}", failures(row)]))
         table.add_row(
             row.variant, str(row.n), f"{row.params:,}", f"{row.gflops:.4f}", accuracy, difference, verdict, hits
         )
@@ -186,8 +196,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.study is None:
         raise ValueError("name a study to report on; python -m ablations.run --list shows them")
+    if arguments.seeds is not None or arguments.variants is not None:
+        raise ValueError("a report covers every variant and seed on disk: --seeds and --variants are for ablations.run")
     study = load_study(arguments.study)
-    study.expand(arguments.protocol, arguments.seeds, names(arguments.variants), arguments.overrides)
+    study.expand(arguments.protocol, 1, [study.baseline], arguments.overrides)  # what is wrong is said at once
     store = Store(arguments.results, study.name, arguments.protocol)
 
     from ablations.display import console_for_output
@@ -204,16 +216,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print_comparison(store: Store, other: Store, console: "Console") -> int:
+    from rich.markup import escape
     from rich.table import Table
 
     from ablations.compare import compare_folders
 
+    for side in (store, other):
+        if not side.run_ids():
+            raise ValueError(f"there are no runs to compare in {side.folder}")
     rows = compare_folders(store, other)
-    if not rows:
-        raise ValueError(f"there are no runs to compare in {store.folder} and {other.folder}")
     table = Table(*rows[0])
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*(escape(str(value)) for value in row.values()))
     console.print(table)
     return SUCCESS
 

@@ -43,6 +43,28 @@ def each_row(table: pd.DataFrame) -> Iterator[Any]:
     return iter(table.itertuples())
 
 
+def budget(record: RunRecord) -> int:
+    """Training images that the run was given. One that diverged saw fewer, and did not learn the faster for it."""
+    if record.status != "diverged" or not record.curve:
+        return record.examples_seen
+    last = record.curve[-1]
+    return round(last.examples / last.epoch * record.run.train.epochs)
+
+
+def held_to_budget(record: RunRecord) -> tuple[list[int], list[float]]:
+    """Images and validation accuracy of a learning curve; one that ended early stays at its last accuracy."""
+    examples, accuracies = [p.examples for p in record.curve], [p.val_accuracy for p in record.curve]
+    if examples and examples[-1] < budget(record):
+        return [*examples, budget(record)], [*accuracies, accuracies[-1]]
+    return examples, accuracies
+
+
+def failures(row: Any) -> str:
+    """Such as "1 of 3 diverged", for a row whose runs did not all finish; else empty."""
+    outcomes = [name for name in ("collapsed", "diverged") if getattr(row, name)]
+    return f"{row.collapsed + row.diverged} of {row.n} {' or '.join(outcomes)}" if outcomes else ""
+
+
 def summarise(study: Study, protocol: str, records: Sequence[RunRecord]) -> Summary:
     """Tables of the runs that are results; those that failed are left to the report to name."""
     by_variant: dict[str, list[RunRecord]] = {name: [] for name in study.variants}
@@ -69,8 +91,8 @@ def _variants(study: Study, by_variant: Mapping[str, list[RunRecord]], target: f
         samples = {name: {r.run.seed: r.test_accuracy for r in group} for name, group in by_variant.items()}
         comparisons = stats.compare(samples, study.baseline, confirmatory, study.margin)
         times = {name: [r.examples_to_target(target) for r in group] for name, group in by_variant.items()}
-        budget = max(r.examples_seen for group in by_variant.values() for r in group)
-        raw = [stats.logrank(times[name], times[study.baseline], budget) for name in confirmatory]
+        longest = max(budget(r) for group in by_variant.values() for r in group)
+        raw = [stats.logrank(times[name], times[study.baseline], longest) for name in confirmatory]
         p_logrank = dict(zip(confirmatory, stats.holm(raw), strict=True))
         failed = {name: sum(r.status != "finished" for r in group) for name, group in by_variant.items()}
         sizes = {name: len(group) for name, group in by_variant.items()}
@@ -95,17 +117,20 @@ def _row(
 ) -> dict[str, object]:
     first = group[0]
     accuracy = stats.mean_interval([r.test_accuracy for r in group])
-    to_target = stats.summarise_times([r.examples_to_target(target) for r in group], [r.examples_seen for r in group])
+    budgets = [budget(r) for r in group]
+    to_target = stats.summarise_times([r.examples_to_target(target) for r in group], budgets)
     nan = math.nan
     unknown = stats.Comparison(stats.Interval(nan, nan, nan), nan, nan, nan, nan, nan, nan, nan, "")
     against = comparison or unknown
     seconds = [
         stats.time_to_target([p.seconds for p in r.curve], [p.val_accuracy for p in r.curve], target) for r in group
     ]
-    own_final = [
-        stats.time_to_own_final([p.examples for p in r.curve], [p.val_accuracy for p in r.curve]) for r in group
+    curves = [held_to_budget(r) for r in group]
+    own_final = [  # of a run that never learned, its own final accuracy says nothing
+        stats.time_to_own_final(*curve) if r.status == "finished" else math.inf
+        for r, curve in zip(group, curves, strict=True)
     ]
-    area = [stats.area_under_curve([p.examples for p in r.curve], [p.val_accuracy for p in r.curve]) for r in group]
+    area = [stats.area_under_curve(*curve) for curve in curves]
     return {
         "variant": name,
         "role": role,
@@ -135,7 +160,7 @@ def _row(
         "tflops_to_target_median": to_target.median * TRAINING_FLOPS * first.gflops / 1000,
         "seconds_to_target_median": stats.summarise_times(seconds, [r.train_seconds for r in group]).median,
         "area_under_curve_mean": float(np.mean(area)),
-        "examples_to_99_percent_of_final_median": stats.summarise_times(own_final, [math.inf] * len(group)).median,
+        "examples_to_99_percent_of_final_median": stats.summarise_times(own_final, budgets).median,
         "collapsed": sum(r.status == "collapsed" for r in group),
         "diverged": sum(r.status == "diverged" for r in group),
         "dead_classes_mean": float(np.mean([r.dead_classes for r in group])),
@@ -149,7 +174,7 @@ def _ladder(by_variant: Mapping[str, list[RunRecord]], target: float) -> pd.Data
     for name, group in by_variant.items():
         for step in LADDER:
             times = [r.examples_to_target(target + step) for r in group]
-            summary = stats.summarise_times(times, [r.examples_seen for r in group])
+            summary = stats.summarise_times(times, [budget(r) for r in group])
             rows.append(
                 {
                     "variant": name,

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from scipy import stats as scipy_stats
 
 from ablations.plots import FIGURES
 from ablations.records import RunRecord, Store
-from ablations.report import main, write_report
+from ablations.report import covered, main, write_report
 from ablations.study import Run, load_study
 
 NUM_1X1 = load_study("num_1x1")
@@ -153,6 +154,32 @@ def test_a_report_that_is_up_to_date_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_report_that_was_deleted_is_written_again(tmp_path: Path) -> None:
+    store = filled(tmp_path, plain, seeds=1)
+    write_report(NUM_1X1, "smoke", store)
+    (store.folder / "report.html").unlink()
+    write_report(NUM_1X1, "smoke", store, anew=False)
+    assert (store.folder / "report.html").exists()
+
+
+def test_every_seed_on_disk_is_covered_whatever_is_missing_between(tmp_path: Path) -> None:
+    store = Store(tmp_path, "num_1x1", "smoke")
+    for run in NUM_1X1.expand("smoke", 20):
+        if run.seed in (3, 19):
+            store.write(plain(run))
+    records, damaged = covered(NUM_1X1, "smoke", store)
+    assert {record.run.seed for record in records} == {3, 19}
+    assert len(records) == len(store.run_ids())
+    assert damaged == []
+
+
+@pytest.mark.parametrize("options", [["--seeds", "2"], ["--variants", "1x"]])
+def test_a_report_covers_all_there_is_and_says_so_if_asked_for_less(tmp_path: Path, options: list[str]) -> None:
+    with pytest.raises(ValueError, match="every variant and seed on disk"):
+        main(["num_1x1", "--protocol", "smoke", "--results", str(tmp_path), *options])
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_runs_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
     store = filled(tmp_path, plain, seeds=2)
     for run in NUM_1X1.expand("smoke", 2, overrides=["train.lr=0.5"]):
@@ -160,6 +187,7 @@ def test_runs_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
     report = write_report(NUM_1X1, "smoke", store)
     assert report.summary.variants["n"].max() == 2
     assert report.summary.variants["test_accuracy_mean"].min() > 0.7
+    assert f"Not covered: {len(store.run_ids()) // 2} records in the same folder" in text_of(store)
     other = write_report(NUM_1X1, "smoke", store, overrides=["train.lr=0.5"])
     assert other.summary.variants["test_accuracy_mean"].max() < 0.2
     assert "`--set train.lr=0.5`" in text_of(store)
@@ -195,6 +223,38 @@ def test_misses_are_shown_as_misses(tmp_path: Path) -> None:
     assert summary.loc["4x", "examples_to_target_restricted_mean"] == 1024
     row = next(line for line in text_of(store).splitlines() if line.startswith("| 4x ") and "0/3" in line)
     assert "∞" in row
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_that_diverges_early_is_not_taken_for_a_fast_one(tmp_path: Path) -> None:
+    budget = 3 * 512  # images of three epochs, of which the first evaluation comes after half an epoch
+
+    def diverges(run: Run) -> RunRecord:
+        record = plain(run)
+        if run.variant != "4x":
+            return record
+        first = replace(record.curve[0], val_accuracy=0.1, val_loss=math.nan)
+        return replace(record, status="diverged", curve=[first], examples_seen=first.examples, test_accuracy=0.1)
+
+    summary = write_report(NUM_1X1, "smoke", filled(tmp_path, diverges)).summary
+    row = summary.variants.set_index("variant").loc["4x"]
+    assert (row["hits"], row["diverged"]) == (0, 3)
+    assert row["examples_to_target_restricted_mean"] == budget
+    assert math.isinf(row["examples_to_99_percent_of_final_median"])
+    assert row["area_under_curve_mean"] == pytest.approx(0.1)
+    assert set(summary.ladder.set_index("variant")["restricted_mean"]["4x"]) == {budget}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_curve_that_ends_high_and_early_counts_its_last_accuracy_to_the_budget(tmp_path: Path) -> None:
+    def diverges(run: Run) -> RunRecord:
+        record = record_of(run, test_accuracy=0.8)
+        fallen = replace(record.curve[2], val_accuracy=0.1)
+        return replace(record, status="diverged", curve=[*record.curve[:2], fallen], examples_seen=fallen.examples)
+
+    summary = write_report(NUM_1X1, "smoke", filled(tmp_path, diverges, seeds=1)).summary.variants
+    heights = (256 * (0.2 + 0.4) / 2 + 256 * (0.4 + 0.1) / 2 + 768 * 0.1) / (1536 - 256)
+    assert summary["area_under_curve_mean"].tolist() == pytest.approx([heights] * len(summary))
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -313,3 +373,54 @@ def test_two_folders_are_compared_run_by_run(tmp_path: Path, capsys: pytest.Capt
     assert "train.lr 0.005 / 0.5" in lines[second.label]
     assert "only here" in lines[third.label]
     assert "nothing: identical" in lines["4x seed 0"]
+
+
+def against(capsys: pytest.CaptureFixture[str], here: Path, there: Path) -> list[list[str]]:
+    """The cells of the table of two folders, row by row."""
+    assert main(["num_1x1", "--protocol", "smoke", "--results", str(here), "--against", str(there)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│")]
+
+
+def test_a_folder_without_runs_is_an_error_and_no_difference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled(tmp_path / "a", plain, seeds=1)
+    for here, there in (("a", "nowhere"), ("nowhere", "a")):
+        with pytest.raises(ValueError, match=r"no runs to compare in .*nowhere"):
+            against(capsys, tmp_path / here, tmp_path / there)
+
+
+def test_every_record_of_both_folders_is_in_the_table_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    filled(tmp_path / "a", plain, seeds=1)
+    theirs = filled(tmp_path / "b", plain, seeds=1)
+    first = NUM_1X1.expand("smoke", 1)[0]
+    for overrides in (["train.lr=0.5"], ["train.lr=0.25"]):
+        again = NUM_1X1.expand("smoke", 1, overrides=overrides)[0]
+        theirs.write(plain(again))
+    broken = theirs.runs_folder / f"{'0' * 16}.json"
+    broken.write_text("{")
+    rows = [row for row in against(capsys, tmp_path / "a", tmp_path / "b") if row[0]]  # others are wrapped text
+    assert len(rows) == len(theirs.run_ids())
+    assert [row[1] for row in rows if row[0] == first.label] == ["same run", "only there", "only there"]
+    assert [row[0] for row in rows if row[1] == "unreadable there"] == ["0" * 16]
+
+
+def test_a_diverged_run_is_identical_to_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def diverged(run: Run) -> RunRecord:
+        record = plain(run)
+        curve = [replace(record.curve[0], train_loss=math.nan, seconds=float(len(str(tmp_path))))]
+        return replace(record, status="diverged", test_loss=math.nan, curve=curve)
+
+    for folder in ("a", "b"):
+        filled(tmp_path / folder, diverged, seeds=1)
+    assert {row[-1] for row in against(capsys, tmp_path / "a", tmp_path / "b")} == {"nothing: identical"}
+
+
+def test_runs_are_listed_by_variant_and_then_by_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("a", "b"):
+        store = Store(tmp_path / folder, "num_1x1", "smoke")
+        for run in NUM_1X1.expand("smoke", 11, ["1x"]):
+            store.write(plain(run))
+    labels = [row[0] for row in against(capsys, tmp_path / "a", tmp_path / "b")]
+    assert labels == [f"{variant} seed {seed}" for variant in ("1x", "2x") for seed in range(11)]
