@@ -18,8 +18,9 @@ from ablations.study import Run
 from nin.data import AUGMENTATIONS, ImageData, Split, load
 from nin.history import Evaluation
 from nin.measure import NetworkSize, size
+from nin.memory import training_memory
 from nin.model import build_model
-from nin.spec import DataSpec, choose
+from nin.spec import DataSpec, ModelSpec, TrainSpec, choose
 from nin.train import OPTIMIZERS, SCHEDULES, evaluate, train
 
 
@@ -36,6 +37,7 @@ def execute(
     torch.set_num_threads(threads)
     started, started_at = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     data = load_cached(run.data, device)
+    memory = _memory(run.model, run.data, run.train, device)
     model = build_model(run.model, data.in_shape, data.num_classes, seed=run.seed)
     history = train(model, data, run.train, on_eval, seed=run.seed)
     seen_in_training = Split(data.train.images[: len(data.test.labels)], data.train.labels[: len(data.test.labels)])
@@ -60,6 +62,7 @@ def execute(
         test_examples=len(correct),
         data_checksum=data.checksum,
         examples_seen=last.examples,
+        peak_memory_bytes=memory,
         train_seconds=last.seconds,
         wall_seconds=time.perf_counter() - started,
         started_at=started_at,
@@ -100,6 +103,12 @@ def network_size(run: Run, data: ImageData) -> NetworkSize:
 def load_cached(spec: DataSpec, device: str) -> ImageData:
     """The data of a run, kept from one run of a process to the next."""
     return load(spec, device=device)
+
+
+@lru_cache
+def _memory(model: ModelSpec, data: DataSpec, train: TrainSpec, device: str) -> int:
+    """Measured once for all seeds of a process: it does not depend on the numbers."""
+    return training_memory(model, load_cached(data, device), train)
 
 
 @lru_cache

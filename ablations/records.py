@@ -38,6 +38,7 @@ class RunRecord:
     val_accuracy     the last point of the curve
     test_correct     which test images are right: bits, packed, base64 (`test_correctness` unpacks them)
     train_seconds    training alone; wall_seconds also evaluation and preparation
+    peak_memory_bytes  of training, as `nin.memory.training_memory` measures it; 0 if it was not measured
     environment      device, versions, host and commit that the run was executed with
     """
 
@@ -59,6 +60,7 @@ class RunRecord:
     test_examples: int = 0
     data_checksum: str = ""
     examples_seen: int = 0
+    peak_memory_bytes: int = 0
     train_seconds: float = NAN
     wall_seconds: float = NAN
     started_at: str = ""
@@ -185,6 +187,7 @@ def runs_frame(records: Iterable[RunRecord], target: float) -> "pd.DataFrame":
             "dead_classes": record.dead_classes,
             "examples_seen": record.examples_seen,
             "examples_to_target": record.examples_to_target(target),
+            "peak_memory_mb": record.peak_memory_bytes / 1e6 if record.peak_memory_bytes else NAN,
             "train_seconds": record.train_seconds,
             "wall_seconds": record.wall_seconds,
             "device": record.environment.get("device", ""),

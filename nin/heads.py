@@ -55,6 +55,15 @@ def vgg_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequentia
     return nn.Sequential(grid, nn.Flatten(), *_fully_connected(in_shape[0] * 7 * 7, num_classes, spec))
 
 
+def mlp_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequential:
+    """One hidden layer of `spec.hidden` units with ReLU and dropout, logits; on the identity trunk, a perceptron on pixels."""
+    return nn.Sequential(
+        nn.Flatten(),
+        *(nn.Linear(math.prod(in_shape), spec.hidden), nn.ReLU(inplace=True), nn.Dropout(spec.dropout)),
+        nn.Linear(spec.hidden, num_classes),
+    )
+
+
 def lenet_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequential:
     """LeNet-5's: 120 and 84 sigmoid units, logits."""
     return nn.Sequential(
@@ -83,4 +92,5 @@ HEADS: dict[str, Callable[[Shape, int, ModelSpec], nn.Sequential]] = {
     "alexnet": alexnet_head,
     "vgg": vgg_head,
     "lenet": lenet_head,
+    "mlp": mlp_head,
 }
