@@ -361,6 +361,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind, probabilities = arguments.kind, arguments.probabilities
     if arguments.triton and kind != "onnx":
         raise ValueError(f"--triton goes with --format onnx, not {kind}")
+    if arguments.triton and arguments.triton.name == "triton":
+        # Python would take it for the package of that name wherever it is the working directory's.
+        raise ValueError(
+            f"--triton {arguments.triton}: torch imports a package `triton`; call the folder something else"
+        )
     if arguments.examples < 0:
         raise ValueError(f"--check {arguments.examples}: must be 1 or more")
     if arguments.name is not None and not re.fullmatch(r"[\w-]+", arguments.name):
