@@ -17,6 +17,14 @@ class OneLineParser(argparse.ArgumentParser):
         sys.exit(WRONG_REQUEST)
 
 
+def positive(text: str) -> int:
+    """An argument's type: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
+    return value
+
+
 def exit_with(main: Callable[[], int]) -> NoReturn:
     """Run a command's main; what a user got wrong becomes one line on stderr and status 2.
 

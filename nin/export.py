@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nin.cli import OneLineParser, exit_with
+from nin.cli import OneLineParser, exit_with, positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -346,7 +346,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: beside the weights")
     parser.add_argument("--probabilities", action="store_true", help="put the softmax into the file")
     parser.add_argument(
-        "--check", type=int, default=0, metavar="N", dest="examples", help="compare on N test images (default: all)"
+        "--check",
+        type=positive,
+        default=0,
+        metavar="N",
+        dest="examples",
+        help="compare on N test images (default: all)",
     )
     parser.add_argument("--mlflow", action="store_true", help="also log and register it as an MLflow model")
     parser.add_argument("--triton", type=Path, metavar="DIR", help="also lay out a Triton model repository (onnx only)")
@@ -366,22 +371,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(
             f"--triton {arguments.triton}: torch imports a package `triton`; call the folder something else"
         )
-    if arguments.examples < 0:
-        raise ValueError(f"--check {arguments.examples}: must be 1 or more")
     if arguments.name is not None and not re.fullmatch(r"[\w-]+", arguments.name):
         raise ValueError(f"--name {arguments.name!r}: only letters, digits, '_' and '-'")
     if arguments.mlflow and importlib.util.find_spec("mlflow") is None:
         raise ValueError("--mlflow: MLflow is not installed: python -m pip install mlflow")
 
-    from nin.data import load as load_data
-    from nin.weights import find, load
+    from nin.weights import find, load, load_data
 
     weights = find(arguments.run, arguments.results)
     trained = load(weights)
     card = trained.card
-    data = load_data(card.data)
-    if data.checksum != card.data_checksum:
-        raise ValueError(f"data set {card.data.name!r} as found here is not that on which {card.name} was tested")
+    data = load_data(card)
     path = arguments.out or weights.with_suffix(FORMATS[kind].suffix)
     check = export(trained, data, kind, path, probabilities, arguments.examples)
     name = arguments.name or _safe(card.name)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nin.cli import OneLineParser, exit_with
+from nin.cli import OneLineParser, exit_with, positive
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,6 +59,7 @@ def seems_inverted(image_CHW: "Tensor") -> bool:
 
 
 def _table(paths: Sequence[Path], probabilities_NK: "Tensor", classes: Sequence[str], top: int) -> "Table":
+    from rich.markup import escape
     from rich.table import Table
 
     top = min(top, len(classes))
@@ -66,22 +67,15 @@ def _table(paths: Sequence[Path], probabilities_NK: "Tensor", classes: Sequence[
     for path, probabilities_K in zip(paths, probabilities_NK, strict=True):
         likeliest = probabilities_K.topk(top)
         cells = zip(likeliest.values.tolist(), likeliest.indices.tolist(), strict=True)
-        table.add_row(str(path), *(f"{classes[k]} {share:.1%}" for share, k in cells))
+        table.add_row(escape(str(path)), *(f"{escape(classes[k])} {share:.1%}" for share, k in cells))
     return table
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
-    return value
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="python -m nin.predict", description="What a trained network takes images for.")
     parser.add_argument("run", metavar="RUN", help="a .safetensors file, (the start of) a run_id, or a name: 2x:0")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
-    parser.add_argument("--top", type=_positive, default=3, metavar="K", help="classes to show (default: 3)")
+    parser.add_argument("--top", type=positive, default=3, metavar="K", help="classes to show (default: 3)")
     parser.add_argument(
         "--invert", action="store_true", help="swap light and dark; Fashion-MNIST shows light clothes on black"
     )

@@ -16,6 +16,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import nin.data
+from nin.data import ImageData
 from nin.model import Network, build_model
 from nin.spec import DataSpec, ModelSpec, Shape, TrainSpec
 
@@ -140,6 +142,14 @@ def load(path: Path) -> TrainedNetwork:
     except (SafetensorError, RuntimeError) as error:
         raise _damaged(path, error) from error
     return TrainedNetwork(network.eval(), card)
+
+
+def load_data(card: Card) -> ImageData:
+    """The data that the network was trained and tested on. Raises ValueError if what is found here is not that."""
+    data = nin.data.load(card.data)
+    if data.checksum != card.data_checksum:
+        raise ValueError(f"data set {card.data.name!r} as found here is not what {card.name} was trained and tested on")
+    return data
 
 
 def find(name: str, results: Path) -> Path:
