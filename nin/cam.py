@@ -47,9 +47,7 @@ def class_maps(network: "Network", x_NCHW: "Tensor") -> "Tensor":
     head: Any = network.head
     place = next((i for i, layer in enumerate(head) if isinstance(layer, GlobalPool)), None)
     if place is None:
-        raise ValueError(
-            "it has a fully connected head, which leaves no class maps: try a network with head 'nin' or 'linear'"
-        )
+        raise ValueError("its fully connected layers know no places; try a network with head 'nin' or 'linear'")
     if not head[place].channel_by_channel:
         raise ValueError(f"its {type(head[place]).__name__} mixes maps and positions, so no map belongs to a class")
     with torch.no_grad():

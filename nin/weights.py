@@ -193,4 +193,4 @@ def _listed(names: dict[Path, str], at_most: int = 6) -> str:
 
 def _damaged(path: Path, error: Exception) -> ValueError:
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return ValueError(f"{path} is no trained network that --keep-weights wrote, or is damaged ({reason})")
+    return ValueError(f"{path} is no trained network that --keep-weights wrote, or it is damaged ({reason})")
