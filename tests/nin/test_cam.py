@@ -14,31 +14,31 @@ from nin.data import load
 from nin.spec import ModelSpec
 
 
-@pytest.fixture(scope="module")
-def x_NCHW() -> Tensor:
+@pytest.fixture(scope="module", name="images_NCHW")
+def prepared_images() -> Tensor:
     return make().classifier().preprocessing(load(DATA).test.images[:5])
 
 
 @pytest.mark.parametrize("class_relu", [True, False])
 @pytest.mark.parametrize("num_1x1", [0, 2])
-def test_means_of_a_nin_heads_maps_are_its_logits(num_1x1: int, class_relu: bool, x_NCHW: Tensor) -> None:
+def test_means_of_a_nin_heads_maps_are_its_logits(num_1x1: int, class_relu: bool, images_NCHW: Tensor) -> None:
     network = make(replace(TINY, num_1x1=num_1x1, class_relu=class_relu)).network
-    maps_NKHW = class_maps(network, x_NCHW)
-    assert maps_NKHW.shape == (5, 10, 4, 4)
-    torch.testing.assert_close(maps_NKHW.mean(dim=(2, 3)), network(x_NCHW).detach())
+    maps_NKHW = class_maps(network, images_NCHW)
+    assert maps_NKHW.shape == (5, 10, 3, 3)
+    torch.testing.assert_close(maps_NKHW.mean(dim=(2, 3)), network(images_NCHW).detach())
 
 
-def test_means_of_a_linear_heads_maps_are_its_logits_without_the_bias(x_NCHW: Tensor) -> None:
+def test_means_of_a_linear_heads_maps_are_its_logits_without_the_bias(images_NCHW: Tensor) -> None:
     """Equation 2 of Zhou et al.: the sum over the map is what the class gets, and a bias belongs to no place."""
     network = make(replace(TINY, head="linear")).network
-    logits_NK = network(x_NCHW).detach()
-    maps_NKHW = class_maps(network, x_NCHW)
+    logits_NK = network(images_NCHW).detach()
+    maps_NKHW = class_maps(network, images_NCHW)
     torch.testing.assert_close(maps_NKHW.mean(dim=(2, 3)) + network.head[-1].bias.detach(), logits_NK)
 
 
-def test_maxima_of_the_maps_are_the_logits_under_max_pooling(x_NCHW: Tensor) -> None:
+def test_maxima_of_the_maps_are_the_logits_under_max_pooling(images_NCHW: Tensor) -> None:
     network = make(replace(TINY, pooling="max")).network
-    torch.testing.assert_close(class_maps(network, x_NCHW).amax(dim=(2, 3)), network(x_NCHW).detach())
+    torch.testing.assert_close(class_maps(network, images_NCHW).amax(dim=(2, 3)), network(images_NCHW).detach())
 
 
 @pytest.mark.parametrize(

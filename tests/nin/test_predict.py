@@ -42,11 +42,14 @@ def test_grey_becomes_three_channels_where_the_network_wants_them(
     assert torch.equal(read_images([tmp_path / "a.png"], (3, 28, 28)), image.expand(1, 3, 28, 28))
 
 
-def test_other_sizes_are_squeezed(picture: Image.Image, image: Tensor, tmp_path: Path) -> None:
-    picture.resize((280, 560), Image.Resampling.NEAREST).save(tmp_path / "a.png")
-    found = read_images([tmp_path / "a.png"], GREY)
-    assert found.shape == (1, 1, 28, 28)
-    assert float((found.float() - image).abs().mean()) < 10  # of 255: enlarged and squeezed, it is much the same
+def test_other_shapes_are_squeezed_whole(tmp_path: Path) -> None:
+    """White above and black below, whatever the size: nothing is cropped."""
+    pixels = np.zeros((90, 200), np.uint8)
+    pixels[:45] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    found = read_images([tmp_path / "a.png"], GREY)[0, 0]
+    assert (found[:13] == 255).all()
+    assert (found[15:] == 0).all()
 
 
 def test_inverting_swaps_light_and_dark(picture: Image.Image, image: Tensor, tmp_path: Path) -> None:
