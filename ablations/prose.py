@@ -353,7 +353,9 @@ def _statement(
         if len({r.run.seed for r in records if r.is_result and r.run.variant == name}) < len(seeds)
     ]
     if lacking:
-        facts.append(f"Incomplete: {_listed(lacking)} lack results for some seeds.")
+        left_out = " (a control that comes out as a network that is there already is left out)"
+        is_control = all(study.variants[name].match for name in lacking)
+        facts.append(f"Without results for some seeds: {_listed(lacking)}{left_out if is_control else ''}.")
     return "\n".join(f"- {fact}" for fact in [*facts, *damaged])
 
 
