@@ -157,6 +157,13 @@ def sections(
                 "all four cells were run; exploratory, not corrected.",
                 _difference_table(summary.factors, "effect"),
             ]
+        if len(summary.published):
+            sections += [
+                "## Beside published runs",
+                _published_text(study),
+                _published_table(summary.published),
+                _figure_line("beside_published", figures),
+            ]
         if len(summary.over_images):
             sections += [
                 "## Would another test set change this?",
@@ -294,6 +301,40 @@ def _failure_table(table: pd.DataFrame) -> str:
         _markdown(rows) + "\n\n*Collapsed*: validation accuracy never left chance. *Diverged*: a loss was not finite. "
         "*Dead*: never predicted on the test set. All of these runs are in the means above; p is Fisher's exact, not corrected."
     )
+
+
+def _published_text(study: Study) -> str:
+    limits = study.published.failed_loss if study.published else {}
+    failed = "; ".join(
+        f"{name}: a training loss of {limit:g} or more, or none that is finite" for name, limit in limits.items()
+    )
+    return (
+        "Our runs beside those that others have published for the same settings. Accuracy is in % on the test set after the last "
+        "epoch, the loss is the mean over the last epoch in training mode. p: Mann-Whitney's test of location and "
+        "Kolmogorov-Smirnov's of any difference; Fisher's for the share of failed runs, with Wilson's intervals"
+        + (f". Failed means, for {failed}." if failed else ".")
+    )
+
+
+def _published_table(table: pd.DataFrame) -> str:
+    rows = []
+    for row in each_row(table):
+        cells: dict[str, object] = {"variant": row.variant}
+        for side in ("ours", "theirs"):
+            n, median, mean, sd = (getattr(row, f"{name}_{side}") for name in ("n", "median", "mean", "sd"))
+            cells[f"{side}: n"] = n
+            cells[f"{side}: median, mean ± sd"] = f"{100 * median:.1f}, {100 * mean:.1f} ± {100 * sd:.1f}"
+        cells["p accuracy"] = f"{_p(row.p_location)}, {_p(row.p_distribution)}"
+        cells["p loss"] = f"{_p(row.p_loss_location)}, {_p(row.p_loss_distribution)}"
+        for side in ("ours", "theirs"):
+            count = getattr(row, f"failed_{side}", math.nan)
+            n = getattr(row, f"n_{side}")
+            share = None if math.isnan(count) else stats.wilson(int(count), n)
+            text = "" if share is None else f"{count:.0f}/{n} ({100 * share.low:.0f} to {100 * share.high:.0f} %)"
+            cells[f"{side}: failed"] = text
+        cells["p failed"] = _p(getattr(row, "p_failed", math.nan))
+        rows.append(cells)
+    return _markdown(rows)
 
 
 def _difference_table(table: pd.DataFrame, label: str) -> str:

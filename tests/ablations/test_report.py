@@ -295,7 +295,7 @@ def test_failed_runs_are_named_with_their_cause_and_not_in_the_numbers(tmp_path:
     summary = write_report(NUM_1X1, "smoke", store).summary.variants.set_index("variant")
     assert summary.loc["4x", "n"] == 2
     assert "Failed: 4x seed 2: its worker was ended by SIGKILL" in text_of(store)
-    assert re.search(r"Incomplete: 4x .*lack results for some seeds", text_of(store))
+    assert re.search(r"Without results for some seeds: 4x", text_of(store))
 
 
 @pytest.mark.usefixtures("undrawn")
