@@ -360,11 +360,13 @@ PUBLISHED_FIGURES: dict[str, Callable[[Tables], Figure]] = {"beside_published": 
 MEMORY_FIGURES: dict[str, Callable[[Tables], Figure]] = {"memory_against_batch": memory_against_batch}
 
 
-def figures_of(study: Study) -> dict[str, Callable[[Tables], Figure]]:
-    """Those that say something about the study's question."""
-    if study.answers == "memory":
+def figures_of(tables: Tables) -> dict[str, Callable[[Tables], Figure]]:
+    """Those that say something about the study's question, and for which there are numbers."""
+    if tables.study.answers == "memory":
         return MEMORY_FIGURES
-    return FIGURES | (PUBLISHED_FIGURES if study.published else {})
+    figures = FIGURES | (PUBLISHED_FIGURES if len(tables.published) else {})
+    has_memory = tables.variants["peak_memory_mb"].notna().any()
+    return {name: draw for name, draw in figures.items() if has_memory or draw is not memory_against_params}
 
 
 def save(figure: Figure, path: Path) -> None:

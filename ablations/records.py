@@ -8,7 +8,7 @@ import base64
 import json
 import math
 import os
-import tempfile
+import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 RESULTS = ("finished", "diverged", "collapsed")  # outcomes that are kept; "failed" is tried again
 NAN = math.nan
+PROVENANCE = "PROVENANCE.md"  # the mark of a folder of published results, which nothing is trained into
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,11 @@ class Store:
         self.folder = results / study / protocol
         self.runs_folder = self.folder / "runs"
 
+    @property
+    def is_published(self) -> bool:
+        """Whether these are results for readers, never to be taken for finished runs."""
+        return (self.folder / PROVENANCE).exists()
+
     def write(self, record: RunRecord) -> None:
         """Keep `record`, in the place of an earlier one of the same run."""
         write_atomically(self._path(record.run_id), json.dumps(asdict(record), indent=1))
@@ -150,15 +156,15 @@ class Store:
 def write_atomically(path: Path, text: str) -> None:
     """Write a file that appears whole or not at all, also if the machine stops midway. Creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # not tempfile's, which only its owner may read
     try:
-        with os.fdopen(handle, "w") as file:
+        with temporary.open("x") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -107,7 +107,7 @@ def write_report(
     if results:
         finished = runs[runs["status"] != "failed"]
         tables = Tables(study, protocol, finished, curves, summary.variants, summary.memory, published_runs(study))
-        for name, draw in figures_of(study).items():
+        for name, draw in figures_of(tables).items():
             save(draw(tables), store.folder / "figures" / name)
             figures.append((name, " ".join((draw.__doc__ or "").split())))
     parts = sections(study, protocol, records, summary, figures, answer, overrides, notes, command)

@@ -44,6 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = console_for_output()
     device = _device(arguments.device)
     store = Store(arguments.results, study.name, arguments.protocol)
+    if store.is_published:
+        raise ValueError(
+            f"--results {arguments.results}: published results, which are never added to; choose another folder"
+        )
     records, damaged = store.read_all(runs)
     for line in damaged:
         print(f"warning: {line}", file=sys.stderr)
