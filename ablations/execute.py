@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from ablations.records import RunRecord, pack_correctness
+from ablations import stats
+from ablations.records import Executed, RunRecord, pack_correctness
 from ablations.study import Run
 from nin.data import AUGMENTATIONS, ImageData, Split, load
 from nin.history import Evaluation
@@ -22,12 +23,19 @@ from nin.memory import training_memory
 from nin.model import build_model
 from nin.spec import DataSpec, ModelSpec, TrainSpec, choose
 from nin.train import OPTIMIZERS, SCHEDULES, evaluate, train
+from nin.weights import Card, to_bytes
 
 
 def execute(
-    run: Run, on_eval: Callable[[Evaluation], None] = lambda _: None, *, device: str = "cpu", threads: int = 1
-) -> RunRecord:
-    """Train and test one network; `on_eval` hears of each point of its learning curve.
+    run: Run,
+    on_eval: Callable[[Evaluation], None] = lambda _: None,
+    *,
+    device: str = "cpu",
+    threads: int = 1,
+    keep_weights: bool = False,
+) -> Executed:
+    """Train and test one network; `on_eval` hears of each point of its learning curve. The trained network is handed back if
+    `keep_weights` says so.
 
     On a CPU the result depends on `threads`, in the last digits: sums are split among them.
 
@@ -45,7 +53,7 @@ def execute(
     test_score, correct = evaluate(model, data, data.test, run.train)
     network = network_size(run, data)
     last = history.curve[-1]
-    return RunRecord(
+    record = RunRecord(
         run=run,
         run_id=run.run_id,
         status=history.outcome,
@@ -68,6 +76,7 @@ def execute(
         started_at=started_at,
         curve=history.curve,
     )
+    return Executed(record, to_bytes(model, _card(record, data)) if keep_weights else b"")
 
 
 def probe(run: Run, device: str) -> float:
@@ -125,6 +134,36 @@ def environment(device: str) -> dict[str, str]:
         "cuda": torch.version.cuda or "" if on_gpu else "",
         "commit": _commit(),
     }
+
+
+def _card(record: RunRecord, data: ImageData) -> Card:
+    """What goes with the weights of a run. Where it was trained is told without the name of the machine."""
+    run = record.run
+    accuracy = stats.wilson(int(record.test_correctness().sum()), record.test_examples)
+    normalized = run.data.normalize
+    channels, height, width = data.test.images.shape[1:]
+    return Card(
+        name=f"{run.study}/{run.protocol}/{run.variant}:{run.seed}",
+        run_id=run.run_id,
+        seed=run.seed,
+        outcome=record.status,
+        model=run.model,
+        data=run.data,
+        train=run.train,
+        image_shape=(channels, height, width),
+        in_shape=data.in_shape,
+        classes=data.classes,
+        mean=tuple(data.mean.tolist()) if normalized else (0.0,) * channels,
+        std=tuple(data.std.tolist()) if normalized else (1.0,) * channels,
+        data_checksum=data.checksum,
+        test_accuracy=record.test_accuracy,
+        test_interval=(accuracy.low, accuracy.high),
+        test_examples=record.test_examples,
+        params_trunk=record.params_trunk,
+        params_head=record.params_head,
+        gflops=record.gflops,
+        environment={key: value for key, value in record.environment.items() if key != "host"},
+    )
 
 
 def _processor() -> str:

@@ -1,4 +1,5 @@
-"""What is known of a run, and the folder it is kept in: `<results>/<study>/<protocol>/runs/<run_id>.json`.
+"""What is known of a run, and the folder it is kept in: `<results>/<study>/<protocol>/runs/<run_id>.json`,
+and beside it `weights/<run_id>.safetensors` where the weights were to be kept.
 
 Records are written whole or not at all; a reader never sees half of one. `runs_frame` and `curves_frame` make the tables
 that plots, reports and people read.
@@ -12,7 +13,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import dacite
 import numpy as np
@@ -92,6 +93,13 @@ class RunRecord:
         return np.unpackbits(packed, count=self.test_examples).astype(bool)
 
 
+class Executed(NamedTuple):
+    """What a worker hands back of a run: its record and, where they were asked for, its weights as `nin.weights` has them."""
+
+    record: RunRecord
+    weights: bytes = b""
+
+
 def pack_correctness(correct: NDArray[np.bool_]) -> str:
     """The inverse of `RunRecord.test_correctness`."""
     return base64.b64encode(np.packbits(correct).tobytes()).decode()
@@ -103,6 +111,7 @@ class Store:
     def __init__(self, results: Path, study: str, protocol: str) -> None:
         self.folder = results / study / protocol
         self.runs_folder = self.folder / "runs"
+        self.weights_folder = self.folder / "weights"
 
     @property
     def is_published(self) -> bool:
@@ -112,6 +121,14 @@ class Store:
     def write(self, record: RunRecord) -> None:
         """Keep `record`, in the place of an earlier one of the same run."""
         write_atomically(self._path(record.run_id), json.dumps(asdict(record), indent=1))
+
+    def write_weights(self, run_id: str, weights: bytes) -> None:
+        """Keep the weights of that run, the content of a safetensors file (`nin.weights`)."""
+        write_atomically(self._weights_path(run_id), weights)
+
+    def has_weights(self, run_id: str) -> bool:
+        """Whether the weights of that run are kept."""
+        return self._weights_path(run_id).exists()
 
     def read(self, run_id: str) -> RunRecord | None:
         """The record of that run, or None if there is none. Raises ValueError if it is damaged."""
@@ -152,14 +169,17 @@ class Store:
     def _path(self, run_id: str) -> Path:
         return self.runs_folder / f"{run_id}.json"
 
+    def _weights_path(self, run_id: str) -> Path:
+        return self.weights_folder / f"{run_id}.safetensors"
 
-def write_atomically(path: Path, text: str) -> None:
+
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file that appears whole or not at all, also if the machine stops midway. Creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # not tempfile's, which only its owner may read
     try:
-        with temporary.open("x") as file:
-            file.write(text)
+        with temporary.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -51,7 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     records, damaged = store.read_all(runs)
     for line in damaged:
         print(f"warning: {line}", file=sys.stderr)
-    missing = [run for run in runs if run.run_id not in records or not records[run.run_id].is_result]
+    finished = {run_id for run_id, record in records.items() if record.is_result}
+    weightless = {run_id for run_id in finished if arguments.keep_weights and not store.has_weights(run_id)}
+    if weightless:
+        print(f"{len(weightless)} finished runs have no weights and are trained again for them")
+    missing = [run for run in runs if run.run_id not in finished or run.run_id in weightless]
     sizes = _sizes(missing if not arguments.dry_run else runs, device)
     workers = min(arguments.workers or _default_workers(device), max(1, len(missing)))
     if arguments.dry_run:
@@ -67,12 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ablations.execute import execute
     from ablations.tracking import open_tracker
 
-    engine = LocalEngine(partial(execute, device=device, threads=arguments.threads), workers)
+    task = partial(execute, device=device, threads=arguments.threads, keep_weights=arguments.keep_weights)
+    engine = LocalEngine(task, workers)
     tracker = open_tracker(arguments.results, study, arguments.protocol, _warn, arguments.overrides)
     try:
         for attempt in range(arguments.retries + 1):
             if attempt:
-                missing = [run for run in missing if not _is_done(store, run)]
+                missing = [run for run in missing if not _is_done(store, run, arguments.keep_weights)]
             if missing:
                 _execute(missing, engine, store, tracker, sizes, device, console)
         return _conclude(study, arguments.protocol, runs, arguments.overrides, store, tracker, command, console)
@@ -106,8 +111,12 @@ def _execute(
                     case Progressed():
                         tracker.run_progressed(event.run, event.point)
                     case Ended():
+                        if event.weights:
+                            store.write_weights(event.run.run_id, event.weights)
                         store.write(event.record)
                         tracker.run_ended(event.record)
+                    case Failed() if _is_done(store, event.run):
+                        _warn(f"{event.run.label}: failed when it was trained again; its earlier record stays")
                     case Failed():
                         record = _failed_record(event, sizes[event.run.run_id], device)
                         store.write(record)
@@ -136,7 +145,13 @@ def _conclude(
     tracker.add_files(store.folder)
     tracker.close("FINISHED")
     print_summary(report, console)
-    for line in (f"report:  {store.folder / 'report.md'}", f"figures: {store.folder / 'figures'}", *tracker.links()):
+    weights = [f"weights: {store.weights_folder}"] if store.weights_folder.exists() else []
+    for line in (
+        f"report:  {store.folder / 'report.md'}",
+        f"figures: {store.folder / 'figures'}",
+        *weights,
+        *tracker.links(),
+    ):
         print(line)
     failed = [record for record in records.values() if not record.is_result]
     if failed:
@@ -171,9 +186,9 @@ def _failed_record(event: "Failed", network: "NetworkSize", device: str) -> "Run
     )
 
 
-def _is_done(store: "Store", run: Run) -> bool:
-    record = store.read(run.run_id)
-    return record is not None and record.is_result
+def _is_done(store: "Store", run: Run, with_weights: bool = False) -> bool:
+    record = store.read_all([run])[0].get(run.run_id)
+    return record is not None and record.is_result and (store.has_weights(run.run_id) or not with_weights)
 
 
 def _sizes(runs: Sequence[Run], device: str) -> dict[str, "NetworkSize"]:
@@ -293,6 +308,11 @@ def _parser() -> OneLineParser:
     )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--retries", type=int, default=0, metavar="N", help="try a failed run again, up to N times")
+    parser.add_argument(
+        "--keep-weights",
+        action="store_true",
+        help="keep each run's trained network, for nin.export, nin.predict and nin.cam; trains those again that lack it",
+    )
     parser.add_argument("--dry-run", action="store_true", help="show the runs, their sizes and an estimate of the time")
     parser.add_argument("--list", action="store_true", help="show every study with its question")
     return parser

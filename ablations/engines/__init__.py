@@ -1,10 +1,10 @@
 """Where runs are executed. An engine takes runs and yields what happens to them; it writes nothing itself."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from ablations.records import RunRecord
+from ablations.records import Executed, RunRecord
 from ablations.study import Run
 from nin.history import Evaluation
 
@@ -26,10 +26,11 @@ class Progressed:
 
 @dataclass(frozen=True)
 class Ended:
-    """A run has come to an end that is a result."""
+    """A run has come to an end that is a result; weights is empty unless the task hands them back."""
 
     run: Run
     record: RunRecord
+    weights: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Failed:
 
 
 Event = Started | Progressed | Ended | Failed
-Task = Callable[[Run, Callable[[Evaluation], None]], RunRecord]  # executes one run, telling of each evaluation
+Task = Callable[[Run, Callable[[Evaluation], None]], Executed]  # executes one run, telling of each evaluation
 
 
 class Engine(Protocol):

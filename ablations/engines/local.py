@@ -107,7 +107,7 @@ def _work(pipe: Connection, task: Task) -> None:
         while True:
             run: Run = pipe.recv()
             try:
-                event: Event = Ended(run, task(run, lambda point, run=run: pipe.send(Progressed(run, point))))  # type: ignore[misc]
+                event: Event = Ended(run, *task(run, lambda point, run=run: pipe.send(Progressed(run, point))))  # type: ignore[misc]
             except (EOFError, BrokenPipeError, ConnectionResetError):
                 raise
             except Exception as error:

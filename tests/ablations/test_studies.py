@@ -21,7 +21,7 @@ def run_briefly(study: Study, folder: Path, seeds: int = 1) -> str:
     brief = SHORT if study.answers == "memory" else (*SHORT, "data.train_examples=64")
     store = Store(folder, study.name, "smoke")
     for run in study.expand("smoke", seeds, overrides=brief):
-        store.write(execute(run))
+        store.write(execute(run).record)
     write_report(study, "smoke", store, brief)
     return (store.folder / "report.md").read_text()
 
@@ -87,4 +87,4 @@ def test_the_authors_recipes_run_on_their_data_sets(
     assert (run.data.name, run.train.weight_decay, run.train.momentum) == (name, weight_decay, 0.9)
     assert run.model == replace(PROTOCOLS["paper"].model, layout=layout, width=0.1)
     assert run.model == ModelSpec(layout=layout, width=0.1, init="gaussian", class_block="wide")
-    assert execute(run).examples_seen > 0
+    assert execute(run).record.examples_seen > 0
