@@ -1,4 +1,7 @@
-"""One run, executed: Run -> RunRecord. This is what a worker does, whichever engine it belongs to; it writes nothing."""
+"""One run, executed: Run -> RunRecord. This is what a worker does, whichever engine it belongs to.
+
+It writes nothing but the run's own checkpoint.
+"""
 
 import os
 import platform
@@ -24,11 +27,19 @@ from nin.train import OPTIMIZERS, SCHEDULES, evaluate, train
 
 
 def execute(
-    run: Run, on_eval: Callable[[Evaluation], None] = lambda _: None, *, device: str = "cpu", threads: int = 1
+    run: Run,
+    on_eval: Callable[[Evaluation], None] = lambda _: None,
+    *,
+    device: str = "cpu",
+    threads: int = 1,
+    checkpoints: Path | None = None,
 ) -> RunRecord:
     """Train and test one network; `on_eval` hears of each point of its learning curve.
 
     On a CPU the result depends on `threads`, in the last digits: sums are split among them.
+
+    checkpoints  a folder with a file for each run that is under way, from which a run goes on that was killed; unused where
+                 it does not exist, as on a machine that does not share it
 
     The test set is read once, here, after the last step. Raises whatever training raises; a loss that is not finite and a
     network that never leaves chance are outcomes, not errors.
@@ -37,7 +48,8 @@ def execute(
     started, started_at = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     data = load_cached(run.data, device)
     model = build_model(run.model, data.in_shape, data.num_classes, seed=run.seed)
-    history = train(model, data, run.train, on_eval, seed=run.seed)
+    checkpoint = checkpoints / f"{run.run_id}.pt" if checkpoints and checkpoints.is_dir() else None
+    history = train(model, data, run.train, on_eval, seed=run.seed, checkpoint=checkpoint)
     seen_in_training = Split(data.train.images[: len(data.test.labels)], data.train.labels[: len(data.test.labels)])
     train_score, _ = evaluate(model, data, seen_in_training, run.train)
     test_score, correct = evaluate(model, data, data.test, run.train)
@@ -61,7 +73,7 @@ def execute(
         data_checksum=data.checksum,
         examples_seen=last.examples,
         train_seconds=last.seconds,
-        wall_seconds=time.perf_counter() - started,
+        wall_seconds=history.seconds_before + time.perf_counter() - started,
         started_at=started_at,
         curve=history.curve,
     )

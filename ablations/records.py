@@ -100,10 +100,18 @@ class Store:
     def __init__(self, results: Path, study: str, protocol: str) -> None:
         self.folder = results / study / protocol
         self.runs_folder = self.folder / "runs"
+        self.checkpoints_folder = self.folder / "checkpoints"
 
     def write(self, record: RunRecord) -> None:
-        """Keep `record`, in the place of an earlier one of the same run."""
+        """Keep `record`, in the place of an earlier one of the same run; a result needs its checkpoint no more."""
         write_atomically(self._path(record.run_id), json.dumps(asdict(record), indent=1))
+        if record.is_result:
+            self.drop_checkpoint(record.run)
+
+    def drop_checkpoint(self, run: Run) -> None:
+        """Remove the run's checkpoint, also a half-written one. It is the worker's to write (`ablations.execute`)."""
+        for file in self.checkpoints_folder.glob(f"{run.run_id}.pt*"):
+            file.unlink(missing_ok=True)
 
     def read(self, run_id: str) -> RunRecord | None:
         """The record of that run, or None if there is none. Raises ValueError if it is damaged."""

@@ -63,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ablations.execute import execute
     from ablations.tracking import open_tracker
 
-    engine = LocalEngine(partial(execute, device=device, threads=arguments.threads), workers)
+    store.checkpoints_folder.mkdir(parents=True, exist_ok=True)
+    task = partial(execute, device=device, threads=arguments.threads, checkpoints=store.checkpoints_folder.resolve())
+    engine = LocalEngine(task, workers)
     tracker = open_tracker(arguments.results, study, arguments.protocol, _warn, arguments.overrides)
     try:
         for attempt in range(arguments.retries + 1):
