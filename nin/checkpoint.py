@@ -41,7 +41,7 @@ class Checkpoint:
         belongs_to: Mapping[str, object],
     ) -> None:
         self.path = path
-        self._parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+        self._parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
         self._device = device
         threads = torch.get_num_threads() if device.type == "cpu" else 0  # sums on a CPU are split among them
         environment = {"torch": str(torch.__version__), "device": device.type, "threads": threads}
