@@ -145,6 +145,19 @@ class Store:
                 records[run.run_id] = replace(record, run=run)
         return records, damaged
 
+    def is_done(self, run: Run) -> bool:
+        """Whether the run has a record that is a result."""
+        record = self.read_all([run])[0].get(run.run_id)
+        return record is not None and record.is_result
+
+    def stamp(self, run: Run) -> tuple[int, int]:
+        """Another after each time that the run's record is written, by whatever process; zeros if there is none."""
+        try:
+            status = self._path(run.run_id).stat()
+        except FileNotFoundError:
+            return 0, 0
+        return status.st_ino, status.st_mtime_ns
+
     def run_ids(self) -> list[str]:
         """The runs that have a record, whatever its state."""
         return sorted(path.stem for path in self.runs_folder.glob("*.json"))
