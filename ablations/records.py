@@ -106,12 +106,14 @@ def pack_correctness(correct: NDArray[np.bool_]) -> str:
 
 
 class Store:
-    """The records of one study under one protocol."""
+    """The records of one study under one protocol; with `keep_weights`, a run is done when its weights are kept too."""
 
-    def __init__(self, results: Path, study: str, protocol: str) -> None:
+    def __init__(self, results: Path, study: str, protocol: str, keep_weights: bool = False) -> None:
+        self.keep_weights = keep_weights
         self.folder = results / study / protocol
         self.runs_folder = self.folder / "runs"
         self.weights_folder = self.folder / "weights"
+        self.checkpoints_folder = self.folder / "checkpoints"
 
     @property
     def is_published(self) -> bool:
@@ -119,8 +121,15 @@ class Store:
         return (self.folder / PROVENANCE).exists()
 
     def write(self, record: RunRecord) -> None:
-        """Keep `record`, in the place of an earlier one of the same run."""
+        """Keep `record`, in the place of an earlier one of the same run; a result needs its checkpoint no more."""
         write_atomically(self._path(record.run_id), json.dumps(asdict(record), indent=1))
+        if record.is_result:
+            self.drop_checkpoint(record.run)
+
+    def drop_checkpoint(self, run: Run) -> None:
+        """Remove the run's checkpoint, also a half-written one. It is the worker's to write (`ablations.execute`)."""
+        for file in self.checkpoints_folder.glob(f"{run.run_id}.pt*"):
+            file.unlink(missing_ok=True)
 
     def write_weights(self, run_id: str, weights: bytes) -> None:
         """Keep the weights of that run, the content of a safetensors file (`nin.weights`)."""
@@ -161,6 +170,23 @@ class Store:
             if record is not None:
                 records[run.run_id] = replace(record, run=run)
         return records, damaged
+
+    def is_done(self, run: Run) -> bool:
+        """Whether all that is to be kept of the run is there."""
+        return self.has_result(run) and (self.has_weights(run.run_id) or not self.keep_weights)
+
+    def has_result(self, run: Run) -> bool:
+        """Whether the run has a record that is a result."""
+        record = self.read_all([run])[0].get(run.run_id)
+        return record is not None and record.is_result
+
+    def stamp(self, run: Run) -> tuple[int, int]:
+        """Another after each time that the run's record is written, by whatever process; zeros if there is none."""
+        try:
+            status = self._path(run.run_id).stat()
+        except FileNotFoundError:
+            return 0, 0
+        return status.st_ino, status.st_mtime_ns
 
     def run_ids(self) -> list[str]:
         """The runs that have a record, whatever its state."""
