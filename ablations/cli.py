@@ -1,6 +1,7 @@
 """The options that the command lines share: which runs of a study are meant, and where they are kept."""
 
 import argparse
+import math
 from pathlib import Path
 
 
@@ -29,3 +30,15 @@ def names(text: str | None) -> list[str] | None:
     if not found:
         raise ValueError(f"--variants {text!r}: names no variant")
     return found
+
+
+def seconds(text: str) -> float:
+    """600.0 from "10m": a number and s, m or h."""
+    number, unit = text[:-1], text[-1:]
+    try:
+        value = float(number) * {"s": 1, "m": 60, "h": 3600}[unit]
+    except (ValueError, KeyError):
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a time such as 90s, 10m or 2h")
+    return value

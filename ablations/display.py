@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ablations.engines import Ended, Event, Failed, Progressed, Started
+from ablations.engines import Ended, Event, Failed, Postponed, Progressed, Started
 from ablations.study import Run
 
 PLAIN_WIDTH = 140  # characters; of tables where there is no terminal to ask
@@ -39,6 +39,7 @@ class Display:
         self._started = time.monotonic()
         self._console = console
         self._tasks: dict[str, TaskID] = {}
+        self._waited_for = set[str]()
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -81,12 +82,29 @@ class Display:
             case Failed(error=error):
                 self._end(run_id)
                 self._line(f"{label}: failed, {error}{self._time_left()}")
+            case Postponed(side_by_side=number):
+                self._done[run_id] = 0.0
+                self._bars.remove_task(self._tasks.pop(run_id))
+                self._line(f"{label}: out of memory; again later, with {number} side by side")
         self._bars.update(self._total, completed=self._work_done())
+
+    def show_settled_elsewhere(self, run: Run) -> None:
+        """Another driver has brought the run to its end."""
+        self._end(run.run_id)
+        self._line(f"{run.label}: done by another driver")
+        self._bars.update(self._total, completed=self._work_done())
+
+    def show_waiting(self, num_runs: int, owners: set[str]) -> None:
+        """All that is left is claimed by other drivers. Said once for each of them."""
+        if owners - self._waited_for:
+            self._line(f"waiting for {num_runs} runs of {', '.join(sorted(owners))}")
+            self._waited_for |= owners
 
     def _end(self, run_id: str) -> None:
         self._num_ended += 1
         self._done[run_id] = 1.0
-        self._bars.remove_task(self._tasks.pop(run_id))
+        if run_id in self._tasks:
+            self._bars.remove_task(self._tasks.pop(run_id))
 
     def _work_done(self) -> float:
         return sum(fraction * self._costs[run_id] for run_id, fraction in self._done.items())

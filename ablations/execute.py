@@ -1,4 +1,7 @@
-"""One run, executed: Run -> RunRecord. This is what a worker does, whichever engine it belongs to; it writes nothing."""
+"""One run, executed: Run -> RunRecord. This is what a worker does, whichever engine it belongs to.
+
+It writes nothing but the run's own checkpoint.
+"""
 
 import os
 import platform
@@ -33,11 +36,15 @@ def execute(
     device: str = "cpu",
     threads: int = 1,
     keep_weights: bool = False,
+    checkpoints: Path | None = None,
 ) -> Executed:
     """Train and test one network; `on_eval` hears of each point of its learning curve. The trained network is handed back if
     `keep_weights` says so.
 
     On a CPU the result depends on `threads`, in the last digits: sums are split among them.
+
+    checkpoints  a folder with a file for each run that is under way, from which a run goes on that was killed; unused where
+                 it does not exist, as on a machine that does not share it
 
     The test set is read once, here, after the last step. Raises whatever training raises; a loss that is not finite and a
     network that never leaves chance are outcomes, not errors.
@@ -47,7 +54,8 @@ def execute(
     data = load_cached(run.data, device)
     memory = _memory(run.model, run.data, run.train, device)
     model = build_model(run.model, data.in_shape, data.num_classes, seed=run.seed)
-    history = train(model, data, run.train, on_eval, seed=run.seed)
+    checkpoint = checkpoints / f"{run.run_id}.pt" if checkpoints and checkpoints.is_dir() else None
+    history = train(model, data, run.train, on_eval, seed=run.seed, checkpoint=checkpoint)
     seen_in_training = Split(data.train.images[: len(data.test.labels)], data.train.labels[: len(data.test.labels)])
     train_score, _ = evaluate(model, data, seen_in_training, run.train)
     test_score, correct = evaluate(model, data, data.test, run.train)
@@ -72,7 +80,7 @@ def execute(
         examples_seen=last.examples,
         peak_memory_bytes=memory,
         train_seconds=last.seconds,
-        wall_seconds=time.perf_counter() - started,
+        wall_seconds=history.seconds_before + time.perf_counter() - started,
         started_at=started_at,
         curve=history.curve,
     )

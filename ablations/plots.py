@@ -48,6 +48,7 @@ class Tables:
     curves: pd.DataFrame
     variants: pd.DataFrame
     memory: pd.DataFrame = field(default_factory=pd.DataFrame)
+    published: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def names(self) -> list[str]:
@@ -324,6 +325,26 @@ def memory_against_batch(tables: Tables) -> Figure:
     return figure
 
 
+def beside_published(tables: Tables) -> Figure:
+    """Test accuracy of every run: ours, and below them in grey those that others have published; a bar at the median."""
+    figure, axes = _row_axes(
+        tables, "Test accuracy beside published runs: a dot per run, a bar at the median", [""] * len(tables.names)
+    )
+    for y, name in enumerate(tables.names):
+        for table, middle, colour in (
+            (tables.runs, y - 0.2, tables.colour(name)),
+            (tables.published, y + 0.2, "grey"),
+        ):
+            values = np.sort(100 * table[table["variant"] == name]["test_accuracy"].to_numpy(dtype=float))
+            if not len(values):
+                continue
+            heights = middle + 0.06 * (np.arange(len(values)) % 5 - 2)
+            axes.plot(values, heights, "o", color=colour, markersize=3, alpha=0.6)
+            axes.plot([np.median(values)] * 2, [middle - 0.18, middle + 0.18], color=colour, linewidth=2)
+    axes.set_xlabel("test accuracy, % (colour: ours, grey: published)", fontsize=9)
+    return figure
+
+
 FIGURES: dict[str, Callable[[Tables], Figure]] = {
     "differences": differences,
     "learning_curves": learning_curves,
@@ -335,7 +356,17 @@ FIGURES: dict[str, Callable[[Tables], Figure]] = {
     "params_by_part": params_by_part,
     "memory_against_params": memory_against_params,
 }
+PUBLISHED_FIGURES: dict[str, Callable[[Tables], Figure]] = {"beside_published": beside_published}
 MEMORY_FIGURES: dict[str, Callable[[Tables], Figure]] = {"memory_against_batch": memory_against_batch}
+
+
+def figures_of(tables: Tables) -> dict[str, Callable[[Tables], Figure]]:
+    """Those that say something about the study's question, and for which there are numbers."""
+    if tables.study.answers == "memory":
+        return MEMORY_FIGURES
+    figures = FIGURES | (PUBLISHED_FIGURES if len(tables.published) else {})
+    has_memory = tables.variants["peak_memory_mb"].notna().any()
+    return {name: draw for name, draw in figures.items() if has_memory or draw is not memory_against_params}
 
 
 def save(figure: Figure, path: Path) -> None:

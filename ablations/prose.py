@@ -157,6 +157,13 @@ def sections(
                 "all four cells were run; exploratory, not corrected.",
                 _difference_table(summary.factors, "effect"),
             ]
+        if len(summary.published):
+            sections += [
+                "## Beside published runs",
+                _published_text(study),
+                _published_table(summary.published),
+                _figure_line("beside_published", figures),
+            ]
         if len(summary.over_images):
             sections += [
                 "## Would another test set change this?",
@@ -296,6 +303,40 @@ def _failure_table(table: pd.DataFrame) -> str:
     )
 
 
+def _published_text(study: Study) -> str:
+    limits = study.published.failed_loss if study.published else {}
+    failed = "; ".join(
+        f"{name}: a training loss of {limit:g} or more, or none that is finite" for name, limit in limits.items()
+    )
+    return (
+        "Our runs beside those that others have published for the same settings. Accuracy is in % on the test set after the last "
+        "epoch, the loss is the mean over the last epoch in training mode. p: Mann-Whitney's test of location and "
+        "Kolmogorov-Smirnov's of any difference; Fisher's for the share of failed runs, with Wilson's intervals"
+        + (f". Failed means, for {failed}." if failed else ".")
+    )
+
+
+def _published_table(table: pd.DataFrame) -> str:
+    rows = []
+    for row in each_row(table):
+        cells: dict[str, object] = {"variant": row.variant}
+        for side in ("ours", "theirs"):
+            n, median, mean, sd = (getattr(row, f"{name}_{side}") for name in ("n", "median", "mean", "sd"))
+            cells[f"{side}: n"] = n
+            cells[f"{side}: median, mean ± sd"] = f"{100 * median:.1f}, {100 * mean:.1f} ± {100 * sd:.1f}"
+        cells["p accuracy"] = f"{_p(row.p_location)}, {_p(row.p_distribution)}"
+        cells["p loss"] = f"{_p(row.p_loss_location)}, {_p(row.p_loss_distribution)}"
+        for side in ("ours", "theirs"):
+            count = getattr(row, f"failed_{side}", math.nan)
+            n = getattr(row, f"n_{side}")
+            share = None if math.isnan(count) else stats.wilson(int(count), n)
+            text = "" if share is None else f"{count:.0f}/{n} ({100 * share.low:.0f} to {100 * share.high:.0f} %)"
+            cells[f"{side}: failed"] = text
+        cells["p failed"] = _p(getattr(row, "p_failed", math.nan))
+        rows.append(cells)
+    return _markdown(rows)
+
+
 def _difference_table(table: pd.DataFrame, label: str) -> str:
     rows = [
         {
@@ -353,7 +394,9 @@ def _statement(
         if len({r.run.seed for r in records if r.is_result and r.run.variant == name}) < len(seeds)
     ]
     if lacking:
-        facts.append(f"Incomplete: {_listed(lacking)} lack results for some seeds.")
+        left_out = " (a control that comes out as a network that is there already is left out)"
+        is_control = all(study.variants[name].match for name in lacking)
+        facts.append(f"Without results for some seeds: {_listed(lacking)}{left_out if is_control else ''}.")
     return "\n".join(f"- {fact}" for fact in [*facts, *damaged])
 
 

@@ -9,7 +9,7 @@ import base64
 import json
 import math
 import os
-import tempfile
+import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 RESULTS = ("finished", "diverged", "collapsed")  # outcomes that are kept; "failed" is tried again
 NAN = math.nan
+PROVENANCE = "PROVENANCE.md"  # the mark of a folder of published results, which nothing is trained into
 
 
 @dataclass(frozen=True)
@@ -105,16 +106,30 @@ def pack_correctness(correct: NDArray[np.bool_]) -> str:
 
 
 class Store:
-    """The records of one study under one protocol."""
+    """The records of one study under one protocol; with `keep_weights`, a run is done when its weights are kept too."""
 
-    def __init__(self, results: Path, study: str, protocol: str) -> None:
+    def __init__(self, results: Path, study: str, protocol: str, keep_weights: bool = False) -> None:
+        self.keep_weights = keep_weights
         self.folder = results / study / protocol
         self.runs_folder = self.folder / "runs"
         self.weights_folder = self.folder / "weights"
+        self.checkpoints_folder = self.folder / "checkpoints"
+
+    @property
+    def is_published(self) -> bool:
+        """Whether these are results for readers, never to be taken for finished runs."""
+        return (self.folder / PROVENANCE).exists()
 
     def write(self, record: RunRecord) -> None:
-        """Keep `record`, in the place of an earlier one of the same run."""
+        """Keep `record`, in the place of an earlier one of the same run; a result needs its checkpoint no more."""
         write_atomically(self._path(record.run_id), json.dumps(asdict(record), indent=1))
+        if record.is_result:
+            self.drop_checkpoint(record.run)
+
+    def drop_checkpoint(self, run: Run) -> None:
+        """Remove the run's checkpoint, also a half-written one. It is the worker's to write (`ablations.execute`)."""
+        for file in self.checkpoints_folder.glob(f"{run.run_id}.pt*"):
+            file.unlink(missing_ok=True)
 
     def write_weights(self, run_id: str, weights: bytes) -> None:
         """Keep the weights of that run, the content of a safetensors file (`nin.weights`)."""
@@ -156,6 +171,23 @@ class Store:
                 records[run.run_id] = replace(record, run=run)
         return records, damaged
 
+    def is_done(self, run: Run) -> bool:
+        """Whether all that is to be kept of the run is there."""
+        return self.has_result(run) and (self.has_weights(run.run_id) or not self.keep_weights)
+
+    def has_result(self, run: Run) -> bool:
+        """Whether the run has a record that is a result."""
+        record = self.read_all([run])[0].get(run.run_id)
+        return record is not None and record.is_result
+
+    def stamp(self, run: Run) -> tuple[int, int]:
+        """Another after each time that the run's record is written, by whatever process; zeros if there is none."""
+        try:
+            status = self._path(run.run_id).stat()
+        except FileNotFoundError:
+            return 0, 0
+        return status.st_ino, status.st_mtime_ns
+
     def run_ids(self) -> list[str]:
         """The runs that have a record, whatever its state."""
         return sorted(path.stem for path in self.runs_folder.glob("*.json"))
@@ -170,15 +202,15 @@ class Store:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file that appears whole or not at all, also if the machine stops midway. Creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # not tempfile's, which only its owner may read
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

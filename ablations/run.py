@@ -1,30 +1,43 @@
 """`python -m ablations.run STUDY`: execute what a study still lacks, keep the records, say what came of it.
 
-Workers train, this driver writes: it alone touches the store and MLflow. A second call trains nothing that is done.
+Workers train, this driver writes: it alone touches the records and MLflow. A second call trains nothing that is done; one at the
+same time, here or on another machine that shares the folder, takes its share of the runs.
 """
 
 import argparse
+import math
 import os
+import re
 import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from ablations.cli import add_study_options, names
+from ablations.cli import add_study_options, names, seconds
 from ablations.study import Run, Study, load_study, study_names
 from nin.cli import INTERRUPTED, SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ablations.engines import Engine, Failed
+    from ablations.claims import Claims
+    from ablations.display import Display
+    from ablations.engines import Engine, Event, Failed
     from ablations.records import RunRecord, Store
     from ablations.tracking import Tracker
     from nin.measure import NetworkSize
+
+POLL = 1.0  # seconds between two looks at what other drivers are doing
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+class CommonFailureError(Exception):
+    """Nothing that is tried works, so there is no point in going on; the message says why."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,22 +56,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     console = console_for_output()
     device = _device(arguments.device)
-    store = Store(arguments.results, study.name, arguments.protocol)
+    store = Store(arguments.results, study.name, arguments.protocol, arguments.keep_weights)
+    if store.is_published:
+        raise ValueError(
+            f"--results {arguments.results}: published results, which are never added to; choose another folder"
+        )
     records, damaged = store.read_all(runs)
     for line in damaged:
         print(f"warning: {line}", file=sys.stderr)
-    missing = [run for run in runs if run.run_id not in records or not records[run.run_id].is_result]
-    weightless = [run for run in runs if run not in missing and not store.has_weights(run.run_id)]
-    if arguments.keep_weights and weightless:
+    finished = {run_id for run_id, record in records.items() if record.is_result}
+    weightless = {run_id for run_id in finished if arguments.keep_weights and not store.has_weights(run_id)}
+    if weightless:
         print(f"{len(weightless)} finished runs have no weights and are trained again for them")
-        missing = [run for run in runs if run in missing or run in weightless]
+    missing = [run for run in runs if run.run_id not in finished or run.run_id in weightless]
     sizes = _sizes(missing if not arguments.dry_run else runs, device)
     workers = min(arguments.workers or _default_workers(device), max(1, len(missing)))
     if arguments.dry_run:
         _print_plan(console, study, runs, missing, sizes, device, workers, store)
         return SUCCESS
     _require_writable(arguments.results)
-    signal.signal(signal.SIGTERM, _interrupt)
+    _handle_signals()
     print(f"{study.name} under {arguments.protocol}: {study.question}")
     print(f"{len(runs)} runs, {len(runs) - len(missing)} done, {len(missing)} to do; {workers} at a time on {device}")
     command = "python -m ablations.run " + shlex.join(sys.argv[1:] if argv is None else argv)
@@ -67,16 +84,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ablations.execute import execute
     from ablations.tracking import open_tracker
 
-    task = partial(execute, device=device, threads=arguments.threads, keep_weights=arguments.keep_weights)
-    engine = LocalEngine(task, workers)
+    store.checkpoints_folder.mkdir(parents=True, exist_ok=True)
+    task = partial(
+        execute,
+        device=device,
+        threads=arguments.threads,
+        keep_weights=arguments.keep_weights,
+        checkpoints=store.checkpoints_folder.resolve(),
+    )
+    engine = LocalEngine(task, workers, arguments.time_limit)
     tracker = open_tracker(arguments.results, study, arguments.protocol, _warn, arguments.overrides)
+    stopped = ""
     try:
-        for attempt in range(arguments.retries + 1):
-            if attempt:
-                missing = [run for run in missing if not _is_done(store, run, arguments.keep_weights)]
-            if missing:
-                _execute(missing, engine, store, tracker, sizes, device, console)
-        return _conclude(study, arguments.protocol, runs, arguments.overrides, store, tracker, command, console)
+        for run in runs:
+            if run.run_id in records and records[run.run_id].is_result:
+                store.drop_checkpoint(run)  # its driver was killed before it could
+        try:
+            for attempt in range(arguments.retries + 1):
+                if attempt:
+                    missing = [run for run in missing if not store.is_done(run)]
+                if missing:
+                    _execute(missing, engine, store, tracker, sizes, device, console)
+        except CommonFailureError as reason:
+            stopped = str(reason)
+        return _conclude(
+            study, arguments.protocol, runs, arguments.overrides, store, tracker, command, console, stopped
+        )
     except KeyboardInterrupt:
         return _interrupted(tracker, store, runs)
     finally:
@@ -92,34 +125,115 @@ def _execute(
     device: str,
     console: "Console",
 ) -> None:
-    """Have the runs executed; keep, track and show what happens."""
+    """Have each of the runs executed, here or by another driver that works on them now; keep, track and show what happens.
+
+    Raises CommonFailureError if the first runs of all variants fail alike.
+    """
+    from ablations.claims import Claims
     from ablations.display import Display
-    from ablations.engines import Ended, Failed, Progressed, Started
+    from ablations.engines import Ended, Failed, Progressed, Started, Warned
 
     costs = {run.run_id: _cost(run, sizes[run.run_id]) for run in runs}
-    events = engine.execute(runs)
-    with Display(runs, costs, console) as display:
-        try:
-            for event in events:
-                match event:  # what has ended is on disk before anything else is done about it
-                    case Started():
-                        tracker.run_started(event.run)
-                    case Progressed():
-                        tracker.run_progressed(event.run, event.point)
-                    case Ended():
-                        if event.weights:
-                            store.write_weights(event.run.run_id, event.weights)
-                        store.write(event.record)
-                        tracker.run_ended(event.record)
-                    case Failed() if _is_done(store, event.run):
-                        _warn(f"{event.run.label}: failed when it was trained again; its earlier record stays")
-                    case Failed():
-                        record = _failed_record(event, sizes[event.run.run_id], device)
-                        store.write(record)
-                        tracker.run_ended(record)
-                display.show(event)
-        finally:
-            events.close()  # type: ignore[attr-defined]
+    shared = _Shared(runs, store)
+    failures = _Failures(runs)
+    said = set[str]()
+    with Display(runs, costs, console) as display, Claims(store.runs_folder) as claims:
+        while shared.left:
+            events = engine.execute(shared.claimed(claims, display))
+            try:
+                for event in events:
+                    run = event.run
+                    match event:  # what has ended is on disk before anything else is done about it
+                        case Started():
+                            tracker.run_started(run)
+                        case Progressed():
+                            tracker.run_progressed(run, event.point)
+                        case Ended() | Failed():
+                            network = sizes[run.run_id]
+                            record = (
+                                event.record if isinstance(event, Ended) else _failed_record(event, network, device)
+                            )
+                            shared.keep(record, event.weights if isinstance(event, Ended) else b"")
+                            claims.release(run.run_id)
+                            tracker.run_ended(record)
+                        case Warned() if event.line not in said:
+                            said.add(event.line)
+                            _warn(event.line)
+                    display.show(event)
+                    failures.watch(event)
+            finally:
+                events.close()  # type: ignore[attr-defined]
+            shared.wait_for_others(claims, display)
+
+
+class _Shared:
+    """Runs that several drivers may work on at once. One is settled when its record was written after this began."""
+
+    def __init__(self, runs: Sequence[Run], store: "Store") -> None:
+        self.left = list(runs)
+        self._store = store
+        self._stamps = {run.run_id: store.stamp(run) for run in runs}
+
+    def claimed(self, claims: "Claims", display: "Display") -> Iterator[Run]:
+        """Of the runs that are left those that are nobody else's, each claimed when it is asked for."""
+        for run in list(self.left):
+            if not claims.take(run):
+                continue
+            if self._is_settled(run):
+                claims.release(run.run_id)
+                self._settle(run, display)
+            else:
+                self.left.remove(run)
+                yield run
+
+    def keep(self, record: "RunRecord", weights: bytes) -> None:
+        """Write the record, unless there is a result already: another driver, which held this one for dead, may have it, or the
+        run was trained again for its weights and failed.
+        """
+        if weights and not self._store.is_done(record.run):
+            self._store.write_weights(record.run_id, weights)
+        if weights or not self._store.has_result(record.run):
+            self._store.write(record)
+
+    def wait_for_others(self, claims: "Claims", display: "Display") -> None:
+        """Let a while pass if runs are left, all of which are others'."""
+        for run in list(self.left):
+            if self._is_settled(run):
+                self._settle(run, display)
+        if self.left:
+            display.show_waiting(len(self.left), claims.owners(self.left))
+            time.sleep(POLL)
+
+    def _is_settled(self, run: Run) -> bool:
+        return self._store.stamp(run) != self._stamps[run.run_id] or self._store.is_done(run)
+
+    def _settle(self, run: Run, display: "Display") -> None:
+        self.left.remove(run)
+        display.show_settled_elsewhere(run)
+
+
+class _Failures:
+    """Watches for a failure that has nothing to do with what a variant is."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._variants = {run.variant for run in runs}
+        self._errors: dict[str, str] = {}  # the first of each variant
+        self._has_result = False
+
+    def watch(self, event: "Event") -> None:
+        """Raises CommonFailureError when every variant, of two or more, has failed with the same message and none has a result."""
+        from ablations.engines import Ended, Failed
+
+        if isinstance(event, Ended):
+            self._has_result = True
+        if not isinstance(event, Failed) or self._has_result:
+            return
+        self._errors.setdefault(event.run.variant, event.error)
+        alike = {re.sub(r"\d+(\.\d+)?", "0", error) for error in self._errors.values()}  # whatever its numbers
+        if self._errors.keys() == self._variants and len(self._variants) > 1 and len(alike) == 1:
+            raise CommonFailureError(
+                f"the first run of each of the {len(self._variants)} variants failed: {event.error}"
+            )
 
 
 def _conclude(
@@ -131,8 +245,9 @@ def _conclude(
     tracker: "Tracker",
     command: str,
     console: "Console",
+    stopped: str,
 ) -> int:
-    """Report what the store holds, show it, hand it to the tracker."""
+    """Report what the store holds, show it, hand it to the tracker; `stopped` says why not all was executed, if so."""
     from ablations.report import covered, print_summary, write_report
 
     records, _ = store.read_all(runs)
@@ -149,6 +264,9 @@ def _conclude(
         *tracker.links(),
     ):
         print(line)
+    if stopped:
+        print(f"stopped early: {stopped}; the same command tries again", file=sys.stderr)
+        return SOME_RUN_FAILED
     failed = [record for record in records.values() if not record.is_result]
     if failed:
         print(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again:", file=sys.stderr)
@@ -159,15 +277,16 @@ def _conclude(
 
 def _interrupted(tracker: "Tracker", store: "Store", runs: Sequence[Run]) -> int:
     records, _ = store.read_all(runs)
-    tracker.close("KILLED")
     done = sum(record.is_result for record in records.values())
     print(f"interrupted: {done} of {len(runs)} runs are finished and kept; the same command goes on", file=sys.stderr)
+    tracker.close("KILLED")
     return INTERRUPTED
 
 
 def _failed_record(event: "Failed", network: "NetworkSize", device: str) -> "RunRecord":
     from ablations.execute import environment
     from ablations.records import RunRecord
+    from ablations.tracking import redacted
 
     return RunRecord(
         run=event.run,
@@ -177,14 +296,9 @@ def _failed_record(event: "Failed", network: "NetworkSize", device: str) -> "Run
         params_head=network.params_head,
         gflops=network.gflops,
         environment=environment(device),
-        error=event.error,
-        error_detail=event.detail,
+        error=redacted(event.error),
+        error_detail=redacted(event.detail),
     )
-
-
-def _is_done(store: "Store", run: Run, with_weights: bool = False) -> bool:
-    record = store.read_all([run])[0].get(run.run_id)
-    return record is not None and record.is_result and (store.has_weights(run.run_id) or not with_weights)
 
 
 def _sizes(runs: Sequence[Run], device: str) -> dict[str, "NetworkSize"]:
@@ -281,14 +395,37 @@ def _warn(line: str) -> None:
     print(f"warning: {line}", file=sys.stderr)
 
 
+def _handle_signals() -> None:
+    """The first ends the command cleanly, the second at once."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants
+            signal.signal(number, _interrupt)
+
+
 def _interrupt(signum: int, frame: object) -> NoReturn:
+    for number in SIGNALS:
+        if signal.getsignal(number) is _interrupt:
+            signal.signal(number, _stop_at_once)
     raise KeyboardInterrupt
+
+
+def _stop_at_once(signum: int, frame: object) -> NoReturn:
+    show_cursor = b"\x1b[?25h" if os.isatty(2) else b""  # which live bars hide
+    os.write(2, show_cursor + b"stopped at once\n")
+    os._exit(INTERRUPTED)  # workers see that and end, too
 
 
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text}: must be 0 or more")
     return value
 
 
@@ -303,7 +440,14 @@ def _parser() -> OneLineParser:
         "--threads", type=_positive, default=1, metavar="N", help="CPU threads of each worker (default: 1)"
     )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--retries", type=int, default=0, metavar="N", help="try a failed run again, up to N times")
+    parser.add_argument("--retries", type=_count, default=0, metavar="N", help="try a failed run again, up to N times")
+    parser.add_argument(
+        "--time-limit",
+        type=seconds,
+        default=math.inf,
+        metavar="TIME",
+        help="a run that takes longer, such as 10m, fails (default: none)",
+    )
     parser.add_argument(
         "--keep-weights",
         action="store_true",

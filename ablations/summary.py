@@ -6,6 +6,7 @@ Accuracies are fractions; differences, margins and detectable differences are in
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from ablations.study import Run, Study
 from nin.data import shape
 from nin.memory import activation_bytes
 
+REFERENCE = Path(__file__).parent.parent / "results" / "reference"
 POINTS = 100  # points per unit of accuracy
 TRAINING_FLOPS = 3  # of a forward pass: the backward pass costs about two more
 LADDER = (-0.10, -0.05, 0.0, 0.02, 0.05)  # targets around the declared one
@@ -33,6 +35,7 @@ class Summary:
     contrasts    the study's other comparisons, in points
     factors      main effects and interactions in points; empty unless the study has two factors
     over_images  each variant against the baseline over the same test images
+    published    our runs of each variant beside those that others have published; empty unless the study names some
     memory       a line per network: peak memory of training against the batch; empty unless the study is about memory
     """
 
@@ -43,6 +46,7 @@ class Summary:
     factors: pd.DataFrame
     over_images: pd.DataFrame
     memory: pd.DataFrame
+    published: pd.DataFrame
 
 
 def each_row(table: pd.DataFrame) -> Iterator[Any]:
@@ -88,6 +92,7 @@ def summarise(study: Study, protocol: str, records: Sequence[RunRecord]) -> Summ
         factors=_factors(study, by_variant),
         over_images=_over_images(study, by_variant),
         memory=_memory_lines(by_variant) if study.answers == "memory" else pd.DataFrame(),
+        published=_beside_published(study, by_variant),
     )
 
 
@@ -318,6 +323,43 @@ def _memory_lines(by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
                 "activations_mb": counted / 1e6,
             }
         )
+    return pd.DataFrame(rows)
+
+
+def published_runs(study: Study) -> pd.DataFrame:
+    """Runs that others have published, a row each: variant, train_loss, test_accuracy; empty where the study names none."""
+    file = REFERENCE / study.published.file if study.published else None
+    if study.published is None or file is None or not file.exists():
+        return pd.DataFrame(columns=["variant", "train_loss", "test_accuracy"])
+    table = pd.read_csv(file, comment="#")
+    names = {network: variant for variant, network in study.published.networks.items()}
+    return table.assign(variant=table["network"].map(names)).dropna(subset=["variant"])
+
+
+def _beside_published(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
+    rows: list[dict[str, object]] = []
+    theirs_by_variant = published_runs(study).groupby("variant")
+    for name, theirs in theirs_by_variant:
+        group = by_variant.get(str(name), [])
+        if not group or study.published is None:
+            continue
+        accuracy = np.array([r.test_accuracy for r in group])
+        loss = np.array([r.curve[-1].train_loss for r in group])
+        row: dict[str, object] = {"variant": name}
+        for side, values in (("ours", accuracy), ("theirs", theirs["test_accuracy"].to_numpy())):
+            row |= {f"n_{side}": len(values), f"median_{side}": np.median(values), f"mean_{side}": np.mean(values)}
+            row[f"sd_{side}"] = np.std(values, ddof=1) if len(values) > 1 else math.nan
+        row["p_location"], row["p_distribution"] = stats.same_distribution(accuracy, theirs["test_accuracy"])
+        finite = np.isfinite(loss)
+        row["p_loss_location"], row["p_loss_distribution"] = stats.same_distribution(
+            loss[finite], theirs["train_loss"].dropna()
+        )
+        limit = study.published.failed_loss.get(str(name))
+        if limit is not None:
+            failed = [int((~(values < limit)).sum()) for values in (loss, theirs["train_loss"].to_numpy())]
+            row |= {"failed_ours": failed[0], "failed_theirs": failed[1]}
+            row["p_failed"] = stats.compare_rates(failed[0], len(group), failed[1], len(theirs))[1]
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

@@ -65,11 +65,12 @@ class ImageData:
         return (channels, size, size) if size else (channels, height, width)
 
     def epoch(
-        self, batch_size: int, seed: int, epoch: int, *, channels_last: bool = False
+        self, batch_size: int, seed: int, epoch: int, *, channels_last: bool = False, first_step: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Training images (n, C, H, W) in [0, 1] or normalised, and labels (n,), each image once, in the epoch's own order.
 
-        The order and the augmentation depend on `seed` and `epoch` alone; the last batch may be smaller.
+        The order and the augmentation depend on `seed` and `epoch` alone; the last batch may be smaller. The batches before
+        `first_step` are left out.
         """
         device = self.train.images.device
         num_images = len(self.train.labels)
@@ -78,7 +79,7 @@ class ImageData:
         draws_N3 = torch.rand(num_images, 3, generator=_generator(seed, f"augment-{epoch}")).to(
             device, non_blocking=True
         )
-        for start in range(0, num_images, batch_size):
+        for start in range(first_step * batch_size, num_images, batch_size):
             indices = order_N[start : start + batch_size]
             images = augment(self.train.images[indices], draws_N3[start : start + batch_size])
             yield self._prepared(images, channels_last), self.train.labels[indices]

@@ -43,7 +43,9 @@ class History:
 
     outcome  "finished"; "diverged": a loss was not finite, and training stopped there; "collapsed": validation accuracy was
              never distinguishable from guessing
+    seconds_before  training time that a checkpoint brought along from an earlier process
     """
 
     outcome: str
     curve: list[Evaluation]
+    seconds_before: float = 0.0

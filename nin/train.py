@@ -7,8 +7,9 @@ counts stay there as tensors and are read at an evaluation on the CPU, at the en
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice, pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +17,12 @@ from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 
+from nin._malloc import keep_freed_memory
 from nin.blocks import weight_layers
+from nin.checkpoint import Checkpoint
 from nin.data import ImageData, Split
 from nin.history import Evaluation, History, Score
-from nin.spec import TrainSpec, choose, stream
+from nin.spec import TRAINER_VERSION, TrainSpec, choose, stream
 
 EVAL_BATCH = 500  # images; larger ones are slower on a CPU, whose caches they leave
 CHANCE_DEVIATIONS = 3  # a network has left chance when its accuracy is this many standard errors above guessing
@@ -50,14 +53,22 @@ def train(
     on_eval: Callable[[Evaluation], None] = lambda _: None,
     *,
     seed: int = 0,
+    checkpoint: Path | None = None,
 ) -> History:
     """Train `model` in place on `data.train`, evaluating on `data.val`.
 
     The model is moved to the device of the data. `seed` fixes the order of images, augmentation and dropout, each in its own
     stream (torch's global random state is set); `on_eval` is called with each point of the curve in order.
+
+    checkpoint  a file that the state is kept in from time to time, when an evaluation has been read. If it is there already
+                the training goes on from it, telling `on_eval` of the points until then first; on a CPU the result is that of
+                a training that was never interrupted. It is left there in the end.
+
     Raises ValueError for an unknown optimizer or schedule.
     """
     device = data.train.images.device
+    if device.type == "cpu":
+        keep_freed_memory()
     memory_format = torch.channels_last if spec.channels_last else torch.contiguous_format
     model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     num_examples = len(data.train.labels)
@@ -67,12 +78,21 @@ def train(
     torch.manual_seed(stream(seed, "dropout"))
 
     curve: list[Evaluation] = []
-    clock = _Clock(device)
-    for epoch in range(spec.epochs):
-        batches = iter(data.epoch(spec.batch_size, seed, epoch, channels_last=spec.channels_last))
+    saved = None
+    if checkpoint:
+        belongs_to = {**asdict(spec), "seed": seed, "data": data.checksum, "trainer": TRAINER_VERSION}
+        saved = Checkpoint(checkpoint, model, optimizer, schedule, device, belongs_to)
+        curve = saved.restore()
+    for point in curve:
+        on_eval(point)
+    clock = _Clock(device, curve)
+    laps = _laps(steps_per_epoch, spec.evals_per_epoch)
+    first_epoch, laps_done = divmod(len(curve), len(laps))
+    for epoch in range(first_epoch, spec.epochs):
+        steps_done = sum(laps[:laps_done])
+        batches = data.epoch(spec.batch_size, seed, epoch, channels_last=spec.channels_last, first_step=steps_done)
         unread: list[tuple[int, _Tally, _Tally]] = []
-        steps_done = 0
-        for steps in _laps(steps_per_epoch, spec.evals_per_epoch):
+        for steps in laps[laps_done:]:
             clock.start()
             trained = _train_steps(model, islice(batches, steps), optimizer, schedule, data.num_classes, spec)
             clock.stop()
@@ -96,10 +116,13 @@ def train(
                 curve.append(point)
                 on_eval(point)
                 if not (math.isfinite(point.train_loss) and math.isfinite(point.val_loss)):
-                    return History("diverged", curve)
+                    return History("diverged", curve, clock.seconds_before)
             unread.clear()
+            if saved:
+                saved.save_if_due(curve)
+        laps_done = 0
     left_chance = max(point.val_accuracy for point in curve) > chance_level(data.val.labels)
-    return History("finished" if left_chance else "collapsed", curve)
+    return History("finished" if left_chance else "collapsed", curve, clock.seconds_before)
 
 
 def evaluate(model: nn.Module, data: ImageData, split: Split, spec: TrainSpec) -> tuple[Score, Tensor]:
@@ -177,11 +200,16 @@ class _Tally:
 
 
 class _Clock:
-    """Time on the device between start and stop, summed over laps; on a GPU it is read from events, without waiting."""
+    """Time on the device between start and stop, summed over laps; on a GPU it is read from events, without waiting.
 
-    def __init__(self, device: torch.device) -> None:
+    curve  what an earlier process has done of the same training: a lap each
+    """
+
+    def __init__(self, device: torch.device, curve: list[Evaluation]) -> None:
         self._on_gpu = device.type == "cuda"
-        self._laps: list[tuple[float | torch.cuda.Event, float | torch.cuda.Event]] = []
+        self.seconds_before = curve[-1].seconds if curve else 0.0
+        before = pairwise([0.0, *(point.seconds for point in curve)])
+        self._laps: list[tuple[float | torch.cuda.Event, float | torch.cuda.Event]] = list(before)
         self._started: float | torch.cuda.Event = 0.0
 
     def _now(self) -> "float | torch.cuda.Event":

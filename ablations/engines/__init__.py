@@ -1,8 +1,10 @@
 """Where runs are executed. An engine takes runs and yields what happens to them; it writes nothing itself."""
 
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from ablations.records import Executed, RunRecord
 from ablations.study import Run
@@ -35,20 +37,64 @@ class Ended:
 
 @dataclass(frozen=True)
 class Failed:
-    """A run raised, or its worker died; error is one line, detail the traceback or the worker's last words."""
+    """A run raised, its worker died, or its time was up; error is one line, detail the traceback and the end of its log."""
 
     run: Run
     error: str
     detail: str
+    out_of_memory: bool = False
 
 
-Event = Started | Progressed | Ended | Failed
+@dataclass(frozen=True)
+class Postponed:
+    """There was not memory enough for as many runs side by side: it starts again when there are fewer."""
+
+    run: Run
+    side_by_side: int
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something that a run's worker has to say, in one line."""
+
+    run: Run
+    line: str
+
+
+Event = Started | Progressed | Ended | Failed | Postponed | Warned
 Task = Callable[[Run, Callable[[Evaluation], None]], Executed]  # executes one run, telling of each evaluation
 
 
 class Engine(Protocol):
     """Executes runs, several at a time, in any order of completion."""
 
-    def execute(self, runs: Sequence[Run]) -> Iterator[Event]:
-        """Every run ends in exactly one `Ended` or `Failed`. Closing the iterator stops the workers."""
+    def execute(self, runs: Iterable[Run]) -> Iterator[Event]:
+        """Every run ends in exactly one `Ended` or `Failed`. Closing the iterator stops the workers.
+
+        The next of `runs` is asked for when it can start, after what has ended was told.
+        """
         ...
+
+
+def attempt(task: Task, run: Run, tell: Callable[[Event], None]) -> Ended | Failed:
+    """The worker's side of one run: what it raises is a `Failed`, its warnings are told, whichever engine it belongs to."""
+
+    def warned(message: Warning | str, *_: Any, **__: Any) -> None:
+        tell(Warned(run, one_line(message)))
+
+    with warnings.catch_warnings():
+        warnings.showwarning = warned
+        try:
+            return Ended(run, *task(run, lambda point: tell(Progressed(run, point))))
+        except Exception as error:
+            name = type(error).__name__
+            out_of_memory = name in (
+                "OutOfMemoryError",
+                "MemoryError",
+            )  # torch's own, whose import a worker may not need
+            return Failed(run, one_line(f"{name}: {error}"), traceback.format_exc(), out_of_memory)
+
+
+def one_line(text: object) -> str:
+    """Without line breaks."""
+    return " ".join(str(text).split())

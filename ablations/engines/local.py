@@ -1,87 +1,129 @@
 """Runs on this machine: one process per worker, each with its own pipe, so that one that dies takes only its run along.
 
-A crash, an exit or a kill of a worker is seen as the end of its pipe; a new worker takes the next run.
+A crash, an exit or a kill of a worker is seen as the end of its pipe, a hang by the clock; a new worker takes the next run.
+Workers die with their driver.
 """
 
+import faulthandler
+import math
 import multiprocessing
+import os
 import signal
-import traceback
+import tempfile
+import threading
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
-from ablations.engines import Ended, Event, Failed, Progressed, Started, Task
+from ablations.engines import Ended, Event, Failed, Postponed, Started, Task, attempt
 from ablations.study import Run
 
 SPAWN = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA, and inherits torch's threads half dead
 PATIENCE = 10.0  # seconds a dismissed worker may take before it is killed
+LOG_TAIL = 4000  # bytes of a worker's output that are kept where its run has failed
 
 
 @dataclass
 class _Worker:
     process: BaseProcess
     pipe: Connection
+    log: Path
     run: Run
+    deadline: float
 
 
 class LocalEngine:
-    """A pool of `workers` processes, each calling `task` on one run at a time. `task` must be importable by its name."""
+    """A pool of `workers` processes, each calling `task` on one run at a time. `task` must be importable by its name.
 
-    def __init__(self, task: Task, workers: int) -> None:
+    time_limit  seconds that one try of a run may take, its worker's start included
+    """
+
+    def __init__(self, task: Task, workers: int, time_limit: float = math.inf) -> None:
         self.task = task
         self.workers = workers
+        self.time_limit = time_limit
 
-    def execute(self, runs: Sequence[Run]) -> Iterator[Event]:
-        """Events of all runs. A run whose worker dies ends in `Failed`; another worker takes the next run."""
-        waiting = deque(runs)
+    def execute(self, runs: Iterable[Run]) -> Iterator[Event]:
+        """Events of all runs. A run whose worker dies or hangs ends in `Failed`; another worker takes the next run.
+
+        A run that is out of memory beside others is tried again with fewer, down to one, before it fails.
+        """
+        waiting, postponed = iter(runs), deque[Run]()
         working: dict[Connection, _Worker] = {}
-        try:
-            for _ in range(min(self.workers, len(waiting))):
-                worker = self._start(waiting.popleft())
-                working[worker.pipe] = worker
-                yield Started(worker.run)
-            while working:
-                for pipe in wait(list(working)):
-                    assert isinstance(pipe, Connection)
-                    worker = working[pipe]
-                    try:
-                        event: Event = pipe.recv()
-                    except (EOFError, OSError):
-                        event = Failed(worker.run, *self._cause_of_death(worker))
-                    yield event
-                    if isinstance(event, Progressed):
-                        continue
-                    died = not worker.process.is_alive() or isinstance(event, Failed)
-                    if died or not waiting:
-                        del working[pipe]
-                        self._dismiss(worker)
-                    if not waiting:
-                        continue
-                    if died:
-                        worker = self._start(waiting.popleft())
+        idle: list[_Worker] = []
+        limit = self.workers
+        with tempfile.TemporaryDirectory(prefix="nin-ablations-") as logs:
+            try:
+                while True:
+                    while len(working) < limit:
+                        run = postponed.popleft() if postponed else next(waiting, None)
+                        if run is None:
+                            break
+                        worker = idle.pop() if idle else self._start(run, Path(logs))
+                        self._give(worker, run)
                         working[worker.pipe] = worker
-                    else:
-                        worker.run = waiting.popleft()
-                        with suppress(OSError):  # if it has died since, the next read of its pipe says so
-                            pipe.send(worker.run)
-                    yield Started(worker.run)
-        finally:
-            for worker in working.values():
-                worker.process.terminate()
-            for worker in working.values():
-                self._dismiss(worker)
+                        yield Started(run)
+                    while idle:
+                        self._dismiss(idle.pop())
+                    if not working:
+                        return
+                    for worker, event in self._listen(list(working.values())):
+                        if isinstance(event, Ended | Failed):
+                            del working[worker.pipe]
+                        if isinstance(event, Ended):
+                            idle.append(worker)
+                        if isinstance(event, Failed):
+                            self._dismiss(worker)
+                            if event.out_of_memory and working:
+                                limit = len(working)
+                                postponed.append(event.run)
+                                event = Postponed(event.run, limit)
+                        yield event
+            finally:
+                for worker in working.values():
+                    worker.process.kill()  # what is lost is what came after its last checkpoint
+                for worker in [*working.values(), *idle]:
+                    self._dismiss(worker)
 
-    def _start(self, run: Run) -> _Worker:
+    def _listen(self, workers: list[_Worker]) -> Iterator[tuple[_Worker, Event]]:
+        """What those workers have to say that say something next, or whose time is up."""
+        nearest = min(worker.deadline for worker in workers)
+        ready = wait(
+            [worker.pipe for worker in workers], None if nearest == math.inf else max(0.0, nearest - time.monotonic())
+        )
+        for worker in workers:
+            if worker.pipe in ready:
+                try:
+                    event: Event = worker.pipe.recv()
+                except (EOFError, OSError):
+                    event = Failed(worker.run, self._cause_of_death(worker), "")
+            elif time.monotonic() > worker.deadline:
+                worker.process.kill()
+                event = Failed(worker.run, f"took longer than its time limit of {self.time_limit:g} s", "")
+            else:
+                continue
+            if isinstance(event, Failed):
+                event = replace(event, detail=f"{event.detail}{_tail(worker.log)}")
+            yield worker, event
+
+    def _start(self, run: Run, logs: Path) -> _Worker:
         ours, theirs = SPAWN.Pipe()
-        process = SPAWN.Process(target=_work, args=(theirs, self.task), daemon=True)
+        handle, log = tempfile.mkstemp(dir=logs)
+        os.close(handle)
+        process = SPAWN.Process(target=_work, args=(theirs, self.task, log), daemon=True)
         process.start()
         theirs.close()
-        with suppress(OSError):
-            ours.send(run)
-        return _Worker(process, ours, run)
+        return _Worker(process, ours, Path(log), run, math.inf)
+
+    def _give(self, worker: _Worker, run: Run) -> None:
+        worker.run, worker.deadline = run, time.monotonic() + self.time_limit
+        with suppress(OSError):  # if it has died since, the next read of its pipe says so
+            worker.pipe.send(run)
 
     def _dismiss(self, worker: _Worker) -> None:
         worker.pipe.close()
@@ -90,26 +132,41 @@ class LocalEngine:
             worker.process.kill()
             worker.process.join()
 
-    def _cause_of_death(self, worker: _Worker) -> tuple[str, str]:
+    def _cause_of_death(self, worker: _Worker) -> str:
         worker.process.join(PATIENCE)
         code = worker.process.exitcode
         if code is not None and code < 0:
             name = signal.Signals(-code).name
             hint = " (out of memory?)" if name == "SIGKILL" else ""
-            return f"its worker was ended by {name}{hint}", ""
-        return f"its worker exited with status {code}", ""
+            return f"its worker was ended by {name}{hint}"
+        return f"its worker exited with status {code}"
 
 
-def _work(pipe: Connection, task: Task) -> None:
-    """A worker's whole life: runs come in through the pipe, events go out, until the driver hangs up."""
+def _tail(log: Path) -> str:
+    """The end of what a worker has printed during its run."""
+    with suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL))
+        return file.read().decode(errors="replace")
+    return ""
+
+
+def _work(pipe: Connection, task: Task, log: str) -> None:
+    """A worker's whole life: runs come in through the pipe, events go out, until the driver hangs up or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
-    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the driver has gone
+    output = os.open(log, os.O_WRONLY | os.O_APPEND)
+    for stream in (1, 2):  # also what libraries and the interpreter itself print
+        os.dup2(output, stream)
+    faulthandler.enable(file=2)  # a crash says where
+    threading.Thread(target=_die_with_the_driver, daemon=True).start()
+    with suppress(EOFError, OSError):  # the driver has gone
         while True:
             run: Run = pipe.recv()
-            try:
-                event: Event = Ended(run, *task(run, lambda point, run=run: pipe.send(Progressed(run, point))))  # type: ignore[misc]
-            except (EOFError, BrokenPipeError, ConnectionResetError):
-                raise
-            except Exception as error:
-                event = Failed(run, " ".join(f"{type(error).__name__}: {error}".split()), traceback.format_exc())
-            pipe.send(event)
+            os.ftruncate(output, 0)
+            pipe.send(attempt(task, run, pipe.send))
+
+
+def _die_with_the_driver() -> None:
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    wait([driver.sentinel])
+    os._exit(1)

@@ -1,9 +1,13 @@
 """What a worker may be told to do in place of training. Importable by name, so that a spawned process finds it."""
 
+import faulthandler
 import os
 import signal
+import sys
 import time
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 from builders import record_of
 
@@ -48,3 +52,42 @@ def dawdle(run: Run, on_eval: OnEval) -> Executed:
     on_eval(record_of(run).curve[0])
     time.sleep(60)
     return succeed(run, on_eval)
+
+
+def segfault_once(run: Run, on_eval: OnEval) -> Executed:
+    if _first(run):
+        print("last words", file=sys.stderr, flush=True)
+        faulthandler._sigsegv()  # type: ignore[attr-defined]
+    return succeed(run, on_eval)
+
+
+def hang_once(run: Run, on_eval: OnEval) -> Executed:
+    if _first(run):
+        print("last words", file=sys.stderr, flush=True)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        time.sleep(600)
+    return succeed(run, on_eval)
+
+
+def warn(run: Run, on_eval: OnEval) -> Executed:
+    warnings.warn("something\nis odd", stacklevel=1)
+    return succeed(run, on_eval)
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch calls its own."""
+
+
+def need_room(run: Run, on_eval: OnEval, *, room: Path) -> Executed:
+    """There is memory for two at a time, and for variant 4x never."""
+    if run.variant == "4x":
+        raise OutOfMemoryError("always too large")
+    mine = room / str(os.getpid())
+    mine.touch()
+    try:
+        time.sleep(0.5)
+        if len(list(room.iterdir())) > 2:
+            raise OutOfMemoryError("too large beside others")
+        return succeed(run, on_eval)
+    finally:
+        mine.unlink()

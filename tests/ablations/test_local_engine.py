@@ -3,13 +3,17 @@
 import multiprocessing
 import time
 from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import fake_tasks
 import pytest
 from builders import smoke_runs
 
-from ablations.engines import Ended, Failed, Progressed, Started, Task
+from ablations.engines import Ended, Failed, Postponed, Progressed, Started, Task, Warned
 from ablations.engines.local import LocalEngine
+from ablations.study import Run
 
 RUNS = smoke_runs(seeds=2)
 
@@ -26,10 +30,12 @@ def test_every_run_starts_progresses_and_ends_once() -> None:
         (fake_tasks.raise_once, "RuntimeError: the first run fails"),
         (fake_tasks.exit_once, "exited with status 7"),
         (fake_tasks.kill_once, "ended by SIGKILL"),
+        (fake_tasks.segfault_once, "ended by SIGSEGV"),
+        (fake_tasks.hang_once, "took longer than its time limit of 6 s"),
     ],
 )
 def test_a_run_that_goes_wrong_fails_alone(task: Task, error: str) -> None:
-    events = list(LocalEngine(task, workers=2).execute(RUNS))
+    events = list(LocalEngine(task, workers=2, time_limit=6).execute(RUNS))
     failed = [event for event in events if isinstance(event, Failed)]
     assert [event.run for event in failed] == [RUNS[0]]
     assert error in failed[0].error
@@ -41,6 +47,43 @@ def test_an_exception_brings_its_traceback() -> None:
     events = LocalEngine(fake_tasks.raise_once, workers=1).execute(RUNS[:1])
     failed = next(event for event in events if isinstance(event, Failed))
     assert "in raise_once" in failed.detail
+
+
+@pytest.mark.parametrize("task", [fake_tasks.segfault_once, fake_tasks.hang_once])
+def test_a_worker_that_says_nothing_any_more_leaves_its_log(task: Task) -> None:
+    events = LocalEngine(task, workers=1, time_limit=6).execute(RUNS[:1])
+    failed = next(event for event in events if isinstance(event, Failed))
+    assert "last words" in failed.detail
+    assert ("fake_tasks.py" in failed.detail) == (task is fake_tasks.segfault_once)  # where it crashed
+
+
+def test_a_warning_is_told_in_one_line() -> None:
+    events = list(LocalEngine(fake_tasks.warn, workers=1).execute(RUNS[:2]))
+    warned = [event for event in events if isinstance(event, Warned)]
+    assert warned == [Warned(run, "something is odd") for run in RUNS[:2]]
+
+
+def test_out_of_memory_lowers_the_number_side_by_side_before_a_run_fails(tmp_path: Path) -> None:
+    events = list(LocalEngine(partial(fake_tasks.need_room, room=tmp_path), workers=4).execute(RUNS))
+    postponed = [event for event in events if isinstance(event, Postponed)]
+    assert min(event.side_by_side for event in postponed) >= 1
+    failed = [event.run for event in events if isinstance(event, Failed)]
+    assert failed == [run for run in RUNS if run.variant == "4x"]
+    assert Counter(event.run for event in events if isinstance(event, Ended | Failed)) == dict.fromkeys(RUNS, 1)
+
+
+def test_the_next_run_is_asked_for_when_it_can_start_and_what_ended_was_told() -> None:
+    ended, asked = set[Run](), list[int]()
+
+    def runs() -> Iterator[Run]:
+        for run in RUNS[:5]:
+            asked.append(len(ended))
+            yield run
+
+    for event in LocalEngine(fake_tasks.succeed, workers=2).execute(runs()):
+        if isinstance(event, Ended):
+            ended.add(event.run)
+    assert asked == [0, 0, 1, 2, 3]
 
 
 def test_closing_stops_the_workers_at_once() -> None:

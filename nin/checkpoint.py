@@ -1,0 +1,114 @@
+"""The state of a training on disk, so that one that was killed goes on where it was, to the same end bit for bit.
+
+A checkpoint is written whole or not at all, verified when it is read, and holds tensors and plain values only, so reading one
+runs no code. It belongs to one training: whatever is not that training's own is not used.
+"""
+
+import os
+import time
+import warnings
+import zipfile
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from nin.history import Evaluation
+
+SHARE = 0.01  # of a training's wall time, at most, that goes into writing checkpoints
+FIRST_COST_SEC = 0.01  # what writing one is taken to cost before the first has been timed
+
+
+class Checkpoint:
+    """Where the state of one training is kept, and the parts that it is made of.
+
+    belongs_to  plain values by name that the training must have in common with the one that wrote the file
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        model: nn.Module,
+        optimizer: Optimizer,
+        schedule: LRScheduler,
+        device: torch.device,
+        belongs_to: Mapping[str, object],
+    ) -> None:
+        self.path = path
+        self._parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
+        self._device = device
+        threads = torch.get_num_threads() if device.type == "cpu" else 0  # sums on a CPU are split among them
+        environment = {"torch": str(torch.__version__), "device": device.type, "threads": threads}
+        self._belongs_to = {**belongs_to, **environment}
+        self._started = time.monotonic()
+        self._spent, self._cost = 0.0, FIRST_COST_SEC
+
+    def restore(self) -> list[Evaluation]:
+        """Bring all parts and the random streams to where the file has them; the learning curve until there.
+
+        Empty, with everything as it was, if there is no file. So it is, with a warning, if the file is damaged or another
+        training's.
+        """
+        if not self.path.exists():
+            return []
+        before = {name: deepcopy(part.state_dict()) for name, part in self._parts.items()}
+        try:
+            with zipfile.ZipFile(self.path) as archive:  # torch's own reader does not look at the checksums
+                if damaged := archive.testzip():
+                    raise ValueError(f"{damaged} has another checksum")
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            if state["belongs_to"] != self._belongs_to:
+                raise ValueError("it is of another training")
+            curve = [Evaluation(**point) for point in state["curve"]]
+            for name, part in self._parts.items():
+                part.load_state_dict(state[name])
+        except Exception as error:  # parsers raise whatever they stumble on
+            for name, values in before.items():
+                self._parts[name].load_state_dict(values)
+            reason = " ".join(str(error).split()) or type(error).__name__
+            warnings.warn(f"checkpoint {self.path} is not used ({reason[:200]}): training from the start", stacklevel=2)
+            return []
+        torch.set_rng_state(state["rng"])
+        if self._device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], self._device)
+        return curve
+
+    def save_if_due(self, curve: list[Evaluation]) -> None:
+        """Write the state after the last point of the curve, unless writing would cost more than its share of the time.
+
+        A disk that takes no more is a warning: the training matters more than its checkpoint.
+        """
+        started = time.monotonic()
+        if self._spent + self._cost > SHARE * (started - self._started):
+            return
+        try:
+            self._save(curve)
+        except (OSError, RuntimeError) as error:  # torch's writer makes a full disk a RuntimeError
+            reason = " ".join(str(error).split())[:200]
+            warnings.warn(f"checkpoint {self.path} cannot be written ({reason}): training goes on", stacklevel=2)
+        self._cost = time.monotonic() - started
+        self._spent += self._cost
+
+    def _save(self, curve: list[Evaluation]) -> None:
+        state: dict[str, Any] = {name: part.state_dict() for name, part in self._parts.items()}
+        state |= {"curve": [asdict(point) for point in curve], "belongs_to": self._belongs_to}
+        state["rng"] = torch.get_rng_state()
+        if self._device.type == "cuda":
+            state["cuda_rng"] = torch.cuda.get_rng_state(self._device)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_name(f"{self.path.name}.part")  # written by the one process that trains this
+        try:
+            with part.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(self.path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
