@@ -143,7 +143,9 @@ def test_an_owner_that_wakes_up_leaves_the_claim_of_its_heir_alone(claims: Claim
     assert path.exists()
 
 
-def _take_all(folder: Path, barrier: "multiprocessing.synchronize.Barrier", taken: "multiprocessing.Queue[str]") -> None:
+def _take_all(
+    folder: Path, barrier: "multiprocessing.synchronize.Barrier", taken: "multiprocessing.Queue[str]"
+) -> None:
     with Claims(folder) as claims:
         barrier.wait()
         for run in smoke_runs(seeds=8):
