@@ -58,7 +58,7 @@ def connect(address: str | None = None, cpus: int = 1, packages: Sequence[str] =
     else:
         try:
             ray.init(address=address, **options)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             raise ValueError(f"--address {address}: no Ray cluster answers there ({one_line(error)})") from error
     return any(node["Resources"].get("GPU") for node in _nodes())
 

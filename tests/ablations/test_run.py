@@ -4,29 +4,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from processes import call, command
 
 TINY = ["--protocol", "smoke", "--variants", "0x", "--set", "train.epochs=2"]
-
-
-def command(*arguments: str, module: str = "ablations.run") -> list[str]:
-    return [sys.executable, "-m", module, *arguments]
-
-
-def call(*arguments: str, cwd: Path, module: str = "ablations.run", **env: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        command(*arguments, module=module),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **env},
-    )
 
 
 @pytest.fixture(scope="module")
