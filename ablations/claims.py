@@ -94,6 +94,9 @@ class Claims:
                 json.dump(asdict(self._me), file)
         except FileExistsError:  # another was faster
             return False
+        except OSError:  # a full disk takes the name, but not what is in the file
+            path.unlink(missing_ok=True)
+            raise
         self._mine[run.run_id] = path
         return True
 

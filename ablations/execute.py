@@ -37,6 +37,7 @@ def execute(
     threads: int = 1,
     keep_weights: bool = False,
     checkpoints: Path | None = None,
+    commit: str | None = None,
 ) -> Executed:
     """Train and test one network; `on_eval` hears of each point of its learning curve. The trained network is handed back if
     `keep_weights` says so.
@@ -45,6 +46,7 @@ def execute(
 
     checkpoints  a folder with a file for each run that is under way, from which a run goes on that was killed; unused where
                  it does not exist, as on a machine that does not share it
+    commit       of this code, where a worker's copy of it does not know; else it is looked up
 
     The test set is read once, here, after the last step. Raises whatever training raises; a loss that is not finite and a
     network that never leaves chance are outcomes, not errors.
@@ -68,7 +70,7 @@ def execute(
         params_trunk=network.params_trunk,
         params_head=network.params_head,
         gflops=network.gflops,
-        environment=environment(device),
+        environment=environment(device, code_commit() if commit is None else commit),
         train_accuracy=train_score.accuracy,
         val_accuracy=last.val_accuracy,
         test_accuracy=test_score.accuracy,
@@ -129,18 +131,18 @@ def _memory(model: ModelSpec, data: DataSpec, train: TrainSpec, device: str) -> 
 
 
 @lru_cache
-def environment(device: str) -> dict[str, str]:
+def environment(device: str, commit: str) -> dict[str, str]:
     """Where a run was executed: device, threads, versions, host, commit of this code."""
     on_gpu = torch.device(device).type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else f"cpu ({_processor()})",
+        "device": _gpu(device) if on_gpu else f"cpu ({_processor()})",
         "threads": str(torch.get_num_threads()),
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda or "" if on_gpu else "",
-        "commit": _commit(),
+        "commit": commit,
     }
 
 
@@ -174,6 +176,11 @@ def _card(record: RunRecord, data: ImageData) -> Card:
     )
 
 
+def _gpu(device: str) -> str:
+    """Its name; a driver that has none itself knows only that it is one."""
+    return torch.cuda.get_device_name(device) if torch.cuda.is_available() else device
+
+
 def _processor() -> str:
     """The processor's model, and whether it multiplies bf16 natively, on which speed depends most."""
     try:
@@ -184,7 +191,8 @@ def _processor() -> str:
     return f"{model or platform.machine()}, {os.cpu_count()} cores" + (", bf16" if "bf16" in info else "")
 
 
-def _commit() -> str:
+@lru_cache
+def code_commit() -> str:
     """The commit of the working tree this code is in, with "+" if it has changes; empty outside a repository."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:

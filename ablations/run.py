@@ -5,6 +5,7 @@ same time, here or on another machine that shares the folder, takes its share of
 """
 
 import argparse
+import importlib.util
 import math
 import os
 import re
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ablations.records import Store
 
     console = console_for_output()
-    device = _device(arguments.device)
+    device = "" if arguments.engine == "ray" else _device(arguments.device)  # Ray's nodes are not this machine
     store = Store(arguments.results, study.name, arguments.protocol, arguments.keep_weights)
     if store.is_published:
         raise ValueError(
@@ -70,29 +71,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{len(weightless)} finished runs have no weights and are trained again for them")
     missing = [run for run in runs if run.run_id not in finished or run.run_id in weightless]
     sizes = _sizes(missing if not arguments.dry_run else runs, device)
-    workers = min(arguments.workers or _default_workers(device), max(1, len(missing)))
     if arguments.dry_run:
+        device = device or _device(arguments.device)
+        workers = arguments.workers or _default_workers(device)
         _print_plan(console, study, runs, missing, sizes, device, workers, store)
         return SUCCESS
     _require_writable(arguments.results)
+    store.checkpoints_folder.mkdir(parents=True, exist_ok=True)
+    engine, device = _engine(arguments, device, store) if missing else (None, device)
     _handle_signals()
+    side_by_side = f"; {min(engine.workers, len(missing))} at a time on {device}" if engine else ""
     print(f"{study.name} under {arguments.protocol}: {study.question}")
-    print(f"{len(runs)} runs, {len(runs) - len(missing)} done, {len(missing)} to do; {workers} at a time on {device}")
+    print(f"{len(runs)} runs, {len(runs) - len(missing)} done, {len(missing)} to do{side_by_side}")
     command = "python -m ablations.run " + shlex.join(sys.argv[1:] if argv is None else argv)
 
-    from ablations.engines.local import LocalEngine
-    from ablations.execute import execute
     from ablations.tracking import open_tracker
 
-    store.checkpoints_folder.mkdir(parents=True, exist_ok=True)
-    task = partial(
-        execute,
-        device=device,
-        threads=arguments.threads,
-        keep_weights=arguments.keep_weights,
-        checkpoints=store.checkpoints_folder.resolve(),
-    )
-    engine = LocalEngine(task, workers, arguments.time_limit)
     tracker = open_tracker(arguments.results, study, arguments.protocol, _warn, arguments.overrides)
     stopped = ""
     try:
@@ -103,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for attempt in range(arguments.retries + 1):
                 if attempt:
                     missing = [run for run in missing if not store.is_done(run)]
-                if missing:
+                if missing and engine:
                     _execute(missing, engine, store, tracker, sizes, device, console)
         except CommonFailureError as reason:
             stopped = str(reason)
@@ -114,6 +108,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _interrupted(tracker, store, runs)
     finally:
         tracker.close("KILLED")  # changes nothing if it is closed
+
+
+def _engine(arguments: argparse.Namespace, device: str, store: "Store") -> tuple["Engine", str]:
+    """What executes the runs, and on which device."""
+    from ablations.execute import code_commit, execute
+
+    task = partial(
+        execute,
+        threads=arguments.threads,
+        keep_weights=arguments.keep_weights,
+        checkpoints=store.checkpoints_folder.resolve(),
+        commit=code_commit(),
+    )
+    if arguments.engine == "local":
+        from ablations.engines.local import LocalEngine
+
+        workers = arguments.workers or _default_workers(device)
+        return LocalEngine(partial(task, device=device), workers, arguments.time_limit), device
+    if importlib.util.find_spec("ray") is None:
+        raise ValueError("--engine ray: Ray is not installed; pip install '.[ray]'")
+    from ablations.engines.ray import RayEngine, connect
+
+    has_gpus = connect(arguments.address or os.environ.get("RAY_ADDRESS"), (arguments.workers or 1) * arguments.threads)
+    device = ("cuda" if has_gpus else "cpu") if arguments.device == "auto" else arguments.device
+    gpus = 0.0 if device == "cpu" else arguments.gpu_share
+    task = partial(task, device=device)
+    return RayEngine(task, arguments.workers or 0, arguments.time_limit, cpus=arguments.threads, gpus=gpus), device
 
 
 def _execute(
@@ -284,7 +305,7 @@ def _interrupted(tracker: "Tracker", store: "Store", runs: Sequence[Run]) -> int
 
 
 def _failed_record(event: "Failed", network: "NetworkSize", device: str) -> "RunRecord":
-    from ablations.execute import environment
+    from ablations.execute import code_commit, environment
     from ablations.records import RunRecord
     from ablations.tracking import redacted
 
@@ -295,7 +316,7 @@ def _failed_record(event: "Failed", network: "NetworkSize", device: str) -> "Run
         params_trunk=network.params_trunk,
         params_head=network.params_head,
         gflops=network.gflops,
-        environment=environment(device),
+        environment=environment(device, code_commit()),
         error=redacted(event.error),
         error_detail=redacted(event.detail),
     )
@@ -354,7 +375,9 @@ def _print_plan(
         )
     print(f"{study.name}: {study.question}")
     console.print(table)
-    print(f"{len(missing)} runs to do, about {total / workers / 60:.1f} minutes with {workers} at a time on {device}")
+    at_a_time = min(workers, max(1, len(missing)))
+    minutes = total / at_a_time / 60
+    print(f"{len(missing)} runs to do, about {minutes:.1f} minutes with {at_a_time} at a time on {device}")
     print(detectable_line(study, runs, store))
 
 
@@ -422,6 +445,13 @@ def _positive(text: str) -> int:
     return value
 
 
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be above 0 and at most 1")
+    return value
+
+
 def _count(text: str) -> int:
     value = int(text)
     if value < 0:
@@ -432,9 +462,18 @@ def _count(text: str) -> int:
 def _parser() -> OneLineParser:
     parser = OneLineParser(prog="python -m ablations.run", description=__doc__)
     add_study_options(parser)
-    parser.add_argument("--engine", choices=["local"], default="local", help="where runs are executed")
+    parser.add_argument("--engine", choices=["local", "ray"], default="local", help="where runs are executed")
     parser.add_argument(
-        "--workers", type=_positive, metavar="N", help="runs at a time (default: one per core, or 1 on a GPU)"
+        "--address", metavar="HOST:PORT", help="the Ray cluster (default: RAY_ADDRESS, else one is started here)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="runs at a time (default: one per core, or 1 on a GPU; on Ray as many as there is room for)",
+    )
+    parser.add_argument(
+        "--gpu-share", type=_share, default=1.0, metavar="F", help="of a GPU, that a run is given on Ray (default: 1)"
     )
     parser.add_argument(
         "--threads", type=_positive, default=1, metavar="N", help="CPU threads of each worker (default: 1)"

@@ -66,7 +66,9 @@ Task = Callable[[Run, Callable[[Evaluation], None]], Executed]  # executes one r
 
 
 class Engine(Protocol):
-    """Executes runs, several at a time, in any order of completion."""
+    """Executes runs, `workers` at a time, in any order of completion."""
+
+    workers: int
 
     def execute(self, runs: Iterable[Run]) -> Iterator[Event]:
         """Every run ends in exactly one `Ended` or `Failed`. Closing the iterator stops the workers.

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from builders import record_of, smoke_runs
+from processes import call, command
 from rich.console import Console
 
 from ablations.engines import Event, Failed, Started
@@ -24,21 +24,6 @@ from nin.measure import NetworkSize
 from nin.weights import load, load_data
 
 TINY = ["--protocol", "smoke", "--variants", "0x", "--set", "train.epochs=2"]
-
-
-def command(*arguments: str, module: str = "ablations.run") -> list[str]:
-    return [sys.executable, "-m", module, *arguments]
-
-
-def call(*arguments: str, cwd: Path, module: str = "ablations.run", **env: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        command(*arguments, module=module),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **env},
-    )
 
 
 @pytest.fixture(scope="module")
