@@ -1,6 +1,5 @@
 """One run, executed: Run -> RunRecord. This is what a worker does, whichever engine it belongs to; it writes nothing."""
 
-import os
 import platform
 import socket
 import subprocess
@@ -17,6 +16,7 @@ from ablations.records import RunRecord, pack_correctness
 from ablations.study import Run
 from nin.data import AUGMENTATIONS, ImageData, Split, load
 from nin.history import Evaluation
+from nin.machine import device_name
 from nin.measure import NetworkSize, size
 from nin.model import build_model
 from nin.spec import DataSpec, choose
@@ -107,7 +107,7 @@ def environment(device: str) -> dict[str, str]:
     """Where a run was executed: device, threads, versions, host, commit of this code."""
     on_gpu = torch.device(device).type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else f"cpu ({_processor()})",
+        "device": device_name(device),
         "threads": str(torch.get_num_threads()),
         "host": socket.gethostname(),
         "platform": platform.platform(),
@@ -116,16 +116,6 @@ def environment(device: str) -> dict[str, str]:
         "cuda": torch.version.cuda or "" if on_gpu else "",
         "commit": _commit(),
     }
-
-
-def _processor() -> str:
-    """The processor's model, and whether it multiplies bf16 natively, on which speed depends most."""
-    try:
-        info = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine()
-    model = next((line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")), "")
-    return f"{model or platform.machine()}, {os.cpu_count()} cores" + (", bf16" if "bf16" in info else "")
 
 
 def _commit() -> str:
