@@ -94,7 +94,8 @@ def layer_costs(
 ) -> list[LayerCost]:
     """Layers that do something in evaluation mode, in order; those that only name their input anew (a view) are left out.
 
-    Each is timed alone, again and again on one input: where that fits a cache, the layer may beat the memory's bandwidth.
+    Each is timed alone, again and again on one input: where that fits a cache, the layer may beat the memory's bandwidth. On
+    a GPU no layer takes less than its launch by the host.
     """
     import torch
 
