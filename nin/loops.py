@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -250,7 +251,7 @@ class _Stopwatch:
         self.switch("end")
         synchronize(self.device)
         total = dict.fromkeys(PHASES, 0.0)
-        for (phase, start), (_, stop) in zip(self.marks, self.marks[1:], strict=False):
+        for (phase, start), (_, stop) in pairwise(self.marks):
             if isinstance(start, float):
                 assert isinstance(stop, float)
                 total[phase] += stop - start
