@@ -3,7 +3,6 @@
 It writes nothing but the run's own checkpoint.
 """
 
-import os
 import platform
 import socket
 import subprocess
@@ -21,6 +20,7 @@ from ablations.records import Executed, RunRecord, pack_correctness
 from ablations.study import Run
 from nin.data import AUGMENTATIONS, ImageData, Split, load
 from nin.history import Evaluation
+from nin.machine import device_name
 from nin.measure import NetworkSize, size
 from nin.memory import training_memory
 from nin.model import build_model
@@ -135,7 +135,7 @@ def environment(device: str, commit: str) -> dict[str, str]:
     """Where a run was executed: device, threads, versions, host, commit of this code."""
     on_gpu = torch.device(device).type == "cuda"
     return {
-        "device": _gpu(device) if on_gpu else f"cpu ({_processor()})",
+        "device": device_name(device),
         "threads": str(torch.get_num_threads()),
         "host": socket.gethostname(),
         "platform": platform.platform(),
@@ -176,22 +176,6 @@ def _card(record: RunRecord, data: ImageData) -> Card:
     )
 
 
-def _gpu(device: str) -> str:
-    """Its name; a driver that has none itself knows only that it is one."""
-    return torch.cuda.get_device_name(device) if torch.cuda.is_available() else device
-
-
-def _processor() -> str:
-    """The processor's model, and whether it multiplies bf16 natively, on which speed depends most."""
-    try:
-        info = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine()
-    model = next((line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")), "")
-    return f"{model or platform.machine()}, {os.cpu_count()} cores" + (", bf16" if "bf16" in info else "")
-
-
-@lru_cache
 def code_commit() -> str:
     """The commit of the working tree this code is in, with "+" if it has changes; empty outside a repository."""
     git = ["git", "-C", str(Path(__file__).parent)]
