@@ -288,11 +288,11 @@ def _conclude(
     if stopped:
         print(f"stopped early: {stopped}; the same command tries again", file=sys.stderr)
         return SOME_RUN_FAILED
-    failed = [record for record in records.values() if not record.is_result]
+    failed = [record for record in records.values() if not store.is_done(record.run)]
     if failed:
         print(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again:", file=sys.stderr)
         for record in failed:
-            print(f"  {record.run.label}: {record.error}", file=sys.stderr)
+            print(f"  {record.run.label}: {record.error or 'it still has no weights'}", file=sys.stderr)
     return SOME_RUN_FAILED if failed else SUCCESS
 
 
