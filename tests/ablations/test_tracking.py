@@ -33,7 +33,7 @@ STUDY = Study(
 LEVELS = ("study", "variant", "seed")
 CURVES = ["train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/dead_classes"]
 FINALS = {
-    *("test/accuracy", "test/loss", "generalization_gap", "dead_classes", "gflops", "train_seconds"),
+    *("test/accuracy", "test/loss", "generalization_gap", "dead_classes", "gflops", "train_seconds", "peak_memory_mb"),
     *("params/total", "params/trunk", "params/head", "convergence/examples_to_target", "convergence/reached"),
 }
 
@@ -187,6 +187,7 @@ def test_a_seed_has_its_final_metrics_once(done: Tracked) -> None:
             "params/trunk": 1000,
             "params/head": 100,
             "gflops": 0.002,
+            "peak_memory_mb": 10.0,
             "convergence/examples_to_target": 1024,  # where validation accuracy first is 0.5 or more
             "convergence/reached": 1,
             "train_seconds": 2.0,
