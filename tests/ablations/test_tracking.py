@@ -598,12 +598,12 @@ def test_a_locked_database_is_one_line_and_no_more(tracked: Tracked, capfd: pyte
 
 
 @contextmanager
-def server(folder: Path, port: int) -> Iterator[None]:
-    """A tracking server on a database in that folder, killed at the end."""
+def server(folder: Path, port: int, database: str = "") -> Iterator[None]:
+    """A tracking server on that database, by default one in that folder, killed at the end."""
     listening = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1")
     kept = (
         "--backend-store-uri",
-        f"sqlite:///{folder}/server.db",
+        database or f"sqlite:///{folder}/server.db",
         "--artifacts-destination",
         str(folder / "artifacts"),
     )
