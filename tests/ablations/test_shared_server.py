@@ -33,10 +33,21 @@ def program(name: str) -> str:
     return found
 
 
+@pytest.fixture
+def database(postgresql: str, request: pytest.FixtureRequest) -> str:
+    """The URI of a new one."""
+    import psycopg
+
+    name = f"d{abs(hash(request.node.name))}"
+    with psycopg.connect(f"{postgresql}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"{postgresql}/{name}"
+
+
 @pytest.fixture(scope="module")
 def postgresql() -> Iterator[str]:
-    """The URI of a new database, on this machine only, for a user with a password."""
-    pytest.importorskip("psycopg2")
+    """The URI of a server, on this machine only, for a user with a password."""
+    pytest.importorskip("psycopg")
     initdb, postgres, isready = program("initdb"), program("postgres"), program("pg_isready")
     as_user: list[str] = []
     with tempfile.TemporaryDirectory(prefix="postgresql-") as folder:
@@ -62,16 +73,16 @@ def postgresql() -> Iterator[str]:
             while subprocess.run([isready, "-q", "-h", "127.0.0.1", "-p", str(port)], check=False).returncode:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
-            yield f"postgresql://mlflow:{PASSWORD}@127.0.0.1:{port}/postgres"
+            yield f"postgresql://mlflow:{PASSWORD}@127.0.0.1:{port}"
         finally:
             process.terminate()
             process.wait()
 
 
-def test_two_drivers_log_to_one_server_each_run_once(postgresql: str, tmp_path: Path) -> None:
+def test_two_drivers_log_to_one_server_each_run_once(database: str, tmp_path: Path) -> None:
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
-    with server(tmp_path, port, postgresql):
+    with server(tmp_path, port, database):
         drivers = [start(*STUDY, "--workers", "1", cwd=tmp_path, MLFLOW_TRACKING_URI=uri) for _ in range(2)]
         outputs = [driver.communicate() for driver in drivers]
         assert [driver.returncode for driver in drivers] == [0, 0], outputs
@@ -80,8 +91,8 @@ def test_two_drivers_log_to_one_server_each_run_once(postgresql: str, tmp_path: 
         assert_tracked_once(tmp_path, NUM_RUNS, uri)
 
 
-def test_the_database_itself_may_be_named_and_its_password_is_kept_secret(postgresql: str, tmp_path: Path) -> None:
-    done = call(*STUDY, cwd=tmp_path, MLFLOW_TRACKING_URI=postgresql)
+def test_the_database_itself_may_be_named_and_its_password_is_kept_secret(database: str, tmp_path: Path) -> None:
+    done = call(*STUDY, cwd=tmp_path, MLFLOW_TRACKING_URI=database)
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr
     assert PASSWORD not in done.stdout + done.stderr

@@ -621,7 +621,7 @@ def server(folder: Path, port: int, database: str = "") -> Iterator[None]:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
     try:
-        until(listens)
+        until(listens, seconds=180)
         yield
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # the server and its workers
