@@ -3,7 +3,6 @@
 It writes nothing but the run's own checkpoint.
 """
 
-import os
 import platform
 import socket
 import subprocess
@@ -16,14 +15,18 @@ from pathlib import Path
 
 import torch
 
-from ablations.records import RunRecord, pack_correctness
+from ablations import stats
+from ablations.records import Executed, RunRecord, pack_correctness
 from ablations.study import Run
 from nin.data import AUGMENTATIONS, ImageData, Split, load
 from nin.history import Evaluation
+from nin.machine import device_name
 from nin.measure import NetworkSize, size
+from nin.memory import training_memory
 from nin.model import build_model
-from nin.spec import DataSpec, choose
+from nin.spec import DataSpec, ModelSpec, TrainSpec, choose
 from nin.train import OPTIMIZERS, SCHEDULES, evaluate, train
+from nin.weights import Card, to_bytes
 
 
 def execute(
@@ -32,10 +35,12 @@ def execute(
     *,
     device: str = "cpu",
     threads: int = 1,
+    keep_weights: bool = False,
     checkpoints: Path | None = None,
     commit: str | None = None,
-) -> RunRecord:
-    """Train and test one network; `on_eval` hears of each point of its learning curve.
+) -> Executed:
+    """Train and test one network; `on_eval` hears of each point of its learning curve. The trained network is handed back if
+    `keep_weights` says so.
 
     On a CPU the result depends on `threads`, in the last digits: sums are split among them.
 
@@ -49,6 +54,7 @@ def execute(
     torch.set_num_threads(threads)
     started, started_at = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     data = load_cached(run.data, device)
+    memory = _memory(run.model, run.data, run.train, device)
     model = build_model(run.model, data.in_shape, data.num_classes, seed=run.seed)
     checkpoint = checkpoints / f"{run.run_id}.pt" if checkpoints and checkpoints.is_dir() else None
     history = train(model, data, run.train, on_eval, seed=run.seed, checkpoint=checkpoint)
@@ -57,7 +63,7 @@ def execute(
     test_score, correct = evaluate(model, data, data.test, run.train)
     network = network_size(run, data)
     last = history.curve[-1]
-    return RunRecord(
+    record = RunRecord(
         run=run,
         run_id=run.run_id,
         status=history.outcome,
@@ -74,11 +80,13 @@ def execute(
         test_examples=len(correct),
         data_checksum=data.checksum,
         examples_seen=last.examples,
+        peak_memory_bytes=memory,
         train_seconds=last.seconds,
         wall_seconds=history.seconds_before + time.perf_counter() - started,
         started_at=started_at,
         curve=history.curve,
     )
+    return Executed(record, to_bytes(model, _card(record, data)) if keep_weights else b"")
 
 
 def probe(run: Run, device: str) -> float:
@@ -117,11 +125,17 @@ def load_cached(spec: DataSpec, device: str) -> ImageData:
 
 
 @lru_cache
+def _memory(model: ModelSpec, data: DataSpec, train: TrainSpec, device: str) -> int:
+    """Measured once for all seeds of a process: it does not depend on the numbers."""
+    return training_memory(model, load_cached(data, device), train)
+
+
+@lru_cache
 def environment(device: str, commit: str) -> dict[str, str]:
     """Where a run was executed: device, threads, versions, host, commit of this code."""
     on_gpu = torch.device(device).type == "cuda"
     return {
-        "device": _gpu(device) if on_gpu else f"cpu ({_processor()})",
+        "device": device_name(device),
         "threads": str(torch.get_num_threads()),
         "host": socket.gethostname(),
         "platform": platform.platform(),
@@ -132,22 +146,36 @@ def environment(device: str, commit: str) -> dict[str, str]:
     }
 
 
-def _gpu(device: str) -> str:
-    """Its name; a driver that has none itself knows only that it is one."""
-    return torch.cuda.get_device_name(device) if torch.cuda.is_available() else device
+def _card(record: RunRecord, data: ImageData) -> Card:
+    """What goes with the weights of a run. Where it was trained is told without the name of the machine."""
+    run = record.run
+    accuracy = stats.wilson(int(record.test_correctness().sum()), record.test_examples)
+    normalized = run.data.normalize
+    channels, height, width = data.test.images.shape[1:]
+    return Card(
+        name=f"{run.study}/{run.protocol}/{run.variant}:{run.seed}",
+        run_id=run.run_id,
+        seed=run.seed,
+        outcome=record.status,
+        model=run.model,
+        data=run.data,
+        train=run.train,
+        image_shape=(channels, height, width),
+        in_shape=data.in_shape,
+        classes=data.classes,
+        mean=tuple(data.mean.tolist()) if normalized else (0.0,) * channels,
+        std=tuple(data.std.tolist()) if normalized else (1.0,) * channels,
+        data_checksum=data.checksum,
+        test_accuracy=record.test_accuracy,
+        test_interval=(accuracy.low, accuracy.high),
+        test_examples=record.test_examples,
+        params_trunk=record.params_trunk,
+        params_head=record.params_head,
+        gflops=record.gflops,
+        environment={key: value for key, value in record.environment.items() if key != "host"},
+    )
 
 
-def _processor() -> str:
-    """The processor's model, and whether it multiplies bf16 natively, on which speed depends most."""
-    try:
-        info = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine()
-    model = next((line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")), "")
-    return f"{model or platform.machine()}, {os.cpu_count()} cores" + (", bf16" if "bf16" in info else "")
-
-
-@lru_cache
 def code_commit() -> str:
     """The commit of the working tree this code is in, with "+" if it has changes; empty outside a repository."""
     git = ["git", "-C", str(Path(__file__).parent)]

@@ -8,7 +8,7 @@ squeeze the rest together. Saved files are the same byte for byte for the same t
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,15 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Tables:
-    """What figures are drawn from: `runs_frame`, `curves_frame` and `Summary.variants`, of the runs that are results."""
+    """What figures are drawn from: `runs_frame` and `curves_frame` of the runs that are results, tables of a `Summary`."""
 
     study: Study
     protocol: str
     runs: pd.DataFrame
     curves: pd.DataFrame
     variants: pd.DataFrame
+    memory: pd.DataFrame = field(default_factory=pd.DataFrame)
+    published: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def names(self) -> list[str]:
@@ -270,6 +272,79 @@ def generalization_gap(tables: Tables) -> Figure:
     return figure
 
 
+def memory_against_params(tables: Tables) -> Figure:
+    """Peak memory of training, at the protocol's batch, against the number of parameters; the line is what weights, gradients and
+    momentum alone take.
+    """
+    figure = _figure(tables, "Peak memory of training against parameters", height=4.2)
+    axes = _axes(figure)
+    params, memory = tables.variants["params"], tables.variants["peak_memory_mb"]
+    moved = _side_by_side(params)
+    axes.set(xscale="log", yscale="log", xlim=_size_limits(moved))
+    _size_ticks(axes)
+    axes.plot(np.sort(params), 12e-6 * np.sort(params), color="dimgrey", linewidth=1.3, zorder=0)
+    for x, row in zip(moved, each_row(tables.variants), strict=True):
+        axes.plot(x, row.peak_memory_mb, **tables.marker(row.variant), markersize=6, linestyle="", label=row.variant)
+    if memory.notna().any():
+        axes.set_ylim(*_size_limits(memory.dropna().to_numpy(dtype=float)))
+    axes.set_xlabel(
+        "parameters, log scale\n(grey: 12 bytes each; points that would touch are set side by side)", fontsize=9
+    )
+    axes.set_ylabel("MB, log scale", fontsize=9)
+    _megabyte_ticks(axes)
+    _legend(figure)
+    return figure
+
+
+def memory_against_batch(tables: Tables) -> Figure:
+    """Peak memory of training against the batch, a dot per measurement, with each network's fitted line (a line is curved on
+    logarithmic axes where its fixed part matters).
+    """
+    figure = _figure(tables, "Peak memory of training against the batch", height=4.2)
+    axes = _axes(figure)
+    palette = sns.color_palette("colorblind").as_hex()
+    networks = tables.memory.reset_index(drop=True)
+    for place, line in enumerate(each_row(networks)):
+        names = tables.runs["variant"].str.rpartition(" ")
+        runs = tables.runs[(names[0] == line.network) & tables.runs["peak_memory_mb"].notna()]
+        batches = runs["variant"].str.rpartition(" ")[2].astype(int)
+        fit = np.linspace(batches.min(), batches.max(), 500)
+        label = f"{line.network}: {line.fixed_mb:.3g} + {line.per_image_mb:.3g} MB per image"
+        axes.plot(fit, line.fixed_mb + line.per_image_mb * fit, color=palette[place % len(palette)], linewidth=1.2)
+        marker = "oDsp^v"[place % 6]
+        axes.plot(
+            batches, runs["peak_memory_mb"], marker, color=palette[place % len(palette)], markersize=5, label=label
+        )
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(_short))
+    _megabyte_ticks(axes)
+    axes.set_xlabel("images in a batch, log scale", fontsize=9)
+    axes.set_ylabel("MB, log scale", fontsize=9)
+    _legend(figure)
+    return figure
+
+
+def beside_published(tables: Tables) -> Figure:
+    """Test accuracy of every run: ours, and below them in grey those that others have published; a bar at the median."""
+    figure, axes = _row_axes(
+        tables, "Test accuracy beside published runs: a dot per run, a bar at the median", [""] * len(tables.names)
+    )
+    for y, name in enumerate(tables.names):
+        for table, middle, colour in (
+            (tables.runs, y - 0.2, tables.colour(name)),
+            (tables.published, y + 0.2, "grey"),
+        ):
+            values = np.sort(100 * table[table["variant"] == name]["test_accuracy"].to_numpy(dtype=float))
+            if not len(values):
+                continue
+            heights = middle + 0.06 * (np.arange(len(values)) % 5 - 2)
+            axes.plot(values, heights, "o", color=colour, markersize=3, alpha=0.6)
+            axes.plot([np.median(values)] * 2, [middle - 0.18, middle + 0.18], color=colour, linewidth=2)
+    axes.set_xlabel("test accuracy, % (colour: ours, grey: published)", fontsize=9)
+    return figure
+
+
 FIGURES: dict[str, Callable[[Tables], Figure]] = {
     "differences": differences,
     "learning_curves": learning_curves,
@@ -279,7 +354,19 @@ FIGURES: dict[str, Callable[[Tables], Figure]] = {
     "reached_target": reached_target,
     "generalization_gap": generalization_gap,
     "params_by_part": params_by_part,
+    "memory_against_params": memory_against_params,
 }
+PUBLISHED_FIGURES: dict[str, Callable[[Tables], Figure]] = {"beside_published": beside_published}
+MEMORY_FIGURES: dict[str, Callable[[Tables], Figure]] = {"memory_against_batch": memory_against_batch}
+
+
+def figures_of(tables: Tables) -> dict[str, Callable[[Tables], Figure]]:
+    """Those that say something about the study's question, and for which there are numbers."""
+    if tables.study.answers == "memory":
+        return MEMORY_FIGURES
+    figures = FIGURES | (PUBLISHED_FIGURES if len(tables.published) else {})
+    has_memory = tables.variants["peak_memory_mb"].notna().any()
+    return {name: draw for name, draw in figures.items() if has_memory or draw is not memory_against_params}
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -385,6 +472,13 @@ def _size_ticks(axes: Axes) -> None:
     axes.xaxis.set_major_locator(wide if decades > 0.8 else FixedLocator([t for t in ticks if low <= t <= high]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(_short))
+
+
+def _megabyte_ticks(axes: Axes) -> None:
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _accuracy_limits(tables: Tables) -> tuple[float, float]:

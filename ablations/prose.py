@@ -13,9 +13,51 @@ from ablations.records import RunRecord
 from ablations.study import Study
 from ablations.summary import Summary, each_row
 
+LINEAR = 0.99  # R squared from which a line is said to describe memory
+
 
 def first_sentence(study: Study, protocol: str, summary: Summary) -> str:
-    """The answer: which confirmatory variants are better, worse, equivalent, and which the data cannot tell apart."""
+    """The answer, in terms of what the study is about."""
+    if study.answers == "memory":
+        return _memory_sentence(protocol, summary)
+    if study.answers == "failures" and len(summary.variants):
+        return _failure_sentence(protocol, summary) + " " + _accuracy_sentence(study, protocol, summary)
+    return _accuracy_sentence(study, protocol, summary)
+
+
+def _memory_sentence(protocol: str, summary: Summary) -> str:
+    lines = summary.memory
+    if not len(lines):
+        return f"Not answered yet: under `{protocol}` no network was measured with two batches or more."
+    is_linear = lines["r_squared"] >= LINEAR
+    bent = _listed(lines["network"][~is_linear])
+    verdict = (
+        "grows linearly with the batch"
+        if is_linear.all()
+        else f"does not grow linearly with the batch for {bent} (R squared below {LINEAR:g})"
+    )
+    parts = [
+        f"{row.network} {_megabytes(row.fixed_mb)} + {_megabytes(row.per_image_mb)} per image (R squared {row.r_squared:.4f})"
+        for row in each_row(lines)
+    ]
+    return f"Under `{protocol}`, peak memory of training **{verdict}**: {'; '.join(parts)}."
+
+
+def _failure_sentence(protocol: str, summary: Summary) -> str:
+    variants_by_count: dict[tuple[int, int], list[str]] = {}
+    for row in each_row(summary.variants.sort_values("impaired", ascending=False, kind="stable")):
+        variants_by_count.setdefault((row.impaired, row.n), []).append(row.variant)
+    parts = []
+    for (count, num), variants in variants_by_count.items():
+        share = stats.wilson(count, num)
+        parts.append(
+            f"**{count} of {num}** ({100 * share.low:.0f} to {100 * share.high:.0f} %) with {_listed(variants)}"
+        )
+    return f"Under `{protocol}`, runs that collapsed, diverged or lost classes for good: {'; '.join(parts)}."
+
+
+def _accuracy_sentence(study: Study, protocol: str, summary: Summary) -> str:
+    """Which confirmatory variants are better, worse, equivalent, and which the data cannot tell apart."""
     table = summary.variants
     base = table[table["variant"] == study.baseline] if len(table) else table
     others = table[table["role"] == "confirmatory"] if len(table) else table
@@ -59,6 +101,14 @@ def sections(
     command: str,
 ) -> list[str]:
     """The report's parts in order, each a heading, a paragraph, a table or a figure; `figures` are names and captions."""
+    if study.answers == "memory":
+        return [
+            f"# {study.name}: {study.question}",
+            answer,
+            *_memory_sections(summary, figures),
+            "## What was run",
+            _statement(study, protocol, records, overrides, damaged, command),
+        ]
     target = study.target(protocol)
     sections = [f"# {study.name}: {study.question}", answer]
     table = summary.variants
@@ -84,6 +134,7 @@ def sections(
             "## Generalisation and size",
             _figure_line("generalization_gap", figures),
             _figure_line("params_by_part", figures),
+            _figure_line("memory_against_params", figures),
         ]
         if len(summary.controls):
             sections += [
@@ -92,6 +143,12 @@ def sections(
                 "to the variant's parameters or FLOPs within 1 % (Welch, 95 %, not corrected; exploratory).",
                 _difference_table(summary.controls, "comparison"),
             ]
+        if len(summary.contrasts):
+            sections += [
+                "## Other comparisons",
+                "Pairs of variants that the study compares beside the declared comparisons (Welch, 95 %, not corrected; exploratory).",
+                _difference_table(summary.contrasts, "comparison"),
+            ]
         if len(summary.factors):
             sections += [
                 "## Main effects and interactions",
@@ -99,6 +156,13 @@ def sections(
                 "accuracy, over the whole table of levels or, where it has holes, each 2 x 2 table around the baseline of which "
                 "all four cells were run; exploratory, not corrected.",
                 _difference_table(summary.factors, "effect"),
+            ]
+        if len(summary.published):
+            sections += [
+                "## Beside published runs",
+                _published_text(study),
+                _published_table(summary.published),
+                _figure_line("beside_published", figures),
             ]
         if len(summary.over_images):
             sections += [
@@ -110,6 +174,33 @@ def sections(
     return [*sections, "## What was run", _statement(study, protocol, records, overrides, damaged, command)]
 
 
+def _memory_sections(summary: Summary, figures: Sequence[tuple[str, str]]) -> list[str]:
+    if not len(summary.memory):
+        return []
+    rows = [
+        {
+            "network": row.network,
+            "parameters": f"{row.params:,}",
+            "batches": row.batches,
+            "fixed, MB": _number(row.fixed_mb),
+            "weights, gradients and optimiser by counting, MB": _number(row.state_mb),
+            "per image, MB": _number(row.per_image_mb),
+            "activations by counting, MB": _number(row.activations_mb),
+            "R squared": f"{row.r_squared:.5f}",
+        }
+        for row in each_row(summary.memory)
+    ]
+    return [
+        "## Memory against the batch",
+        "Least squares of the peak of two training steps on the batch. The fixed part holds weights, gradients, the optimiser's "
+        "state, copies of weights in a lower precision and workspace; the slope holds an image's activations and what the backward "
+        "pass keeps of them besides, such as the positions of maxima. Counting takes float32 for the first and the precision of "
+        "training for the second, and neither copies nor workspace.",
+        _markdown(rows),
+        _figure_line("memory_against_batch", figures),
+    ]
+
+
 def _accuracy_table(study: Study, table: pd.DataFrame) -> str:
     rows = [
         {
@@ -118,6 +209,7 @@ def _accuracy_table(study: Study, table: pd.DataFrame) -> str:
             "n": row.n,
             "parameters": f"{row.params:,}",
             "GFLOP": f"{row.gflops:.4f}",
+            "memory, MB": _number(row.peak_memory_mb),
             "test accuracy, %": interval_text(
                 row.test_accuracy_mean, row.test_accuracy_low, row.test_accuracy_high, 100
             ),
@@ -138,6 +230,10 @@ def _accuracy_notes(study: Study, table: pd.DataFrame) -> str:
         f"and no claim rests on them. *Equivalent* means that two one-sided tests place the difference within {100 * study.margin:g} "
         "points.",
     ]
+    if table["peak_memory_mb"].notna().any():
+        lines.append(
+            "Memory is the peak of two training steps: weights, gradients, the optimiser's state, activations."
+        )
     checks = []
     for row in each_row(table[table["role"] == "confirmatory"]):
         known = [
@@ -207,6 +303,40 @@ def _failure_table(table: pd.DataFrame) -> str:
     )
 
 
+def _published_text(study: Study) -> str:
+    limits = study.published.failed_loss if study.published else {}
+    failed = "; ".join(
+        f"{name}: a training loss of {limit:g} or more, or none that is finite" for name, limit in limits.items()
+    )
+    return (
+        "Our runs beside those that others have published for the same settings. Accuracy is in % on the test set after the last "
+        "epoch, the loss is the mean over the last epoch in training mode. p: Mann-Whitney's test of location and "
+        "Kolmogorov-Smirnov's of any difference; Fisher's for the share of failed runs, with Wilson's intervals"
+        + (f". Failed means, for {failed}." if failed else ".")
+    )
+
+
+def _published_table(table: pd.DataFrame) -> str:
+    rows = []
+    for row in each_row(table):
+        cells: dict[str, object] = {"variant": row.variant}
+        for side in ("ours", "theirs"):
+            n, median, mean, sd = (getattr(row, f"{name}_{side}") for name in ("n", "median", "mean", "sd"))
+            cells[f"{side}: n"] = n
+            cells[f"{side}: median, mean ± sd"] = f"{100 * median:.1f}, {100 * mean:.1f} ± {100 * sd:.1f}"
+        cells["p accuracy"] = f"{_p(row.p_location)}, {_p(row.p_distribution)}"
+        cells["p loss"] = f"{_p(row.p_loss_location)}, {_p(row.p_loss_distribution)}"
+        for side in ("ours", "theirs"):
+            count = getattr(row, f"failed_{side}", math.nan)
+            n = getattr(row, f"n_{side}")
+            share = None if math.isnan(count) else stats.wilson(int(count), n)
+            text = "" if share is None else f"{count:.0f}/{n} ({100 * share.low:.0f} to {100 * share.high:.0f} %)"
+            cells[f"{side}: failed"] = text
+        cells["p failed"] = _p(getattr(row, "p_failed", math.nan))
+        rows.append(cells)
+    return _markdown(rows)
+
+
 def _difference_table(table: pd.DataFrame, label: str) -> str:
     rows = [
         {
@@ -264,7 +394,9 @@ def _statement(
         if len({r.run.seed for r in records if r.is_result and r.run.variant == name}) < len(seeds)
     ]
     if lacking:
-        facts.append(f"Incomplete: {_listed(lacking)} lack results for some seeds.")
+        left_out = " (a control that comes out as a network that is there already is left out)"
+        is_control = all(study.variants[name].match for name in lacking)
+        facts.append(f"Without results for some seeds: {_listed(lacking)}{left_out if is_control else ''}.")
     return "\n".join(f"- {fact}" for fact in [*facts, *damaged])
 
 
@@ -275,7 +407,7 @@ def _versions(record: RunRecord) -> str:
 
 def _figure_line(name: str, figures: Sequence[tuple[str, str]]) -> str:
     caption = dict(figures).get(name)
-    return f"![{caption}](figures/{name}.png)\n\n*{caption}*" if caption else ""
+    return f"![{name}](figures/{name}.png)\n\n*{caption}*" if caption else ""
 
 
 def _markdown(rows: Sequence[dict[str, object]]) -> str:
@@ -313,6 +445,10 @@ def _count(value: float) -> str:
     if math.isnan(value):
         return "–"
     return "∞" if math.isinf(value) else f"{value:,.0f}"
+
+
+def _megabytes(value: float) -> str:
+    return f"{value:,.0f} MB" if value >= 100 else f"{value:.3g} MB"
 
 
 def _number(value: float) -> str:

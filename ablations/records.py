@@ -1,4 +1,5 @@
-"""What is known of a run, and the folder it is kept in: `<results>/<study>/<protocol>/runs/<run_id>.json`.
+"""What is known of a run, and the folder it is kept in: `<results>/<study>/<protocol>/runs/<run_id>.json`,
+and beside it `weights/<run_id>.safetensors` where the weights were to be kept.
 
 Records are written whole or not at all; a reader never sees half of one. `runs_frame` and `curves_frame` make the tables
 that plots, reports and people read.
@@ -8,11 +9,11 @@ import base64
 import json
 import math
 import os
-import tempfile
+import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import dacite
 import numpy as np
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 RESULTS = ("finished", "diverged", "collapsed")  # outcomes that are kept; "failed" is tried again
 NAN = math.nan
+PROVENANCE = "PROVENANCE.md"  # the mark of a folder of published results, which nothing is trained into
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class RunRecord:
     val_accuracy     the last point of the curve
     test_correct     which test images are right: bits, packed, base64 (`test_correctness` unpacks them)
     train_seconds    training alone; wall_seconds also evaluation and preparation
+    peak_memory_bytes  of training, as `nin.memory.training_memory` measures it; 0 if it was not measured
     environment      device, versions, host and commit that the run was executed with
     """
 
@@ -59,6 +62,7 @@ class RunRecord:
     test_examples: int = 0
     data_checksum: str = ""
     examples_seen: int = 0
+    peak_memory_bytes: int = 0
     train_seconds: float = NAN
     wall_seconds: float = NAN
     started_at: str = ""
@@ -89,18 +93,32 @@ class RunRecord:
         return np.unpackbits(packed, count=self.test_examples).astype(bool)
 
 
+class Executed(NamedTuple):
+    """What a worker hands back of a run: its record and, where they were asked for, its weights as `nin.weights` has them."""
+
+    record: RunRecord
+    weights: bytes = b""
+
+
 def pack_correctness(correct: NDArray[np.bool_]) -> str:
     """The inverse of `RunRecord.test_correctness`."""
     return base64.b64encode(np.packbits(correct).tobytes()).decode()
 
 
 class Store:
-    """The records of one study under one protocol."""
+    """The records of one study under one protocol; with `keep_weights`, a run is done when its weights are kept too."""
 
-    def __init__(self, results: Path, study: str, protocol: str) -> None:
+    def __init__(self, results: Path, study: str, protocol: str, keep_weights: bool = False) -> None:
+        self.keep_weights = keep_weights
         self.folder = results / study / protocol
         self.runs_folder = self.folder / "runs"
+        self.weights_folder = self.folder / "weights"
         self.checkpoints_folder = self.folder / "checkpoints"
+
+    @property
+    def is_published(self) -> bool:
+        """Whether these are results for readers, never to be taken for finished runs."""
+        return (self.folder / PROVENANCE).exists()
 
     def write(self, record: RunRecord) -> None:
         """Keep `record`, in the place of an earlier one of the same run; a result needs its checkpoint no more."""
@@ -112,6 +130,14 @@ class Store:
         """Remove the run's checkpoint, also a half-written one. It is the worker's to write (`ablations.execute`)."""
         for file in self.checkpoints_folder.glob(f"{run.run_id}.pt*"):
             file.unlink(missing_ok=True)
+
+    def write_weights(self, run_id: str, weights: bytes) -> None:
+        """Keep the weights of that run, the content of a safetensors file (`nin.weights`)."""
+        write_atomically(self._weights_path(run_id), weights)
+
+    def has_weights(self, run_id: str) -> bool:
+        """Whether the weights of that run are kept."""
+        return self._weights_path(run_id).exists()
 
     def read(self, run_id: str) -> RunRecord | None:
         """The record of that run, or None if there is none. Raises ValueError if it is damaged."""
@@ -147,6 +173,10 @@ class Store:
         return records, damaged
 
     def is_done(self, run: Run) -> bool:
+        """Whether all that is to be kept of the run is there."""
+        return self.has_result(run) and (self.has_weights(run.run_id) or not self.keep_weights)
+
+    def has_result(self, run: Run) -> bool:
         """Whether the run has a record that is a result."""
         record = self.read_all([run])[0].get(run.run_id)
         return record is not None and record.is_result
@@ -166,6 +196,8 @@ class Store:
     def _path(self, run_id: str) -> Path:
         return self.runs_folder / f"{run_id}.json"
 
+    def _weights_path(self, run_id: str) -> Path:
+        return self.weights_folder / f"{run_id}.safetensors"
 
 def _require_sound(record: RunRecord) -> None:
     """Raises ValueError for what no training leaves behind, so that nothing has to expect it later."""
@@ -178,18 +210,18 @@ def _require_sound(record: RunRecord) -> None:
         raise ValueError("it has no learning curve")
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file that appears whole or not at all, also if the machine stops midway. Creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # not tempfile's, which only its owner may read
     try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
+        with temporary.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -218,6 +250,7 @@ def runs_frame(records: Iterable[RunRecord], target: float) -> "pd.DataFrame":
             "dead_classes": record.dead_classes,
             "examples_seen": record.examples_seen,
             "examples_to_target": record.examples_to_target(target),
+            "peak_memory_mb": record.peak_memory_bytes / 1e6 if record.peak_memory_bytes else NAN,
             "train_seconds": record.train_seconds,
             "wall_seconds": record.wall_seconds,
             "device": record.environment.get("device", ""),

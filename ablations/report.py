@@ -95,7 +95,8 @@ def write_report(
     if not anew and page.exists() and inputs.exists() and inputs.read_text() == made_from:
         return Report(store.folder, answer, summary)
 
-    from ablations.plots import FIGURES, Tables, save
+    from ablations.plots import Tables, figures_of, save
+    from ablations.summary import published_runs
 
     target = study.target(protocol)
     results = [record for record in records if record.is_result]
@@ -104,8 +105,9 @@ def write_report(
         write_atomically(store.folder / f"{name}.csv", table.to_csv(index=False))
     figures = []
     if results:
-        tables = Tables(study, protocol, runs[runs["status"] != "failed"], curves, summary.variants)
-        for name, draw in FIGURES.items():
+        finished = runs[runs["status"] != "failed"]
+        tables = Tables(study, protocol, finished, curves, summary.variants, summary.memory, published_runs(study))
+        for name, draw in figures_of(tables).items():
             save(draw(tables), store.folder / "figures" / name)
             figures.append((name, " ".join((draw.__doc__ or "").split())))
     parts = sections(study, protocol, records, summary, figures, answer, overrides, notes, command)

@@ -57,11 +57,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     console = console_for_output()
     device = "" if arguments.engine == "ray" else _device(arguments.device)  # Ray's nodes are not this machine
-    store = Store(arguments.results, study.name, arguments.protocol)
+    store = Store(arguments.results, study.name, arguments.protocol, arguments.keep_weights)
+    if store.is_published:
+        raise ValueError(
+            f"--results {arguments.results}: published results, which are never added to; choose another folder"
+        )
     records, damaged = store.read_all(runs)
     for line in damaged:
         print(f"warning: {line}", file=sys.stderr)
-    missing = [run for run in runs if run.run_id not in records or not records[run.run_id].is_result]
+    finished = {run_id for run_id, record in records.items() if record.is_result}
+    weightless = {run_id for run_id in finished if arguments.keep_weights and not store.has_weights(run_id)}
+    if weightless:
+        print(f"{len(weightless)} finished runs have no weights and are trained again for them")
+    missing = [run for run in runs if run.run_id not in finished or run.run_id in weightless]
     sizes = _sizes(missing if not arguments.dry_run else runs, device)
     if arguments.dry_run:
         device = device or _device(arguments.device)
@@ -109,6 +117,7 @@ def _engine(arguments: argparse.Namespace, device: str, store: "Store") -> tuple
     task = partial(
         execute,
         threads=arguments.threads,
+        keep_weights=arguments.keep_weights,
         checkpoints=store.checkpoints_folder.resolve(),
         commit=code_commit(),
     )
@@ -165,7 +174,7 @@ def _execute(
                             record = (
                                 event.record if isinstance(event, Ended) else _failed_record(event, network, device)
                             )
-                            shared.keep(record)
+                            shared.keep(record, event.weights if isinstance(event, Ended) else b"")
                             claims.release(run.run_id)
                             tracker.run_ended(record)
                         case Warned() if event.line not in said:
@@ -198,9 +207,13 @@ class _Shared:
                 self.left.remove(run)
                 yield run
 
-    def keep(self, record: "RunRecord") -> None:
-        """Write the record, unless another driver, which held this one for dead, has a result already."""
-        if not self._store.is_done(record.run):
+    def keep(self, record: "RunRecord", weights: bytes) -> None:
+        """Write the record, unless there is a result already: another driver, which held this one for dead, may have it, or the
+        run was trained again for its weights and failed.
+        """
+        if weights and not self._store.is_done(record.run):
+            self._store.write_weights(record.run_id, weights)
+        if weights or not self._store.has_result(record.run):
             self._store.write(record)
 
     def wait_for_others(self, claims: "Claims", display: "Display") -> None:
@@ -264,16 +277,22 @@ def _conclude(
     tracker.add_files(store.folder)
     tracker.close("FINISHED")
     print_summary(report, console)
-    for line in (f"report:  {store.folder / 'report.md'}", f"figures: {store.folder / 'figures'}", *tracker.links()):
+    weights = [f"weights: {store.weights_folder}"] if store.weights_folder.exists() else []
+    for line in (
+        f"report:  {store.folder / 'report.md'}",
+        f"figures: {store.folder / 'figures'}",
+        *weights,
+        *tracker.links(),
+    ):
         print(line)
     if stopped:
         print(f"stopped early: {stopped}; the same command tries again", file=sys.stderr)
         return SOME_RUN_FAILED
-    failed = [record for record in records.values() if not record.is_result]
+    failed = [record for record in records.values() if not store.is_done(record.run)]
     if failed:
         print(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again:", file=sys.stderr)
         for record in failed:
-            print(f"  {record.run.label}: {record.error}", file=sys.stderr)
+            print(f"  {record.run.label}: {record.error or 'it still has no weights'}", file=sys.stderr)
     return SOME_RUN_FAILED if failed else SUCCESS
 
 
@@ -467,6 +486,11 @@ def _parser() -> OneLineParser:
         default=math.inf,
         metavar="TIME",
         help="a run that takes longer, such as 10m, fails (default: none)",
+    )
+    parser.add_argument(
+        "--keep-weights",
+        action="store_true",
+        help="keep each run's trained network, for nin.export, nin.predict and nin.cam; trains those again that lack it",
     )
     parser.add_argument("--dry-run", action="store_true", help="show the runs, their sizes and an estimate of the time")
     parser.add_argument("--list", action="store_true", help="show every study with its question")

@@ -350,6 +350,17 @@ def two_way(
     )
 
 
+def same_distribution(ours: ArrayLike, theirs: ArrayLike) -> tuple[float, float]:
+    """p of two tests whether two samples come from one distribution: Mann-Whitney's (location), Kolmogorov-Smirnov's (any way).
+
+    nan where a sample has fewer than two values.
+    """
+    x, y = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
+    if min(len(x), len(y)) < 2:
+        return math.nan, math.nan
+    return float(stats.mannwhitneyu(x, y).pvalue), float(stats.ks_2samp(x, y).pvalue)
+
+
 def over_examples(variant: ArrayLike, baseline: ArrayLike) -> tuple[Interval, float]:
     """Difference in accuracy over the same test images: rows are seeds, columns images, entries whether it is right.
 

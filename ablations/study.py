@@ -53,6 +53,21 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Published:
+    """Runs that others have published, to be laid beside a study's own.
+
+    file         a CSV under `results/reference`, one row per run, with columns network, train_loss (nats, mean over the last
+                 epoch) and test_accuracy (a fraction)
+    networks     what the file calls each variant
+    failed_loss  for variants that fail at times: the train_loss from which a run counts as failed
+    """
+
+    file: str
+    networks: Mapping[str, str]
+    failed_loss: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Run:
     """One training, fully resolved. Its identity is what is trained, not what it is called or where it is executed."""
 
@@ -86,6 +101,11 @@ class Study:
     """A question and the variants that answer it.
 
     baseline   the variant that all others are compared with
+    answers    what the question is about: "accuracy"; "failures", the share of runs that fail to learn, and accuracy beside
+               it; "memory", peak memory of training against the batch, for which accuracy is beside the point
+    published  runs of others to lay beside these
+    contrasts  pairs of variants, (one, other), that are compared beside the declared comparisons; exploratory
+    seeds      runs per variant where the question needs another number than the protocol's; 0: the protocol's
     factors    fields of Run ("model.head") that vary together, where the study is a table of two factors
     margin     difference in test accuracy (a fraction) below which two variants count as equivalent
     targets    validation accuracy that counts as "trained", by protocol; the protocol's own where there is none.
@@ -96,6 +116,10 @@ class Study:
 
     baseline: str
     variants: Mapping[str, Variant]
+    answers: str = "accuracy"
+    published: Published | None = None
+    contrasts: tuple[tuple[str, str], ...] = ()
+    seeds: int = 0
     factors: tuple[str, ...] = ()
     margin: float = 0.003
     targets: Mapping[str, float] = field(default_factory=dict)
@@ -132,7 +156,7 @@ class Study:
             raise ValueError(
                 f"study {self.name!r} does not run under protocol {protocol!r}: {', '.join(self.protocols)}"
             )
-        num_seeds = base.seeds if seeds is None else seeds
+        num_seeds = (self.seeds or base.seeds) if seeds is None else seeds
         if num_seeds < 1:
             raise ValueError(f"--seeds {num_seeds}: must be 1 or more")
         chosen = list(self.variants) if variants is None else [self.baseline]

@@ -5,16 +5,21 @@ Accuracies are fractions; differences, margins and detectable differences are in
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import linregress
 
 from ablations import stats
 from ablations.records import RunRecord
-from ablations.study import Study
+from ablations.study import Run, Study
+from nin.data import shape
+from nin.memory import activation_bytes
 
+REFERENCE = Path(__file__).parent.parent / "results" / "reference"
 POINTS = 100  # points per unit of accuracy
 TRAINING_FLOPS = 3  # of a forward pass: the backward pass costs about two more
 LADDER = (-0.10, -0.05, 0.0, 0.02, 0.05)  # targets around the declared one
@@ -27,15 +32,21 @@ class Summary:
     variants     one row per variant, in the columns of `summary.csv`
     ladder       hits and restricted mean per variant and target
     controls     each control against the variant whose size it has, in points
+    contrasts    the study's other comparisons, in points
     factors      main effects and interactions in points; empty unless the study has two factors
     over_images  each variant against the baseline over the same test images
+    published    our runs of each variant beside those that others have published; empty unless the study names some
+    memory       a line per network: peak memory of training against the batch; empty unless the study is about memory
     """
 
     variants: pd.DataFrame
     ladder: pd.DataFrame
     controls: pd.DataFrame
+    contrasts: pd.DataFrame
     factors: pd.DataFrame
     over_images: pd.DataFrame
+    memory: pd.DataFrame
+    published: pd.DataFrame
 
 
 def each_row(table: pd.DataFrame) -> Iterator[Any]:
@@ -77,8 +88,11 @@ def summarise(study: Study, protocol: str, records: Sequence[RunRecord]) -> Summ
         variants=_variants(study, by_variant, target),
         ladder=_ladder(by_variant, target),
         controls=_controls(study, by_variant),
+        contrasts=_contrasts(study, by_variant),
         factors=_factors(study, by_variant),
         over_images=_over_images(study, by_variant),
+        memory=_memory_lines(by_variant) if study.answers == "memory" else pd.DataFrame(),
+        published=_beside_published(study, by_variant),
     )
 
 
@@ -140,8 +154,8 @@ def _row(
         "params_head": first.params_head,
         "gflops": first.gflops,
         "test_accuracy_mean": accuracy.estimate,
-        "test_accuracy_low": accuracy.low,
-        "test_accuracy_high": accuracy.high,
+        "test_accuracy_low": max(accuracy.low, 0.0),  # Student's t knows of no bounds
+        "test_accuracy_high": min(accuracy.high, 1.0),
         "difference": POINTS * against.difference.estimate,
         "difference_low": POINTS * against.difference.low,
         "difference_high": POINTS * against.difference.high,
@@ -163,6 +177,8 @@ def _row(
         "examples_to_99_percent_of_final_median": stats.summarise_times(own_final, budgets).median,
         "collapsed": sum(r.status == "collapsed" for r in group),
         "diverged": sum(r.status == "diverged" for r in group),
+        "peak_memory_mb": first.peak_memory_bytes / 1e6 if first.peak_memory_bytes else nan,
+        "impaired": sum(r.status != "finished" or r.dead_classes > 0 for r in group),
         "dead_classes_mean": float(np.mean([r.dead_classes for r in group])),
         "runs_with_dead_classes": sum(r.dead_classes > 0 for r in group),
         "generalization_gap_mean": float(np.mean([r.generalization_gap for r in group])),
@@ -188,18 +204,19 @@ def _ladder(by_variant: Mapping[str, list[RunRecord]], target: float) -> pd.Data
 
 def _controls(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
     """What is left of a difference when the other network is made as large: variant minus control of its size."""
-    rows = []
-    for name, group in by_variant.items():
-        match = study.variants[name].match
-        if match is None or match.variant not in by_variant:
-            continue
-        interval, p = stats.welch(
-            [r.test_accuracy for r in by_variant[match.variant]], [r.test_accuracy for r in group]
-        )
-        rows.append(
-            {"comparison": f"{match.variant} minus {name}", "equal in": match.by, **_in_points(interval), "p": p}
-        )
-    return pd.DataFrame(rows)
+    matches = {name: study.variants[name].match for name in by_variant}
+    pairs = [(match.variant, name) for name, match in matches.items() if match and match.variant in by_variant]
+    return pd.DataFrame([_minus(one, other, by_variant) for one, other in pairs])
+
+
+def _contrasts(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
+    pairs = [pair for pair in study.contrasts if all(name in by_variant for name in pair)]
+    return pd.DataFrame([_minus(one, other, by_variant) for one, other in pairs])
+
+
+def _minus(one: str, other: str, by_variant: Mapping[str, list[RunRecord]]) -> dict[str, object]:
+    interval, p = stats.welch(*([r.test_accuracy for r in by_variant[name]] for name in (one, other)))
+    return {"comparison": f"{one} minus {other}", **_in_points(interval), "p": p}
 
 
 def _in_points(interval: stats.Interval) -> dict[str, float]:
@@ -213,26 +230,29 @@ def _in_points(interval: stats.Interval) -> dict[str, float]:
 def _factors(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
     """Main effects and interactions of two factors against the baseline's levels, over the whole table of their levels.
 
-    Where the table has holes, over each 2 x 2 table around the baseline whose four cells were run.
+    Where the table has holes, over each 2 x 2 table around the baseline whose four cells were run. Variants that differ from
+    the baseline in something else too are tables of their own, one for each such difference.
     """
     if len(study.factors) != 2 or study.baseline not in by_variant:
         return pd.DataFrame()
-    base = _levels(study, by_variant[study.baseline][0])
-    cells = {
-        _levels(study, group[0]): [r.test_accuracy for r in group]
-        for name, group in by_variant.items()
-        if study.role(name) != "control"
-    }
+    baseline = by_variant[study.baseline][0].run
+    base = _levels(study, baseline)
+    settings: dict[str, dict[tuple[str, str], list[float]]] = {}
+    for name, group in by_variant.items():
+        if study.role(name) != "control":
+            cells = settings.setdefault(_setting(study, group[0].run, baseline), {})
+            cells[_levels(study, group[0].run)] = [r.test_accuracy for r in group]
     rows = []
-    for table in _complete_tables(cells, base):
-        for (a, b), (interval, p) in stats.two_way(table, base).items():
-            others = list(dict.fromkeys(key[a is not None] for key in table))
-            effect = (
-                f"interaction of {a} and {b}"
-                if a is not None and b is not None
-                else f"{a or b} instead of {base[0] if a is not None else base[1]}, over {' and '.join(others)}"
-            )
-            rows.append({"effect": effect, **_in_points(interval), "p": p})
+    for setting, cells in settings.items():
+        for table in _complete_tables(cells, base):
+            for (a, b), (interval, p) in stats.two_way(table, base).items():
+                others = list(dict.fromkeys(key[a is not None] for key in table))
+                effect = (
+                    f"interaction of {a} and {b}"
+                    if a is not None and b is not None
+                    else f"{a or b} instead of {base[0] if a is not None else base[1]}, over {' and '.join(others)}"
+                )
+                rows.append({"effect": effect + setting, **_in_points(interval), "p": p})
     return pd.DataFrame(rows)
 
 
@@ -240,6 +260,8 @@ def _complete_tables(
     cells: Mapping[tuple[str, str], list[float]], base: tuple[str, str]
 ) -> list[dict[tuple[str, str], list[float]]]:
     levels_a, levels_b = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
+    if base not in cells or len(cells) == 1:
+        return []
     if len(cells) == len(levels_a) * len(levels_b):
         return [dict(cells)]
     corners = [
@@ -248,13 +270,97 @@ def _complete_tables(
     return [{key: cells[key] for key in four} for four in corners if all(key in cells for key in four)]
 
 
-def _levels(study: Study, record: RunRecord) -> tuple[str, str]:
-    """The levels of the two factors, read off the resolved run: "model.head" -> "nin"."""
-    levels = []
-    for factor in study.factors:
-        part, _, field = factor.partition(".")
-        levels.append(f"{field} {getattr(getattr(record.run, part), field)}")
-    return levels[0], levels[1]
+def _levels(study: Study, run: Run) -> tuple[str, str]:
+    """The levels of the two factors, read off the resolved run: "model.head" -> "head nin"."""
+    settings = _settings(run)
+    one, other = (f"{factor.partition('.')[2]} {settings[factor]}" for factor in study.factors)
+    return one, other
+
+
+def _setting(study: Study, run: Run, baseline: Run) -> str:
+    """What but the factors is not as in the baseline, such as "; train_fraction 0.1"; empty where nothing is."""
+    ours, theirs = _settings(run), _settings(baseline)
+    differences = [
+        f"{key.partition('.')[2]} {ours[key]}" for key in ours if key not in study.factors and ours[key] != theirs[key]
+    ]
+    return "".join(f"; {difference}" for difference in differences)
+
+
+def _settings(run: Run) -> dict[str, object]:
+    """{"model.head": "nin", ...}: every field of a run's specifications."""
+    parts = {"model": asdict(run.model), "data": asdict(run.data), "train": asdict(run.train)}
+    return {f"{part}.{field}": value for part, fields in parts.items() for field, value in fields.items()}
+
+
+def _memory_lines(by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
+    """Least squares of peak memory (MB) on the batch, for each network: a fixed part and a slope per image, in MB.
+
+    Beside them what counting alone says: weights, gradients and moments in float32, and one image's activations.
+    """
+    networks: dict[tuple[str, int], list[RunRecord]] = {}
+    for name, group in by_variant.items():
+        measured = [record for record in group if record.peak_memory_bytes]
+        if measured:
+            networks.setdefault((name.rpartition(" ")[0], measured[0].params), []).append(measured[0])
+    rows = []
+    for (network, params), records in networks.items():
+        run = records[0].run
+        batches = [record.run.train.batch_size for record in records]
+        if len(batches) < 2:
+            continue
+        fit = linregress(batches, [record.peak_memory_bytes / 1e6 for record in records])
+        copies = 2 + (2 if run.train.optimizer == "adamw" else 1 if run.train.momentum else 0)
+        counted = activation_bytes(run.model, *shape(run.data), run.train.precision)
+        rows.append(
+            {
+                "network": network,
+                "params": params,
+                "batches": f"{min(batches)} to {max(batches)}",
+                "fixed_mb": fit.intercept,
+                "per_image_mb": fit.slope,
+                "r_squared": fit.rvalue**2,
+                "state_mb": copies * 4 * params / 1e6,
+                "activations_mb": counted / 1e6,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def published_runs(study: Study) -> pd.DataFrame:
+    """Runs that others have published, a row each: variant, train_loss, test_accuracy; empty where the study names none."""
+    file = REFERENCE / study.published.file if study.published else None
+    if study.published is None or file is None or not file.exists():
+        return pd.DataFrame(columns=["variant", "train_loss", "test_accuracy"])
+    table = pd.read_csv(file, comment="#")
+    names = {network: variant for variant, network in study.published.networks.items()}
+    return table.assign(variant=table["network"].map(names)).dropna(subset=["variant"])
+
+
+def _beside_published(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
+    rows: list[dict[str, object]] = []
+    theirs_by_variant = published_runs(study).groupby("variant")
+    for name, theirs in theirs_by_variant:
+        group = by_variant.get(str(name), [])
+        if not group or study.published is None:
+            continue
+        accuracy = np.array([r.test_accuracy for r in group])
+        loss = np.array([r.curve[-1].train_loss for r in group])
+        row: dict[str, object] = {"variant": name}
+        for side, values in (("ours", accuracy), ("theirs", theirs["test_accuracy"].to_numpy())):
+            row |= {f"n_{side}": len(values), f"median_{side}": np.median(values), f"mean_{side}": np.mean(values)}
+            row[f"sd_{side}"] = np.std(values, ddof=1) if len(values) > 1 else math.nan
+        row["p_location"], row["p_distribution"] = stats.same_distribution(accuracy, theirs["test_accuracy"])
+        finite = np.isfinite(loss)
+        row["p_loss_location"], row["p_loss_distribution"] = stats.same_distribution(
+            loss[finite], theirs["train_loss"].dropna()
+        )
+        limit = study.published.failed_loss.get(str(name))
+        if limit is not None:
+            failed = [int((~(values < limit)).sum()) for values in (loss, theirs["train_loss"].to_numpy())]
+            row |= {"failed_ours": failed[0], "failed_theirs": failed[1]}
+            row["p_failed"] = stats.compare_rates(failed[0], len(group), failed[1], len(theirs))[1]
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _over_images(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:

@@ -31,6 +31,6 @@ def _exists(name: str) -> bool:
 
 _import()
 
-from torchvision import datasets  # noqa: E402
+from torchvision import datasets, transforms  # noqa: E402
 
-__all__ = ["datasets"]
+__all__ = ["datasets", "transforms"]

@@ -79,6 +79,11 @@ def mlp_conv(
     return nn.Sequential(*layers)
 
 
+def scaled(channels: int, width: float) -> int:
+    """`channels` times `width`, rounded, at least 1."""
+    return max(1, round(channels * width))
+
+
 def mlp_channels(published: Sequence[int], num_1x1: int) -> list[int]:
     """Widths of a block's convolutions when it has `num_1x1` 1x1s: the published ones, the last repeated as needed."""
     return [published[min(i, len(published) - 1)] for i in range(1 + num_1x1)]

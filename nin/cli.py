@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 SUCCESS, SOME_RUN_FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
@@ -15,6 +15,14 @@ class OneLineParser(argparse.ArgumentParser):
         """Say what is wrong and exit with status 2."""
         print(f"{self.prog}: {message} (--help lists the options)", file=sys.stderr)
         sys.exit(WRONG_REQUEST)
+
+
+def positive(text: str) -> int:
+    """An argument's type: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
+    return value
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:
@@ -34,3 +42,18 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         status = INTERRUPTED
     sys.exit(status)
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns side by side as wide as their texts: the first to the left, numbers to the right."""
+    columns = list(zip(header, *rows, strict=True))
+    widths = [max(len(text) for text in column) for column in columns]
+    numeric = [all(text[:1] in "+-.0123456789" for text in column[1:]) for column in columns]  # or empty
+    lines = [
+        "  ".join(
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(row, widths, numeric, strict=True)
+        ).rstrip()
+        for row in (header, *rows)
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])

@@ -154,7 +154,9 @@ def load(spec: DataSpec, root: Path | None = None, device: str | torch.device = 
     test = source.test
     if spec.test_examples:
         test = test.take(hashed_order(spec.split, len(test.labels))[: spec.test_examples])
-    train = source.train.take(order[spec.val_examples : spec.val_examples + num_train])
+    chosen = order[spec.val_examples : spec.val_examples + num_train]
+    num_different = max(1, round(spec.train_fraction * num_train))
+    train = source.train.take(chosen[torch.arange(num_train) % num_different])
     val = source.train.take(order[: spec.val_examples]) if spec.val_examples else test
     mean, std = _pixel_statistics(source.train.images)
     digest = hashlib.sha256()

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from torch import nn
 
-from nin.blocks import mlp_conv
+from nin.blocks import mlp_channels, mlp_conv, scaled
+from nin.layouts import NIN_LAYOUTS
 from nin.pooling import POOLINGS, GlobalPool
 from nin.spec import ModelSpec, Shape, choose
 
@@ -17,16 +18,19 @@ from nin.spec import ModelSpec, Shape, choose
 def nin_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequential:
     """Dropout, the class block (one map per class), global pooling: no fully connected layer at all.
 
-    A "narrow" class block squeezes to K channels in its spatial convolution, k -> K -> K -> K; a "wide" one keeps its
-    input's channels until the last layer, k -> k -> k -> K. With `num_1x1=0` both are the one convolution k -> K.
+    A "narrow" class block squeezes to K channels in its spatial convolution, k -> K -> K -> K; a "wide" one has the layout's
+    own channels, or those of its input, until the last layer, k -> k -> k -> K. With `num_1x1=0` both are the one convolution
+    k -> K.
     """
     channels = in_shape[0]
-    inner = {"narrow": num_classes, "wide": channels}[spec.class_block]
+    block = choose(NIN_LAYOUTS, spec.layout, "NiN layout").class_block
+    published = [scaled(c, spec.width) for c in block.channels] or [channels]
+    inner = {"narrow": [num_classes], "wide": published}[spec.class_block]
     class_block = mlp_conv(
         channels,
-        [inner] * spec.num_1x1 + [num_classes],
-        kernel_size=3,
-        padding=1,
+        [*mlp_channels(inner, spec.num_1x1 - 1), num_classes],
+        kernel_size=block.kernel_size,
+        padding=block.padding,
         inner_kernel=spec.inner_kernel,
         last_relu=spec.class_relu,
         activation=spec.activation,
@@ -53,6 +57,15 @@ def vgg_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequentia
     """VGG's: features averaged onto the 7x7 grid that its trunk has at 224 px (as torchvision does), then as AlexNet's."""
     grid = nn.AdaptiveAvgPool2d((7, 7))
     return nn.Sequential(grid, nn.Flatten(), *_fully_connected(in_shape[0] * 7 * 7, num_classes, spec))
+
+
+def mlp_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequential:
+    """One hidden layer of `spec.hidden` units with ReLU and dropout, logits; on the identity trunk, a perceptron on pixels."""
+    return nn.Sequential(
+        nn.Flatten(),
+        *(nn.Linear(math.prod(in_shape), spec.hidden), nn.ReLU(inplace=True), nn.Dropout(spec.dropout)),
+        nn.Linear(spec.hidden, num_classes),
+    )
 
 
 def lenet_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequential:
@@ -83,4 +96,5 @@ HEADS: dict[str, Callable[[Shape, int, ModelSpec], nn.Sequential]] = {
     "alexnet": alexnet_head,
     "vgg": vgg_head,
     "lenet": lenet_head,
+    "mlp": mlp_head,
 }

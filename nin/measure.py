@@ -3,6 +3,7 @@
     python -m nin.measure nin-d2l                       the layer table that textbooks print, and the split trunk | head
     python -m nin.measure nin-d2l --set head=alexnet    the same with another head, or any other field of `ModelSpec`
     python -m nin.measure --compare                     LeNet, AlexNet, VGG and NiN side by side: the first FC layer's share
+    python -m nin.measure roofline nin-d2l              what bounds each layer's speed on this machine (`nin.roofline`)
 
 Counted on the meta device, which has shapes but no numbers, so even VGG costs milliseconds. FLOPs are those of convolutions
 and matrix products in a forward pass of one image, two per multiply-accumulate, as `torch.utils.flop_counter` counts them.
@@ -10,6 +11,7 @@ Torch is imported by the functions that count, so that a wrong request is answer
 """
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -109,7 +111,7 @@ def first_fully_connected(spec: ModelSpec, in_shape: "Shape", num_classes: int) 
         if row.kind == "Linear" and i > 0 and rows[i - 1].kind == "Flatten":
             features = rows[i - 2].output_shape if i > 1 else in_shape
             inputs, outputs = rows[i - 1].output_shape[0], row.output_shape[0]
-            return f"{_product(features, '·')} → {outputs}", inputs * outputs
+            return f"{product(features, '·')} → {outputs}", inputs * outputs
     return None
 
 
@@ -129,7 +131,7 @@ def _params(module: "nn.Module") -> int:
 def _layer_table(name: str, spec: ModelSpec, in_shape: "Shape", num_classes: int) -> "Table":
     from rich.table import Table
 
-    table = Table(title=f"{name} on {_product(in_shape)}")
+    table = Table(title=f"{name} on {product(in_shape)}")
     for column in ("part", "layer", "kind"):
         table.add_column(column)
     for column in ("output shape", "parameters", "MFLOP"):
@@ -137,7 +139,7 @@ def _layer_table(name: str, spec: ModelSpec, in_shape: "Shape", num_classes: int
     for row in layers(spec, in_shape, num_classes):
         params = f"{row.params:,}" if row.params else ""
         mflops = f"{row.flops / 1e6:,.2f}" if row.flops else ""
-        table.add_row(row.part, row.name, row.kind, _product(row.output_shape), params, mflops)
+        table.add_row(row.part, row.name, row.kind, product(row.output_shape), params, mflops)
     return table
 
 
@@ -166,7 +168,7 @@ def _comparison(requests: Mapping[str, tuple[ModelSpec, "Shape"]], num_classes: 
         shape, weights = first_fully_connected(spec, in_shape, num_classes) or ("none", 0)
         params = (f"{n:,}" for n in (network.params, network.params_trunk, network.params_head))
         fc = (shape, f"{weights:,}", f"{weights / network.params:.0%}")
-        table.add_row(name, _product(in_shape), *params, f"{network.gflops:.3f}", *fc)
+        table.add_row(name, product(in_shape), *params, f"{network.gflops:.3f}", *fc)
     return table
 
 
@@ -177,12 +179,17 @@ def _print(*parts: "Table | str") -> None:
     (console if console.is_terminal else Console(highlight=False, width=140)).print(*parts, sep="\n")
 
 
-def _product(numbers: Sequence[int], sign: str = "×") -> str:
+def product(numbers: Sequence[int], sign: str = "×") -> str:
+    """Numbers with a sign between them: 96×54×54."""
     return sign.join(str(n) for n in numbers)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="python -m nin.measure", description="How large a network is, layer by layer.")
+    parser = OneLineParser(
+        prog="python -m nin.measure",
+        description="How large a network is, layer by layer.",
+        epilog="python -m nin.measure roofline NETWORK: what bounds each layer's speed on this machine.",
+    )
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
     parser.add_argument("--compare", action="store_true", help=f"side by side (default: {', '.join(COMPARED)})")
     parser.add_argument("--num-classes", type=int, default=10, metavar="K", help="default: 10")
@@ -198,7 +205,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _image_shape(text: str) -> "Shape":
+def image_shape(text: str) -> "Shape":
+    """(1, 28, 28) from "1x28x28", as --input has it. Raises ValueError for anything else."""
     numbers = [int(n) if n.isdecimal() else 0 for n in text.replace("×", "x").split("x")]
     if len(numbers) != 3 or min(numbers) < 1:
         raise ValueError(f"--input {text!r}: must be channels, height and width in pixels, such as 3x32x32")
@@ -206,7 +214,7 @@ def _image_shape(text: str) -> "Shape":
     return channels, height, width
 
 
-def _changes(overrides: Sequence[str]) -> dict[str, Any]:
+def spec_changes(overrides: Sequence[str]) -> dict[str, Any]:
     """{"num_1x1": 3} from ["num_1x1=3"]; "model.num_1x1=3", as experiments write it, is the same."""
     types = get_type_hints(ModelSpec)
     changes: dict[str, Any] = {}
@@ -223,16 +231,21 @@ def _changes(overrides: Sequence[str]) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
-    arguments = _parser().parse_intermixed_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["roofline"]:
+        from nin import roofline
+
+        return roofline.main(words[1:])
+    arguments = _parser().parse_intermixed_args(words)
     if arguments.num_classes < 1:
         raise ValueError(f"--num-classes {arguments.num_classes}: must be 1 or more")
     if not arguments.networks and not arguments.compare:
         raise ValueError(f"name a network ({', '.join(NETWORKS)}), or --compare")
-    changes = _changes(arguments.overrides)
+    changes = spec_changes(arguments.overrides)
     requests: dict[str, tuple[ModelSpec, Shape]] = {}
     for name in arguments.networks or COMPARED:
         spec, in_shape = choose(NETWORKS, name, "network")
-        requests[name] = replace(spec, **changes), _image_shape(arguments.input) if arguments.input else in_shape
+        requests[name] = replace(spec, **changes), image_shape(arguments.input) if arguments.input else in_shape
 
     # Everything is counted before anything is printed, so a request that is wrong in one network prints nothing.
     if arguments.compare:

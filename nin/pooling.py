@@ -14,7 +14,12 @@ from nin.spec import Shape
 
 
 class GlobalPool(nn.Module):
-    """Base of all poolings: knows the shape that it is for; one number per channel unless a subclass says otherwise."""
+    """Base of all poolings: knows the shape that it is for; one number per channel unless a subclass says otherwise.
+
+    channel_by_channel  whether each number is pooled from its own channel's map alone, so that the map explains it
+    """
+
+    channel_by_channel = True
 
     def __init__(self, in_shape: Shape) -> None:
         super().__init__()
@@ -48,6 +53,8 @@ class AvgMaxPool(GlobalPool):
 
 class ConcatPool(GlobalPool):
     """Mean and largest value side by side."""
+
+    channel_by_channel = False
 
     def __init__(self, in_shape: Shape) -> None:
         super().__init__(in_shape)
@@ -134,6 +141,7 @@ class StochasticPool(GlobalPool):
 class AttentionPool(GlobalPool):
     """The mean attends to all positions and itself, heads of 64 channels, learned positions (CLIP, Radford et al., 2103.00020)."""
 
+    channel_by_channel = False
     HEAD_CHANNELS = 64
 
     def __init__(self, in_shape: Shape) -> None:
@@ -185,6 +193,7 @@ class SimPool(GlobalPool):
 class SpatialPyramidPool(GlobalPool):
     """Largest values on grids of 3x3, 2x2 and 1x1 cells, side by side (He et al., arXiv:1406.4729)."""
 
+    channel_by_channel = False
     GRIDS = (3, 2, 1)
 
     def __init__(self, in_shape: Shape) -> None:
@@ -198,6 +207,8 @@ class SpatialPyramidPool(GlobalPool):
 
 class FlattenPool(GlobalPool):
     """No pooling at all: every position's every channel, for a linear layer."""
+
+    channel_by_channel = False
 
     def __init__(self, in_shape: Shape) -> None:
         super().__init__(in_shape)

@@ -17,6 +17,7 @@ from nin.fetch import DataError, data_root, fashion_mnist, fetch_by_torchvision
 from nin.spec import DataSpec, Shape, choose, stream
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
 FASHION_MNIST_CLASSES = (
@@ -224,29 +225,34 @@ def _num_channels(folders: list[Any]) -> int:
     """1 if all files are stored as grey, else 3."""
     for folder in folders:
         for path, _ in folder.samples:
-            with _opened(path) as image:
+            with opened(path) as image:
                 if image.mode not in GREY_MODES:
                     return 3
     return 1
 
 
 def _read_images(samples: list[tuple[str, int]], num_channels: int, size: int) -> Split:
-    from PIL import Image
-
     pixels = np.empty((len(samples), size, size, num_channels), np.uint8)
     for i, (path, _) in enumerate(samples):
-        with _opened(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise ValueError("it has more than a byte per channel")
-            decoded = image.convert("L" if num_channels == 1 else "RGB")
-            pixels[i] = np.asarray(decoded.resize((size, size), Image.Resampling.BILINEAR)).reshape(pixels.shape[1:])
+        with opened(path) as image:
+            pixels[i] = as_pixels(image, num_channels, size, size)
     return Split(
         torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.tensor([label for _, label in samples])
     )
 
 
+def as_pixels(image: "Image", num_channels: int, height: int, width: int) -> "NDArray[np.uint8]":
+    """(height, width, num_channels): the image in grey or RGB, squeezed. Raises ValueError if its pixels are no bytes."""
+    from PIL import Image
+
+    if image.mode.startswith(("I", "F")):
+        raise ValueError("it has more than a byte per channel")
+    decoded = image.convert("L" if num_channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(decoded).reshape(height, width, num_channels)
+
+
 @contextmanager
-def _opened(path: str) -> "Iterator[Image]":
+def opened(path: str | Path) -> "Iterator[Image]":
     """The image file, not yet decoded. Whatever goes wrong with it becomes a DataError that names it."""
     from PIL import Image
 

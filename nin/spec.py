@@ -71,6 +71,8 @@ class DataSpec:
     name            a key of `nin.data.DATASETS`, or "folder:NAME" for images in folders of classes under the data root
     split           names the division into training and validation images; the same name divides alike on every machine
     train_examples  training images used (0: all that validation leaves)
+    train_fraction  share of those that are different images; each is then seen 1/train_fraction times an epoch, so that the
+                    budget and the points of evaluation stay the same
     val_examples    images set aside from the training set for validation; 0: none, the test set is watched in their place,
                     as the textbook does
     test_examples   test images used (0: all)
@@ -83,6 +85,7 @@ class DataSpec:
     name: str = "fashion-mnist"
     split: str = "holdout"
     train_examples: int = 0
+    train_fraction: float = 1.0
     val_examples: int = 5000
     test_examples: int = 0
     image_size: int = 0
@@ -92,6 +95,7 @@ class DataSpec:
     def __post_init__(self) -> None:
         for field in ("train_examples", "val_examples", "test_examples", "image_size"):
             _require(getattr(self, field) >= 0, field, getattr(self, field), "0 or more")
+        _require(0 < self.train_fraction <= 1, "train_fraction", self.train_fraction, "greater than 0 and at most 1")
 
 
 @dataclass(frozen=True)

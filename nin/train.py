@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 
+from nin._malloc import keep_freed_memory
 from nin.blocks import weight_layers
 from nin.checkpoint import Checkpoint
 from nin.data import ImageData, Split
@@ -66,6 +67,8 @@ def train(
     Raises ValueError for an unknown optimizer or schedule.
     """
     device = data.train.images.device
+    if device.type == "cpu":
+        keep_freed_memory()
     memory_format = torch.channels_last if spec.channels_last else torch.contiguous_format
     model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     num_examples = len(data.train.labels)

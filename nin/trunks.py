@@ -2,62 +2,21 @@
 
 A trunk is what is left of a published network when its classifier is cut off; for NiN that is everything before the last
 block, which belongs to the head (`nin.heads`). Each trunk has layouts: "d2l" as Dive into Deep Learning has it for 224 px,
-"small" the same idea for 28 to 32 px, and for NiN the authors' own ("cifar"; arXiv:1312.4400 and its Caffe definitions).
+"small" the same idea for 28 to 32 px, and for NiN the authors' own (`nin.layouts`).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import nn
 
-from nin.blocks import mlp_channels, mlp_conv
+from nin.blocks import mlp_channels, mlp_conv, scaled
+from nin.layouts import NIN_LAYOUTS, NinBlock
 from nin.spec import ModelSpec, choose
-
-
-@dataclass(frozen=True)
-class NinBlock:
-    """One block: widths of the spatial convolution and of its 1x1s, and the geometry of the spatial one in pixels."""
-
-    channels: tuple[int, ...]
-    kernel_size: int
-    stride: int = 1
-    padding: int = 0
-
-
-@dataclass(frozen=True)
-class NinLayout:
-    """A published geometry of NiN: the blocks before the class block, each followed by 3x3 max pooling with stride 2.
-
-    ceil_pooling     whether pooling counts windows that overhang the border, as Caffe does
-    dropout_between  whether units are dropped after every pooling; otherwise only after the last, which is in the head
-    """
-
-    blocks: tuple[NinBlock, ...]
-    ceil_pooling: bool = False
-    dropout_between: bool = False
-
-
-NIN_LAYOUTS: dict[str, NinLayout] = {
-    "d2l": NinLayout((NinBlock((96,), 11, stride=4), NinBlock((256,), 5, padding=2), NinBlock((384,), 3, padding=1))),
-    "small": NinLayout(
-        (NinBlock((96,), 5, padding=2), NinBlock((192,), 5, padding=2), NinBlock((256,), 3, padding=1)),
-        ceil_pooling=True,
-    ),
-    "cifar": NinLayout(
-        (NinBlock((192, 160, 96), 5, padding=2), NinBlock((192, 192, 192), 5, padding=2)),
-        ceil_pooling=True,
-        dropout_between=True,
-    ),
-}
 
 # Convolutions of VGG-11 and VGG-16 (Simonyan and Zisserman, arXiv:1409.1556): (how many, channels) between poolings.
 VGG11 = ((1, 64), (1, 128), (2, 256), (2, 512), (2, 512))
 VGG16 = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
-
-
-def scaled(channels: int, width: float) -> int:
-    """`channels` times `width`, rounded, at least 1."""
-    return max(1, round(channels * width))
 
 
 def nin_trunk(in_channels: int, spec: ModelSpec) -> nn.Sequential:

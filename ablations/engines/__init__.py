@@ -3,10 +3,10 @@
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ablations.records import RunRecord
+from ablations.records import Executed, RunRecord
 from ablations.study import Run
 from nin.history import Evaluation
 
@@ -28,10 +28,11 @@ class Progressed:
 
 @dataclass(frozen=True)
 class Ended:
-    """A run has come to an end that is a result."""
+    """A run has come to an end that is a result; weights is empty unless the task hands them back."""
 
     run: Run
     record: RunRecord
+    weights: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Warned:
 
 
 Event = Started | Progressed | Ended | Failed | Postponed | Warned
-Task = Callable[[Run, Callable[[Evaluation], None]], RunRecord]  # executes one run, telling of each evaluation
+Task = Callable[[Run, Callable[[Evaluation], None]], Executed]  # executes one run, telling of each evaluation
 
 
 class Engine(Protocol):
@@ -86,7 +87,7 @@ def attempt(task: Task, run: Run, tell: Callable[[Event], None]) -> Ended | Fail
     with warnings.catch_warnings():
         warnings.showwarning = warned
         try:
-            return Ended(run, task(run, lambda point: tell(Progressed(run, point))))
+            return Ended(run, *task(run, lambda point: tell(Progressed(run, point))))
         except Exception as error:
             name = type(error).__name__
             out_of_memory = name in (

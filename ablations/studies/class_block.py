@@ -16,4 +16,5 @@ STUDY = Study(
         for relu in (True, False)
         for factor in (1.0, 0.1)
     },
+    answers="failures",
 )

@@ -17,4 +17,5 @@ STUDY = Study(
         for lr in (0.01, 0.05, 0.1)
         for momentum in (0.0, 0.9)
     },
+    answers="failures",
 )

@@ -1,16 +1,25 @@
 """Which global pooling should turn class maps into logits?
 
-Behind the ReLU on the class maps a comparison of poolings is confounded by classes that die, so each is also run without that
-ReLU ("-norelu"), and over the features with a linear layer after it ("+linear").
+Over class maps without a ReLU (the first name alone), over class maps behind the course's ReLU ("relu"), where classes can die
+and confound the comparison, and over the features with a linear layer after it ("linear"). Generalised-mean and stochastic
+pooling take positive values only: over maps without a ReLU they cut off the rest, and have a ReLU after all.
 """
 
 from ablations.study import Study, Variant
 
-NAMES = ("average", "max")
+NAMES = (
+    *("average", "max", "avgmax", "mixed", "gated", "concat", "lse", "gem"),
+    *("attention", "simpool", "stochastic", "pyramid", "flatten"),
+)
+
+MAPS = {name: Variant(model={"pooling": name, "class_relu": False}) for name in NAMES}
+BEHIND_RELU = {
+    f"{name} relu": Variant(model={"pooling": name, "class_relu": True}, role="exploratory") for name in NAMES
+}
+FEATURES = {f"{name} linear": Variant(model={"pooling": name, "head": "linear"}, role="exploratory") for name in NAMES}
 
 STUDY = Study(
     baseline="average",
-    variants={name: Variant(model={"pooling": name, "class_relu": True}) for name in NAMES}
-    | {f"{name}-norelu": Variant(model={"pooling": name, "class_relu": False}, role="exploratory") for name in NAMES}
-    | {f"{name}+linear": Variant(model={"pooling": name, "head": "linear"}, role="exploratory") for name in NAMES},
+    variants=MAPS | BEHIND_RELU | FEATURES,
+    contrasts=tuple((f"{name} {kind}", f"average {kind}") for kind in ("relu", "linear") for name in NAMES[1:]),
 )

@@ -1,6 +1,7 @@
 """Where is the spatial work done: does the first convolution need its large kernel, and what does its stride cost?
 
-Kernels and strides of the first convolution of the d2l layout, which has 11x11 with stride 4 on 224 px images.
+Kernels and strides of the first convolution of the textbook's layout on 224 px images, under every protocol; the textbook has
+11x11 with stride 4.
 """
 
 from ablations.study import Study, Variant
@@ -8,8 +9,10 @@ from ablations.study import Study, Variant
 STUDY = Study(
     baseline="11x11/4",
     variants={
-        f"{kernel}x{kernel}/{stride}": Variant(model={"first_kernel": kernel, "first_stride": stride})
+        f"{kernel}x{kernel}/{stride}": Variant(
+            model={"layout": "d2l", "first_kernel": kernel, "first_stride": stride}, data={"image_size": 224}
+        )
         for kernel, stride in ((11, 4), (7, 4), (5, 4), (3, 4), (7, 2), (11, 8))
     },
-    protocols=("d2l",),
+    protocols=("smoke", "quick", "full", "d2l"),
 )

@@ -11,57 +11,57 @@ from pathlib import Path
 
 from builders import record_of
 
-from ablations.records import RunRecord
+from ablations.records import Executed
 from ablations.study import Run
 from nin.history import Evaluation
 
 OnEval = Callable[[Evaluation], None]
 
 
-def succeed(run: Run, on_eval: OnEval) -> RunRecord:
+def succeed(run: Run, on_eval: OnEval) -> Executed:
     record = record_of(run)
     for point in record.curve:
         on_eval(point)
-    return record
+    return Executed(record)
 
 
 def _first(run: Run) -> bool:
     return (run.variant, run.seed) == ("0x", 0)
 
 
-def raise_once(run: Run, on_eval: OnEval) -> RunRecord:
+def raise_once(run: Run, on_eval: OnEval) -> Executed:
     if _first(run):
         raise RuntimeError("the first\nrun fails")
     return succeed(run, on_eval)
 
 
-def exit_once(run: Run, on_eval: OnEval) -> RunRecord:
+def exit_once(run: Run, on_eval: OnEval) -> Executed:
     if _first(run):
         os._exit(7)
     return succeed(run, on_eval)
 
 
-def kill_once(run: Run, on_eval: OnEval) -> RunRecord:
+def kill_once(run: Run, on_eval: OnEval) -> Executed:
     if _first(run):
         on_eval(record_of(run).curve[0])
         os.kill(os.getpid(), signal.SIGKILL)
     return succeed(run, on_eval)
 
 
-def dawdle(run: Run, on_eval: OnEval) -> RunRecord:
+def dawdle(run: Run, on_eval: OnEval) -> Executed:
     on_eval(record_of(run).curve[0])
     time.sleep(60)
     return succeed(run, on_eval)
 
 
-def segfault_once(run: Run, on_eval: OnEval) -> RunRecord:
+def segfault_once(run: Run, on_eval: OnEval) -> Executed:
     if _first(run):
         print("last words", file=sys.stderr, flush=True)
         faulthandler._sigsegv()  # type: ignore[attr-defined]
     return succeed(run, on_eval)
 
 
-def hang_once(run: Run, on_eval: OnEval) -> RunRecord:
+def hang_once(run: Run, on_eval: OnEval) -> Executed:
     if _first(run):
         print("last words", file=sys.stderr, flush=True)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -69,7 +69,7 @@ def hang_once(run: Run, on_eval: OnEval) -> RunRecord:
     return succeed(run, on_eval)
 
 
-def warn(run: Run, on_eval: OnEval) -> RunRecord:
+def warn(run: Run, on_eval: OnEval) -> Executed:
     warnings.warn("something\nis odd", stacklevel=1)
     return succeed(run, on_eval)
 
@@ -78,7 +78,7 @@ class OutOfMemoryError(RuntimeError):
     """As torch calls its own."""
 
 
-def need_room(run: Run, on_eval: OnEval, *, room: Path) -> RunRecord:
+def need_room(run: Run, on_eval: OnEval, *, room: Path) -> Executed:
     """There is memory for two at a time, and for variant 4x never."""
     if run.variant == "4x":
         raise OutOfMemoryError("always too large")

@@ -295,7 +295,7 @@ def test_failed_runs_are_named_with_their_cause_and_not_in_the_numbers(tmp_path:
     summary = write_report(NUM_1X1, "smoke", store).summary.variants.set_index("variant")
     assert summary.loc["4x", "n"] == 2
     assert "Failed: 4x seed 2: its worker was ended by SIGKILL" in text_of(store)
-    assert re.search(r"Incomplete: 4x .*lack results for some seeds", text_of(store))
+    assert re.search(r"Without results for some seeds: 4x", text_of(store))
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -324,7 +324,6 @@ def test_a_variant_is_compared_with_the_control_of_its_size(tmp_path: Path) -> N
     summary = write_report(NUM_1X1, "smoke", store).summary
     runs = pd.read_csv(store.folder / "runs.csv").groupby("variant")["test_accuracy"]
     table = summary.controls.set_index("comparison")
-    assert table.loc["2x minus 0x@2x-params", "equal in"] == "params"
     for comparison, row in table.iterrows():
         variant, control = str(comparison).split(" minus ")
         assert row["difference"] == pytest.approx(100 * (runs.mean()[variant] - runs.mean()[control]))
@@ -424,3 +423,99 @@ def test_runs_are_listed_by_variant_and_then_by_seed(tmp_path: Path, capsys: pyt
             store.write(plain(run))
     labels = [row[0] for row in against(capsys, tmp_path / "a", tmp_path / "b")]
     assert labels == [f"{variant} seed {seed}" for variant in ("1x", "2x") for seed in range(11)]
+
+
+# --- what studies ask beside accuracy
+
+
+def test_peak_memory_is_a_column_and_of_lines_the_slope_and_the_fixed_part_are_said(tmp_path: Path) -> None:
+    """Memory made up as 100 MB + 2 MB per image for NiN, as 10 MB + 1 MB per image for LeNet, is found to be that."""
+    lines = {"nin": (100, 2), "lenet": (10, 1), "alexnet": (5, 3), "vgg11": (7, 4)}
+
+    def measured(run: Run) -> RunRecord:
+        fixed, slope = lines[run.variant.partition(" ")[0]]
+        return replace(plain(run), peak_memory_bytes=round(1e6 * (fixed + slope * run.train.batch_size)))
+
+    store = filled(tmp_path, measured, seeds=1, study="batch_memory")
+    memory = write_report(load_study("batch_memory"), "smoke", store).summary.memory.set_index("network")
+    for name, (fixed, slope) in lines.items():
+        assert memory.loc[name, ["fixed_mb", "per_image_mb", "r_squared"]].tolist() == pytest.approx([fixed, slope, 1])
+    assert "**grows linearly with the batch**: lenet 10 MB + 1 MB per image (R squared 1.0000)" in first_paragraph(
+        store
+    )
+    assert pd.read_csv(store.folder / "summary.csv")["peak_memory_mb"].notna().all()
+
+
+def test_memory_that_does_not_grow_along_a_line_is_said(tmp_path: Path) -> None:
+    def measured(run: Run) -> RunRecord:
+        power = 3 if run.variant.startswith("nin") else 1
+        return replace(plain(run), peak_memory_bytes=1000 * run.train.batch_size**power)
+
+    store = filled(tmp_path, measured, seeds=1, study="batch_memory")
+    write_report(load_study("batch_memory"), "smoke", store)
+    assert "**does not grow linearly with the batch for nin (R squared below 0.99)**" in first_paragraph(store)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_study_of_failures_begins_with_their_counts(tmp_path: Path) -> None:
+    """Collapsed, diverged and dead classes count alike; intervals are Wilson's."""
+    outcomes = {
+        "narrow relu 1": {"status": "collapsed", "dead_classes": 9},
+        "narrow relu 0.1": {"status": "diverged"},
+        "wide relu 1": {"dead_classes": 1},
+    }
+    store = filled(
+        tmp_path, lambda run: replace(plain(run), **outcomes.get(run.variant, {})), seeds=4, study="class_block"
+    )
+    write_report(load_study("class_block"), "smoke", store)
+    start = "Under `smoke`, runs that collapsed, diverged or lost classes for good: "
+    failed = "**4 of 4** (51 to 100 %) with narrow relu 1, narrow relu 0.1 and wide relu 1; "
+    assert first_paragraph(store).startswith(start + failed + "**0 of 4** (0 to 49 %) with narrow linear 1,")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_other_comparisons_that_a_study_declares_are_in_the_report(tmp_path: Path) -> None:
+    store = filled(tmp_path, plain, study="dropout")
+    contrasts = write_report(load_study("dropout"), "smoke", store).summary.contrasts
+    assert contrasts["comparison"].tolist()[:2] == ["gap 0.5 minus fc 0.5", "gap 0.0 minus fc 0.0"]
+    assert "## Other comparisons" in text_of(store)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_factors_are_compared_within_each_setting_of_the_rest(tmp_path: Path) -> None:
+    """Dropout helps the FC head by 10 points, with a tenth of the images by 20, and the GAP head never."""
+
+    def made(run: Run) -> RunRecord:
+        tenth = run.data.train_fraction < 1
+        gain = (0.2 if tenth else 0.1) * (run.model.head == "alexnet") * (run.model.dropout > 0)
+        return record_of(run, test_accuracy=0.5 + gain + 0.001 * run.seed)
+
+    store = filled(tmp_path, made, study="dropout")
+    factors = write_report(load_study("dropout"), "smoke", store).summary.factors.set_index("effect")["difference"]
+    interactions = factors[factors.index.str.startswith("interaction")]
+    assert interactions.abs().tolist() == pytest.approx([10, 20])
+    assert [("train_fraction 0.1" in name) for name in interactions.index] == [False, True]
+
+
+def test_published_runs_are_laid_beside_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours are better in every run and never fail; of theirs, two have a loss above the limit and one has none."""
+    study = load_study("textbook")
+    (tmp_path / "textbook").mkdir()
+    rows = ["# source", "network,train_loss,test_accuracy", *["lenet,0.4,0.70", "lenet,0.4,0.71", "lenet,0.4,0.72"]]
+    rows += ["nin,0.4,0.70", "nin,0.6,0.5", "nin,2.3,0.1", "nin,,0.1"]
+    (tmp_path / "textbook/published-runs.csv").write_text("\n".join(rows) + "\n")
+    monkeypatch.setattr("ablations.summary.REFERENCE", tmp_path)
+    store = Store(tmp_path / "results", "textbook", "d2l")
+    for run in study.expand("d2l", 3):
+        record = record_of(run, test_accuracy=0.8 + 0.01 * run.seed)
+        store.write(replace(record, curve=[replace(record.curve[-1], train_loss=0.3)]))
+    summary = write_report(study, "d2l", store).summary.published.set_index("variant")
+    lenet, nin = summary.loc["lenet"], summary.loc["nin"]
+    assert (lenet["median_ours"], lenet["median_theirs"]) == (pytest.approx(0.81), pytest.approx(0.71))
+    assert lenet["p_location"] == pytest.approx(0.1)  # 2 of the 20 orders of three and three
+    assert lenet["p_distribution"] == pytest.approx(0.1)
+    assert (nin["failed_ours"], nin["failed_theirs"], nin["n_theirs"]) == (0, 3, 4)
+    assert nin["p_failed"] == pytest.approx(scipy_stats.fisher_exact([[0, 3], [3, 1]]).pvalue)
+    text = text_of(store)
+    assert "| 3/4 (30 to 95 %)" in text
+    assert (store.folder / "figures/beside_published.png").exists()

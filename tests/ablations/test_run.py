@@ -2,14 +2,26 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from builders import record_of, smoke_runs
 from processes import call, command
+from rich.console import Console
+
+from ablations.engines import Event, Failed, Started
+from ablations.records import Store
+from ablations.run import _execute
+from ablations.study import Run
+from ablations.tracking import Tracker
+from nin.measure import NetworkSize
+from nin.weights import load, load_data
 
 TINY = ["--protocol", "smoke", "--variants", "0x", "--set", "train.epochs=2"]
 
@@ -80,6 +92,56 @@ def test_a_damaged_record_is_one_line_and_is_made_again(ran: "tuple[Path, subpro
     assert [line for line in done.stderr.splitlines() if path.name in line and "is damaged" in line]
     assert "4 runs, 3 done, 1 to do" in done.stdout
     assert json.loads(path.read_text())["curve"][-1]["val_loss"] == json.loads(whole)["curve"][-1]["val_loss"]
+
+
+def test_weights_are_kept_only_where_they_are_asked_for(
+    ran: "tuple[Path, subprocess.CompletedProcess[str]]", tmp_path: Path
+) -> None:
+    assert not list(ran[0].rglob("*.safetensors"))
+    shutil.copytree(ran[0] / "results", tmp_path / "results")
+    done = call("num_1x1", *TINY, "--seeds", "1", "--keep-weights", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "2 finished runs have no weights and are trained again for them" in done.stdout
+    assert "2 runs, 0 done, 2 to do" in done.stdout
+    place = tmp_path / "results" / "num_1x1" / "smoke"
+    assert f"weights: {Path('results/num_1x1/smoke/weights')}" in done.stdout
+    kept = {path.stem: path for path in (place / "weights").iterdir()}
+    records = {path.stem: json.loads(path.read_text()) for path in (place / "runs").iterdir()}
+    assert kept.keys() == {run_id for run_id, record in records.items() if record["run"]["seed"] == 0}
+    earlier = json.loads((ran[0] / "results/num_1x1/smoke/runs" / f"{next(iter(kept))}.json").read_text())
+    assert records[earlier["run_id"]]["test_correct"] == earlier["test_correct"]
+    for run_id, path in kept.items():
+        trained, record = load(path), records[run_id]
+        card = trained.card
+        assert card.name == f"num_1x1/smoke/{record['run']['variant']}:{record['run']['seed']}"
+        assert (card.test_accuracy, card.test_examples) == (record["test_accuracy"], 200)
+        assert card.test_interval[0] < card.test_accuracy <= card.test_interval[1]
+        test = load_data(card).test
+        right = trained.classifier()(test.images).argmax(dim=1) == test.labels
+        # One image may lie between two classes: preprocessing inside of the classifier rounds otherwise.
+        assert abs(int(right.sum()) - record["test_accuracy"] * 200) <= 1
+    again = call("num_1x1", *TINY, "--seeds", "1", "--keep-weights", "--dry-run", cwd=tmp_path)
+    assert "0 runs to do" in again.stdout
+    assert "trained again" not in again.stdout
+
+
+def test_a_run_that_fails_when_trained_again_keeps_its_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = smoke_runs(seeds=1, variants=["0x"])[0]
+    store = Store(tmp_path, "num_1x1", "smoke", keep_weights=True)
+    store.write(record_of(run))
+
+    class Failing:
+        def execute(self, runs: Iterable[Run]) -> Iterator[Event]:
+            yield from (event for run in runs for event in (Started(run), Failed(run, "lost", "")))
+
+    sizes = {run.run_id: NetworkSize(1, 1, 1.0)}
+    _execute([run], Failing(), store, Tracker(), sizes, "cpu", Console())
+    kept = store.read(run.run_id)
+    assert kept is not None
+    assert kept.is_result
+    assert "2x seed 0: failed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

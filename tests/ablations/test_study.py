@@ -39,7 +39,7 @@ def test_every_study_expands_under_each_of_its_protocols(name: str) -> None:
         assert len({run.run_id for run in runs}) == len(runs)
         own = {name for name, variant in study.variants.items() if variant.match is None}
         assert own <= {run.variant for run in runs} <= set(study.variants)
-        assert {run.seed for run in runs} == set(range(PROTOCOLS[protocol].seeds))
+        assert {run.seed for run in runs} == set(range(study.seeds or PROTOCOLS[protocol].seeds))
 
 
 def test_every_variants_first_seed_comes_before_any_second() -> None:

@@ -541,6 +541,17 @@ def test_a_driver_that_ends_early_says_nothing_and_leaves_nothing_running(tmp_pa
     assert tracked.one("study").info.status == "KILLED"
 
 
+def test_a_driver_killed_while_it_makes_the_database_leaves_none_that_is_half_made(tmp_path: Path) -> None:
+    driver = start_driver(tmp_path)
+    until(lambda: any(".db" in path.name for path in tmp_path.iterdir()))
+    driver.kill()
+    driver.communicate()
+    tracked = Tracked(tmp_path, STUDY, MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"), [])
+    tracked.track(record_of(run) for run in tracked.runs())
+    assert tracked.warnings == []
+    assert [run.info.status for run in tracked.logged("seed")] == ["FINISHED"] * 4
+
+
 @pytest.mark.slow
 def test_drivers_that_make_a_new_database_at_once_make_one_tree(tmp_path: Path) -> None:
     drivers = [start_driver(tmp_path) for _ in range(3)]

@@ -8,10 +8,12 @@ import torch
 from torch import nn
 
 from nin import _torchvision  # noqa: F401  (makes torchvision importable beside a CPU build of torch)
+from nin.blocks import scaled
+from nin.layouts import NIN_LAYOUTS
 from nin.measure import layers, size
 from nin.model import build_model
 from nin.spec import ModelSpec
-from nin.trunks import NIN_LAYOUTS, TRUNKS, scaled
+from nin.trunks import TRUNKS
 
 
 def convolutions(spec: ModelSpec, in_shape: tuple[int, int, int]) -> list[tuple[int, ...]]:
@@ -35,6 +37,22 @@ def test_cifar_layout_is_the_authors() -> None:
     widths_and_sizes = convolutions(ModelSpec(layout="cifar", class_block="wide"), (3, 32, 32))
     assert [shape[0] for shape in widths_and_sizes] == [192, 160, 96, 192, 192, 192, 192, 192, 10]
     assert [shape[1:] for shape in widths_and_sizes[::3]] == [(32, 32), (16, 16), (8, 8)]
+
+
+@pytest.mark.parametrize(
+    ("layout", "in_shape", "widths"),
+    [
+        ("svhn", (3, 32, 32), [128, 96, 64, 320, 256, 128, 384, 256, 10]),
+        ("mnist", (1, 28, 28), [96, 64, 48, 128, 96, 48, 128, 96, 10]),
+    ],
+)
+def test_the_authors_layouts_for_svhn_and_mnist(layout: str, in_shape: tuple[int, int, int], widths: list[int]) -> None:
+    """Three blocks of 5x5 convolutions, the class block included."""
+    spec = ModelSpec(layout=layout, class_block="wide")
+    assert [shape[0] for shape in convolutions(spec, in_shape)] == widths
+    network = build_model(spec, in_shape, 10)
+    kernels = [module.kernel_size for module in network.modules() if isinstance(module, nn.Conv2d)]
+    assert kernels == [(5, 5), (1, 1), (1, 1)] * 3
 
 
 def test_cifar_layout_drops_units_after_both_poolings() -> None:

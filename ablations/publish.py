@@ -1,0 +1,88 @@
+"""`python -m ablations.publish STUDY`: copy a study's results to where published ones are kept, with where they come from.
+
+What is copied is what the report needs to be made again: records (without the environment's host), tables, report and figures.
+Nothing is ever trained into a published folder.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ablations.cli import add_study_options
+from ablations.records import PROVENANCE, RunRecord, Store, write_atomically
+from ablations.report import covered, write_report
+from ablations.study import Study, load_study
+from nin.cli import SUCCESS, OneLineParser, exit_with
+
+SCRATCH = ("report.html", ".inputs", "figures/*.svg")  # made again from the rest, and large
+
+
+def publish(study: Study, protocol: str, results: Path, published: Path, overrides: Sequence[str] = ()) -> Store:
+    """Copy all finished runs of a study under a protocol into `published`, in the place of what was there.
+
+    Raises ValueError if there are none, or if one is damaged or failed: what is published is whole.
+    """
+    source = Store(results, study.name, protocol)
+    records, damaged = covered(study, protocol, source, overrides)
+    unfit = damaged + [f"{record.run.label} failed: {record.error}" for record in records if not record.is_result]
+    if unfit or not records:
+        raise ValueError(
+            f"{source.folder} cannot be published: {'; '.join(unfit) or 'there are no runs of this study'}"
+        )
+    store = Store(published, study.name, protocol)
+    shutil.rmtree(store.folder, ignore_errors=True)
+    for record in records:
+        environment = {key: value for key, value in record.environment.items() if key != "host"}
+        store.write(replace(record, environment=environment))
+    write_report(study, protocol, store, overrides)
+    for pattern in SCRATCH:
+        for path in store.folder.glob(pattern):
+            path.unlink()
+    write_atomically(store.folder / PROVENANCE, _provenance(study, protocol, records, overrides))
+    return store
+
+
+def _provenance(study: Study, protocol: str, records: Sequence[RunRecord], overrides: Sequence[str]) -> str:
+    num_seeds = 1 + max(record.run.seed for record in records)
+    command = f"python -m ablations.run {study.name} --protocol {protocol} --seeds {num_seeds}"
+    command += "".join(f" --set {override}" for override in overrides)
+    dates = sorted(record.started_at[:10] for record in records if record.started_at)
+    minutes = sum(record.wall_seconds for record in records) / 60
+
+    def listed(key: str) -> str:
+        return "; ".join(sorted({record.environment.get(key, "") for record in records} - {""})) or "unknown"
+
+    facts = {
+        "Command": f"`{command}`",
+        "Report": f"`python -m ablations.report {study.name} --protocol {protocol} --results results/reference`",
+        "Runs": f"{len(records)}: {len({record.run.variant for record in records})} variants, {num_seeds} seeds or fewer",
+        "Dates": " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "unknown",
+        "Device": listed("device"),
+        "Threads per run": listed("threads"),
+        "Versions": f"Python {listed('python')}, torch {listed('torch')}",
+        "Commit": listed("commit"),
+        "Wall time": f"{minutes:.1f} minutes, summed over runs",
+    }
+    lines = [f"- {name}: {value}" for name, value in facts.items()]
+    return "\n".join([f"# Where {study.name} under {protocol} comes from", "", *lines, ""])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
+    parser = OneLineParser(prog="python -m ablations.publish", description=__doc__)
+    add_study_options(parser)
+    parser.add_argument("--to", type=Path, default=Path("results/reference"), metavar="DIR", help="results/reference")
+    arguments = parser.parse_args(argv)
+    if arguments.study is None:
+        raise ValueError("name a study to publish; python -m ablations.run --list shows them")
+    if arguments.seeds is not None or arguments.variants is not None:
+        raise ValueError("all runs of a study are published: --seeds and --variants are for ablations.run")
+    study = load_study(arguments.study)
+    store = publish(study, arguments.protocol, arguments.results, arguments.to, arguments.overrides)
+    print(f"published: {store.folder}")
+    return SUCCESS
+
+
+if __name__ == "__main__":
+    exit_with(main)

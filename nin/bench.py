@@ -1,0 +1,348 @@
+"""How fast networks train on this machine: against the textbook's loop, and against what the machine could do at best.
+
+    python -m nin.bench                     every setting
+    python -m nin.bench d2l --json FILE     one of them, and the numbers as JSON
+    python -m nin.bench --quick             shorter repeats: three minutes on 2 cores
+    python -m nin.bench --compile           torch.compile as well; the time it takes is counted apart
+
+Each loop lives in a process of its own, so that neither has the other's memory or settings, and they take turns: the ratio is
+the median over the turns, and what else the machine does meanwhile falls on both. A training step counts as three times the
+FLOPs of a forward pass, since there are two products in the backward pass for each in the forward pass.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from nin.cli import OneLineParser, exit_with, text_table
+from nin.spec import DataSpec, ModelSpec, Shape, TrainSpec, choose
+
+if TYPE_CHECKING:
+    from nin.loops import Pace
+    from nin.roofline import Machine
+
+LOADER_WORKERS = 4  # the textbook's
+REPEATS = 3
+REPEAT_SEC, QUICK_REPEAT_SEC = 15.0, 3.0
+GPU_PROCESSES = (1, 2, 4)  # at once on one GPU
+TFLOP = 1e12
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network, the images it sees and how it is trained."""
+
+    model: ModelSpec
+    data: DataSpec
+    train: TrainSpec
+
+    @property
+    def in_shape(self) -> Shape:
+        """(C, H, W) of the images of Fashion-MNIST as the network sees them."""
+        return (1, self.data.image_size or 28, self.data.image_size or 28)
+
+
+# The protocols of the same names, whose speed this is about.
+SETTINGS: dict[str, Setting] = {
+    "d2l": Setting(
+        ModelSpec(layout="d2l", init="xavier"),
+        DataSpec(val_examples=0, image_size=224, normalize=False),
+        TrainSpec(epochs=10, batch_size=128, lr=0.1, precision="bf16", evals_per_epoch=2),
+    ),
+    "full": Setting(
+        ModelSpec(layout="small", init="kaiming", class_block="wide", class_relu=False),
+        DataSpec(augment="flip"),
+        TrainSpec(
+            epochs=30,
+            lr=0.03,
+            last_lr_factor=0.1,
+            momentum=0.9,
+            weight_decay=5e-4,
+            schedule="one-cycle",
+            precision="bf16",
+            evals_per_epoch=2,
+        ),
+    ),
+    "quick": Setting(
+        ModelSpec(layout="small", width=0.25, hidden=1024, init="kaiming", class_block="wide", class_relu=False),
+        DataSpec(train_examples=10_000, val_examples=2_000),
+        TrainSpec(
+            epochs=4,
+            batch_size=32,
+            lr=0.02,
+            last_lr_factor=0.1,
+            momentum=0.9,
+            schedule="one-cycle",
+            precision="bf16",
+            evals_per_epoch=3,
+        ),
+    ),
+}
+
+
+def compared(textbook: "Sequence[Pace]", ours: "Sequence[Pace]") -> dict[str, float]:
+    """Medians over turns, in each of which both loops ran once. The ratio's is of the turns' ratios.
+
+    Without a prefix, images/s are from end to end: loading, training and evaluating. `step_` is as the textbook counts its
+    own, without loading and evaluation; ours then still makes its batches, since it does that on the device.
+    """
+    turns = list(zip(textbook, ours, strict=True))
+    return {
+        "textbook_images_per_sec": median(theirs.images_per_sec for theirs in textbook),
+        "images_per_sec": median(mine.images_per_sec for mine in ours),
+        "ratio": median(mine.images_per_sec / theirs.images_per_sec for theirs, mine in turns),
+        "textbook_step_images_per_sec": median(theirs.step_images_per_sec for theirs in textbook),
+        "step_images_per_sec": median(mine.step_images_per_sec for mine in ours),
+        "step_ratio": median(mine.step_images_per_sec / theirs.step_images_per_sec for theirs, mine in turns),
+    }
+
+
+def arithmetic(setting: Setting, step_images_per_sec: float, matrix_flops: float) -> dict[str, float]:
+    """10^12 FLOP/s that training achieves without evaluation, those of the machine's matrix products, and the share."""
+    from nin.measure import size
+
+    flops = 3e9 * size(setting.model, setting.in_shape, 10).gflops * step_images_per_sec
+    return {
+        "tflops": flops / TFLOP,
+        "matrix_tflops": matrix_flops / TFLOP,
+        "share_of_matrix_rate": flops / matrix_flops,
+    }
+
+
+class _Elsewhere:
+    """An object in a process of its own, which does one thing at a time."""
+
+    def __init__(self, make: "Callable[..., object]", *arguments: object) -> None:
+        spawn = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
+        self._pool = ProcessPoolExecutor(1, spawn, _make, (make, arguments))
+
+    def start(self, method: str, *arguments: object) -> "Future[Any]":
+        """Calls the method; the result comes with time."""
+        return self._pool.submit(_call, method, arguments)
+
+    def call(self, method: str, *arguments: object) -> Any:
+        """The method's result."""
+        return self.start(method, *arguments).result()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+_made: object = None  # in a process of its own: what it is there for
+
+
+def _make(make: "Callable[..., object]", arguments: tuple[object, ...]) -> None:
+    global _made
+    _made = make(*arguments)
+
+
+def _call(method: str, arguments: tuple[object, ...]) -> object:
+    return getattr(_made, method)(*arguments)
+
+
+@contextmanager
+def _elsewhere(make: "Callable[..., object]", *arguments: object) -> Iterator[_Elsewhere]:
+    there = _Elsewhere(make, *arguments)
+    try:
+        yield there
+    finally:
+        there.close()
+
+
+def measure_setting(
+    setting: Setting, machine: "Machine", device: str, threads: int, repeat_sec: float, compiled: bool = False
+) -> dict[str, Any]:
+    """Everything about one setting, under the names that the JSON has."""
+    from nin.loops import OurLoop, TextbookLoop
+
+    with (
+        _elsewhere(TextbookLoop, setting, device, threads, LOADER_WORKERS) as textbook,
+        _elsewhere(OurLoop, setting, device, threads) as ours,
+    ):
+        loops = (textbook, ours)
+        num_images = [loop.call("images_for", repeat_sec) for loop in loops]
+        turns = [[loop.call("epoch", n) for loop, n in zip(loops, num_images, strict=True)] for _ in range(REPEATS)]
+        phases: dict[str, float] = ours.call("phases", num_images[1])
+    theirs, mine = ([turn[i] for turn in turns] for i in range(2))
+    row: dict[str, Any] = {"device": machine.device, "batch_size": setting.train.batch_size} | compared(theirs, mine)
+    row |= arithmetic(setting, row["step_images_per_sec"], machine.flops[setting.train.precision])
+    row["phases"] = {phase: seconds / sum(phases.values()) for phase, seconds in phases.items()}
+    row["turns"] = [[asdict(pace) for pace in turn] for turn in turns]
+    if compiled:
+        row["compiled"] = _measure_compiled(setting, machine, device, threads, num_images[1])
+    return row
+
+
+def _measure_compiled(
+    setting: Setting, machine: "Machine", device: str, threads: int, num_images: int
+) -> dict[str, float]:
+    """Ours after torch.compile; compile_seconds is how much longer its first epoch takes than the ones after."""
+    from nin.loops import OurLoop
+
+    with _elsewhere(OurLoop, setting, device, threads, True) as loop:
+        first: Pace = loop.call("epoch", num_images)
+        paces: list[Pace] = [loop.call("epoch", num_images) for _ in range(REPEATS)]
+    rate = median(pace.step_images_per_sec for pace in paces)
+    return {
+        "images_per_sec": median(pace.images_per_sec for pace in paces),
+        "step_images_per_sec": rate,
+        "compile_seconds": first.seconds - median(pace.seconds for pace in paces),
+    } | arithmetic(setting, rate, machine.flops[setting.train.precision])
+
+
+def measure_at_once(setting: Setting, device: str, processes: int, threads: int, repeat_sec: float) -> float:
+    """Images/s of that many runs of the setting at the same time, all together, from end to end."""
+    from nin.loops import OurLoop
+
+    with ExitStack() as stack:
+        loops = [stack.enter_context(_elsewhere(OurLoop, setting, device, threads)) for _ in range(processes)]
+        num_images = min(future.result() for future in [loop.start("images_for", repeat_sec) for loop in loops])
+        start = time.perf_counter()
+        paces: list[Pace] = [future.result() for future in [loop.start("epoch", num_images) for loop in loops]]
+        return sum(pace.images for pace in paces) / (time.perf_counter() - start)
+
+
+def _limits(device: str, threads: int) -> "Machine":
+    from nin.loops import Limits
+
+    with _elsewhere(Limits, device, threads) as there:
+        machine: Machine = there.call("machine")
+        return machine
+
+
+def _tables(result: Mapping[str, Any]) -> str:
+    rows: Mapping[str, Mapping[str, Any]] = result["settings"]
+
+    def speeds(prefix: str) -> str:
+        names = [f"{prefix}{name}" for name in ("images_per_sec", "ratio")]
+        return text_table(
+            ("setting", "textbook, images/s", "ours, images/s", "ratio"),
+            [
+                (name, f"{row[f'textbook_{names[0]}']:,.0f}", f"{row[names[0]]:,.0f}", f"{row[names[1]]:.2f}")
+                for name, row in rows.items()
+            ],
+        )
+
+    limits = text_table(
+        ("setting", "TFLOP/s in training", "matrix TFLOP/s", "share"),
+        [
+            (
+                f"{name}{suffix}",
+                f"{row['tflops']:.3f}",
+                f"{row['matrix_tflops']:.3f}",
+                f"{row['share_of_matrix_rate']:.1%}",
+            )
+            for name, whole in rows.items()
+            for suffix, row in (("", whole), (", compiled", whole.get("compiled")))
+            if row
+        ],
+    )
+    phases = list(next(iter(rows.values()))["phases"])
+    where = text_table(
+        ("setting", *phases),
+        [(name, *(f"{row['phases'][phase]:.1%}" for phase in phases)) for name, row in rows.items()],
+    )
+    at_once = text_table(
+        ("setting", "processes", "threads each", "images/s together"),
+        [
+            (one["setting"], str(one["processes"]), str(one["threads"]), f"{one['images_per_sec']:,.0f}")
+            for one in result["at_once"]
+        ],
+    )
+    parts = [
+        ("From end to end: loading, training, evaluating", speeds("")),
+        ("As the textbook counts: without loading and evaluation", speeds("step_")),
+        ("Against the machine's matrix products", limits),
+        ("Where our time goes", where),
+        ("Several runs at once", at_once),
+    ]
+    compiled = {name: row["compiled"] for name, row in rows.items() if "compiled" in row}
+    if compiled:
+        table = text_table(
+            ("setting", "images/s", "compiling, s"),
+            [(name, f"{c['images_per_sec']:,.0f}", f"{c['compile_seconds']:.1f}") for name, c in compiled.items()],
+        )
+        parts.append(("Ours after torch.compile, from end to end", table))
+    return "\n\n".join(f"{title}\n{table}" for title, table in parts)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="python -m nin.bench", description="How fast networks train on this machine.")
+    parser.add_argument("settings", nargs="*", metavar="SETTING", help=f"{', '.join(SETTINGS)} (default: all)")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"repeats of {QUICK_REPEAT_SEC:.0f} s, not {REPEAT_SEC:.0f} s"
+    )
+    parser.add_argument("--compile", action="store_true", help="torch.compile as well")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), metavar="N", help="of a CPU (default: all cores)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers into FILE")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
+    arguments = _parser().parse_args(argv)
+    if arguments.threads < 1:
+        raise ValueError(f"--threads {arguments.threads}: must be 1 or more")
+    settings = {name: choose(SETTINGS, name, "setting") for name in arguments.settings or SETTINGS}
+    if arguments.json:
+        arguments.json.touch()  # what cannot be written is said before minutes are spent
+
+    import torch
+
+    from nin.loops import has_fashion_mnist
+    from nin.machine import choose_device
+    from nin.roofline import machine_line
+
+    device, threads = choose_device(arguments.device).type, arguments.threads
+    repeat_sec = QUICK_REPEAT_SEC if arguments.quick else REPEAT_SEC
+    data = "Fashion-MNIST" if has_fashion_mnist() else "random bytes of Fashion-MNIST's shape"
+    _say("measuring what the machine can do")
+    machine = _limits(device, threads)
+    rows = {}
+    for name, setting in settings.items():
+        _say(f"measuring {name}: the textbook's loop and ours, {REPEATS} turns")
+        rows[name] = measure_setting(setting, machine, device, threads, repeat_sec, arguments.compile)
+    small = list(settings)[-1]
+    ways = [(n, 1) for n in GPU_PROCESSES] if device == "cuda" else sorted({(threads, 1), (1, threads)})
+    at_once = []
+    for processes, each in ways:
+        _say(f"measuring {processes} runs of {small} at once, {each} threads each")
+        rate = measure_at_once(settings[small], device, processes, each, repeat_sec)
+        at_once.append({"setting": small, "processes": processes, "threads": each, "images_per_sec": rate})
+    result = {
+        "device": machine.device,
+        "torch": torch.__version__,
+        "threads": threads,
+        "data": data,
+        "machine": asdict(machine),
+        "settings": rows,
+        "at_once": at_once,
+    }
+    print(f"{machine_line(machine)}\ntorch {torch.__version__}, {data}\n\n{_tables(result)}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    exit_with(main)

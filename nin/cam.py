@@ -1,0 +1,177 @@
+"""Where a network sees its classes: the maps that global pooling leaves, over test images.
+
+    python -m nin.cam RUN                  one trained network, on images that it gets right and wrong
+    python -m nin.cam RUN RUN --seed 1     several side by side, on other images
+
+In NiN every class has a map of its own, whose mean is the class's logit (Lin, Chen and Yan, arXiv:1312.4400, section 3.2 and
+figure 4). A head that is linear over pooled features has such maps too: features weighted as the class weighs them, the class
+activation maps of Zhou et al. (arXiv:1512.04150). Fully connected heads have none: what they flatten has lost its place.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nin.cli import OneLineParser, exit_with, positive
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from nin.data import Split
+    from nin.model import Network
+    from nin.weights import TrainedNetwork
+
+COLUMN_INCHES, ROW_INCHES = 1.2, 1.5
+LONGEST_NAME = 16  # characters
+DRAWN = 1000  # test images that examples are chosen from
+CAPTION = (
+    "Class maps: red speaks for the class, blue against it,\nin one scale per image and network. "
+    "Bold: the answer,\nin blue if it is right, in orange if it is wrong."
+)
+RIGHT, WRONG = "#0173B2", "#D55E00"  # which also colour-blind readers can tell apart
+
+
+def class_maps(network: "Network", x_NCHW: "Tensor") -> "Tensor":
+    """(N, C, H, W), prepared as the network wants them -> a map per class, (N, K, H', W').
+
+    With average pooling, a map's mean is the class's logit but for the bias of a last linear layer.
+    Raises ValueError if the head has no maps that belong to classes.
+    """
+    import torch
+    from torch import nn
+
+    from nin.pooling import GlobalPool
+
+    head: Any = network.head
+    place = next((i for i, layer in enumerate(head) if isinstance(layer, GlobalPool)), None)
+    if place is None:
+        raise ValueError("its fully connected layers know no places; try a network with head 'nin' or 'linear'")
+    if not head[place].channel_by_channel:
+        raise ValueError(f"its {type(head[place]).__name__} mixes maps and positions, so no map belongs to a class")
+    with torch.no_grad():
+        maps_NCHW: Tensor = head[:place](network.trunk(x_NCHW))
+        if isinstance(head[-1], nn.Linear):
+            return torch.einsum("nchw,kc->nkhw", maps_NCHW, head[-1].weight)
+        return maps_NCHW
+
+
+def choose_images(right_RN: "Tensor", count: int) -> list[int]:
+    """The first `count` of N images, but half of them, if there are as many, such that some of the R networks get wrong.
+
+    right_RN  which images each network gets right. Those that some get wrong come last
+    """
+    all_right = right_RN.all(dim=0).tolist()
+    right, wrong = ([i for i, flag in enumerate(all_right) if flag == wanted] for wanted in (True, False))
+    num_wrong = min(len(wrong), max(count // 2, count - len(right)))
+    return right[: count - num_wrong] + wrong[:num_wrong]
+
+
+def class_map_figure(trained: Sequence["TrainedNetwork"], images: "Split") -> "Figure":
+    """A row per image: the image, and from each network the map of its label and that of the strongest other class.
+
+    A network's two maps of an image share one scale, symmetric about zero.
+    """
+    import torch
+    from matplotlib.figure import Figure
+
+    rows, classes = len(images.labels), trained[0].card.classes
+    figure = Figure(figsize=(COLUMN_INCHES * (1 + 2 * len(trained)), ROW_INCHES * rows + 0.8), layout="constrained")
+    figure.suptitle(CAPTION, fontsize=8)
+    parts = figure.subfigures(1, 1 + len(trained), width_ratios=[1, *[2] * len(trained)], squeeze=False)[0]
+    parts[0].suptitle("image", fontsize=9)
+    axes = parts[0].subplots(rows, 1, squeeze=False)
+    for row, label in enumerate(images.labels.tolist()):
+        _show(axes[row, 0], images.images[row], f"{_shortened(classes[label])}\n ")
+    for part, network in zip(parts[1:], trained, strict=True):
+        part.suptitle(network.card.label, fontsize=9)
+        axes = part.subplots(rows, 2, squeeze=False)
+        classifier = network.classifier(probabilities=True)
+        with torch.no_grad():
+            probabilities_NK = classifier(images.images)
+        maps_NKHW = class_maps(network.network, classifier.preprocessing(images.images))
+        for row, label in enumerate(images.labels.tolist()):
+            ranked = probabilities_NK[row].argsort(descending=True).tolist()
+            other = next(k for k in ranked if k != label)
+            limit = float(maps_NKHW[row, [label, other]].abs().max()) or 1.0
+            for column, k in enumerate((label, other)):
+                title = f"{_shortened(classes[k])}\n{float(probabilities_NK[row, k]):.0%}"
+                colour = "dimgrey" if k != ranked[0] else RIGHT if k == label else WRONG
+                _overlay(axes[row, column], images.images[row], maps_NKHW[row, k], limit, title, colour)
+    return figure
+
+
+def _show(axes: "Axes", image_CHW: "Tensor", title: str, colour: str = "black") -> None:
+    """The image in grey or RGB under a title of two lines, so that rows stay level."""
+    axes.set_axis_off()
+    axes.imshow(image_CHW.permute(1, 2, 0).squeeze(2).numpy(), cmap="gray", vmin=0, vmax=255)
+    axes.set_title(title, fontsize=7, color=colour, fontweight="normal" if colour == "dimgrey" else "bold", pad=2)
+
+
+def _overlay(axes: "Axes", image_CHW: "Tensor", map_HW: "Tensor", limit: float, title: str, colour: str) -> None:
+    """The map in red above zero and blue below, over the image in softened tones, whose black would swallow them."""
+    _show(axes, 128 + image_CHW // 2, title, colour)
+    left, right, bottom, top = axes.images[0].get_extent()
+    box = (left, right, bottom, top)
+    colours: Any = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "bilinear", "alpha": 0.7}
+    axes.imshow(map_HW.numpy(), extent=box, **colours)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(prog="python -m nin.cam", description="Class maps of trained networks over test images.")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="a .safetensors file, (the start of) a run_id, or a name: 2x:0"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("class-maps.png"), metavar="FILE", help="default: class-maps.png"
+    )
+    parser.add_argument("--images", type=positive, default=8, metavar="N", help="test images to show (default: 8)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which images are drawn (default: 0)")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
+    arguments = _parser().parse_args(argv)
+
+    import torch
+
+    from nin.spec import stream
+    from nin.weights import find, load, load_data
+
+    trained = [load(find(name, arguments.results)) for name in arguments.runs]
+    first = trained[0].card
+    for network in trained:
+        card = network.card
+        if (card.data.name, card.data.split, card.image_shape) != (
+            first.data.name,
+            first.data.split,
+            first.image_shape,
+        ):
+            raise ValueError(f"{card.name} and {first.name} were not tested on the same images")
+        try:
+            class_maps(network.network, torch.zeros(1, *card.in_shape))
+        except ValueError as error:
+            raise ValueError(f"{card.name} has no class maps: {error}") from error
+    test = load_data(first).test
+    generator = torch.Generator().manual_seed(stream(arguments.seed, "cam"))
+    drawn = test.take(torch.randperm(len(test.labels), generator=generator)[:DRAWN])
+    with torch.no_grad():
+        right_RN = torch.stack(
+            [network.classifier()(drawn.images).argmax(dim=1) == drawn.labels for network in trained]
+        )
+    chosen = drawn.take(torch.tensor(choose_images(right_RN, arguments.images)))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    class_map_figure(trained, chosen).savefig(arguments.out, dpi=160)
+    print(f"{len(chosen.labels)} test images of {first.data.name}, {len(trained)} networks: {arguments.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    exit_with(main)

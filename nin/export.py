@@ -1,0 +1,412 @@
+"""A trained network as a file that something else can run, checked against the network that it came from.
+
+    python -m nin.export RUN                            ONNX, for ONNX Runtime, Triton and most others
+    python -m nin.export RUN --format pt2               torch.export's own, for PyTorch without this code
+    python -m nin.export RUN --probabilities            softmax inside: class probabilities in the place of logits
+    python -m nin.export RUN --mlflow                   also a registered MLflow model, which `mlflow models serve` answers for
+    python -m nin.export RUN --triton models            also a model repository for the Triton inference server
+
+Preprocessing is inside: what is exported takes any number of images as bytes, (N, C, H, W) uint8 in the data set's own size. No
+range of floats can be got wrong, and clients send a byte per pixel. Beside the file, a model card says what it is and how good.
+"""
+
+import argparse
+import importlib.util
+import json
+import logging
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nin.cli import OneLineParser, exit_with, positive
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nin.data import ImageData
+    from nin.weights import Card, Classifier, TrainedNetwork
+
+INPUT = "images"  # the name of the argument of `nin.weights.Classifier.forward` as well
+TOLERANCE = 1e-4  # of the largest output (at least 1): other kernels add in another order, in float32
+CHECK_BATCH = 500  # images
+LABELS = "labels.txt"
+MAX_BATCH = 256  # images that Triton may put together
+MAX_DELAY_MICROSECONDS = 1000  # for which Triton may wait for more of them
+EXPERIMENT = "nin-ablations/exported"
+
+Runner = Callable[["Tensor"], "Tensor"]  # images as bytes (N, C, H, W) -> outputs (N, K)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file: how a classifier is written, given two example images, and how the file is run.
+
+    example  how a reader of the card runs it, in Python, with "FILE" for the file's name
+    """
+
+    suffix: str
+    write: Callable[["Classifier", "Tensor", Path, "Card"], None]
+    read: Callable[[Path], Runner]
+    example: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """How an exported file compares with its network on test images, one at a time and many.
+
+    largest_difference  between outputs (logits or probabilities)
+    different_labels    images that the two put into different classes, which within the tolerance only near ties can be
+    accuracy            of the exported file, which computes in float32
+    """
+
+    examples: int
+    largest_difference: float
+    different_labels: int
+    accuracy: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.examples:,} test images: largest difference {self.largest_difference:.1e}, "
+            f"{self.different_labels} different labels, accuracy {self.accuracy:.2%}"
+        )
+
+
+def export(
+    trained: "TrainedNetwork", data: "ImageData", kind: str, path: Path, probabilities: bool = False, examples: int = 0
+) -> Check:
+    """Write the file, its preprocessing inside, and compare it with the network on `examples` test images (0: all).
+
+    Raises ValueError, and leaves no file, if they differ beyond the tolerance or the format cannot express the network.
+    """
+    classifier, form = trained.classifier(probabilities), FORMATS[kind]
+    images = data.test.images[:examples] if examples else data.test.images
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _without_chatter():
+            form.write(classifier, data.test.images[:2], path, trained.card)
+            return _compare(classifier, form.read(path), images, data.test.labels)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _compare(classifier: Runner, exported: Runner, images_NCHW: "Tensor", labels_N: "Tensor") -> Check:
+    """One image alone, then batches: a batch dimension that was frozen would show."""
+    import torch
+
+    largest, scale, different, right = 0.0, 1.0, 0, 0
+    with torch.no_grad():
+        start = 0
+        for batch in (images_NCHW[:1], *torch.split(images_NCHW[1:], CHECK_BATCH)):
+            wanted_NK, found_NK = classifier(batch), exported(batch)
+            if not bool(wanted_NK.isfinite().all()):
+                raise ValueError("the network's own outputs are not finite: a run that diverged is not worth exporting")
+            largest = max(largest, float((found_NK - wanted_NK).abs().nan_to_num(torch.inf).max()))
+            scale = max(scale, float(wanted_NK.abs().max()))
+            found_N = found_NK.argmax(dim=1)
+            different += int((found_N != wanted_NK.argmax(dim=1)).sum())
+            right += int((found_N == labels_N[start : start + len(batch)]).sum())
+            start += len(batch)
+    if largest > TOLERANCE * scale:
+        raise ValueError(
+            f"the exported file differs from the network by {largest:.2g} in outputs of up to {scale:.2g}: not kept"
+        )
+    return Check(start, largest, different, right / start)
+
+
+def _write_onnx(classifier: "Classifier", images: "Tensor", path: Path, card: "Card") -> None:
+    import torch
+    from torch.onnx import OnnxExporterError
+
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(f"--format onnx needs {package}: python -m pip install 'nin-ablations[export]'")
+    try:
+        program = torch.onnx.export(
+            classifier,
+            (images,),
+            dynamo=True,
+            verbose=False,
+            input_names=[INPUT],
+            output_names=[_output_name(classifier)],
+            dynamic_shapes=({0: "batch"},),
+        )
+    except OnnxExporterError as error:
+        reason = str(error.__cause__ or error).partition("\n")[0]
+        raise ValueError(f"ONNX cannot express this network ({reason}): use --format pt2") from error
+    assert program is not None
+    program.model.metadata_props.update({"name": card.name, "classes": json.dumps(card.classes)})
+    program.save(path, external_data=False)
+
+
+def _read_onnx(path: Path) -> Runner:
+    import onnxruntime  # type: ignore[import-untyped]
+    import torch
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {INPUT: images.numpy()})[0])
+
+
+def _write_pt2(classifier: "Classifier", images: "Tensor", path: Path, card: "Card") -> None:
+    import torch
+
+    program = torch.export.export(classifier, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program, path, extra_files={"classes.json": json.dumps(card.classes)})
+
+
+def _read_pt2(path: Path) -> Runner:
+    import torch
+
+    module: Runner = torch.export.load(path).module()
+    return module
+
+
+def _write_torchscript(classifier: "Classifier", images: "Tensor", path: Path, card: "Card") -> None:
+    import torch
+
+    with torch.no_grad():
+        program = torch.jit.trace(classifier, images)  # type: ignore[no-untyped-call]
+    torch.jit.save(program, path, _extra_files={"classes.json": json.dumps(card.classes)})
+
+
+def _read_torchscript(path: Path) -> Runner:
+    import torch
+
+    module: Runner = torch.jit.load(path)  # type: ignore[no-untyped-call]
+    return module
+
+
+FORMATS: dict[str, Format] = {
+    "onnx": Format(
+        ".onnx",
+        _write_onnx,
+        _read_onnx,
+        f'session = onnxruntime.InferenceSession("FILE")\n(OUTPUT,) = session.run(None, {{"{INPUT}": {INPUT}}})',
+    ),
+    "pt2": Format(".pt2", _write_pt2, _read_pt2, f'OUTPUT = torch.export.load("FILE").module()({INPUT})'),
+    "torchscript": Format(
+        ".torchscript", _write_torchscript, _read_torchscript, f'OUTPUT = torch.jit.load("FILE")({INPUT})'
+    ),
+}
+
+
+def model_card(card: "Card", check: Check, kind: str, path: Path, probabilities: bool) -> str:
+    """What a person must know to use the file, in Markdown."""
+    import torch
+
+    low, high = card.test_interval
+    output = "probabilities" if probabilities else "logits"
+    channels, height, width = card.image_shape
+    prepared = (
+        "normalises them"
+        if card.image_shape == card.in_shape
+        else (f"normalises them and resizes them to {card.in_shape[1]}x{card.in_shape[2]} (bilinear)")
+    )
+    rows = {
+        "network": _fields(card.model),
+        "parameters": f"{card.params_trunk + card.params_head:,} (trunk {card.params_trunk:,}, head {card.params_head:,})",
+        "GFLOP": f"{card.gflops:.4f} per image, forward (2 per multiply-accumulate)",
+        "input": f"`{INPUT}`: uint8 (N, {channels}, {height}, {width}), any N, 0 is black and 255 white; the file {prepared}",
+        "output": f"`{output}`: float32 (N, {len(card.classes)})",
+        "classes": ", ".join(f"{k} {name}" for k, name in enumerate(card.classes)),
+        "data": f"{_fields(card.data)}; SHA-256 of images and labels {card.data_checksum}",
+        "training": f"{_fields(card.train)}, seed={card.seed}; outcome: {card.outcome}",
+        "test accuracy": f"{card.test_accuracy:.2%}, 95 % interval {low:.2%} to {high:.2%} (Wilson), "
+        f"on {card.test_examples:,} test images, as trained in {card.train.precision}",
+        "this file against the network": str(check),
+        "trained with": ", ".join(f"{key} {value}" for key, value in card.environment.items() if value),
+        "exported with": f"torch {torch.__version__}",
+    }
+    softmax = (
+        "Softmax is inside: each row of the output sums to 1."
+        if probabilities
+        else "The output is logits. Softmax makes probabilities of them; the most probable class is the largest logit either way."
+    )
+    return "\n".join(
+        [
+            f"# {card.name}",
+            "",
+            f"An image classifier, run {card.run_id} of nin-ablations, as {kind}. {softmax}",
+            f"It knows the {len(card.classes)} classes below and gives one of them to any image, whatever it shows. "
+            "The accuracy is that on images like those it was trained on; on others it is unknown.",
+            "",
+            "| | |",
+            "| --- | --- |",
+            *("| {} | {} |".format(key, value.replace("|", "\\|")) for key, value in rows.items()),
+            "",
+            "```python",
+            FORMATS[kind].example.replace("FILE", path.name).replace("OUTPUT", output),
+            "```",
+            "",
+        ]
+    )
+
+
+def triton_repository(folder: Path, name: str, onnx_file: Path, card: "Card", output: str) -> Path:
+    """`<folder>/<name>`, as the Triton inference server wants a model: its configuration, its labels and version 1 of it."""
+    model = folder / name
+    (model / "1").mkdir(parents=True, exist_ok=True)
+    (model / "1" / "model.onnx").write_bytes(onnx_file.read_bytes())
+    (model / LABELS).write_text("".join(f"{label}\n" for label in card.classes))
+    dims = ", ".join(str(n) for n in card.image_shape)
+    (model / "config.pbtxt").write_text(
+        f'''name: "{name}"
+backend: "onnxruntime"
+max_batch_size: {MAX_BATCH}
+input [ {{ name: "{INPUT}" data_type: TYPE_UINT8 dims: [ {dims} ] }} ]
+output [ {{ name: "{output}" data_type: TYPE_FP32 dims: [ {len(card.classes)} ] label_filename: "{LABELS}" }} ]
+dynamic_batching {{ max_queue_delay_microseconds: {MAX_DELAY_MICROSECONDS} }}
+'''
+    )
+    return model
+
+
+def register_with_mlflow(
+    trained: "TrainedNetwork", images: "Tensor", name: str, uri: str, artifacts: Path, probabilities: bool
+) -> str:
+    """Log the network, its preprocessing inside, and register it as `name`. Returns its URI, "models:/<name>/<version>".
+
+    images     a few test images (more than one), kept as the example of an input
+    artifacts  where files go if `uri` is a bare database and not a server, which knows by itself
+    """
+    import mlflow
+    import numpy as np
+    import torch
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    card = trained.card
+    mlflow.set_tracking_uri(uri)
+    if mlflow.get_experiment_by_name(EXPERIMENT) is None:
+        place = None if uri.startswith("http") else artifacts.resolve().as_uri()
+        mlflow.create_experiment(EXPERIMENT, artifact_location=place)
+    mlflow.set_experiment(EXPERIMENT)
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, *card.image_shape))]),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(card.classes)))]),
+    )
+    with mlflow.start_run(run_name=card.name):
+        mlflow.log_metric("test/accuracy", card.test_accuracy)
+        info = mlflow.pytorch.log_model(
+            trained.classifier(probabilities),
+            name=name,
+            registered_model_name=name,
+            signature=signature,
+            input_example=images.numpy(),
+            serialization_format="pt2",
+            # Said here, they need not be found out by loading the model in a process of its own. "+cpu" is on no index.
+            pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", f"numpy=={np.__version__}"],
+            metadata={"card": asdict(card), "output": "probabilities" if probabilities else "logits"},
+        )
+    return f"models:/{name}/{info.registered_model_version}"
+
+
+def _output_name(classifier: "Classifier") -> str:
+    from torch import nn
+
+    return "probabilities" if isinstance(classifier.last, nn.Softmax) else "logits"
+
+
+def _fields(spec: Any) -> str:
+    return ", ".join(f"{key}={value}" for key, value in asdict(spec).items())
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Deprecations inside of torch, notes of its exporters and of MLflow are not our users' to act on."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for logger in ("mlflow", "alembic", "onnxscript", "onnx_ir", "torch.onnx"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    with warnings.catch_warnings(action="ignore"):
+        yield
+
+
+def _safe(name: str) -> str:
+    """A name that registries and folders take: "num_1x1-quick-2x-0" from "num_1x1/quick/2x:0"."""
+    return re.sub(r"[^\w-]+", "-", name)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="python -m nin.export", description="A trained network as a file that others can run.")
+    parser.add_argument("run", metavar="RUN", help="a .safetensors file, (the start of) a run_id, or a name: 2x:0")
+    parser.add_argument(
+        "--format",
+        choices=["onnx", "pt2", "torchscript"],
+        default="onnx",
+        dest="kind",
+        help="onnx (default); pt2: torch.export; torchscript: deprecated by PyTorch, for what still wants it",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: beside the weights")
+    parser.add_argument("--probabilities", action="store_true", help="put the softmax into the file")
+    parser.add_argument(
+        "--check",
+        type=positive,
+        default=0,
+        metavar="N",
+        dest="examples",
+        help="compare on N test images (default: all)",
+    )
+    parser.add_argument("--mlflow", action="store_true", help="also log and register it as an MLflow model")
+    parser.add_argument("--triton", type=Path, metavar="DIR", help="also lay out a Triton model repository (onnx only)")
+    parser.add_argument("--name", help="what MLflow and Triton call it (default: study, protocol, variant and seed)")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
+    arguments = _parser().parse_args(argv)
+    kind, probabilities = arguments.kind, arguments.probabilities
+    if arguments.triton and kind != "onnx":
+        raise ValueError(f"--triton goes with --format onnx, not {kind}")
+    if arguments.triton and arguments.triton.name == "triton":
+        # Python would take it for the package of that name wherever it is the working directory's.
+        raise ValueError(
+            f"--triton {arguments.triton}: torch imports a package `triton`; call the folder something else"
+        )
+    if arguments.name is not None and not re.fullmatch(r"[\w-]+", arguments.name):
+        raise ValueError(f"--name {arguments.name!r}: only letters, digits, '_' and '-'")
+    if arguments.mlflow and importlib.util.find_spec("mlflow") is None:
+        raise ValueError("--mlflow: MLflow is not installed: python -m pip install mlflow")
+
+    from nin.weights import find, load, load_data
+
+    weights = find(arguments.run, arguments.results)
+    trained = load(weights)
+    card = trained.card
+    data = load_data(card)
+    path = arguments.out or weights.with_suffix(FORMATS[kind].suffix)
+    check = export(trained, data, kind, path, probabilities, arguments.examples)
+    name = arguments.name or _safe(card.name)
+    page = path.with_name(f"{path.name}.md")
+    page.write_text(model_card(card, check, kind, path, probabilities))
+    print(f"{card.name}: {check}")
+    print(f"file: {path}\ncard: {page}")
+    if arguments.triton:
+        output = "probabilities" if probabilities else "logits"
+        model = triton_repository(arguments.triton, name, path, card, output)
+        print(f"Triton: {model}; serve it with tritonserver --model-repository={arguments.triton.resolve()}")
+    if arguments.mlflow:
+        own = os.environ.get("MLFLOW_TRACKING_URI")
+        uri = own or f"sqlite:///{(arguments.results / 'mlflow.db').resolve()}"
+        arguments.results.mkdir(parents=True, exist_ok=True)
+        with _without_chatter():
+            model_uri = register_with_mlflow(
+                trained, data.test.images[:2], name, uri, arguments.results / "mlartifacts", probabilities
+            )
+        where = "" if own else f"MLFLOW_TRACKING_URI={uri} "
+        print(
+            f"MLflow: {model_uri}; serve it with\n{where}mlflow models serve -m {model_uri} --env-manager local -p 5001"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    exit_with(main)

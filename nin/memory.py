@@ -1,0 +1,68 @@
+"""How much memory training takes: bytes that PyTorch's allocator holds at the worst moment, and what they are needed for."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from nin.data import ImageData, Split
+from nin.measure import layers
+from nin.model import build_model
+from nin.spec import ModelSpec, Shape, TrainSpec
+from nin.train import train
+
+IN_PLACE = ("ReLU", "Dropout", "Flatten", "Identity")  # layers whose output needs no memory of its own, or little
+BYTES = {"float32": 4, "bf16": 2}  # of an activation
+
+
+def training_memory(model: ModelSpec, data: ImageData, spec: TrainSpec) -> int:
+    """Bytes at the worst moment of two training steps: weights, gradients, the optimiser's state, activations, workspace.
+
+    The network is built anew on the data's device; the data set's own bytes are not counted. Torch's random state is left as
+    it was. On the CPU what libraries allocate on their own, past PyTorch, is not seen.
+    """
+    few = 2 * spec.batch_size
+    positions = torch.arange(few, device=data.train.labels.device) % len(data.train.labels)
+    part = replace(data, train=data.train.take(positions), val=Split(data.val.images[:1], data.val.labels[:1]))
+    once = replace(spec, epochs=1, evals_per_epoch=1)
+
+    def two_steps() -> None:
+        train(build_model(model, data.in_shape, data.num_classes), part, once)
+
+    device = data.train.images.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        return peak_bytes(two_steps, device)
+
+
+def activation_bytes(model: ModelSpec, in_shape: Shape, num_classes: int, precision: str) -> int:
+    """What one image's activations take by counting: the outputs of all layers that need memory of their own.
+
+    Precision "float32" or "bf16". The input and what the backward pass needs besides (such as the positions of maxima) are not
+    in it.
+    """
+    rows = layers(model, in_shape, num_classes)
+    elements = sum(torch.Size(row.output_shape).numel() for row in rows if row.kind not in IN_PLACE)
+    return elements * BYTES[precision]
+
+
+def peak_bytes(work: Callable[[], None], device: torch.device) -> int:
+    """The most bytes that `work` has allocated at one time, beyond what was allocated before it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes to stderr
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        work()
+    results = profiled.profiler.kineto_results if profiled.profiler else None
+    assert results is not None
+    changes = sorted((event.start_ns(), event.nbytes()) for event in results.events() if event.name() == "[memory]")
+    allocated = peak = 0
+    for _, change in changes:
+        allocated += change
+        peak = max(peak, allocated)
+    return peak

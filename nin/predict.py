@@ -1,0 +1,109 @@
+"""What a trained network takes your own images for.
+
+    python -m nin.predict RUN photo.png other.jpg       the likeliest classes of each, with probabilities
+    python -m nin.predict RUN photo.png --invert        dark on light: Fashion-MNIST shows light clothes on black
+
+Images are turned upright as their camera says, made grey or RGB, and squeezed to the size of the network's data set.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nin.cli import OneLineParser, exit_with, positive
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from torch import Tensor
+
+    from nin.spec import Shape
+    from nin.weights import TrainedNetwork
+
+LIGHT_ON_BLACK = ("fashion-mnist", "mnist", "kmnist")
+BATCH = 256  # images
+
+
+def read_images(paths: Sequence[Path], shape: "Shape", invert: bool = False) -> "Tensor":
+    """(N, C, H, W) uint8 in that (C, H, W). Raises DataError, naming the file, for what is not a whole image."""
+    import torch
+    from PIL import ImageOps
+
+    from nin.sources import as_pixels, opened
+
+    channels, height, width = shape
+    images = []
+    for path in paths:
+        with opened(path) as image:
+            pixels = torch.tensor(as_pixels(ImageOps.exif_transpose(image), channels, height, width))
+        images.append(255 - pixels if invert else pixels)
+    return torch.stack(images).permute(0, 3, 1, 2).contiguous()
+
+
+def probabilities(trained: "TrainedNetwork", images_NCHW: "Tensor") -> "Tensor":
+    """(N, C, H, W) uint8 in the data set's own size -> (N, K)."""
+    import torch
+
+    from nin.model import predict
+
+    classifier = trained.classifier()
+    return torch.cat([predict(classifier, batch) for batch in torch.split(images_NCHW, BATCH)])
+
+
+def seems_inverted(image_CHW: "Tensor") -> bool:
+    """Whether its border is rather light than dark."""
+    import torch
+
+    border = torch.cat([image_CHW[:, [0, -1]].flatten(), image_CHW[:, :, [0, -1]].flatten()])
+    return float(border.float().mean()) > 127
+
+
+def _table(paths: Sequence[Path], probabilities_NK: "Tensor", classes: Sequence[str], top: int) -> "Table":
+    from rich.markup import escape
+    from rich.table import Table
+
+    top = min(top, len(classes))
+    table = Table("image", *("likeliest" if rank == 1 else f"{rank}." for rank in range(1, top + 1)))
+    for path, probabilities_K in zip(paths, probabilities_NK, strict=True):
+        likeliest = probabilities_K.topk(top)
+        cells = zip(likeliest.values.tolist(), likeliest.indices.tolist(), strict=True)
+        table.add_row(escape(str(path)), *(f"{escape(classes[k])} {share:.1%}" for share, k in cells))
+    return table
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="python -m nin.predict", description="What a trained network takes images for.")
+    parser.add_argument("run", metavar="RUN", help="a .safetensors file, (the start of) a run_id, or a name: 2x:0")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
+    parser.add_argument("--top", type=positive, default=3, metavar="K", help="classes to show (default: 3)")
+    parser.add_argument(
+        "--invert", action="store_true", help="swap light and dark; Fashion-MNIST shows light clothes on black"
+    )
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
+    arguments = _parser().parse_args(argv)
+
+    from rich.console import Console
+
+    from nin.weights import find, load
+
+    trained = load(find(arguments.run, arguments.results))
+    card = trained.card
+    images = read_images(arguments.images, card.image_shape, arguments.invert)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=140)
+    console.print(_table(arguments.images, probabilities(trained, images), card.classes, arguments.top))
+    console.print(f"{card.name}, {card.test_accuracy:.1%} right on the test images of {card.data.name}", markup=False)
+    if card.data.name in LIGHT_ON_BLACK and any(seems_inverted(image) for image in images):
+        hint = "try without --invert" if arguments.invert else "try --invert"
+        console.print(f"note: {card.data.name} shows light things on black, these images are light around: {hint}")
+    return 0
+
+
+if __name__ == "__main__":
+    exit_with(main)

@@ -1,0 +1,340 @@
+"""What bounds the speed of each layer on this machine: its arithmetic or its memory?
+
+    python -m nin.measure roofline nin-d2l                      a table of layers, and what a faster machine would bring
+    python -m nin.measure roofline nin-d2l --out roofline.png   and the figure
+
+After Williams, Waterman and Patterson, "Roofline: an insightful visual performance model" (Communications of the ACM 52(4),
+2009). A layer that does I FLOPs for each byte it moves cannot exceed min(matrix rate, I x memory bandwidth). Bytes are those
+that must move at least once: what comes in, what goes out and the weights. So two cards that multiply equally fast differ on
+layers left of the ridge, where their memory decides; and a card can wait for images that its bus brings too slowly.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nin.cli import OneLineParser, text_table
+from nin.measure import NETWORKS, image_shape, layers, product, spec_changes
+from nin.spec import ModelSpec, Shape, choose
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.figure import Figure
+    from torch import Tensor, nn
+
+BYTES = {"bf16": 2, "float32": 4}  # per number
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A device's limits: FLOP/s in matrix products by precision, bytes/s of its memory (read + written), and from the host.
+
+    bus  0 for a CPU, whose memory is the host's
+    """
+
+    device: str
+    threads: int
+    flops: dict[str, float]
+    bandwidth: float
+    bus: float = 0.0
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What a layer costs in the forward pass of one batch: FLOPs, bytes moved at least, seconds measured."""
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...]
+    flops: int
+    bytes_moved: int
+    seconds: float
+
+    @property
+    def intensity(self) -> float:
+        """FLOPs per byte."""
+        return self.flops / self.bytes_moved
+
+    def least_seconds(self, flops: float, bandwidth: float) -> float:
+        """Time that arithmetic or memory needs at these rates (FLOP/s, bytes/s), whichever is longer."""
+        return max(self.flops / flops, self.bytes_moved / bandwidth)
+
+    def bound(self, flops: float, bandwidth: float) -> str:
+        """ "compute" or "memory": which of the two takes longer at these rates."""
+        return "compute" if self.flops / flops >= self.bytes_moved / bandwidth else "memory"
+
+
+def measure_machine(device: "torch.device") -> Machine:
+    """The limits of `device`, with as many threads as torch uses now."""
+    import torch
+
+    from nin.machine import bus_bandwidth, copy_bandwidth, device_name, matrix_rate
+
+    return Machine(
+        device=device_name(device),
+        threads=torch.get_num_threads(),
+        flops={name: matrix_rate(device, dtype) for name, dtype in _dtypes().items()},
+        bandwidth=copy_bandwidth(device),
+        bus=bus_bandwidth(device) if device.type == "cuda" else 0.0,
+    )
+
+
+def layer_costs(
+    spec: ModelSpec,
+    in_shape: Shape,
+    num_classes: int,
+    *,
+    batch: int,
+    precision: str = "bf16",
+    device: "str | torch.device" = "cpu",
+) -> list[LayerCost]:
+    """Layers that do something in evaluation mode, in order; those that only name their input anew (a view) are left out.
+
+    Each is timed alone, again and again on one input: where that fits a cache, the layer may beat the memory's bandwidth. On
+    a GPU no layer takes less than its launch by the host.
+    """
+    import torch
+
+    from nin.machine import seconds_per_call
+    from nin.model import build_model
+
+    device = torch.device(device)
+    counted = {f"{row.part}.{row.name}": row for row in layers(spec, in_shape, num_classes)}
+    network = build_model(spec, in_shape, num_classes).eval()
+    network.to(device=device, dtype=_dtypes()[precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
+    costs: list[LayerCost] = []
+
+    def measure(name: str, module: "nn.Module", inputs: "tuple[Tensor, ...]", output: "Tensor") -> None:
+        row = counted[name]
+        if not row.flops and _is_view(module, inputs[0], output):
+            return
+        weights = sum(parameter.numel() for parameter in module.parameters())
+        costs.append(
+            LayerCost(
+                name=name,
+                kind=row.kind,
+                output_shape=row.output_shape,
+                flops=batch * row.flops,
+                bytes_moved=BYTES[precision] * (inputs[0].numel() + output.numel() + weights),
+                seconds=seconds_per_call(lambda: module.forward(*inputs), device),
+            )
+        )
+
+    for name, module in network.named_modules():
+        if not any(module.children()):
+            module.register_forward_hook(lambda module, x, y, name=name: measure(name, module, x, y))
+    images = torch.rand(batch, *in_shape, device=device, dtype=_dtypes()[precision])
+    with torch.no_grad():
+        network(images.contiguous(memory_format=torch.channels_last))
+    return costs
+
+
+def _is_view(module: "nn.Module", x: "Tensor", y: "Tensor") -> bool:
+    return x.data_ptr() == y.data_ptr() and not getattr(module, "inplace", False)
+
+
+def _dtypes() -> "dict[str, torch.dtype]":
+    import torch
+
+    return {"bf16": torch.bfloat16, "float32": torch.float32}
+
+
+def least_seconds(costs: Sequence[LayerCost], flops: float, bandwidth: float) -> float:
+    """Time of the whole pass if every layer ran at its bound."""
+    return sum(cost.least_seconds(flops, bandwidth) for cost in costs)
+
+
+def machine_line(machine: Machine) -> str:
+    """The limits in words."""
+    parts = [
+        f"{flops / 1e12:,.2f} TFLOP/s in {precision} matrix products" for precision, flops in machine.flops.items()
+    ]
+    parts.append(f"{machine.bandwidth / 1e9:,.1f} GB/s copying memory (read + written)")
+    if machine.bus:
+        parts.append(f"{machine.bus / 1e9:,.1f} GB/s from the host")
+    threads = "" if machine.bus else f", {machine.threads} threads"
+    return f"{machine.device}{threads}: {', '.join(parts)}"
+
+
+def layer_table(costs: Sequence[LayerCost], machine: Machine, precision: str) -> str:
+    """One line per layer."""
+    flops, bandwidth = machine.flops[precision], machine.bandwidth
+    total = sum(cost.seconds for cost in costs)
+    header = (
+        "layer",
+        "kind",
+        "output",
+        "GFLOP",
+        "MB",
+        "FLOP/byte",
+        "ms",
+        "share",
+        "TFLOP/s",
+        "GB/s",
+        "of its bound",
+        "bound by",
+    )
+    rows = [
+        (
+            cost.name,
+            cost.kind,
+            product(cost.output_shape),
+            f"{cost.flops / 1e9:,.2f}",
+            f"{cost.bytes_moved / 1e6:,.2f}",
+            f"{cost.intensity:,.1f}",
+            f"{1e3 * cost.seconds:,.3f}",
+            f"{cost.seconds / total:.1%}",
+            f"{cost.flops / cost.seconds / 1e12:,.3f}",
+            f"{cost.bytes_moved / cost.seconds / 1e9:,.1f}",
+            f"{cost.least_seconds(flops, bandwidth) / cost.seconds:.0%}",
+            cost.bound(flops, bandwidth),
+        )
+        for cost in costs
+    ]
+    return text_table(header, rows)
+
+
+def conclusion(costs: Sequence[LayerCost], machine: Machine, precision: str, batch: int, image_bytes: int) -> str:
+    """What bounds the network as a whole, and what another machine would bring.
+
+    image_bytes  of one image as it is sent to the device
+    """
+    flops, bandwidth = machine.flops[precision], machine.bandwidth
+    measured, least = sum(cost.seconds for cost in costs), least_seconds(costs, flops, bandwidth)
+    by_memory = sum(c.least_seconds(flops, bandwidth) for c in costs if c.bound(flops, bandwidth) == "memory")
+    lines = [
+        f"{batch} images forward: {1e3 * measured:,.2f} ms in layers; {1e3 * least:,.2f} ms if each ran at its bound "
+        f"({least / measured:.0%}). Ridge: {flops / bandwidth:,.0f} FLOP/byte.",
+        f"Of the least time {by_memory / least:.0%} is memory's and {1 - by_memory / least:.0%} arithmetic's.",
+        "A device with the same arithmetic and twice the memory bandwidth could be "
+        f"{least / least_seconds(costs, flops, 2 * bandwidth):.2f} times as fast; with the same memory and twice the arithmetic, "
+        f"{least / least_seconds(costs, 2 * flops, bandwidth):.2f} times.",
+    ]
+    if machine.bus:
+        sent = batch * image_bytes / machine.bus
+        lines.append(
+            f"Sending the batch over the bus as float32 takes {1e3 * sent:,.2f} ms, unless it is there already."
+        )
+    return "\n".join(lines)
+
+
+def figure(title: str, costs: Sequence[LayerCost], machine: Machine, precision: str) -> "Figure":
+    """The roofs of the machine, and a dot per layer that multiplies, its area in proportion to its share of the time.
+
+    Labels stand in a column beside the axes, in the order of the dots' heights, each tied to its dot.
+    """
+    from matplotlib.figure import Figure
+
+    total = sum(cost.seconds for cost in costs)
+    dots = sorted((cost for cost in costs if cost.flops), key=lambda cost: -cost.flops / cost.seconds)
+    rest = sum(cost.seconds for cost in costs if not cost.flops) / total
+    picture = Figure(figsize=(11, max(5.0, 1.4 + 0.27 * len(dots))), layout="constrained", dpi=150)
+    axes = picture.subplots()
+    low = min(min(cost.intensity for cost in dots), machine.flops[precision] / machine.bandwidth) / 3
+    high = max(max(cost.intensity for cost in dots), max(machine.flops.values()) / machine.bandwidth) * 3
+    for name, flops in machine.flops.items():
+        ridge = flops / machine.bandwidth
+        style = "-" if name == precision else ":"
+        axes.plot(
+            [low, ridge, high],
+            [machine.bandwidth * low / 1e12, flops / 1e12, flops / 1e12],
+            style,
+            color="black",
+            lw=1.2,
+        )
+        axes.annotate(
+            f"{name}: {flops / 1e12:,.3g} TFLOP/s",
+            (ridge, flops / 1e12),
+            (6, 4),
+            textcoords="offset points",
+            bbox={"boxstyle": "square,pad=0", "color": "white", "alpha": 0.8},  # over the lines to labels
+        )
+    colors = {"compute": "#0072b2", "memory": "#d55e00"}
+    heights = [(i + 0.5) / len(dots) for i in range(len(dots) - 1, -1, -1)]
+    for cost, height in zip(dots, heights, strict=True):
+        color = colors[cost.bound(machine.flops[precision], machine.bandwidth)]
+        dot = (cost.intensity, cost.flops / cost.seconds / 1e12)
+        axes.scatter(*dot, s=20 + 2000 * cost.seconds / total, color=color, alpha=0.6, edgecolor="white", zorder=3)
+        axes.annotate(
+            f"{cost.name} {cost.kind}, {product(cost.output_shape)}: {cost.seconds / total:.0%}",
+            dot,
+            (1.03, height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=8,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": "0.75", "lw": 0.6, "shrinkA": 2, "shrinkB": 0, "relpos": (0, 0.5)},
+        )
+    axes.plot([], [], "o", color=colors["compute"], label="bound by arithmetic")
+    axes.plot([], [], "o", color=colors["memory"], label="bound by memory")
+    picture.legend(loc="outside lower left", ncols=2, frameon=False)
+    axes.set(xscale="log", yscale="log", xlim=(low, high), xlabel="arithmetic intensity (FLOP/byte)", ylabel="TFLOP/s")
+    axes.set_title(
+        f"{title}\n{machine.device}, memory {machine.bandwidth / 1e9:,.0f} GB/s\n"
+        f"dots: share of the time; layers that do not multiply (ReLU, pooling) take {rest:.0%} of it",
+        fontsize=9,
+        loc="left",
+    )
+    axes.grid(alpha=0.2)
+    return picture
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="python -m nin.measure roofline", description="What bounds each layer's speed here.")
+    parser.add_argument("network", metavar="NETWORK", help=", ".join(NETWORKS))
+    parser.add_argument("--batch", type=int, default=128, metavar="N", help="images at a time (default: 128)")
+    parser.add_argument("--precision", choices=BYTES, default="bf16", help="default: bf16")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), metavar="N", help="of a CPU (default: all cores)"
+    )
+    parser.add_argument("--num-classes", type=int, default=10, metavar="K", help="default: 10")
+    parser.add_argument("--input", metavar="CxHxW", help="channels, height and width of an image, such as 3x32x32")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="as above")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="draw the figure into FILE (.png, .svg or .pdf)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers into FILE")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
+    arguments = _parser().parse_args(argv)
+    for option in ("batch", "threads", "num_classes"):
+        if getattr(arguments, option) < 1:
+            raise ValueError(f"--{option.replace('_', '-')} {getattr(arguments, option)}: must be 1 or more")
+    if arguments.out and arguments.out.suffix not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"--out {str(arguments.out)!r}: must end in .png, .svg or .pdf")
+    spec, in_shape = choose(NETWORKS, arguments.network, "network")
+    spec = replace(spec, **spec_changes(arguments.overrides))
+    in_shape = image_shape(arguments.input) if arguments.input else in_shape
+
+    import torch
+
+    from nin.machine import choose_device
+
+    torch.set_num_threads(arguments.threads)
+    device, precision, batch = choose_device(arguments.device), arguments.precision, arguments.batch
+    layers(spec, in_shape, arguments.num_classes)  # a network that cannot be is said so before anything is measured
+    machine = measure_machine(device)
+    costs = layer_costs(spec, in_shape, arguments.num_classes, batch=batch, precision=precision, device=device)
+    title = f"{arguments.network} on {product(in_shape)}, {batch} images, forward, {precision}"
+    image_bytes = BYTES["float32"] * in_shape[0] * in_shape[1] * in_shape[2]
+    print(title, machine_line(machine), "", layer_table(costs, machine, precision), "", sep="\n")
+    print(conclusion(costs, machine, precision, batch, image_bytes))
+    if arguments.json:
+        numbers = {
+            "machine": asdict(machine),
+            "batch": batch,
+            "precision": precision,
+            "layers": [asdict(c) for c in costs],
+        }
+        arguments.json.write_text(json.dumps(numbers, indent=1) + "\n")
+    if arguments.out:
+        figure(title, costs, machine, precision).savefig(arguments.out)
+    return 0

@@ -1,0 +1,196 @@
+"""Trained networks on disk: the weights and all that it takes to use them, in one safetensors file each.
+
+Reading such a file runs no code, unlike a pickle's. Its metadata hold a card: what the network is, what it was trained on, how
+good it is. `nin.export`, `nin.predict` and `nin.cam` start from it.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import dacite
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import nin.data
+from nin.data import ImageData
+from nin.model import Network, build_model
+from nin.spec import DataSpec, ModelSpec, Shape, TrainSpec
+
+SUFFIX = ".safetensors"
+CARD = "card"  # the key of the file's metadata that holds the card, as JSON
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a trained network is, what it was trained on, and how good it is.
+
+    name           "<study>/<protocol>/<variant>:<seed>", which `find` understands
+    outcome        as `nin.history.History` has it
+    image_shape    (C, H, W) of the data set's own images; in_shape is that of the images which the network sees
+    mean, std      what is subtracted from pixels in [0, 1] and what they are then divided by, channel by channel
+    data_checksum  of the images and labels of all splits, as `nin.data.ImageData` has it
+    test_accuracy  a fraction of `test_examples`, in the precision of the training; test_interval is its 95 % interval
+    gflops         forward pass of one image, 2 per multiply-accumulate, in 10^9
+    environment    device, versions and commit that it was trained with
+    """
+
+    name: str
+    run_id: str
+    seed: int
+    outcome: str
+    model: ModelSpec
+    data: DataSpec
+    train: TrainSpec
+    image_shape: Shape
+    in_shape: Shape
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    data_checksum: str
+    test_accuracy: float
+    test_interval: tuple[float, float]
+    test_examples: int
+    params_trunk: int
+    params_head: int
+    gflops: float
+    environment: dict[str, str]
+
+    @property
+    def label(self) -> str:
+        """The part of the name that tells networks of a study apart: variant and seed."""
+        variant, _, seed = self.name.rpartition("/")[2].rpartition(":")
+        return f"{variant} seed {seed}"
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network in evaluation mode, on the CPU, with its card."""
+
+    network: Network
+    card: Card
+
+    def classifier(self, probabilities: bool = False) -> "Classifier":
+        """The network behind its own preprocessing, for images as bytes."""
+        return Classifier(self, probabilities).eval()
+
+
+class Preprocessing(nn.Module):
+    """Images as bytes, (N, C, H, W) in the data set's own size -> what the network was trained on: normalised, resized."""
+
+    scale_C11: Tensor
+    shift_C11: Tensor
+
+    def __init__(self, card: Card) -> None:
+        super().__init__()
+        mean_C11, std_C11 = (torch.tensor(values)[:, None, None] for values in (card.mean, card.std))
+        self.register_buffer("scale_C11", 1 / (255 * std_C11))
+        self.register_buffer("shift_C11", -mean_C11 / std_C11)
+        self.image_size = card.image_shape[1:]
+        self.in_size = card.in_shape[1:]
+
+    def forward(self, bytes_NCHW: Tensor) -> Tensor:
+        """(N, C, H, W) uint8 -> (N, C, H', W') float32."""
+        x_NCHW = torch.addcmul(self.shift_C11, bytes_NCHW.to(torch.float32), self.scale_C11)
+        if self.in_size != self.image_size:
+            shrinking = self.image_size[-1] > self.in_size[-1]
+            x_NCHW = F.interpolate(x_NCHW, self.in_size, mode="bilinear", antialias=shrinking)
+        return x_NCHW
+
+
+class Classifier(nn.Module):
+    """Images as bytes, (N, C, H, W) uint8 in the data set's own size -> logits or probabilities (N, K)."""
+
+    def __init__(self, trained: TrainedNetwork, probabilities: bool = False) -> None:
+        super().__init__()
+        self.preprocessing = Preprocessing(trained.card)
+        self.network = trained.network
+        self.last = nn.Softmax(dim=1) if probabilities else nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) uint8 -> (N, K) float32. The argument's name is the input's in exported files."""
+        outputs_NK: Tensor = self.last(self.network(self.preprocessing(images)))
+        return outputs_NK
+
+
+def to_bytes(network: nn.Module, card: Card) -> bytes:
+    """The file's content: parameters and buffers of `network`, and `card`."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    return save_tensors(tensors, metadata={CARD: json.dumps(asdict(card))})
+
+
+def read_card(path: Path) -> Card:
+    """The card alone, without the weights. Raises ValueError, in one line, if the file is not one of ours or is damaged."""
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+        return dacite.from_dict(Card, json.loads(metadata[CARD]), dacite.Config(strict=True, cast=[tuple]))
+    except (SafetensorError, KeyError, ValueError, TypeError, dacite.DaciteError) as error:
+        raise _damaged(path, error) from error
+
+
+def load(path: Path) -> TrainedNetwork:
+    """The network in that file. Raises ValueError, in one line, if the file is not one of ours or is damaged."""
+    card = read_card(path)
+    network = build_model(card.model, card.in_shape, len(card.classes))
+    try:
+        network.load_state_dict(load_tensors(path.read_bytes()))
+    except (SafetensorError, RuntimeError) as error:
+        raise _damaged(path, error) from error
+    return TrainedNetwork(network.eval(), card)
+
+
+def load_data(card: Card) -> ImageData:
+    """The data that the network was trained and tested on. Raises ValueError if what is found here is not that."""
+    data = nin.data.load(card.data)
+    if data.checksum != card.data_checksum:
+        raise ValueError(f"data set {card.data.name!r} as found here is not what {card.name} was trained and tested on")
+    return data
+
+
+def find(name: str, results: Path) -> Path:
+    """The file of a trained network: a path, the beginning of a run_id, or the end of a card's name ("quick/2x:0", "2x:0").
+
+    Names and run_ids are looked for in `<results>/<study>/<protocol>/weights`. Raises ValueError if there is none of that
+    name, or more than one that are not the same run; it says what there is.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    if name.endswith(SUFFIX):
+        raise ValueError(f"there is no file {name}")
+    there = {path: _name(path) for path in sorted(results.glob(f"*/*/weights/*{SUFFIX}"))}
+    found = {
+        path.stem: path
+        for path, card_name in there.items()
+        if (name and path.stem.startswith(name)) or f"/{card_name}".endswith(f"/{name}")
+    }
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if found:
+        listed = _listed({path: there[path] for path in found.values()})
+        raise ValueError(f"{name!r} could be any of {listed}: write more of it, or the run_id in brackets")
+    makes = "python -m ablations.run STUDY --keep-weights keeps those that it trains"
+    if not there:
+        raise ValueError(f"there is no trained network under {results}: {makes}")
+    raise ValueError(f"there is no trained network {name!r} under {results}, but {_listed(there)}; {makes}")
+
+
+def _name(path: Path) -> str:
+    try:
+        return read_card(path).name
+    except ValueError:
+        return "damaged"
+
+
+def _listed(names: dict[Path, str], at_most: int = 6) -> str:
+    shown = [f"{name} ({path.stem})" for path, name in list(names.items())[:at_most]]
+    return ", ".join([*shown, f"{len(names) - at_most} more"] if len(names) > at_most else shown)
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return ValueError(f"{path} is no trained network that --keep-weights wrote, or it is damaged ({reason})")

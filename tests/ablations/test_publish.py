@@ -1,0 +1,79 @@
+"""Published results: whole, from somewhere, enough to make their report again, and never taken for finished runs."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from builders import record_of
+
+from ablations import run
+from ablations.publish import main
+from ablations.records import PROVENANCE, Store
+from ablations.report import write_report
+from ablations.study import load_study
+
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
+PUBLISHED = sorted(path.parent for path in REFERENCE.rglob(PROVENANCE))
+HEADS = load_study("heads")
+
+
+def fill(results: Path, **changes: object) -> Store:
+    store = Store(results, "heads", "smoke")
+    for each in HEADS.expand("smoke", 2):
+        environment = {"device": "a card", "host": "somewhere", "commit": "abc", "torch": "2.13"}
+        store.write(replace(record_of(each), environment=environment, **changes))  # type: ignore[arg-type]
+    return store
+
+
+def publish(tmp_path: Path) -> Path:
+    arguments = ["heads", "--protocol", "smoke", "--results", str(tmp_path / "ours"), "--to", str(tmp_path / "theirs")]
+    assert main(arguments) == 0
+    return tmp_path / "theirs" / "heads" / "smoke"
+
+
+def assert_report_can_be_made_again(folder: Path, tmp_path: Path) -> None:
+    study, protocol = folder.parts[-2:]
+    copy = Store(tmp_path / "copy", study, protocol)
+    (copy.folder).mkdir(parents=True)
+    shutil.copytree(folder / "runs", copy.runs_folder)
+    write_report(load_study(study), protocol, copy)
+    assert (copy.folder / "report.md").read_text() == (folder / "report.md").read_text()
+    for name in ("runs", "curves", "summary"):
+        made, committed = (pd.read_csv(place / f"{name}.csv") for place in (copy.folder, folder))
+        pd.testing.assert_frame_equal(made, committed, rtol=1e-6)
+    drawn, kept = ({path.name for path in place.glob("figures/*.png")} for place in (copy.folder, folder))
+    assert drawn == kept
+
+
+def test_what_is_published_says_where_it_is_from_and_carries_its_report(tmp_path: Path) -> None:
+    fill(tmp_path / "ours")
+    folder = publish(tmp_path)
+    said = (folder / PROVENANCE).read_text()
+    for fact in ("python -m ablations.run heads --protocol smoke --seeds 2", "a card", "abc", "2026-01-01"):
+        assert fact in said
+    assert "somewhere" not in "".join(path.read_text() for path in (folder / "runs").iterdir())
+    assert_report_can_be_made_again(folder, tmp_path)
+
+
+def test_nothing_is_trained_into_published_results(tmp_path: Path) -> None:
+    fill(tmp_path / "ours")
+    publish(tmp_path)
+    with pytest.raises(ValueError, match="published results, which are never added to"):
+        run.main(["heads", "--protocol", "smoke", "--results", str(tmp_path / "theirs")])
+
+
+def test_failed_runs_are_not_published_and_what_was_published_stays(tmp_path: Path) -> None:
+    fill(tmp_path / "ours")
+    folder = publish(tmp_path)
+    before = (folder / "report.md").read_text()
+    fill(tmp_path / "ours", status="failed", error="out of memory")
+    with pytest.raises(ValueError, match=r"cannot be published: .*failed: out of memory"):
+        publish(tmp_path)
+    assert (folder / "report.md").read_text() == before
+
+
+@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: "/".join(folder.parts[-2:]))
+def test_reports_of_the_reference_results_follow_from_their_records(folder: Path, tmp_path: Path) -> None:
+    assert_report_can_be_made_again(folder, tmp_path)

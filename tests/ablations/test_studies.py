@@ -1,0 +1,90 @@
+"""Every study there is, run for real on a few synthetic images; and the authors' recipes on small files in their formats."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small_files import WRITERS
+
+from ablations.execute import execute
+from ablations.protocols import PROTOCOLS
+from ablations.records import Store
+from ablations.report import write_report
+from ablations.study import Study, load_study, study_names
+from nin.spec import ModelSpec
+
+SHORT = ("train.epochs=1", "data.val_examples=100", "data.test_examples=100")
+
+
+def run_briefly(study: Study, folder: Path, seeds: int = 1) -> str:
+    """Runs every variant for a moment; the report's text."""
+    brief = SHORT if study.answers == "memory" else (*SHORT, "data.train_examples=64")
+    store = Store(folder, study.name, "smoke")
+    for run in study.expand("smoke", seeds, overrides=brief):
+        store.write(execute(run).record)
+    write_report(study, "smoke", store, brief)
+    return (store.folder / "report.md").read_text()
+
+
+@pytest.mark.parametrize("name", [name for name in study_names() if name != "batch_memory"])
+def test_every_study_runs_and_reports(name: str, tmp_path: Path) -> None:
+    text = run_briefly(load_study(name), tmp_path)
+    assert text.startswith(f"# {name}: ")
+    assert "Without results" not in text or "left out" in text  # in tiny networks controls coincide
+
+
+def test_memory_is_answered_by_a_line_for_each_network(tmp_path: Path) -> None:
+    study = load_study("batch_memory")
+    few = {name: variant for name, variant in study.variants.items() if name.endswith((" 1", " 2", " 64"))}
+    text = run_briefly(replace(study, variants=few), tmp_path)
+    sentence = text.split("\n\n")[1]
+    assert "grows linearly with the batch" in sentence
+    assert all(f"{name} " in sentence for name in ("lenet", "alexnet", "vgg11", "nin"))
+    assert "Convergence" not in text
+    assert (tmp_path / "batch_memory/smoke/figures/memory_against_batch.png").exists()
+
+
+def test_failures_are_answered_by_counts(tmp_path: Path) -> None:
+    """After four steps nothing has left chance, and that is what the first sentence says."""
+    sentence = run_briefly(load_study("class_block"), tmp_path).split("\n\n")[1]
+    assert sentence.startswith("Under `smoke`, runs that collapsed, diverged or lost classes for good: **1 of 1**")
+
+
+def test_pooling_compares_all_poolings_in_all_places(tmp_path: Path) -> None:
+    from nin.pooling import POOLINGS
+
+    study = load_study("pooling")
+    runs = study.expand("quick", 1)
+    for head, relu in (("nin", False), ("nin", True), ("linear", False)):
+        models = [run.model for run in runs if (run.model.head, run.model.class_relu) == (head, relu)]
+        assert [model.pooling for model in models] == list(POOLINGS) or {m.pooling for m in models} == set(POOLINGS)
+
+
+def test_dropout_is_asked_with_all_images_and_with_a_tenth_at_the_same_budget() -> None:
+    runs = load_study("dropout").expand("quick", 1)
+    cells = {(run.model.head, run.model.dropout, run.data.train_fraction) for run in runs}
+    assert cells == {(h, d, f) for h in ("nin", "alexnet") for d in (0.0, 0.5) for f in (1.0, 0.1)}
+    assert len({(run.train, run.data.train_examples) for run in runs}) == 1
+
+
+PAPER = {
+    "paper": ("cifar-10", "cifar", 1e-5),
+    "paper-cifar-100": ("cifar-100", "cifar", 1e-3),
+    "paper-svhn": ("svhn", "svhn", 1e-5),
+    "paper-mnist": ("mnist", "mnist", 1e-5),
+}
+
+
+@pytest.mark.parametrize("protocol", PAPER)
+def test_the_authors_recipes_run_on_their_data_sets(
+    protocol: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, layout, weight_decay = PAPER[protocol]
+    monkeypatch.setenv("NIN_DATA", str(tmp_path / "data"))
+    WRITERS[name](tmp_path / "data", monkeypatch)
+    brief = ["train.epochs=1", "data.val_examples=2", "model.width=0.1", "train.precision=float32"]
+    run = load_study("num_1x1").expand(protocol, 1, ["0x"], brief)[0]
+    assert (run.data.name, run.train.weight_decay, run.train.momentum) == (name, weight_decay, 0.9)
+    assert run.model == replace(PROTOCOLS["paper"].model, layout=layout, width=0.1)
+    assert run.model == ModelSpec(layout=layout, width=0.1, init="gaussian", class_block="wide")
+    assert execute(run).record.examples_seen > 0

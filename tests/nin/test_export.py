@@ -1,0 +1,340 @@
+"""Exported files: each computes what its network computes, and says what it is."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from torch import Tensor
+from trained_networks import DATA, TINY, keep, make
+
+import nin.export
+from nin.data import load
+from nin.export import FORMATS, INPUT, Check, Format, export, main, triton_repository
+from nin.heads import HEADS
+from nin.model import predict
+from nin.pooling import POOLINGS
+from nin.spec import ModelSpec
+from nin.weights import TrainedNetwork
+
+
+def exported(trained: TrainedNetwork, kind: str, path: Path, **options: bool) -> Check:
+    return export(trained, load(trained.card.data), kind, path, **options)
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return load(DATA).test.images
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("kind", FORMATS)
+def test_file_computes_what_the_network_does_for_any_number_of_images(
+    kind: str, images: Tensor, tmp_path: Path
+) -> None:
+    trained, path = make(), tmp_path / "network"
+    check = exported(trained, kind, path)
+    assert check.examples == 60
+    assert check.largest_difference < 1e-5
+    assert check.different_labels == 0
+    run = FORMATS[kind].read(path)
+    for count in (1, 2, 7, 60):
+        torch.testing.assert_close(run(images[:count]), trained.classifier()(images[:count]), rtol=0, atol=1e-5)
+
+
+def test_onnx_runtime_alone_runs_it_and_finds_the_classes(images: Tensor, tmp_path: Path) -> None:
+    exported(make(), "onnx", tmp_path / "a.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
+    (wanted,) = session.get_inputs()
+    assert (wanted.name, wanted.type, wanted.shape) == ("images", "tensor(uint8)", ["batch", 1, 28, 28])
+    (given,) = session.get_outputs()
+    assert (given.name, given.type, given.shape) == ("logits", "tensor(float)", ["batch", 10])
+    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == [str(k) for k in range(10)]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]  # no weights on the side
+
+
+def test_probabilities_are_the_softmax_of_the_logits(images: Tensor, tmp_path: Path) -> None:
+    trained = make()
+    exported(trained, "onnx", tmp_path / "a.onnx", probabilities=True)
+    session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
+    found = torch.from_numpy(session.run(["probabilities"], {INPUT: images.numpy()})[0])
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(60))
+    torch.testing.assert_close(found, predict(trained.classifier(), images), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("image_size", [40, 20])
+def test_resizing_is_inside(image_size: int, tmp_path: Path) -> None:
+    trained = make(data=replace(DATA, image_size=image_size))
+    assert trained.card.in_shape == (1, image_size, image_size)
+    assert exported(trained, "onnx", tmp_path / "a.onnx").largest_difference < 1e-5
+
+
+def test_only_as_many_images_are_compared_as_asked_for(tmp_path: Path) -> None:
+    assert export(make(), load(DATA), "pt2", tmp_path / "a.pt2", examples=5).examples == 5
+
+
+def test_accuracy_is_the_files_own(tmp_path: Path) -> None:
+    trained, test = make(), load(DATA).test
+    right = (trained.classifier()(test.images).argmax(dim=1) == test.labels).float().mean()
+    assert exported(trained, "pt2", tmp_path / "a.pt2").accuracy == pytest.approx(float(right))
+
+
+@pytest.mark.parametrize("error", [0.01, float("nan")])
+def test_a_file_that_computes_something_else_is_an_error_and_is_not_kept(
+    error: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = FORMATS["pt2"]
+
+    def read(path: Path) -> nin.export.Runner:
+        return lambda images: honest.read(path)(images) + error
+
+    monkeypatch.setitem(FORMATS, "pt2", Format(".pt2", honest.write, read, ""))
+    with pytest.raises(ValueError, match="differs from the network"):
+        exported(make(), "pt2", tmp_path / "a.pt2")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_diverged_network_is_not_exported(tmp_path: Path) -> None:
+    trained = make()
+    next(trained.network.parameters()).data.fill_(torch.nan)
+    with pytest.raises(ValueError, match="not finite"):
+        exported(trained, "pt2", tmp_path / "a.pt2")
+
+
+def test_what_onnx_cannot_express_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"ONNX cannot express this network .* use --format pt2") as caught:
+        exported(make(replace(TINY, pooling="pyramid")), "onnx", tmp_path / "a.onnx")
+    assert "\n" not in str(caught.value)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(
+    "model",
+    [
+        *(pytest.param(replace(TINY, pooling=pooling), id=pooling) for pooling in POOLINGS),
+        *(pytest.param(replace(TINY, head=head, hidden=16), id=head) for head in HEADS),
+        *(pytest.param(replace(TINY, activation=name), id=name) for name in ("maxout2", "gelu", "batchnorm-relu")),
+    ],
+)
+def test_every_network_in_every_format(model: ModelSpec, kind: str, tmp_path: Path) -> None:
+    if (model.pooling, kind) == ("pyramid", "onnx"):
+        pytest.skip("ONNX has no adaptive maximum pooling")
+    assert exported(make(model), kind, tmp_path / "network").largest_difference < 1e-4
+
+
+# The Triton inference server
+
+
+def model_config() -> type:
+    """The parts of Triton's model_config.proto that a configuration here uses, under their names and numbers there."""
+    scalar = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="model_config.proto", package="inference", syntax="proto3")
+    types = file.enum_type.add(name="DataType")
+    for name, number in (("TYPE_INVALID", 0), ("TYPE_UINT8", 2), ("TYPE_FP32", 11)):
+        types.value.add(name=name, number=number)
+    messages: dict[str, list[tuple[str, int, int, str, bool]]] = {
+        "ModelInput": [
+            ("name", 1, scalar.TYPE_STRING, "", False),
+            ("data_type", 2, scalar.TYPE_ENUM, "DataType", False),
+            ("dims", 4, scalar.TYPE_INT64, "", True),
+        ],
+        "ModelOutput": [
+            ("name", 1, scalar.TYPE_STRING, "", False),
+            ("data_type", 2, scalar.TYPE_ENUM, "DataType", False),
+            ("dims", 3, scalar.TYPE_INT64, "", True),
+            ("label_filename", 4, scalar.TYPE_STRING, "", False),
+        ],
+        "ModelDynamicBatching": [("max_queue_delay_microseconds", 2, scalar.TYPE_UINT64, "", False)],
+        "ModelConfig": [
+            ("name", 1, scalar.TYPE_STRING, "", False),
+            ("backend", 17, scalar.TYPE_STRING, "", False),
+            ("max_batch_size", 4, scalar.TYPE_INT32, "", False),
+            ("input", 5, scalar.TYPE_MESSAGE, "ModelInput", True),
+            ("output", 6, scalar.TYPE_MESSAGE, "ModelOutput", True),
+            ("dynamic_batching", 11, scalar.TYPE_MESSAGE, "ModelDynamicBatching", False),
+        ],
+    }
+    for message, parts in messages.items():
+        description = file.message_type.add(name=message)
+        for name, number, kind, of, repeated in parts:
+            label = scalar.LABEL_REPEATED if repeated else scalar.LABEL_OPTIONAL
+            part = description.field.add(name=name, number=number, type=kind, label=label)
+            if of:
+                part.type_name = f".inference.{of}"
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("inference.ModelConfig"))
+
+
+def test_triton_repository_describes_its_own_onnx_file(tmp_path: Path) -> None:
+    trained = make()
+    exported(trained, "onnx", tmp_path / "a.onnx", probabilities=True)
+    model = triton_repository(tmp_path / "models", "clothes", tmp_path / "a.onnx", trained.card, "probabilities")
+    assert model == tmp_path / "models" / "clothes"
+    config = text_format.Parse((model / "config.pbtxt").read_text(), model_config()())
+    session = onnxruntime.InferenceSession(model / "1" / "model.onnx")
+    (wanted,), (given,) = session.get_inputs(), session.get_outputs()
+    types = {"tensor(uint8)": 2, "tensor(float)": 11}
+    assert config.name == model.name
+    assert config.backend == "onnxruntime"
+    assert config.max_batch_size > 1
+    assert config.HasField("dynamic_batching")
+    for described, there in zip([*config.input, *config.output], [wanted, given], strict=True):
+        assert described.name == there.name
+        assert described.data_type == types[there.type]
+        assert ["batch", *described.dims] == there.shape
+    labels = (model / config.output[0].label_filename).read_text().splitlines()
+    assert tuple(labels) == trained.card.classes
+
+
+# As a user types it
+
+
+def test_command_writes_the_file_and_a_card_beside_the_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = keep(make(), tmp_path)
+    assert main(["2x:0", "--results", str(tmp_path), "--triton", str(tmp_path / "models")]) == 0
+    assert weights.with_suffix(".onnx").exists()
+    card = (weights.parent / f"{weights.stem}.onnx.md").read_text()
+    network = make().card
+    for fact in (
+        "# num_1x1/smoke/2x:0",
+        "num_1x1=2",
+        f"{network.params_trunk + network.params_head:,} (trunk",
+        f"{network.gflops:.4f} per image",
+        "uint8 (N, 1, 28, 28)",
+        "`logits`: float32 (N, 10)",
+        "name=synthetic",
+        network.data_checksum,
+        "epochs=3",
+        "90.00%, 95 % interval 79.85% to 95.34% (Wilson), on 60 test images",
+        "60 test images: largest difference",
+        f"torch {torch.__version__}",
+        "Softmax makes probabilities of them",
+    ):
+        assert fact in card
+    assert (tmp_path / "models" / "num_1x1-smoke-2x-0" / "config.pbtxt").exists()
+    assert "tritonserver --model-repository" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_the_cards_own_example_runs(kind: str, probabilities: bool, images: Tensor, tmp_path: Path) -> None:
+    keep(make(), tmp_path)
+    out = tmp_path / f"a{FORMATS[kind].suffix}"
+    options = ["--probabilities"] if probabilities else []
+    assert main(["2x:0", "--results", str(tmp_path), "--format", kind, "--out", str(out), *options]) == 0
+    page = (tmp_path / f"{out.name}.md").read_text()
+    example = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert example is not None
+    given = images.numpy() if kind == "onnx" else images
+    names: dict[str, object] = {"onnxruntime": onnxruntime, "torch": torch, "images": given}
+    exec(example[1].replace(out.name, str(out)), names)
+    found = torch.as_tensor(names["probabilities" if probabilities else "logits"])
+    torch.testing.assert_close(found, make().classifier(probabilities)(images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "no trained network 'nothing'"),
+        (["2x:0", "--format", "pt2", "--triton", "models"], "--triton goes with --format onnx"),
+        (["2x:0", "--triton", "somewhere/triton"], "torch imports a package `triton`"),
+        (["2x:0", "--name", "../x"], "only letters"),
+    ],
+)
+def test_a_wrong_request_is_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    keep(make(), tmp_path)
+    with pytest.raises(ValueError, match=message):
+        main([*arguments, "--results", str(tmp_path)])
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package_is_named_with_its_cure(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = nin.export.importlib.util.find_spec
+    monkeypatch.setattr(nin.export.importlib.util, "find_spec", lambda name: None if name == package else there(name))
+    with pytest.raises(ValueError, match=rf"needs {package}: python -m pip install 'nin-ablations\[export\]'"):
+        exported(make(), "onnx", tmp_path / "a.onnx")
+
+
+def test_help_comes_without_loading_torch() -> None:
+    code = "import sys, nin.export, nin.predict, nin.cam; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_mlflow_serves_what_was_registered(images: Tensor, tmp_path: Path) -> None:
+    trained = make()
+    keep(trained, tmp_path)
+    plain = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    command = [sys.executable, "-m", "nin.export", "2x:0", "--results", str(tmp_path)]
+    options = ["--mlflow", "--probabilities", "--name", "clothes"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False, env=plain, cwd=Path.cwd())
+    assert done.returncode == 0, done.stderr
+    assert "models:/clothes/1" in done.stdout
+    assert "Traceback" not in done.stderr
+
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    mlflow = Path(sys.executable).with_name("mlflow")
+    serve = [str(mlflow), "models", "serve", "-m", "models:/clothes/1", "--env-manager", "local", "-p", str(port)]
+    tracking = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (tmp_path / "server.log").open("w") as log:
+        # From another folder and without our code: the registered model has to be enough.
+        environment = {**{key: value for key, value in plain.items() if key != "PYTHONPATH"}, **tracking}
+        server = subprocess.Popen(serve, cwd=tmp_path, stdout=log, stderr=log, env=environment, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            assert server.poll() is None, (tmp_path / "server.log").read_text()
+            assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
+            try:
+                urllib.request.urlopen(f"{address}/ping", timeout=5)
+                break
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.5)
+        for count in (1, 3):
+            body = json.dumps({"inputs": images[:count].tolist()}).encode()
+            request = urllib.request.Request(f"{address}/invocations", body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=60) as response:
+                found = torch.tensor(json.load(response)["predictions"])
+            torch.testing.assert_close(found, predict(trained.classifier(), images[:count]), rtol=0, atol=1e-5)
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(30)
+
+
+def test_the_input_example_of_mlflow_has_more_than_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch of one would freeze the batch dimension."""
+    given: list[int] = []
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(
+        nin.export, "register_with_mlflow", lambda trained, images, *_: given.append(len(images)) or "models:/x/1"
+    )
+    keep(make(), tmp_path)
+    assert main(["2x:0", "--results", str(tmp_path), "--format", "pt2", "--mlflow"]) == 0
+    assert given == [2]

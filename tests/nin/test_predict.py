@@ -1,0 +1,119 @@
+"""What a trained network takes a person's own images for: the same as for the test image that the file was made from."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from trained_networks import DATA, keep, make
+
+from nin.data import load
+from nin.model import predict
+from nin.predict import main, probabilities, read_images, seems_inverted
+
+GREY = (1, 28, 28)
+
+
+@pytest.fixture(scope="module")
+def image() -> Tensor:
+    """(H, W)"""
+    return load(DATA).test.images[3, 0]
+
+
+@pytest.fixture
+def picture(image: Tensor) -> Image.Image:
+    return Image.fromarray(image.numpy())
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P"])
+def test_an_image_of_the_right_size_is_taken_as_it_is(
+    mode: str, image: Tensor, picture: Image.Image, tmp_path: Path
+) -> None:
+    picture.convert(mode).save(tmp_path / "a.png")
+    assert torch.equal(read_images([tmp_path / "a.png"], GREY), image[None, None])
+
+
+def test_grey_becomes_three_channels_where_the_network_wants_them(
+    image: Tensor, picture: Image.Image, tmp_path: Path
+) -> None:
+    picture.save(tmp_path / "a.png")
+    assert torch.equal(read_images([tmp_path / "a.png"], (3, 28, 28)), image.expand(1, 3, 28, 28))
+
+
+def test_other_shapes_are_squeezed_whole(tmp_path: Path) -> None:
+    """White above and black below, whatever the size: nothing is cropped."""
+    pixels = np.zeros((90, 200), np.uint8)
+    pixels[:45] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    found = read_images([tmp_path / "a.png"], GREY)[0, 0]
+    assert (found[:13] == 255).all()
+    assert (found[15:] == 0).all()
+
+
+def test_inverting_swaps_light_and_dark(picture: Image.Image, image: Tensor, tmp_path: Path) -> None:
+    ImageOps.invert(picture).save(tmp_path / "a.png")
+    assert torch.equal(read_images([tmp_path / "a.png"], GREY, invert=True), image[None, None])
+
+
+def test_a_photo_is_turned_as_its_camera_says(picture: Image.Image, image: Tensor, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6  # orientation: to be turned by 90 degrees clockwise
+    picture.rotate(90, expand=True).save(tmp_path / "a.png", exif=exif)
+    assert torch.equal(read_images([tmp_path / "a.png"], GREY), image[None, None])
+
+
+def test_probabilities_are_the_networks_own() -> None:
+    trained, images = make(), load(DATA).test.images
+    found = probabilities(trained, images)
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(60))
+    torch.testing.assert_close(found, predict(trained.classifier(), images))
+
+
+@pytest.mark.parametrize(("border", "inside", "inverted"), [(255, 0, True), (0, 255, False)])
+def test_the_border_tells_whether_light_and_dark_are_swapped(border: int, inside: int, inverted: bool) -> None:
+    image = torch.full(GREY, border, dtype=torch.uint8)
+    image[:, 4:-4, 4:-4] = inside
+    assert seems_inverted(image) is inverted
+
+
+def test_command_shows_the_likeliest_classes_in_order(
+    picture: Image.Image, image: Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(make(), tmp_path)
+    picture.save(tmp_path / "a[b].png")
+    path = str(tmp_path / "a[b].png")
+    assert main(["2x:0", path, "--top", "2", "--results", str(tmp_path)]) == 0
+    shares = predict(make().classifier(), image[None, None])[0]
+    first, second = shares.argsort(descending=True)[:2].tolist()
+    line = next(line for line in capsys.readouterr().out.splitlines() if "a[b].png" in line)
+    assert [cell.strip() for cell in line.split("│")[2:4]] == [
+        f"{first} {float(shares[first]):.1%}",
+        f"{second} {float(shares[second]):.1%}",
+    ]
+
+
+def test_more_classes_than_there_are_shows_all(picture: Image.Image, tmp_path: Path) -> None:
+    keep(make(), tmp_path)
+    picture.save(tmp_path / "a.png")
+    assert main(["2x:0", str(tmp_path / "a.png"), "--top", "99", "--results", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize("problem", ["truncated", "text", "missing", "folder", "16 bits"])
+def test_what_is_no_whole_image_is_one_line_that_names_it(problem: str, picture: Image.Image, tmp_path: Path) -> None:
+    keep(make(), tmp_path)
+    path = tmp_path / "a.png"
+    match problem:
+        case "truncated":
+            picture.resize((200, 200)).save(path)
+            path.write_bytes(path.read_bytes()[:-300])
+        case "text":
+            path.write_text("no image")
+        case "folder":
+            path.mkdir()
+        case "16 bits":
+            Image.fromarray(np.zeros((28, 28), np.uint16)).save(path)
+    with pytest.raises(ValueError, match=r"a\.png cannot be read as an image") as caught:
+        main(["2x:0", str(path), "--results", str(tmp_path)])
+    assert "\n" not in str(caught.value)
