@@ -146,7 +146,8 @@ class Store:
             return None
         try:
             record = dacite.from_dict(RunRecord, json.loads(path.read_text()), dacite.Config(strict=True))
-        except (ValueError, AttributeError, dacite.DaciteError) as error:
+            _require_sound(record)
+        except (ValueError, AttributeError, RecursionError, dacite.DaciteError) as error:
             raise ValueError(
                 f"{path} is damaged ({' '.join(str(error).split())}): its run will be trained again"
             ) from error
@@ -197,6 +198,16 @@ class Store:
 
     def _weights_path(self, run_id: str) -> Path:
         return self.weights_folder / f"{run_id}.safetensors"
+
+def _require_sound(record: RunRecord) -> None:
+    """Raises ValueError for what no training leaves behind, so that nothing has to expect it later."""
+    if record.status not in (*RESULTS, "failed"):
+        raise ValueError(f"status {record.status!r} is none")
+    num_bytes = len(base64.b64decode(record.test_correct, validate=True))
+    if num_bytes != -(-record.test_examples // 8):
+        raise ValueError(f"{num_bytes} bytes do not say which of {record.test_examples} test images are right")
+    if record.is_result and not record.curve:
+        raise ValueError("it has no learning curve")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -233,6 +233,7 @@ class MlflowTracker(Tracker):
         results.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(results / ".mlflow.lock")
         with self._lock:
+            _make_database(uri)
             self._client = MlflowClient(tracking_uri=uri)
             self._experiment = self._find_or_create_experiment(f"nin-ablations/{study.name}", results)
             self._read()
@@ -486,6 +487,19 @@ class MlflowTracker(Tracker):
         given = {key: redacted(value)[:LONGEST_TAG] for key, value in tags.items() if value}
         self._client.log_batch(node.mlflow_id, tags=[RunTag(key, value) for key, value in given.items()])
         node.tags |= given
+
+
+def _make_database(uri: str) -> None:
+    """A new SQLite database appears with all of its tables: one whose maker was killed midway could never be opened again."""
+    from mlflow import MlflowClient
+
+    path = Path(uri.partition("?")[0].removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.exists():
+        return
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)  # of one who was killed
+    MlflowClient(tracking_uri=f"sqlite:///{new}").search_experiments(max_results=1)
+    new.rename(path)
 
 
 def _variant_id(run: Run) -> str:

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-TIMES = ("seconds", "train_seconds", "wall_seconds", "started_at", "host")
+# Of the commit, because whoever works on the code while its tests run changes it midway.
+TIMES = ("seconds", "train_seconds", "wall_seconds", "started_at", "host", "commit")
 
 
 def command(*arguments: str, module: str = "ablations.run") -> list[str]:
@@ -26,7 +27,7 @@ def call(*arguments: str, cwd: Path, module: str = "ablations.run", **env: str) 
 
 
 def records(results: Path) -> dict[str, Any]:
-    """All records under a folder of results, by run_id, without times and hosts."""
+    """All records under a folder of results, by run_id, without times, hosts and commits."""
     return {path.stem: _without_times(json.loads(path.read_text())) for path in results.rglob("runs/*.json")}
 
 

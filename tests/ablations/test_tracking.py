@@ -542,6 +542,17 @@ def test_a_driver_that_ends_early_says_nothing_and_leaves_nothing_running(tmp_pa
     assert tracked.one("study").info.status == "KILLED"
 
 
+def test_a_driver_killed_while_it_makes_the_database_leaves_none_that_is_half_made(tmp_path: Path) -> None:
+    driver = start_driver(tmp_path)
+    until(lambda: any(".db" in path.name for path in tmp_path.iterdir()))
+    driver.kill()
+    driver.communicate()
+    tracked = Tracked(tmp_path, STUDY, MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"), [])
+    tracked.track(record_of(run) for run in tracked.runs())
+    assert tracked.warnings == []
+    assert [run.info.status for run in tracked.logged("seed")] == ["FINISHED"] * 4
+
+
 @pytest.mark.slow
 def test_drivers_that_make_a_new_database_at_once_make_one_tree(tmp_path: Path) -> None:
     drivers = [start_driver(tmp_path) for _ in range(3)]
@@ -599,12 +610,12 @@ def test_a_locked_database_is_one_line_and_no_more(tracked: Tracked, capfd: pyte
 
 
 @contextmanager
-def server(folder: Path, port: int) -> Iterator[None]:
-    """A tracking server on a database in that folder, killed at the end."""
+def server(folder: Path, port: int, database: str = "") -> Iterator[None]:
+    """A tracking server on that database, by default one in that folder, killed at the end."""
     listening = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1")
     kept = (
         "--backend-store-uri",
-        f"sqlite:///{folder}/server.db",
+        database or f"sqlite:///{folder}/server.db",
         "--artifacts-destination",
         str(folder / "artifacts"),
     )
@@ -622,7 +633,7 @@ def server(folder: Path, port: int) -> Iterator[None]:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
     try:
-        until(listens)
+        until(listens, seconds=180)
         yield
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # the server and its workers

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 from processes import call, command, records
 
 STUDY = ["num_1x1", "--protocol", "smoke", "--variants", "0x,1x", "--set", "train.epochs=6"]
@@ -52,11 +53,9 @@ def trained(output: str) -> list[str]:
     return re.findall(r"^\[\d+/\d+\] (.*): (?:finished|collapsed|diverged),", output, re.MULTILINE)
 
 
-def assert_tracked_once(folder: Path, num_runs: int) -> None:
+def assert_tracked_once(folder: Path, num_runs: int, uri: str | None = None) -> None:
     """MLflow has each run once, and nothing that is still running."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{folder / 'results' / 'mlflow.db'}")
+    client = MlflowClient(uri or f"sqlite:///{folder / 'results' / 'mlflow.db'}")
     logged = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     seeds = [run.data.tags["run_id"] for run in logged if run.data.tags["level"] == "seed"]
     assert Counter(seeds) == dict.fromkeys(records(folder), 1)
@@ -75,33 +74,50 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_drivers_and_workers_killed_at_20_random_moments(undisturbed: Path, tmp_path: Path) -> None:
+    """A study that comes to its end between two kills is looked at, and another begins."""
     moments = random.Random(20)
-    driver: subprocess.Popen[str] | None = None
-    killed = Counter[str]()
-    while killed.total() < 20:
-        if driver is None or driver.poll() is not None:
-            if driver is not None:
-                driver.communicate()
-            driver = start(*STUDY, cwd=tmp_path)
-            time.sleep(moments.uniform(0, 10))
-        workers = workers_of(driver)
-        if workers and moments.random() < 0.5:
-            victim, pid = "worker", moments.choice(workers).pid
+    victims = ["driver", "worker"] * 10
+    moments.shuffle(victims)
+    num_studies = 1
+    driver = start(*STUDY, cwd=folder_of(tmp_path, num_studies))
+    for victim in victims:
+        if victim == "driver" and moments.random() < 0.3:
+            time.sleep(moments.uniform(0, 8))  # also while it starts, or writes its report
         else:
-            victim, pid = "driver", driver.pid
-        if driver.poll() is None:
-            os.kill(pid, signal.SIGKILL)
-            killed[victim] += 1
-        time.sleep(moments.uniform(0, 3))
-    assert driver is not None
+            while not workers_of(driver):
+                if driver.poll() is None:
+                    time.sleep(0.1)
+                    continue
+                if driver.returncode == 0:
+                    assert_complete(folder_of(tmp_path, num_studies), undisturbed)
+                    num_studies += 1
+                driver.communicate()
+                driver = start(*STUDY, cwd=folder_of(tmp_path, num_studies))
+            time.sleep(moments.uniform(0, 6))
+        workers = workers_of(driver)
+        process = moments.choice(workers) if victim == "worker" and workers else psutil.Process(driver.pid)
+        process.kill()
+        if process.pid == driver.pid:
+            driver.communicate()
+            driver = start(*STUDY, cwd=folder_of(tmp_path, num_studies))
     driver.kill()
     driver.communicate()
-    assert min(killed["driver"], killed["worker"]) >= 3, killed
-    done = call(*STUDY, cwd=tmp_path)
+    folder = folder_of(tmp_path, num_studies)
+    done = call(*STUDY, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert records(tmp_path) == records(undisturbed)
-    assert_tracked_once(tmp_path, NUM_RUNS)
-    left = [path.name for path in (tmp_path / "results").rglob("*") if ".pt" in path.name or ".claim" in path.name]
+    assert_complete(folder, undisturbed)
+
+
+def folder_of(tmp_path: Path, number: int) -> Path:
+    folder = tmp_path / str(number)
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def assert_complete(folder: Path, undisturbed: Path) -> None:
+    assert records(folder) == records(undisturbed)
+    assert_tracked_once(folder, NUM_RUNS)
+    left = [path.name for path in (folder / "results").rglob("*") if ".pt" in path.name or ".claim" in path.name]
     assert left == []
 
 
