@@ -384,9 +384,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.seeds is not None:
         raise ValueError("--seeds is for final runs: a trial has --seeds-per-trial of its own, which never meet those")
     study = load_study(arguments.study)
-    chosen = names(arguments.variants) or [
-        name for name in study.variants if study.role(name) in ("baseline", "confirmatory")
-    ]
+    confirmatory = [name for name in study.variants if study.role(name) == "confirmatory" and not study.searches]
+    chosen = names(arguments.variants) or [study.baseline, *confirmatory]
     runs = study.expand(arguments.protocol, 1, chosen, arguments.overrides)
 
     import optuna
