@@ -235,6 +235,7 @@ def test_a_storage_of_an_incompatible_optuna_is_one_line(tmp_path: Path) -> None
         tune.main([*TINY, "--results", str(tmp_path), "--storage", url])
 
 
+@pytest.mark.slow
 def test_trials_of_another_setting_are_not_mixed_in(tmp_path: Path) -> None:
     tasks = ["--results", str(tmp_path), "--trials", "1"]
     assert tune.main([*TINY, *tasks, "--set", "train.epochs=1", "--workers", "1"]) == 0
