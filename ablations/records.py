@@ -199,6 +199,7 @@ class Store:
     def _weights_path(self, run_id: str) -> Path:
         return self.weights_folder / f"{run_id}.safetensors"
 
+
 def _require_sound(record: RunRecord) -> None:
     """Raises ValueError for what no training leaves behind, so that nothing has to expect it later."""
     if record.status not in (*RESULTS, "failed"):
