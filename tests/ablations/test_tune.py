@@ -10,7 +10,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from processes import call, command
+from processes import PASSWORD, call, command
 
 from ablations import run, tune
 from ablations.engines import Ended, Event, Failed, Started
@@ -269,3 +269,22 @@ def test_a_tuning_that_was_killed_goes_on_to_exactly_as_many_trials(tmp_path: Pa
         assert set(states) <= {"COMPLETE", "PRUNED"}
     tuned = json.loads((tmp_path / "num_1x1-tuning/smoke/tuned.json").read_text())["variants"]
     assert set(tuned) == {"2x", "0x"}
+
+
+@pytest.mark.slow
+def test_two_tuners_on_one_postgresql_share_the_work(database: str, tmp_path: Path) -> None:
+    arguments = [*TINY, "--trials", "4", "--results", str(tmp_path), "--storage", database, "--workers", "1"]
+    tuners = [
+        subprocess.Popen(
+            command(*arguments, module="ablations.tune"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    outputs = [tuner.communicate() for tuner in tuners]
+    assert [tuner.returncode for tuner in tuners] == [0, 0], outputs
+    assert PASSWORD not in str(outputs)
+    for states in numbers_of(tmp_path, database).values():
+        assert sorted(states) == ["COMPLETE", "PRUNED", "PRUNED", "PRUNED"]
+    ended = [line for output, _ in outputs for line in output.splitlines() if "trial" in line and " at " in line]
+    assert len(ended) == len(set(ended)) == 8  # each trial of the two variants came to its end once
+    assert all("trial" in output for output, _ in outputs)  # and both had a part
