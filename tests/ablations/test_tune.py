@@ -245,12 +245,15 @@ def test_trials_of_another_setting_are_not_mixed_in(tmp_path: Path) -> None:
 
 def numbers_of(results: Path, url: str | None = None) -> dict[str, list[str]]:
     storage = tune.open_storage(url or f"sqlite:///{results / 'optuna.db'}")
-    return {
+    states = {
         summary.study_name: [
             trial.state.name for trial in optuna.load_study(storage=storage, study_name=summary.study_name).get_trials()
         ]
         for summary in optuna.get_all_study_summaries(storage)
     }
+    storage.remove_session()
+    storage.engine.dispose()  # type: ignore[attr-defined]
+    return states
 
 
 @pytest.mark.slow
