@@ -247,6 +247,11 @@ def test_a_full_disk_is_one_line_and_what_was_finished_stays(tmp_path: Path) -> 
         assert "No space left on device" in errors[0]
         for record in contents(disk):
             assert json.loads(record.read_text())["status"] in ("finished", "collapsed")
-        (disk / "mlflow.db").unlink()
+        subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
+        kept = contents(disk)
+        done = call("num_1x1", *TINY, "--results", str(disk), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert kept.items() <= contents(disk).items()
+        assert len(contents(disk)) == 4
     finally:
         subprocess.run(["umount", disk], check=True)
