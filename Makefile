@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-all lint ui clean
+.PHONY: run test test-all lint ui dashboard clean
 
 run: .venv/ready
 	$(BIN)/python -m ablations.run num_1x1
@@ -21,6 +21,9 @@ lint: .venv/ready
 ui: .venv/ready
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --workers 1 --host 127.0.0.1 \
 		--port 5000 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///results/mlflow.db}"
+
+dashboard: .venv/ready
+	$(BIN)/optuna-dashboard --host 127.0.0.1 --port 8080 "$${OPTUNA_STORAGE:-sqlite:///results/optuna.db}"
 
 # torch is pinned here and installed in the same call as all that needs it, so that no second build of it is fetched.
 .venv/ready: pyproject.toml

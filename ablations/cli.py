@@ -4,6 +4,8 @@ import argparse
 import math
 from pathlib import Path
 
+from nin.cli import positive
+
 
 def add_study_options(parser: argparse.ArgumentParser) -> None:
     """STUDY, --protocol, --seeds, --variants, --set and --results: which runs are meant, and where they are kept."""
@@ -20,6 +22,34 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
         help="change every run, such as train.lr=0.05",
     )
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """--engine, --workers, --device and what else says where runs are executed, and how many at a time."""
+    parser.add_argument("--engine", choices=["local", "ray"], default="local", help="where runs are executed")
+    parser.add_argument(
+        "--address", metavar="HOST:PORT", help="the Ray cluster (default: RAY_ADDRESS, else one is started here)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help="runs at a time (default: one per core, or 1 on a GPU; on Ray as many as there is room for)",
+    )
+    parser.add_argument(
+        "--gpu-share", type=_share, default=1.0, metavar="F", help="of a GPU, that a run is given on Ray (default: 1)"
+    )
+    parser.add_argument(
+        "--threads", type=positive, default=1, metavar="N", help="CPU threads of each worker (default: 1)"
+    )
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument(
+        "--time-limit",
+        type=seconds,
+        default=math.inf,
+        metavar="TIME",
+        help="a run that takes longer, such as 10m, fails (default: none)",
+    )
 
 
 def names(text: str | None) -> list[str] | None:
@@ -41,4 +71,11 @@ def seconds(text: str) -> float:
         value = math.nan
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r}: must be a time such as 90s, 10m or 2h")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be above 0 and at most 1")
     return value

@@ -19,7 +19,7 @@ from ablations import stats
 from ablations.records import Executed, RunRecord, pack_correctness
 from ablations.study import Run
 from nin.data import AUGMENTATIONS, ImageData, Split, load
-from nin.history import Evaluation
+from nin.history import Evaluation, History
 from nin.machine import device_name
 from nin.measure import NetworkSize, size
 from nin.memory import training_memory
@@ -38,6 +38,7 @@ def execute(
     keep_weights: bool = False,
     checkpoints: Path | None = None,
     commit: str | None = None,
+    pause_after: int = 0,
 ) -> Executed:
     """Train and test one network; `on_eval` hears of each point of its learning curve. The trained network is handed back if
     `keep_weights` says so.
@@ -46,6 +47,8 @@ def execute(
 
     checkpoints  a folder with a file for each run that is under way, from which a run goes on that was killed; unused where
                  it does not exist, as on a machine that does not share it
+    pause_after  training images after which the run pauses (`nin.train.train`); what is handed back then is no result, and the
+                 test set was not read
     commit       of this code, where a worker's copy of it does not know; else it is looked up
 
     The test set is read once, here, after the last step. Raises whatever training raises; a loss that is not finite and a
@@ -57,7 +60,11 @@ def execute(
     memory = _memory(run.model, run.data, run.train, device)
     model = build_model(run.model, data.in_shape, data.num_classes, seed=run.seed)
     checkpoint = checkpoints / f"{run.run_id}.pt" if checkpoints and checkpoints.is_dir() else None
-    history = train(model, data, run.train, on_eval, seed=run.seed, checkpoint=checkpoint)
+    history = train(model, data, run.train, on_eval, seed=run.seed, checkpoint=checkpoint, pause_after=pause_after)
+    if history.outcome == "paused" or (pause_after and history.outcome == "diverged"):
+        return Executed(
+            _unfinished(run, data, history, environment(device, code_commit() if commit is None else commit))
+        )
     seen_in_training = Split(data.train.images[: len(data.test.labels)], data.train.labels[: len(data.test.labels)])
     train_score, _ = evaluate(model, data, seen_in_training, run.train)
     test_score, correct = evaluate(model, data, data.test, run.train)
@@ -87,6 +94,26 @@ def execute(
         curve=history.curve,
     )
     return Executed(record, to_bytes(model, _card(record, data)) if keep_weights else b"")
+
+
+def _unfinished(run: Run, data: ImageData, history: History, environment: dict[str, str]) -> RunRecord:
+    """What is known of a run without a look at the test set."""
+    network, last = network_size(run, data), history.curve[-1]
+    return RunRecord(
+        run=run,
+        run_id=run.run_id,
+        status=history.outcome,
+        params_trunk=network.params_trunk,
+        params_head=network.params_head,
+        gflops=network.gflops,
+        environment=environment,
+        val_accuracy=last.val_accuracy,
+        dead_classes=last.dead_classes,
+        data_checksum=data.checksum,
+        examples_seen=last.examples,
+        train_seconds=last.seconds,
+        curve=history.curve,
+    )
 
 
 def probe(run: Run, device: str) -> float:

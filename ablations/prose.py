@@ -143,6 +143,8 @@ def sections(
                 "to the variant's parameters or FLOPs within 1 % (Welch, 95 %, not corrected; exploratory).",
                 _difference_table(summary.controls, "comparison"),
             ]
+        if len(summary.tuned):
+            sections += ["## Fixed and tuned settings side by side", *_tuned_sections(study, summary.tuned)]
         if len(summary.contrasts):
             sections += [
                 "## Other comparisons",
@@ -172,6 +174,42 @@ def sections(
                 _difference_table(summary.over_images, "variant"),
             ]
     return [*sections, "## What was run", _statement(study, protocol, records, overrides, damaged, command)]
+
+
+def _tuned_sections(study: Study, table: pd.DataFrame) -> list[str]:
+    def against(row: Any, kind: str) -> str:
+        difference = getattr(row, f"difference_{kind}")
+        if row.variant == study.baseline or math.isnan(difference):
+            return "baseline"
+        low, high = getattr(row, f"difference_low_{kind}"), getattr(row, f"difference_high_{kind}")
+        return f"{difference:+.2f} ({low:+.2f} to {high:+.2f}), {getattr(row, f'verdict_{kind}')}"
+
+    rows = [
+        {
+            "variant": row.variant,
+            "fixed, %": f"{100 * row.accuracy_fixed:.2f}",
+            "tuned, %": f"{100 * row.accuracy_tuned:.2f}",
+            "gain by tuning, points": "its own setting won"
+            if study.pairs[row.variant] == row.variant
+            else interval_text(row.difference_gain, row.difference_low_gain, row.difference_high_gain),
+            "fixed: minus the baseline": against(row, "fixed"),
+            "tuned: minus the tuned baseline": against(row, "tuned"),
+        }
+        for row in each_row(table)
+    ]
+    others = table[table["variant"] != study.baseline]
+    changed = (
+        others[others["verdict_fixed"] != others["verdict_tuned"]]["variant"] if len(others) else others["variant"]
+    )
+    orders = [list(table.sort_values(f"accuracy_{kind}", ascending=False)["variant"]) for kind in ("fixed", "tuned")]
+    answer = "no verdict changes" if not len(changed) else f"the verdicts on {_listed(changed)} change"
+    return [
+        f"Does the answer change when each variant is tuned? **{answer[0].upper()}{answer[1:]}.** Order by accuracy, fixed: "
+        f"{' > '.join(orders[0])}; tuned: {' > '.join(orders[1])}.",
+        _markdown(rows),
+        "Both columns of differences are by the same tests, each corrected by Holm over its own comparisons. Tuned settings were "
+        "chosen by validation accuracy with other seeds, with the same number of trials and training images for every variant.",
+    ]
 
 
 def _memory_sections(summary: Summary, figures: Sequence[tuple[str, str]]) -> list[str]:
@@ -374,7 +412,7 @@ def _statement(
         f"Budget: {train.epochs} epochs, {max(r.examples_seen for r in records):,} training images; batch {train.batch_size}; "
         f"{train.optimizer}, lr {train.lr:g}, momentum {train.momentum:g}, weight decay {train.weight_decay:g}, schedule "
         f"{train.schedule}, {train.precision}; weights {run.model.init}.",
-        "Parameters of training are fixed, the same for all variants; none was tuned for any of them"
+        _tuning_fact(study)
         + (f"; changed from the protocol by {', '.join(f'`--set {o}`' for o in overrides)}." if overrides else "."),
         f"Data: {data.name}, checksum {_listed({r.data_checksum[:12] for r in records if r.data_checksum})}. Train accuracy is on "
         f"training images, in evaluation mode after the last step. Validation accuracy (targets, curves) is on {validation}. Test "
@@ -398,6 +436,12 @@ def _statement(
         is_control = all(study.variants[name].match for name in lacking)
         facts.append(f"Without results for some seeds: {_listed(lacking)}{left_out if is_control else ''}.")
     return "\n".join(f"- {fact}" for fact in [*facts, *damaged])
+
+
+def _tuning_fact(study: Study) -> str:
+    if study.pairs:
+        return "Variants marked as tuned have parameters of training found by tuning, the rest the protocol's, the same for all"
+    return "Parameters of training are fixed, the same for all variants; none was tuned for any of them"
 
 
 def _versions(record: RunRecord) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RESULTS = ("finished", "diverged", "collapsed")  # outcomes that are kept; "failed" is tried again
+TRIALS = ("paused", "pruned", "learned")  # what else a trial that tunes a variant can have come to: never a result
 NAN = math.nan
 PROVENANCE = "PROVENANCE.md"  # the mark of a folder of published results, which nothing is trained into
 
@@ -202,7 +203,7 @@ class Store:
 
 def _require_sound(record: RunRecord) -> None:
     """Raises ValueError for what no training leaves behind, so that nothing has to expect it later."""
-    if record.status not in (*RESULTS, "failed"):
+    if record.status not in (*RESULTS, *TRIALS, "failed"):
         raise ValueError(f"status {record.status!r} is none")
     num_bytes = len(base64.b64decode(record.test_correct, validate=True))
     if num_bytes != -(-record.test_examples // 8):

@@ -18,6 +18,7 @@ from ablations.cli import add_study_options
 from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord, Store, curves_frame, runs_frame, write_atomically
 from ablations.study import Run, Study, load_study
+from ablations.tuned import load_tuned
 from nin.cli import SUCCESS, OneLineParser, exit_with
 
 if TYPE_CHECKING:
@@ -194,6 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--against", type=Path, metavar="DIR", help="compare with the results in another folder, run by run"
     )
+    parser.add_argument("--tuned", action="store_true", help="of the variants as they are and as tuned, side by side")
     parser.add_argument("--sync", action="store_true", help="bring MLflow up to date with the records")
     arguments = parser.parse_args(argv)
     if arguments.study is None:
@@ -201,6 +203,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.seeds is not None or arguments.variants is not None:
         raise ValueError("a report covers every variant and seed on disk: --seeds and --variants are for ablations.run")
     study = load_study(arguments.study)
+    if arguments.tuned:
+        study = load_tuned(study, arguments.protocol, arguments.results)
     study.expand(arguments.protocol, 1, [study.baseline], arguments.overrides)  # what is wrong is said at once
     store = Store(arguments.results, study.name, arguments.protocol)
 

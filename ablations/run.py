@@ -6,7 +6,6 @@ same time, here or on another machine that shares the folder, takes its share of
 
 import argparse
 import importlib.util
-import math
 import os
 import re
 import shlex
@@ -19,8 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from ablations.cli import add_study_options, names, seconds
+from ablations.cli import add_engine_options, add_study_options, names
 from ablations.study import Run, Study, load_study, study_names
+from ablations.tuned import load_tuned
 from nin.cli import INTERRUPTED, SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with
 
 if TYPE_CHECKING:
@@ -48,12 +48,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _list_studies()
     if arguments.study is None:
         raise ValueError("name a study to run: " + ", ".join(study_names()))
+    from ablations.records import Store
+
     study = load_study(arguments.study)
-    runs = study.expand(arguments.protocol, arguments.seeds, names(arguments.variants), arguments.overrides)
+    variants = names(arguments.variants)
+    plain = Store(arguments.results, study.name, arguments.protocol)
+    if arguments.tuned:
+        study = load_tuned(study, arguments.protocol, arguments.results, variants)
+        variants = None
+    runs = study.expand(arguments.protocol, arguments.seeds, variants, arguments.overrides)
 
     # From here on something is executed, and what that needs is worth the time it takes to load.
     from ablations.display import console_for_output
-    from ablations.records import Store
 
     console = console_for_output()
     device = "" if arguments.engine == "ray" else _device(arguments.device)  # Ray's nodes are not this machine
@@ -62,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(
             f"--results {arguments.results}: published results, which are never added to; choose another folder"
         )
+    if arguments.tuned and not arguments.dry_run:
+        _adopt(runs, plain, store)
     records, damaged = store.read_all(runs)
     for line in damaged:
         print(f"warning: {line}", file=sys.stderr)
@@ -76,10 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         workers = arguments.workers or _default_workers(device)
         _print_plan(console, study, runs, missing, sizes, device, workers, store)
         return SUCCESS
-    _require_writable(arguments.results)
+    require_writable(arguments.results)
     store.checkpoints_folder.mkdir(parents=True, exist_ok=True)
-    engine, device = _engine(arguments, device, store) if missing else (None, device)
-    _handle_signals()
+    engine, device = make_engine(arguments, store, keep_weights=arguments.keep_weights) if missing else (None, device)
+    handle_signals()
     side_by_side = f"; {min(engine.workers, len(missing))} at a time on {device}" if engine else ""
     print(f"{study.name} under {arguments.protocol}: {study.question}")
     print(f"{len(runs)} runs, {len(runs) - len(missing)} done, {len(missing)} to do{side_by_side}")
@@ -110,20 +118,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         tracker.close("KILLED")  # changes nothing if it is closed
 
 
-def _engine(arguments: argparse.Namespace, device: str, store: "Store") -> tuple["Engine", str]:
-    """What executes the runs, and on which device."""
+def _adopt(runs: Sequence[Run], plain: "Store", store: "Store") -> None:
+    """Take over what the plain study has of these runs: those that tuning did not change are the same."""
+    for record in plain.read_all(runs)[0].values():
+        if record.is_result and not store.has_result(record.run):
+            store.write(record)
+
+
+def make_engine(arguments: argparse.Namespace, store: "Store", **options: object) -> tuple["Engine", str]:
+    """What executes runs, by the options of `add_engine_options`, and on which device; `options` are `execute`'s."""
     from ablations.execute import code_commit, execute
 
-    task = partial(
-        execute,
-        threads=arguments.threads,
-        keep_weights=arguments.keep_weights,
-        checkpoints=store.checkpoints_folder.resolve(),
-        commit=code_commit(),
-    )
+    checkpoints = store.checkpoints_folder.resolve()
+    task = partial(execute, threads=arguments.threads, checkpoints=checkpoints, commit=code_commit(), **options)  # type: ignore[arg-type]
     if arguments.engine == "local":
         from ablations.engines.local import LocalEngine
 
+        device = _device(arguments.device)
         workers = arguments.workers or _default_workers(device)
         return LocalEngine(partial(task, device=device), workers, arguments.time_limit), device
     if importlib.util.find_spec("ray") is None:
@@ -397,7 +408,8 @@ def _default_workers(device: str) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _require_writable(results: Path) -> None:
+def require_writable(results: Path) -> None:
+    """Raises ValueError if nothing can be written there."""
     try:
         results.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=results):
@@ -418,7 +430,7 @@ def _warn(line: str) -> None:
     print(f"warning: {line}", file=sys.stderr)
 
 
-def _handle_signals() -> None:
+def handle_signals() -> None:
     """The first ends the command cleanly, the second at once."""
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants
@@ -438,20 +450,6 @@ def _stop_at_once(signum: int, frame: object) -> NoReturn:
     os._exit(INTERRUPTED)  # workers see that and end, too
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be above 0 and at most 1")
-    return value
-
-
 def _count(text: str) -> int:
     value = int(text)
     if value < 0:
@@ -462,35 +460,17 @@ def _count(text: str) -> int:
 def _parser() -> OneLineParser:
     parser = OneLineParser(prog="python -m ablations.run", description=__doc__)
     add_study_options(parser)
-    parser.add_argument("--engine", choices=["local", "ray"], default="local", help="where runs are executed")
-    parser.add_argument(
-        "--address", metavar="HOST:PORT", help="the Ray cluster (default: RAY_ADDRESS, else one is started here)"
-    )
-    parser.add_argument(
-        "--workers",
-        type=_positive,
-        metavar="N",
-        help="runs at a time (default: one per core, or 1 on a GPU; on Ray as many as there is room for)",
-    )
-    parser.add_argument(
-        "--gpu-share", type=_share, default=1.0, metavar="F", help="of a GPU, that a run is given on Ray (default: 1)"
-    )
-    parser.add_argument(
-        "--threads", type=_positive, default=1, metavar="N", help="CPU threads of each worker (default: 1)"
-    )
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    add_engine_options(parser)
     parser.add_argument("--retries", type=_count, default=0, metavar="N", help="try a failed run again, up to N times")
-    parser.add_argument(
-        "--time-limit",
-        type=seconds,
-        default=math.inf,
-        metavar="TIME",
-        help="a run that takes longer, such as 10m, fails (default: none)",
-    )
     parser.add_argument(
         "--keep-weights",
         action="store_true",
         help="keep each run's trained network, for nin.export, nin.predict and nin.cam; trains those again that lack it",
+    )
+    parser.add_argument(
+        "--tuned",
+        action="store_true",
+        help="train each variant that was tuned twice, as it is and as tuned, side by side",
     )
     parser.add_argument("--dry-run", action="store_true", help="show the runs, their sizes and an estimate of the time")
     parser.add_argument("--list", action="store_true", help="show every study with its question")

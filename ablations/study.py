@@ -69,7 +69,10 @@ class Published:
 
 @dataclass(frozen=True)
 class Run:
-    """One training, fully resolved. Its identity is what is trained, not what it is called or where it is executed."""
+    """One training, fully resolved. Its identity is what is trained, not what it is called or where it is executed.
+
+    trial  its number among those that tune the variant, if it is one of them
+    """
 
     study: str
     protocol: str
@@ -79,6 +82,7 @@ class Run:
     model: ModelSpec
     data: DataSpec
     train: TrainSpec
+    trial: int | None = None
 
     @property
     def run_id(self) -> str:
@@ -93,7 +97,7 @@ class Run:
     @property
     def label(self) -> str:
         """The name a person sees: variant and seed."""
-        return f"{self.variant} seed {self.seed}"
+        return f"{self.variant} seed {self.seed}" if self.trial is None else f"{self.variant} trial {self.trial}"
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,8 @@ class Study:
     baseline   the variant that all others are compared with
     answers    what the question is about: "accuracy"; "failures", the share of runs that fail to learn, and accuracy beside
                it; "memory", peak memory of training against the batch, for which accuracy is beside the point
+    pairs      variants that are there twice, {"2x": "2x tuned"}: the second ones are compared among each other too
+    searches   whether tuning may change the network itself, to find the best one
     published  runs of others to lay beside these
     contrasts  pairs of variants, (one, other), that are compared beside the declared comparisons; exploratory
     seeds      runs per variant where the question needs another number than the protocol's; 0: the protocol's
@@ -117,6 +123,8 @@ class Study:
     baseline: str
     variants: Mapping[str, Variant]
     answers: str = "accuracy"
+    pairs: Mapping[str, str] = field(default_factory=dict)
+    searches: bool = False
     published: Published | None = None
     contrasts: tuple[tuple[str, str], ...] = ()
     seeds: int = 0

@@ -35,6 +35,7 @@ class Summary:
     contrasts    the study's other comparisons, in points
     factors      main effects and interactions in points; empty unless the study has two factors
     over_images  each variant against the baseline over the same test images
+    tuned        each variant's difference to the baseline twice, as it is and as tuned; empty unless the study has pairs
     published    our runs of each variant beside those that others have published; empty unless the study names some
     memory       a line per network: peak memory of training against the batch; empty unless the study is about memory
     """
@@ -46,6 +47,7 @@ class Summary:
     factors: pd.DataFrame
     over_images: pd.DataFrame
     memory: pd.DataFrame
+    tuned: pd.DataFrame
     published: pd.DataFrame
 
 
@@ -92,6 +94,7 @@ def summarise(study: Study, protocol: str, records: Sequence[RunRecord]) -> Summ
         factors=_factors(study, by_variant),
         over_images=_over_images(study, by_variant),
         memory=_memory_lines(by_variant) if study.answers == "memory" else pd.DataFrame(),
+        tuned=_tuned(study, by_variant),
         published=_beside_published(study, by_variant),
     )
 
@@ -212,6 +215,28 @@ def _controls(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.Dat
 def _contrasts(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
     pairs = [pair for pair in study.contrasts if all(name in by_variant for name in pair)]
     return pd.DataFrame([_minus(one, other, by_variant) for one, other in pairs])
+
+
+def _tuned(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
+    """Both kinds by the same tests, each against its own baseline and corrected over its own comparisons."""
+    pairs = {name: tuned for name, tuned in study.pairs.items() if name in by_variant and tuned in by_variant}
+    if study.baseline not in pairs:
+        return pd.DataFrame()
+    rows: dict[str, dict[str, object]] = {name: {"variant": name} for name in pairs}
+    others = [name for name in pairs if name != study.baseline]
+    for kind, names in (("fixed", {name: name for name in pairs}), ("tuned", pairs)):
+        samples = {name: {r.run.seed: r.test_accuracy for r in by_variant[names[name]]} for name in pairs}
+        comparisons = stats.compare(samples, study.baseline, others, study.margin)
+        for name, row in rows.items():
+            row[f"accuracy_{kind}"] = np.mean(list(samples[name].values()))
+            comparison = comparisons.get(name)
+            if comparison is not None:
+                row |= {f"{key}_{kind}": value for key, value in _in_points(comparison.difference).items()}
+                row |= {f"p_{kind}": comparison.p_holm, f"verdict_{kind}": comparison.verdict}
+    for name, row in rows.items():
+        gain, _ = stats.welch(*([r.test_accuracy for r in by_variant[which]] for which in (pairs[name], name)))
+        row |= {f"{key}_gain": value for key, value in _in_points(gain).items()}
+    return pd.DataFrame(list(rows.values()))
 
 
 def _minus(one: str, other: str, by_variant: Mapping[str, list[RunRecord]]) -> dict[str, object]:

@@ -47,7 +47,7 @@ COLOUR, COMMIT = "mlflow.runColor", "mlflow.source.git.commit"
 # As in the figures: seaborn's "colorblind", in the study's order
 PALETTE = ["#0173B2", "#DE8F05", "#029E73", "#D55E00", "#CC78BC", "#CA9161", "#FBAFE4", "#949494", "#ECE133", "#56B4E9"]
 BLACK = "#000000"
-ENDED = {"finished": "FINISHED", "diverged": "FINISHED", "collapsed": "FINISHED", "failed": "FAILED"}
+ENDED = {"failed": "FAILED"}  # all else ends as "FINISHED"
 BATCH = 1000  # metrics in one request, the most that MLflow takes
 LONGEST_TAG = 5000  # characters
 PATIENCE = 300.0  # seconds that the end of a study waits for MLflow
@@ -254,7 +254,7 @@ class MlflowTracker(Tracker):
         node, ended = self._open.pop(record.run_id, None), _now()
         if node is None:
             earlier = self._nodes.get(("seed", record.run_id))
-            if earlier and (earlier.status in ("FINISHED", ENDED[record.status]) or _is_of_another_driver(earlier)):
+            if earlier and (earlier.status in ("FINISHED", ENDED.get(record.status)) or _is_of_another_driver(earlier)):
                 return
             started, ended = _times(record)
             node = self._start(record.run, started)
@@ -264,7 +264,7 @@ class MlflowTracker(Tracker):
             self._log_data(node, [record])
         device, commit = record.environment.get("device", ""), record.environment.get("commit", "")
         self._set_tags(node, {"status": record.status, "error": record.error, "device": device, COMMIT: commit})
-        self._end(node, ENDED[record.status], ended)
+        self._end(node, ENDED.get(record.status, "FINISHED"), ended)
 
     def sync(self, records: Iterable[RunRecord]) -> None:
         """One ended run for each record; a variant's means are made anew if its results are not those they were made of."""
@@ -382,12 +382,14 @@ class MlflowTracker(Tracker):
 
     def _create_variant(self, run: Run) -> _Node:
         tags = {"level": "variant", PARENT: self._parent.mlflow_id, **self._tags(run)}
-        return self._create(" ".join([run.variant, *self._overrides]), _now(), tags, _params(run))
+        name = run.variant if run.trial is None else run.label
+        return self._create(" ".join([name, *self._overrides]), _now(), tags, _params(run))
 
     def _tags(self, run: Run) -> dict[str, str]:
         others = [name for name in self._study.variants if name != self._study.baseline]
         colour = BLACK if run.role == "baseline" else PALETTE[others.index(run.variant) % len(PALETTE)]
-        return {"variant": run.variant, "variant_id": _variant_id(run), "role": run.role, COLOUR: colour}
+        tags = {"variant": run.variant, "variant_id": _variant_id(run), "role": run.role, COLOUR: colour}
+        return tags if run.trial is None else {**tags, "trial": str(run.trial)}
 
     def _create(self, name: str, started: int, tags: Mapping[str, str], params: Mapping[str, object]) -> _Node:
         """A new run, in the place of the one that had its identity."""

@@ -80,13 +80,16 @@ class Checkpoint:
         return curve
 
     def save_if_due(self, curve: list[Evaluation]) -> None:
-        """Write the state after the last point of the curve, unless writing would cost more than its share of the time.
+        """`save`, unless writing would cost more than its share of the time."""
+        if self._spent + self._cost <= SHARE * (time.monotonic() - self._started):
+            self.save(curve)
+
+    def save(self, curve: list[Evaluation]) -> None:
+        """Write the state after the last point of the curve.
 
         A disk that takes no more is a warning: the training matters more than its checkpoint.
         """
         started = time.monotonic()
-        if self._spent + self._cost > SHARE * (started - self._started):
-            return
         try:
             self._save(curve)
         except (OSError, RuntimeError) as error:  # torch's writer makes a full disk a RuntimeError

@@ -42,7 +42,7 @@ class History:
     """A finished training: its learning curve and how it ended.
 
     outcome  "finished"; "diverged": a loss was not finite, and training stopped there; "collapsed": validation accuracy was
-             never distinguishable from guessing
+             never distinguishable from guessing; "paused": it was asked to, and can go on
     seconds_before  training time that a checkpoint brought along from an earlier process
     """
 

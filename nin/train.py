@@ -54,6 +54,7 @@ def train(
     *,
     seed: int = 0,
     checkpoint: Path | None = None,
+    pause_after: int = 0,
 ) -> History:
     """Train `model` in place on `data.train`, evaluating on `data.val`.
 
@@ -63,6 +64,8 @@ def train(
     checkpoint  a file that the state is kept in from time to time, when an evaluation has been read. If it is there already
                 the training goes on from it, telling `on_eval` of the points until then first; on a CPU the result is that of
                 a training that was never interrupted. It is left there in the end.
+    pause_after  training images after which, at the next evaluation, the training pauses: its outcome is "paused", and a later
+                call with the same checkpoint goes on. 0: never
 
     Raises ValueError for an unknown optimizer or schedule.
     """
@@ -85,6 +88,12 @@ def train(
         curve = saved.restore()
     for point in curve:
         on_eval(point)
+
+    def has_to_pause() -> bool:
+        return bool(pause_after and curve and curve[-1].examples >= pause_after)
+
+    if has_to_pause():
+        return History("paused", curve)
     clock = _Clock(device, curve)
     laps = _laps(steps_per_epoch, spec.evals_per_epoch)
     first_epoch, laps_done = divmod(len(curve), len(laps))
@@ -118,6 +127,9 @@ def train(
                 if not (math.isfinite(point.train_loss) and math.isfinite(point.val_loss)):
                     return History("diverged", curve, clock.seconds_before)
             unread.clear()
+            if saved and has_to_pause():
+                saved.save(curve)
+                return History("paused", curve, clock.seconds_before)
             if saved:
                 saved.save_if_due(curve)
         laps_done = 0

@@ -26,5 +26,5 @@ STUDY = Study(
         networks={"lenet": "lenet", "alexnet": "alexnet", "vgg11/4": "vgg", "nin": "nin"},
         failed_loss={"nin": 0.5},
     ),
-    protocols=("d2l",),
+    protocols=("smoke", "d2l"),
 )

@@ -47,6 +47,7 @@ def record_of(run: Run, status: str = "finished", test_accuracy: float = 0.8, **
         test_examples=NUM_TEST,
         data_checksum="0" * 64,
         examples_seen=1024,
+        peak_memory_bytes=10_000_000,
         train_seconds=2.0,
         wall_seconds=2.5,
         started_at="2026-01-01T00:00:00+00:00",

@@ -2,12 +2,14 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 # Of the commit, because whoever works on the code while its tests run changes it midway.
+PASSWORD = "sesame"  # of databases that tests start
 TIMES = ("seconds", "train_seconds", "wall_seconds", "started_at", "host", "commit")
 
 
@@ -37,3 +39,9 @@ def _without_times(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_times(inner) for inner in value]
     return value
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port

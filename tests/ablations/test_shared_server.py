@@ -1,82 +1,13 @@
 """A tracking server that several people share: MLflow over HTTP, its database a real PostgreSQL."""
 
-import os
-import shutil
-import socket
-import subprocess
-import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import call, records
+from processes import PASSWORD, call, free_port, records
 from test_tracking import server
 from test_unbreakable import NUM_RUNS, STUDY, assert_tracked_once, start, trained
 
-PASSWORD = "sesame"
-
 pytestmark = pytest.mark.slow
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
-
-
-def program(name: str) -> str:
-    """Where it is; Debian keeps PostgreSQL's out of the path."""
-    found = shutil.which(name) or next((str(path) for path in Path("/usr/lib/postgresql").glob(f"*/bin/{name}")), None)
-    if found is None:
-        pytest.skip(f"PostgreSQL is not installed: there is no {name}")
-    return found
-
-
-@pytest.fixture
-def database(postgresql: str, request: pytest.FixtureRequest) -> str:
-    """The URI of a new one."""
-    import psycopg
-
-    name = f"d{abs(hash(request.node.name))}"
-    with psycopg.connect(f"{postgresql}/postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return f"{postgresql}/{name}"
-
-
-@pytest.fixture(scope="module")
-def postgresql() -> Iterator[str]:
-    """The URI of a server, on this machine only, for a user with a password."""
-    pytest.importorskip("psycopg")
-    initdb, postgres, isready = program("initdb"), program("postgres"), program("pg_isready")
-    as_user: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="postgresql-") as folder:
-        (Path(folder) / "password").write_text(PASSWORD)
-        if os.geteuid() == 0:  # as whom PostgreSQL refuses to run
-            try:
-                for path in (folder, f"{folder}/password"):
-                    shutil.chown(path, "postgres", "postgres")
-            except LookupError:
-                pytest.skip("this is root, and there is no user postgres to run PostgreSQL as")
-            as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-        data, port = f"{folder}/data", free_port()
-        options = ["-D", data, "-U", "mlflow", "-A", "scram-sha-256", "--pwfile", f"{folder}/password", "--no-sync"]
-        subprocess.run([*as_user, initdb, *options], check=True, capture_output=True, cwd=folder)
-        process = subprocess.Popen(
-            [*as_user, postgres, "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", folder],
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            deadline = time.monotonic() + 60
-            while subprocess.run([isready, "-q", "-h", "127.0.0.1", "-p", str(port)], check=False).returncode:
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-            yield f"postgresql://mlflow:{PASSWORD}@127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait()
 
 
 def test_two_drivers_log_to_one_server_each_run_once(database: str, tmp_path: Path) -> None:

@@ -192,6 +192,7 @@ def silent_server() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, silent_server: str) -> None:
     driver = start(*TINY, cwd=tmp_path, MLFLOW_TRACKING_URI=silent_server)
     wait_for(driver, "started")
@@ -213,6 +214,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, silent_server: str) -> No
     assert not any(worker.is_running() for worker in workers)
 
 
+@pytest.mark.slow
 def test_a_failure_common_to_all_variants_stops_the_study_with_one_message(tmp_path: Path) -> None:
     done = call(*TINY, "--seeds", "5", "--time-limit", "0.2s", cwd=tmp_path)
     assert done.returncode == 1
@@ -254,6 +256,7 @@ def test_a_folder_made_read_only_midway_is_one_line_and_the_next_call_goes_on(
         subprocess.run(["umount", "-l", disk], check=True)
 
 
+@pytest.mark.slow
 def test_a_password_reaches_no_file_and_no_output(tmp_path: Path) -> None:
     uri = "http://user:sesame@127.0.0.1:9/?password=sesame"
     done = call(*TINY, "--seeds", "1", cwd=tmp_path, MLFLOW_TRACKING_URI=uri)

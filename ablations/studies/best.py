@@ -1,0 +1,31 @@
+"""How accurate can a NiN of under a million parameters be?
+
+`python -m ablations.tune best` searches layout, width, 1x1 convolutions, pooling, activation and all that training has; what a
+search has found is kept in `best.json` beside this file, and is variant "found" from then on, under every protocol.
+"""
+
+import json
+from pathlib import Path
+
+from ablations.study import Study, Variant
+
+FOUND = Path(__file__).with_suffix(".json")
+
+
+def _found() -> dict[str, Variant]:
+    """The variant in FOUND, whose keys are fields of a run ("model.width"); empty if there is none."""
+    if not FOUND.exists():
+        return {}
+    changes: dict[str, dict[str, object]] = {"model": {}, "data": {}, "train": {}}
+    for key, value in json.loads(FOUND.read_text()).items():
+        part, _, field = key.partition(".")
+        changes[part][field] = value
+    return {"found": Variant(changes["model"], changes["data"], changes["train"])}
+
+
+STUDY = Study(
+    baseline="nin",
+    variants={"nin": Variant()} | _found(),
+    searches=True,
+    protocols=("smoke", "quick", "full"),
+)

@@ -1,0 +1,527 @@
+"""`python -m ablations.tune STUDY`: every variant at its best, by equal means. Its figures are in `ablations.tuning_report`.
+
+Each variant has an Optuna study of its own, with the same space, the same number of trials and the same random numbers. Trials come
+in batches of BATCH by synchronous successive halving (Jamieson and Talwalkar, arXiv:1502.07943): all train to the first rung, the
+better half goes on to the next, from where it stood. So every variant spends the same number of training images, to the image.
+What is maximised is validation accuracy; the test set is never read. `python -m ablations.tune best` searches a whole network.
+"""
+
+import argparse
+import json
+import math
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from ablations.cli import add_engine_options, add_study_options, names
+from ablations.spaces import Choice, Range, space_of
+from ablations.study import Run, Study, load_study
+from ablations.tuned import Winner, specifications, tuned_path
+from nin.cli import INTERRUPTED, SUCCESS, OneLineParser, exit_with, positive
+from nin.spec import stream
+
+if TYPE_CHECKING:
+    from optuna import Study as OptunaStudy
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial, Trial
+
+    from ablations.engines import Engine
+    from ablations.records import RunRecord, Store
+    from ablations.tracking import Tracker
+
+BATCH = 4  # trials that are halved together
+RUNGS = (0.25, 0.5, 1.0)  # shares of the whole training at which the worse half ends
+FIRST_SEED = 1000  # of tuning: trial k trains with seed 1000 + k, final runs with seeds from 0
+TRIES = 3  # of a trial whose worker fails or dies
+MOST_PARAMS = 1_000_000  # of the network that `best` searches
+OBJECTIVES = ("accuracy", "accuracy,params", "accuracy,gflops")
+POLL = 1.0  # seconds between two looks at what other drivers are doing
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is tuned: a variant's own run, the space, and where its trials are kept."""
+
+    run: Run
+    space: Mapping[str, Range | Choice]
+    trials: "OptunaStudy"
+    objective: str
+    num_trials: int
+    seeds: int
+    most_params: int = 0
+
+    @property
+    def rungs(self) -> tuple[float, ...]:
+        """With several objectives nothing is pruned: a small network that trains slowly is no worse for it."""
+        return RUNGS if self.objective == "accuracy" else RUNGS[-1:]
+
+    def runs_of(self, trial: "FrozenTrial") -> list[Run]:
+        """The runs of a trial, one per seed."""
+        changes: dict[str, dict[str, object]] = {"model": {}, "data": {}, "train": {}}
+        for key, value in trial.params.items():
+            part, _, field = key.partition(".")
+            changes[part][field] = value
+        parts = {part: replace(getattr(self.run, part), **fields) for part, fields in changes.items()}
+        first = FIRST_SEED + self.seeds * trial.number
+        return [replace(self.run, seed=first + k, trial=trial.number, **parts) for k in range(self.seeds)]
+
+    def total_examples(self, run: Run) -> int:
+        """Training images of a whole run."""
+        from ablations.execute import load_cached
+
+        return run.train.epochs * len(load_cached(run.data, "cpu").train.labels)
+
+
+def tune(
+    tasks: Sequence[Task],
+    make_engine: Callable[[int], "Engine"],
+    store: "Store",
+    tracker: "Tracker",
+    say: Callable[[str], None],
+) -> None:
+    """Bring every task to its number of trials. Several drivers that share the folder of `store` share the work.
+
+    make_engine  an engine whose runs pause after so many training images
+    """
+    from ablations.claims import Claims
+
+    with Claims(store.runs_folder) as claims:
+        while left := [task for task in tasks if _num_ended(task) < task.num_trials]:
+            mine = [task for task in left if claims.take(_claim(task))]
+            try:
+                _run_batches(mine, make_engine, store, tracker, say)
+            finally:
+                for task in mine:
+                    claims.release(_claim(task).run_id)
+            if not mine:
+                time.sleep(POLL)
+
+
+def _run_batches(
+    tasks: Sequence[Task],
+    make_engine: Callable[[int], "Engine"],
+    store: "Store",
+    tracker: "Tracker",
+    say: Callable[[str], None],
+) -> None:
+    """The next batch of each task, through all rungs; one that a driver left half done goes on where it stood."""
+    batches = [(task, range(*_batch(task))) for task in tasks if _num_ended(task) < task.num_trials]
+    for rung in RUNGS:
+        todo: list[tuple[Task, FrozenTrial, Run]] = []
+        for task, numbers in batches:
+            if rung in task.rungs:
+                alive = [trial for trial in task.trials.get_trials() if trial.number in numbers and _is_open(trial)]
+                runs = [
+                    (trial, run)
+                    for trial in alive
+                    if _step(rung) not in trial.intermediate_values
+                    for run in task.runs_of(trial)
+                ]
+                todo += [(task, *pair) for pair in runs]
+        records = _execute_to(rung, todo, make_engine, store, tracker, say)
+        for task, numbers in batches:
+            if rung in task.rungs:
+                _settle_rung(task, numbers, rung, records, store, tracker, say)
+
+
+def _execute_to(
+    rung: float,
+    todo: Sequence[tuple[Task, "FrozenTrial", Run]],
+    make_engine: Callable[[int], "Engine"],
+    store: "Store",
+    tracker: "Tracker",
+    say: Callable[[str], None],
+) -> dict[str, "RunRecord"]:
+    """Train all runs until the rung, each up to TRIES times; the records by run_id, of a failed one its error."""
+    from ablations.engines import Ended, Failed, Progressed, Started
+    from ablations.records import RunRecord
+
+    records: dict[str, RunRecord] = {}
+    waiting = {run.run_id: run for _, _, run in todo}
+    if not waiting:
+        return records
+    run = next(iter(waiting.values()))
+    engine = make_engine(math.ceil(rung * todo[0][0].total_examples(run)))
+    for _ in range(TRIES):
+        events = engine.execute(list(waiting.values()))
+        try:
+            for event in events:
+                match event:
+                    case Started():
+                        tracker.run_started(event.run)
+                    case Progressed():
+                        tracker.run_progressed(event.run, event.point)
+                    case Ended():
+                        records[event.run.run_id] = event.record
+                        del waiting[event.run.run_id]
+                        say(f"{event.run.label}: {rung:.0%}, validation accuracy {event.record.val_accuracy:.4f}")
+                    case Failed():
+                        records[event.run.run_id] = RunRecord(
+                            event.run,
+                            event.run.run_id,
+                            "failed",
+                            0,
+                            0,
+                            0.0,
+                            {},
+                            error=event.error,
+                            error_detail=event.detail,
+                        )
+                        say(f"{event.run.label}: failed, {event.error}")
+        finally:
+            events.close()  # type: ignore[attr-defined]
+        if not waiting:
+            break
+    return records
+
+
+def _settle_rung(
+    task: Task,
+    numbers: range,
+    rung: float,
+    records: Mapping[str, "RunRecord"],
+    store: "Store",
+    tracker: "Tracker",
+    say: Callable[[str], None],
+) -> None:
+    """Tell Optuna how far the batch's trials have come; the worse half of those that still train ends here."""
+    from optuna.trial import Trial, TrialState
+
+    for trial in _members(task, numbers):
+        ours = [records[run.run_id] for run in task.runs_of(trial) if run.run_id in records] if _is_open(trial) else []
+        if not ours:
+            continue
+        live = Trial(task.trials, trial._trial_id)
+        failed = [record for record in ours if record.status == "failed"]
+        live.set_user_attr("outcome", failed[0].status if failed else _outcome(ours))
+        live.set_user_attr("examples", sum(record.examples_seen for record in ours))
+        live.set_user_attr("params", ours[0].params_trunk + ours[0].params_head)
+        live.set_user_attr("gflops", ours[0].gflops)
+        live.set_user_attr("seeds", [record.run.seed for record in ours])
+        for record in ours:
+            store.write(record)
+        if failed:
+            live.set_user_attr("error", failed[0].error)
+            task.trials.tell(trial.number, state=TrialState.FAIL)
+            tracker.run_ended(failed[0])
+        else:
+            _report(task, live, _step(rung), sum(record.val_accuracy for record in ours) / len(ours))
+    racing = [trial for trial in _members(task, numbers) if _step(rung) in trial.intermediate_values]
+    racing.sort(key=lambda trial: (-_rank(trial, rung), trial.number))
+    num_on = math.ceil(len(racing) / 2) if rung < RUNGS[-1] else 0
+    for trial in racing[num_on:]:
+        if _is_open(trial):
+            _end(task, trial, rung, store, tracker)
+            fate = "ends" if rung < RUNGS[-1] else "complete"
+            say(f"{task.run.variant} trial {trial.number}: {fate} at {rung:.0%}, {trial.user_attrs['outcome']}")
+
+
+def _report(task: Task, trial: "Trial", step: int, value: float) -> None:
+    """Intermediate values are for one objective; Optuna takes none with several."""
+    if task.objective == "accuracy":
+        trial.report(value, step)
+    else:
+        trial.storage.set_trial_intermediate_value(trial._trial_id, step, value)
+
+
+def _end(task: Task, trial: "FrozenTrial", rung: float, store: "Store", tracker: "Tracker") -> None:
+    """A trial's last word to Optuna, its record and MLflow."""
+    from optuna.trial import TrialState
+
+    accuracy = trial.intermediate_values[_step(rung)]
+    accuracy = accuracy if math.isfinite(accuracy) else 0.0
+    if rung < RUNGS[-1]:
+        task.trials.tell(trial.number, state=TrialState.PRUNED)
+    else:
+        size = {"accuracy,params": "params", "accuracy,gflops": "gflops"}.get(task.objective)
+        task.trials.tell(trial.number, accuracy if size is None else [accuracy, float(trial.user_attrs[size])])
+    status = trial.user_attrs["outcome"] if rung == RUNGS[-1] else "pruned"
+    for run in task.runs_of(trial):
+        record = store.read(run.run_id)
+        if record is not None:
+            store.write(replace(record, run=run, status=status))
+            tracker.run_ended(replace(record, run=run, status="pruned"))  # of a trial only its curve is logged
+        store.drop_checkpoint(run)
+
+
+def _batch(task: Task) -> tuple[int, int]:
+    """First and last + 1 of the trial numbers in the batch at hand, asking for those that are not there yet."""
+    from optuna.samplers import TPESampler
+
+    start, stop = task.trials.user_attrs.get("batch", (0, 0))
+    if all(trial.state.is_finished() for trial in task.trials.get_trials() if start <= trial.number < stop):
+        num_trials = len(task.trials.get_trials())
+        if num_trials >= stop:
+            start, stop = num_trials, min(num_trials + BATCH, task.num_trials)
+            task.trials.set_user_attr("batch", (start, stop))
+    # Anew for each batch, from its place alone: variants have the same random numbers, and a killed driver changes nothing.
+    task.trials.sampler = TPESampler(seed=stream(FIRST_SEED, f"batch {start}") % 2**32, n_startup_trials=2 * BATCH)
+    if start == 0 and not task.trials.get_trials():
+        task.trials.enqueue_trial(_own_setting(task))
+    while len(task.trials.get_trials()) < stop or any(
+        trial.state.name == "WAITING" for trial in task.trials.get_trials()
+    ):
+        task.trials.ask()
+    for trial in _members(task, range(start, stop)):
+        if _is_open(trial):
+            _suggest(task, trial)
+    return start, stop
+
+
+def _suggest(task: Task, asked: "FrozenTrial") -> None:
+    """Give a trial its parameters; those that it has already, from a driver that was killed meanwhile, stay."""
+    from optuna.trial import Trial
+
+    trial = Trial(task.trials, asked._trial_id)
+    for key, each in task.space.items():
+        if isinstance(each, Range):
+            trial.suggest_float(key, each.low, each.high, log=each.log)
+        else:
+            trial.suggest_categorical(key, each.values)
+    if task.most_params and "params" not in trial.constraints:
+        from nin.data import shape
+        from nin.measure import size
+
+        (member,) = _members(task, range(trial.number, trial.number + 1))
+        run = task.runs_of(member)[0]
+        trial.set_constraint("params", float(size(run.model, *shape(run.data)).params - task.most_params))
+
+
+def _own_setting(task: Task) -> dict[str, object]:
+    """The protocol's own values, which the first trial has; of what lies outside of the space, its nearest end."""
+    own: dict[str, object] = {}
+    for key, range_ in task.space.items():
+        part, _, field = key.partition(".")
+        value = getattr(getattr(task.run, part), field)
+        if isinstance(range_, Range):
+            value = min(max(float(value), range_.low), range_.high)
+        elif value not in range_.values:
+            value = range_.values[0]
+        own[key] = value
+    return own
+
+
+def _claim(task: Task) -> Run:
+    """Stands for the variant's Optuna study where drivers claim what they work on: a run that nobody trains."""
+    return replace(task.run, seed=-1)
+
+
+def _num_ended(task: Task) -> int:
+    return sum(trial.state.is_finished() for trial in task.trials.get_trials(deepcopy=False))
+
+
+def _members(task: Task, numbers: range) -> list["FrozenTrial"]:
+    return [trial for trial in task.trials.get_trials() if trial.number in numbers]
+
+
+def _is_open(trial: "FrozenTrial") -> bool:
+    return not trial.state.is_finished()
+
+
+def _step(rung: float) -> int:
+    return round(100 * rung)
+
+
+def _rank(trial: "FrozenTrial", rung: float) -> float:
+    value = trial.intermediate_values[_step(rung)]
+    broken = not math.isfinite(value) or trial.user_attrs["outcome"] == "diverged"
+    return -math.inf if broken or trial.constraints.get("params", 0.0) > 0 else value
+
+
+def _outcome(records: Sequence["RunRecord"]) -> str:
+    """ "diverged" or "collapsed" if any seed is; else "learned"."""
+    from ablations.execute import load_cached
+    from nin.train import chance_level
+
+    if any(record.status == "diverged" for record in records):
+        return "diverged"
+    for record in records:
+        labels = load_cached(record.run.data, "cpu").val.labels
+        if max(point.val_accuracy for point in record.curve) <= chance_level(labels):
+            return "collapsed"
+    return "learned"
+
+
+@contextmanager
+def _one_line_errors(url: str) -> Iterator[None]:
+    """What a storage raises, whichever library of it, as one line that says what to do."""
+    from ablations.tracking import redacted
+
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:
+        reason = redacted(" ".join(f"{type(error).__name__}: {error}".partition("[SQL")[0].split()))[:300]
+        raise ValueError(f"--storage {redacted(url)}: cannot be used ({reason}); nothing in it was changed") from error
+
+
+def open_storage(url: str) -> "BaseStorage":
+    """A database URL, "journal:FILE", or "grpc://HOST:PORT". Raises ValueError, in one line, if it cannot be used."""
+    from optuna.storages import GrpcStorageProxy, JournalStorage, RDBStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    with _one_line_errors(url):
+        if url.startswith("journal:"):
+            return JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
+        if url.startswith("grpc://"):
+            host, _, port = url.removeprefix("grpc://").partition(":")
+            proxy = GrpcStorageProxy(host=host, port=int(port or 13000))
+            proxy.get_all_studies()  # asks whether it is there
+            return proxy
+        return RDBStorage(url)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
+    arguments = _parser().parse_args(argv)
+    if arguments.study is None:
+        raise ValueError("name a study to tune; python -m ablations.run --list shows them")
+    if arguments.seeds is not None:
+        raise ValueError("--seeds is for final runs: a trial has --seeds-per-trial of its own, which never meet those")
+    study = load_study(arguments.study)
+    confirmatory = [name for name in study.variants if study.role(name) == "confirmatory" and not study.searches]
+    chosen = names(arguments.variants) or [study.baseline, *confirmatory]
+    runs = study.expand(arguments.protocol, 1, chosen, arguments.overrides)
+
+    import optuna
+    from filelock import FileLock
+
+    from ablations.display import console_for_output
+    from ablations.records import Store
+    from ablations.run import handle_signals, make_engine, require_writable
+    from ablations.tracking import open_tracker
+    from ablations.tuning_report import write_tuning_report
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    require_writable(arguments.results)
+    store = Store(arguments.results, f"{study.name}-tuning", arguments.protocol)
+    store.checkpoints_folder.mkdir(parents=True, exist_ok=True)
+    url = arguments.storage or f"sqlite:///{arguments.results / 'optuna.db'}"
+    with FileLock(arguments.results / ".optuna.lock"):  # two that create the tables at once would trip over each other
+        storage = open_storage(url)
+        tasks = [_task(study, run, arguments, storage, url) for run in runs]
+    handle_signals()
+    console = console_for_output()
+
+    def engine_that_pauses(after: int) -> "Engine":
+        return make_engine(arguments, store, pause_after=after)[0]
+
+    tuning = replace(study, name=store.folder.parent.name, question=f"Tuning of: {study.question}")
+    tracker = open_tracker(arguments.results, tuning, arguments.protocol, _warn)
+    lines = f"{len(tasks)} variants, {arguments.trials} trials each, {sum(map(_num_ended, tasks))} done"
+    print(f"{study.name} under {arguments.protocol}: {lines}")
+    try:
+        with _one_line_errors(url):
+            tune(
+                tasks,
+                engine_that_pauses,
+                store,
+                tracker,
+                lambda line: console.print(line, markup=False, soft_wrap=True),
+            )
+            command = "python -m ablations.tune " + shlex.join(sys.argv[1:] if argv is None else argv)
+            report = write_tuning_report(tasks, store, command)
+        tracker.add_files(store.folder)
+        tracker.close("FINISHED")
+    except KeyboardInterrupt:
+        done = sum(map(_num_ended, tasks))
+        print(
+            f"interrupted: {done} of {len(tasks) * arguments.trials} trials have ended; the same command goes on",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    finally:
+        tracker.close("KILLED")  # changes nothing if it is closed
+    if report.winners:
+        path = tuned_path(arguments.results, study.name, arguments.protocol)
+        print(
+            f"tuned:   {path}; train it with python -m ablations.run {study.name} --protocol {arguments.protocol} --tuned"
+        )
+    print(f"report:  {store.folder / 'report.md'}")
+    return SUCCESS
+
+
+def _task(study: Study, run: Run, arguments: argparse.Namespace, storage: "BaseStorage", url: str) -> Task:
+    """The variant's Optuna study, found again or made. Raises ValueError if what is there was tuned otherwise."""
+    import optuna
+
+    directions: list[Literal["minimize", "maximize"]]
+    directions = ["maximize"] if arguments.objective == "accuracy" else ["maximize", "minimize"]
+    kind = "" if arguments.objective == "accuracy" else f"/{arguments.objective}"
+    name = f"{study.name}/{run.protocol}/{run.variant}{kind}"
+    space = space_of(study, run.protocol, with_sizes=bool(kind))
+    settings = {
+        "base": specifications(run),
+        "space": json.loads(json.dumps({key: asdict(each) for key, each in space.items()})),
+        "seeds_per_trial": arguments.seeds_per_trial,
+    }
+    with _one_line_errors(url):
+        trials = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+        if "settings" not in trials.user_attrs:
+            trials.set_user_attr("settings", settings)
+        before = trials.user_attrs["settings"]
+    for key, now in settings.items():
+        if before.get(key) != now:
+            raise ValueError(
+                f"--storage {url}: {name} was tuned with another {key} ({_difference(before.get(key), now)}); "
+                "choose another --storage or --results"
+            )
+    most_params = MOST_PARAMS if study.searches else 0
+    return Task(run, space, trials, arguments.objective, arguments.trials, arguments.seeds_per_trial, most_params)
+
+
+def _difference(before: object, now: object) -> str:
+    """The first thing in which two nested settings differ, such as "train.epochs: 4, now 5"."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*now, *before]:
+            if before.get(key) != now.get(key):
+                inner = _difference(before.get(key), now.get(key))
+                return f"{key}{'.' if isinstance(now.get(key), dict) else ': '}{inner}"
+    return f"{before}, now {now}"
+
+
+def winners_of(tasks: Sequence[Task]) -> dict[str, Winner]:
+    """The best complete trial of each variant: the most accurate on the validation images, within the constraint."""
+    winners = {}
+    for task in tasks:
+        complete = [
+            t for t in task.trials.get_trials() if t.state.name == "COMPLETE" and _rank(t, RUNGS[-1]) > -math.inf
+        ]
+        if complete and task.objective == "accuracy":
+            best = max(complete, key=lambda trial: (_rank(trial, RUNGS[-1]), -trial.number))
+            value = best.intermediate_values[_step(RUNGS[-1])]
+            seed = int(best.user_attrs["seeds"][0])
+            winners[task.run.variant] = Winner(best.number, value, dict(best.params), seed, specifications(task.run))
+    return winners
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr)
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(prog="python -m ablations.tune", description=__doc__.split("\n\n")[0])
+    add_study_options(parser)
+    parser.add_argument("--trials", type=positive, default=20, metavar="N", help="for each variant (default: 20)")
+    parser.add_argument(
+        "--objective", choices=OBJECTIVES, default=OBJECTIVES[0], help="with a size, widths and depths are searched too"
+    )
+    parser.add_argument(
+        "--seeds-per-trial", type=positive, default=1, metavar="N", help="whose mean counts (default: 1)"
+    )
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        help="of the trials: a database, journal:FILE or grpc://HOST:PORT (default: RESULTS/optuna.db)",
+    )
+    add_engine_options(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    exit_with(main)

@@ -1,0 +1,104 @@
+"""What tuning has found, as `<results>/<study>-tuning/<protocol>/tuned.json` has it, and the study that trains it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from ablations.study import Run, Study, Variant
+
+SUFFIX = " tuned"
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The best trial of a variant.
+
+    trial   its number in the Optuna study
+    value   its validation accuracy (a fraction)
+    params  what it changes: {"train.lr": 0.03, ...}
+    seed    that it was trained with; final runs have others
+    base    the variant's resolved specifications before tuning, to know whether they have changed since
+    """
+
+    trial: int
+    value: float
+    params: dict[str, object]
+    seed: int
+    base: dict[str, dict[str, object]]
+
+
+def tuned_path(results: Path, study: str, protocol: str) -> Path:
+    """Where the winners of a study under a protocol are kept."""
+    return results / f"{study}-tuning" / protocol / "tuned.json"
+
+
+def specifications(run: Run) -> dict[str, dict[str, object]]:
+    """A run's three specifications as JSON has them."""
+    parts = {"model": asdict(run.model), "data": asdict(run.data), "train": asdict(run.train)}
+    result: dict[str, dict[str, object]] = json.loads(json.dumps(parts))
+    return result
+
+
+def read_winners(path: Path) -> dict[str, Winner]:
+    """The winners by variant. Raises ValueError if there are none or the file is damaged."""
+    if not path.exists():
+        raise ValueError(f"--tuned: there is no {path}; python -m ablations.tune makes it")
+    try:
+        winners = json.loads(path.read_text())["variants"]
+        return {name: Winner(**winner) for name, winner in winners.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"--tuned: {path} is damaged ({' '.join(str(error).split())}); tune again") from error
+
+
+def load_tuned(study: Study, protocol: str, results: Path, variants: Sequence[str] | None = None) -> Study:
+    """`with_winners` of what tuning has left under `results`."""
+    return with_winners(study, protocol, read_winners(tuned_path(results, study.name, protocol)), variants)
+
+
+def with_winners(
+    study: Study, protocol: str, winners: Mapping[str, Winner], variants: Sequence[str] | None = None
+) -> Study:
+    """The study with each tuned variant twice: as it is, and as tuned ("2x tuned").
+
+    Raises ValueError if the baseline was not tuned, or if a variant has changed since it was, naming the field.
+    """
+    if study.baseline not in winners:
+        raise ValueError(f"--tuned: the baseline {study.baseline!r} has not been tuned; tune it too")
+    runs = {run.variant: run for run in study.expand(protocol, 1, list(winners.keys() & study.variants.keys()))}
+    pairs: dict[str, str] = {}
+    tuned: dict[str, Variant] = {}
+    for name, winner in winners.items():
+        if name not in runs or (variants is not None and name not in (*variants, study.baseline)):
+            continue
+        _require_same(name, winner, specifications(runs[name]))
+        pairs[name] = name
+        if any(
+            winner.base[key.partition(".")[0]][key.partition(".")[2]] != value for key, value in winner.params.items()
+        ):
+            pairs[name] += SUFFIX  # else its own setting has won, and is not trained twice
+            tuned[pairs[name]] = _changed(study.variants[name], runs[name], winner)
+    kept = {name: study.variants[name] for name in study.variants if name in pairs}
+    return replace(study, variants=kept | tuned, pairs=pairs, contrasts=(), factors=(), name=f"{study.name}-tuned")
+
+
+def _changed(variant: Variant, run: Run, winner: Winner) -> Variant:
+    """The variant with the winner's parameters; a control keeps the size that was solved for it."""
+    changes: dict[str, dict[str, object]] = {"model": dict(variant.model), "data": dict(variant.data)}
+    changes["train"] = dict(variant.train)
+    if variant.match:
+        changes["model"][variant.match.field] = getattr(run.model, variant.match.field)
+    for key, value in winner.params.items():
+        part, _, field = key.partition(".")
+        changes[part][field] = value
+    return Variant(changes["model"], changes["data"], changes["train"], role="exploratory")
+
+
+def _require_same(name: str, winner: Winner, now: Mapping[str, Mapping[str, object]]) -> None:
+    for part, fields in now.items():
+        for field, value in fields.items():
+            before = winner.base.get(part, {}).get(field, value)
+            if before != value:
+                raise ValueError(
+                    f"--tuned: {name} has changed since it was tuned: {part}.{field} was {before!r}, is {value!r}; tune again"
+                )

@@ -1,0 +1,148 @@
+"""What tuning came to: a table of variants, warnings, Optuna's own figures, and the winners for `--tuned`."""
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tabulate import tabulate
+
+from ablations.records import Store, write_atomically
+from ablations.spaces import Range
+from ablations.tuned import Winner
+
+if TYPE_CHECKING:
+    from ablations.tune import Task
+
+MIN_COMPLETE = 4  # trials, below which a figure of parameters says nothing
+
+
+@dataclass(frozen=True)
+class TuningReport:
+    """Where it was written, and the winner of each variant."""
+
+    path: Path
+    winners: dict[str, Winner]
+
+
+def write_tuning_report(tasks: "Sequence[Task]", store: Store, command: str) -> TuningReport:
+    """report.md, tuned.json and figures/ in the store's folder."""
+    from ablations.tune import winners_of
+
+    winners = winners_of(tasks)
+    if winners:
+        content = {"variants": {name: asdict(winner) for name, winner in winners.items()}}
+        write_atomically(store.folder / "tuned.json", json.dumps(content, indent=1))
+    figures = [name for task in tasks for name in _draw(task, store.folder / "figures")]
+    spent = {task.run.variant: _examples(task) for task in tasks}
+    equal = (
+        "the same for every variant"
+        if len(set(spent.values())) == 1
+        else "not the same: a trial failed or diverged early"
+    )
+    run = tasks[0].run
+    parts = [
+        f"# Tuning of {run.study} under {run.protocol}",
+        f"Each variant had {tasks[0].num_trials} trials with {tasks[0].seeds} seed(s) each, in the same space. Training images spent: "
+        f"{', '.join(f'{name} {count:,}' for name, count in spent.items())}; {equal}. What counts is validation accuracy; the test set "
+        "was not read.",
+        tabulate([_row(task, winners) for task in tasks], headers="keys", tablefmt="pipe", disable_numparse=True),
+        "*Pruned*: the worse half at a quarter and at half of the training. *Collapsed*: never left chance. *Diverged*: a loss was not "
+        "finite.",
+        "\n".join(f"- {line}" for task in tasks for line in _warnings(task, winners)),
+        "## Space",
+        tabulate([_range_row(key, each) for key, each in tasks[0].space.items()], headers="keys", tablefmt="pipe"),
+        *(f"![{name}](figures/{name}.png)" for name in figures),
+        f"Command: `{command}`",
+    ]
+    path = store.folder / "report.md"
+    write_atomically(path, "\n\n".join(part for part in parts if part) + "\n")
+    return TuningReport(path, winners)
+
+
+def _row(task: "Task", winners: dict[str, Winner]) -> dict[str, object]:
+    trials = task.trials.get_trials()
+    outcomes = [trial.user_attrs.get("outcome", "") for trial in trials]
+    own = trials[0].intermediate_values if trials else {}
+    winner = winners.get(task.run.variant)
+    return {
+        "variant": task.run.variant,
+        "trials": len(trials),
+        "complete": sum(trial.state.name == "COMPLETE" for trial in trials),
+        "pruned": sum(trial.state.name == "PRUNED" for trial in trials),
+        "failed": sum(trial.state.name == "FAIL" for trial in trials),
+        "collapsed": outcomes.count("collapsed"),
+        "diverged": outcomes.count("diverged"),
+        "own setting, % (at)": f"{100 * own[max(own)]:.2f} ({max(own)} %)" if own else "",
+        "best, %": f"{100 * winner.value:.2f}" if winner else "",
+        "trial": winner.trial if winner else "",
+        "its parameters": ", ".join(f"{key} {_short(value)}" for key, value in winner.params.items()) if winner else "",
+    }
+
+
+def _warnings(task: "Task", winners: dict[str, Winner]) -> list[str]:
+    winner = winners.get(task.run.variant)
+    if winner is None:
+        return [f"{task.run.variant}: no trial was complete and learned"] if task.objective == "accuracy" else []
+    return [
+        f"{task.run.variant}: the best {key} {_short(winner.params[key])} is at the edge of its range "
+        f"({each.low:g} to {each.high:g}): better ones may lie beyond it"
+        for key, each in task.space.items()
+        if isinstance(each, Range) and each.is_at_edge(float(str(winner.params[key])))
+    ]
+
+
+def _range_row(key: str, each: Any) -> dict[str, object]:
+    if isinstance(each, Range):
+        return {"parameter": key, "values": f"{each.low:g} to {each.high:g}" + (", logarithmic" if each.log else "")}
+    return {"parameter": key, "values": ", ".join(str(value) for value in each.values)}
+
+
+def _examples(task: "Task") -> int:
+    return sum(int(trial.user_attrs.get("examples", 0)) for trial in task.trials.get_trials())
+
+
+def _draw(task: "Task", folder: Path) -> list[str]:
+    """Optuna's figures of one variant, as PNG; the names of those that there are trials enough for."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+    from optuna.importance import FanovaImportanceEvaluator
+    from optuna.visualization import matplotlib as draw
+
+    complete = sum(trial.state.name == "COMPLETE" for trial in task.trials.get_trials())
+    figures: dict[str, Callable[[], Any]] = {}
+    if task.objective != "accuracy":
+        names = list(task.objective.split(","))
+        figures["pareto"] = lambda: draw.plot_pareto_front(task.trials, target_names=names)
+    elif complete:
+        figures["history"] = lambda: draw.plot_optimization_history(task.trials)
+        figures["rungs"] = lambda: draw.plot_intermediate_values(task.trials)
+    if task.objective == "accuracy" and complete >= MIN_COMPLETE:
+        evaluator = FanovaImportanceEvaluator(seed=0)
+        figures["importances"] = lambda: draw.plot_param_importances(task.trials, evaluator=evaluator)
+        figures["slice"] = lambda: draw.plot_slice(task.trials)
+        figures["parallel"] = lambda: draw.plot_parallel_coordinate(task.trials)
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    with warnings.catch_warnings(), plt.rc_context():
+        warnings.simplefilter("ignore")  # of experimental features, and of layouts
+        for kind, plot in figures.items():
+            axes = plot()
+            figure = (axes.flat[0] if hasattr(axes, "flat") else axes).figure
+            figure.set_size_inches(9 if kind != "slice" else 3 * len(task.space), 4.5)
+            figure.suptitle(
+                f"{task.run.study} under {task.run.protocol}: {task.run.variant}", fontsize=10, x=0.01, ha="left"
+            )
+            name = f"{task.run.variant}-{kind}".replace("/", "_").replace(" ", "_")
+            figure.savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+            plt.close(figure)
+            drawn.append(name)
+    return drawn
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

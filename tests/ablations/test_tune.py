@@ -1,0 +1,293 @@
+"""Tuning: equal budgets to the image, exactly as many trials as were asked for whatever happens, winners that are still valid."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from processes import PASSWORD, call, command
+
+from ablations import run, tune
+from ablations.engines import Ended, Event, Failed, Started
+from ablations.records import RunRecord, Store
+from ablations.spaces import NUISANCE, Choice, Range, space_of
+from ablations.study import Run, load_study
+from ablations.tracking import Tracker
+from ablations.tuned import Winner, specifications, with_winners
+from nin.history import Evaluation
+
+NUM_1X1 = load_study("num_1x1")
+TINY = ["num_1x1", "--protocol", "smoke", "--variants", "0x"]
+
+
+def made_up(run: Run, examples: int, accuracy: float, status: str = "paused") -> RunRecord:
+    point = Evaluation(examples, 1.0, 1.0, accuracy, 1.0, accuracy, 0, 1.0)
+    return RunRecord(
+        run, run.run_id, status, 900, 100, 0.1, {}, val_accuracy=accuracy, examples_seen=examples, curve=[point]
+    )
+
+
+class Toy:
+    """An engine that trains nothing: accuracy is best at lr = 0.01, whatever the variant; `fail` names runs that fail."""
+
+    def __init__(self, after: int, fail: frozenset[int] = frozenset()) -> None:
+        self.after, self.fail = after, fail
+
+    def execute(self, runs: Iterable[Run]) -> Iterator[Event]:
+        for each in runs:
+            yield Started(each)
+            if each.trial in self.fail:
+                yield Failed(each, "RuntimeError: no", "")
+            else:
+                accuracy = max(0.0, 0.9 - abs(each.train.lr - 0.01) * 10)
+                yield Ended(each, made_up(each, self.after, accuracy))
+
+
+def toy_tasks(tmp_path: Path, trials: int, variants: Iterable[str] = ("2x", "0x")) -> list[tune.Task]:
+    storage = tune.open_storage(f"journal:{tmp_path / 'trials.log'}")
+    runs = [each for each in NUM_1X1.expand("smoke", 1) if each.variant in variants]
+    space = {"train.lr": Range(0.0005, 0.05, log=True)}
+    return [
+        tune.Task(
+            each,
+            space,
+            optuna.create_study(storage=storage, study_name=each.variant, direction="maximize", load_if_exists=True),
+            "accuracy",
+            trials,
+            seeds=1,
+        )
+        for each in runs
+    ]
+
+
+def tune_toy(tmp_path: Path, tasks: list[tune.Task], fail: frozenset[int] = frozenset()) -> None:
+    store = Store(tmp_path, "toy-tuning", "smoke")
+    tune.tune(tasks, lambda after: Toy(after, fail), store, Tracker(), lambda line: None)
+
+
+def examples(task: tune.Task) -> list[int]:
+    return [trial.user_attrs["examples"] for trial in task.trials.get_trials()]
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def test_a_known_optimum_is_found(tmp_path: Path) -> None:
+    tasks = toy_tasks(tmp_path, 24)
+    tune_toy(tmp_path, tasks)
+    for winner in tune.winners_of(tasks).values():
+        assert winner.params["train.lr"] == pytest.approx(0.01, rel=0.25)
+
+
+@pytest.mark.parametrize("trials", [1, 4, 6, 11])
+def test_every_variant_spends_the_same_number_of_images(tmp_path: Path, trials: int) -> None:
+    """Of four trials all train to a quarter, two to a half, one to the end; a shorter last batch is halved alike."""
+    tasks = toy_tasks(tmp_path, trials)
+    tune_toy(tmp_path, tasks)
+    total = 512 * 3
+    expected = {
+        1: [total],
+        4: [total, total // 2, total // 4, total // 4],
+        6: [total, total // 2, total // 4, total // 4, total, total // 4],
+        11: 2 * [total, total // 2, total // 4, total // 4] + [total, total // 2, total // 4],
+    }[trials]
+    for task in tasks:
+        assert sorted(examples(task)) == sorted(expected)
+
+
+def test_the_first_trial_is_the_protocols_own_setting_and_variants_share_their_random_numbers(tmp_path: Path) -> None:
+    tasks = toy_tasks(tmp_path, 8)
+    tune_toy(tmp_path, tasks)
+    lrs = [[trial.params["train.lr"] for trial in task.trials.get_trials()] for task in tasks]
+    assert lrs[0][0] == tasks[0].run.train.lr
+    assert lrs[0] == lrs[1]
+
+
+def test_a_second_call_goes_on_to_the_number_asked_for(tmp_path: Path) -> None:
+    tune_toy(tmp_path, toy_tasks(tmp_path, 5))
+    tasks = toy_tasks(tmp_path, 9)
+    before = [trial.params for trial in tasks[0].trials.get_trials()]
+    tune_toy(tmp_path, tasks)
+    after = [trial.params for trial in tasks[0].trials.get_trials()]
+    assert (len(after), after[:5]) == (9, before)
+    tune_toy(tmp_path, toy_tasks(tmp_path, 9))
+    assert len(tasks[0].trials.get_trials()) == 9
+
+
+def test_a_trial_that_keeps_failing_is_told_and_blocks_nothing(tmp_path: Path) -> None:
+    tasks = toy_tasks(tmp_path, 4)
+    tune_toy(tmp_path, tasks, fail=frozenset([1]))
+    states = [trial.state.name for trial in tasks[0].trials.get_trials()]
+    assert states[1] == "FAIL"
+    assert sorted(states) == ["COMPLETE", "FAIL", "PRUNED", "PRUNED"]
+    assert tasks[0].trials.get_trials()[1].user_attrs["error"] == "RuntimeError: no"
+
+
+def test_tuning_never_touches_what_a_study_is_about() -> None:
+    for name in ("dropout", "init_lr", "num_1x1"):
+        study = load_study(name)
+        changed = {
+            f"{part}.{key}"
+            for variant in study.variants.values()
+            for part in ("model", "data", "train")
+            for key in getattr(variant, part)
+        }
+        assert not changed & space_of(study, "quick").keys()
+    assert "model.dropout" in space_of(NUM_1X1, "quick")
+    assert "model.dropout" not in space_of(load_study("dropout"), "quick")
+
+
+@pytest.mark.parametrize("protocol", NUISANCE)
+def test_the_protocols_own_setting_lies_in_its_space(protocol: str) -> None:
+    own = NUM_1X1.expand(protocol, 1, ["2x"])[0]
+    for key, each in NUISANCE[protocol].items():
+        part, _, field = key.partition(".")
+        value = getattr(getattr(own, part), field)
+        assert value in each.values if isinstance(each, Choice) else each.low <= value <= each.high
+
+
+def test_a_best_value_at_the_edge_is_known() -> None:
+    assert Range(0.001, 0.1, log=True).is_at_edge(0.0011)
+    assert Range(0.001, 0.1, log=True).is_at_edge(0.099)
+    assert not Range(0.001, 0.1, log=True).is_at_edge(0.01)
+    assert not Range(0.0, 1.0).is_at_edge(0.0)  # beyond which there is nothing
+
+
+# --- winners
+
+
+def winner(name: str = "2x", **params: object) -> Winner:
+    own = next(each for each in NUM_1X1.expand("smoke", 1) if each.variant == name)
+    return Winner(3, 0.9, params, 1003, specifications(own))
+
+
+def test_winners_are_trained_beside_the_fixed_settings() -> None:
+    study = with_winners(NUM_1X1, "smoke", {"2x": winner(**{"train.lr": 0.01}), "0x": winner("0x")})
+    runs = {each.variant: each for each in study.expand("smoke", 1)}
+    assert set(runs) == {"2x", "2x tuned", "0x"}  # of 0x its own setting has won
+    assert (runs["2x"].train.lr, runs["2x tuned"].train.lr) == (0.005, 0.01)
+    assert study.pairs == {"2x": "2x tuned", "0x": "0x"}
+
+
+def test_a_winner_of_another_setting_is_refused_by_the_field() -> None:
+    stale = winner(**{"train.lr": 0.01})
+    stale.base["train"]["epochs"] = 7
+    with pytest.raises(ValueError, match=r"2x has changed since it was tuned: train.epochs was 7, is 3"):
+        with_winners(NUM_1X1, "smoke", {"2x": stale})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "there is no"), ("{", "is damaged"), ('{"variants": {"2x": {"a": 1}}}', "is damaged")]
+)
+def test_tuned_without_winners_is_one_line(tmp_path: Path, content: str | None, said: str) -> None:
+    path = tmp_path / "num_1x1-tuning" / "smoke" / "tuned.json"
+    path.parent.mkdir(parents=True)
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ValueError, match=said):
+        run.main(["num_1x1", "--protocol", "smoke", "--tuned", "--results", str(tmp_path)])
+
+
+# --- the command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--trials", "0"], "--trials"),
+        (["--storage", "postgresql://me:secret@127.0.0.1:1/none"], "cannot be used"),
+        (["--storage", "sqlite:////nowhere/at/all.db"], "cannot be used"),
+        (["--storage", "nonsense"], "cannot be used"),
+        (["--seeds", "2"], "--seeds-per-trial"),
+    ],
+)
+def test_a_wrong_request_is_one_line(
+    tmp_path: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        tune.main([*TINY, "--results", str(tmp_path), *arguments])
+        raise AssertionError("nothing was refused")
+    except ValueError as error:
+        message = str(error)
+    except SystemExit:
+        message = capsys.readouterr().err.strip()
+    assert said in message
+    assert "\n" not in message
+    assert "secret" not in message
+
+
+def test_a_storage_of_an_incompatible_optuna_is_one_line(tmp_path: Path) -> None:
+    import sqlite3
+
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    optuna.create_study(storage=url)
+    with sqlite3.connect(tmp_path / "old.db") as database:
+        database.execute("update version_info set schema_version = 999")
+        database.execute("update alembic_version set version_num = 'v9.9.9'")
+    with pytest.raises(ValueError, match="cannot be used"):
+        tune.main([*TINY, "--results", str(tmp_path), "--storage", url])
+
+
+@pytest.mark.slow
+def test_trials_of_another_setting_are_not_mixed_in(tmp_path: Path) -> None:
+    tasks = ["--results", str(tmp_path), "--trials", "1"]
+    assert tune.main([*TINY, *tasks, "--set", "train.epochs=1", "--workers", "1"]) == 0
+    with pytest.raises(ValueError, match=r"was tuned with another base \(train.epochs: 1, now 3\)"):
+        tune.main([*TINY, *tasks])
+
+
+def numbers_of(results: Path, url: str | None = None) -> dict[str, list[str]]:
+    storage = tune.open_storage(url or f"sqlite:///{results / 'optuna.db'}")
+    states = {
+        summary.study_name: [
+            trial.state.name for trial in optuna.load_study(storage=storage, study_name=summary.study_name).get_trials()
+        ]
+        for summary in optuna.get_all_study_summaries(storage)
+    }
+    storage.remove_session()
+    storage.engine.dispose()  # type: ignore[attr-defined]
+    return states
+
+
+@pytest.mark.slow
+def test_a_tuning_that_was_killed_goes_on_to_exactly_as_many_trials(tmp_path: Path) -> None:
+    arguments = [*TINY, "--trials", "6", "--results", str(tmp_path)]
+    for patience in (8, 12, 16):
+        process = subprocess.Popen(
+            command(*arguments, module="ablations.tune"), stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(patience)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert call(*arguments, cwd=tmp_path, module="ablations.tune").returncode == 0
+    for states in numbers_of(tmp_path).values():
+        assert len(states) == 6
+        assert set(states) <= {"COMPLETE", "PRUNED"}
+    tuned = json.loads((tmp_path / "num_1x1-tuning/smoke/tuned.json").read_text())["variants"]
+    assert set(tuned) == {"2x", "0x"}
+
+
+@pytest.mark.slow
+def test_two_tuners_on_one_postgresql_share_the_work(database: str, tmp_path: Path) -> None:
+    arguments = [*TINY, "--trials", "4", "--results", str(tmp_path), "--storage", database, "--workers", "1"]
+    tuners = [
+        subprocess.Popen(
+            command(*arguments, module="ablations.tune"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    outputs = [tuner.communicate() for tuner in tuners]
+    assert [tuner.returncode for tuner in tuners] == [0, 0], outputs
+    assert PASSWORD not in str(outputs)
+    for states in numbers_of(tmp_path, database).values():
+        assert sorted(states) == ["COMPLETE", "PRUNED", "PRUNED", "PRUNED"]
+    ended = [line for output, _ in outputs for line in output.splitlines() if "trial" in line and " at " in line]
+    assert len(ended) == len(set(ended)) == 8  # each trial of the two variants came to its end once
+    assert all("trial" in output for output, _ in outputs)  # and both had a part

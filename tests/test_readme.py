@@ -1,0 +1,64 @@
+"""What the README shows as examples works as it stands there."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ablations.execute import execute
+from ablations.protocols import PROTOCOLS
+from ablations.study import Study, study_names
+from nin import pooling
+from nin.data import load
+from nin.model import build_model
+from nin.spec import DataSpec, ModelSpec
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+def example(containing: str) -> str:
+    (found,) = (text for text in EXAMPLES if containing in text)
+    return str(found)
+
+
+def test_the_example_of_a_study_runs() -> None:
+    namespace: dict[str, object] = {}
+    exec(example("STUDY = Study("), namespace)
+    study = namespace["STUDY"]
+    assert isinstance(study, Study)
+    brief = ["train.epochs=1", "data.train_examples=64", "data.val_examples=50", "data.test_examples=50"]
+    runs = replace(study, name="example", question="?").expand("smoke", 1, overrides=brief)
+    assert len(runs) == len(study.variants)
+    assert all(execute(run).record.is_result for run in runs)
+
+
+def test_the_example_of_a_pooling_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    namespace = {**vars(pooling)}
+    exec(example("(GlobalPool)"), namespace)
+    monkeypatch.setitem(pooling.POOLINGS, "rms", namespace["RootMeanSquarePool"])
+    x = torch.full((2, 3, 4, 4), -2.0)
+    assert torch.equal(pooling.POOLINGS["rms"]((3, 4, 4))(x), torch.full((2, 3), 2.0))
+    network = build_model(ModelSpec(layout="small", width=0.1, pooling="rms"), (1, 28, 28), 10)
+    assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_the_example_of_a_data_set_is_read(tmp_path: Path) -> None:
+    from PIL import Image
+
+    folder = README.partition("data.name=folder:")[2].partition("`")[0]
+    for part, count in (("train", 4), ("test", 2)):
+        for label in ("cats", "dogs"):
+            place = tmp_path / folder / part / label
+            place.mkdir(parents=True)
+            for k in range(count):
+                Image.new("RGB", (40, 40), (k, k, k)).save(place / f"{k}.png")
+    data = load(DataSpec(name=f"folder:{folder}", val_examples=2), tmp_path)
+    assert (data.num_classes, len(data.test.labels)) == (2, 4)
+
+
+def test_every_protocol_and_study_is_named() -> None:
+    for name in [*PROTOCOLS, *study_names()]:
+        assert f"`{name}`" in README, name
