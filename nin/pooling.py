@@ -179,7 +179,8 @@ class SimPool(GlobalPool):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C)."""
-        with torch.autocast(x_NCHW.device.type, enabled=False):  # powers and their roots lose themselves in bf16
+        kind = "cpu" if x_NCHW.is_meta else x_NCHW.device.type  # where nothing is computed, there is no autocast
+        with torch.autocast(kind, enabled=False):  # powers and their roots lose themselves in bf16
             return self._attended(x_NCHW.float())
 
     def _attended(self, x_NCHW: Tensor) -> Tensor:
