@@ -3,6 +3,7 @@
 It writes nothing but the run's own checkpoint.
 """
 
+import math
 import platform
 import socket
 import subprocess
@@ -38,7 +39,7 @@ def execute(
     keep_weights: bool = False,
     checkpoints: Path | None = None,
     commit: str | None = None,
-    pause_after: int = 0,
+    pause_at: float = 0,
 ) -> Executed:
     """Train and test one network; `on_eval` hears of each point of its learning curve. The trained network is handed back if
     `keep_weights` says so.
@@ -47,8 +48,8 @@ def execute(
 
     checkpoints  a folder with a file for each run that is under way, from which a run goes on that was killed; unused where
                  it does not exist, as on a machine that does not share it
-    pause_after  training images after which the run pauses (`nin.train.train`); what is handed back then is no result, and the
-                 test set was not read
+    pause_at     share of the run's training images after which it pauses (`nin.train.train`), at 1 before it is a result: what
+                 is handed back then is none, and the test set was not read
     commit       of this code, where a worker's copy of it does not know; else it is looked up
 
     The test set is read once, here, after the last step. Raises whatever training raises; a loss that is not finite and a
@@ -60,8 +61,9 @@ def execute(
     memory = _memory(run.model, run.data, run.train, device)
     model = build_model(run.model, data.in_shape, data.num_classes, seed=run.seed)
     checkpoint = checkpoints / f"{run.run_id}.pt" if checkpoints and checkpoints.is_dir() else None
+    pause_after = math.ceil(pause_at * run.train.epochs * len(data.train.labels))
     history = train(model, data, run.train, on_eval, seed=run.seed, checkpoint=checkpoint, pause_after=pause_after)
-    if history.outcome == "paused" or (pause_after and history.outcome == "diverged"):
+    if history.outcome == "paused" or (pause_at and history.outcome == "diverged"):
         return Executed(
             _unfinished(run, data, history, environment(device, code_commit() if commit is None else commit))
         )

@@ -204,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError("a report covers every variant and seed on disk: --seeds and --variants are for ablations.run")
     study = load_study(arguments.study)
     if arguments.tuned:
-        study = load_tuned(study, arguments.protocol, arguments.results)
+        study = load_tuned(study, arguments.protocol, arguments.results, arguments.overrides)
     study.expand(arguments.protocol, 1, [study.baseline], arguments.overrides)  # what is wrong is said at once
     store = Store(arguments.results, study.name, arguments.protocol)
 

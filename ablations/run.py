@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     variants = names(arguments.variants)
     plain = Store(arguments.results, study.name, arguments.protocol)
     if arguments.tuned:
-        study = load_tuned(study, arguments.protocol, arguments.results, variants)
+        study = load_tuned(study, arguments.protocol, arguments.results, arguments.overrides, variants)
         variants = None
     runs = study.expand(arguments.protocol, arguments.seeds, variants, arguments.overrides)
 

@@ -239,7 +239,9 @@ class MlflowTracker(Tracker):
             self._read()
 
     def run_started(self, run: Run) -> None:
-        """A run of its own, in the place of an earlier try."""
+        """A run of its own, in the place of an earlier try; one that had only paused goes on."""
+        if run.run_id in self._open:
+            return
         earlier = self._nodes.get(("seed", run.run_id))
         if earlier is None or not (earlier.status == "FINISHED" or _is_of_another_driver(earlier)):
             self._open[run.run_id] = self._start(run, _now())
@@ -259,7 +261,7 @@ class MlflowTracker(Tracker):
             started, ended = _times(record)
             node = self._start(record.run, started)
         self._log_curve(node, record.curve)
-        if record.is_result:
+        if record.is_result and record.run.trial is None:  # of a trial there is only its curve
             self._log(node, [(_final_metrics(record, self._target), 0, record.train_seconds)])
             self._log_data(node, [record])
         device, commit = record.environment.get("device", ""), record.environment.get("commit", "")

@@ -12,16 +12,17 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from ablations.cli import add_engine_options, add_study_options, names
 from ablations.spaces import Choice, Range, space_of
-from ablations.study import Run, Study, load_study
+from ablations.study import Run, Study, load_study, parse_overrides
+from ablations.trials import StorageClaims, one_line_errors, open_storage
 from ablations.tuned import Winner, specifications, tuned_path
-from nin.cli import INTERRUPTED, SUCCESS, OneLineParser, exit_with, positive
+from nin.cli import INTERRUPTED, SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with, positive
 from nin.spec import stream
 
 if TYPE_CHECKING:
@@ -69,46 +70,47 @@ class Task:
         first = FIRST_SEED + self.seeds * trial.number
         return [replace(self.run, seed=first + k, trial=trial.number, **parts) for k in range(self.seeds)]
 
-    def total_examples(self, run: Run) -> int:
-        """Training images of a whole run."""
-        from ablations.execute import load_cached
-
-        return run.train.epochs * len(load_cached(run.data, "cpu").train.labels)
-
 
 def tune(
     tasks: Sequence[Task],
-    make_engine: Callable[[int], "Engine"],
+    make_engine: Callable[[float], "Engine"],
+    claims: StorageClaims,
     store: "Store",
     tracker: "Tracker",
     say: Callable[[str], None],
 ) -> None:
-    """Bring every task to its number of trials. Several drivers that share the folder of `store` share the work.
+    """Bring every task to its number of trials. Several drivers on one storage share the work, a batch of a variant at a time.
 
-    make_engine  an engine whose runs pause after so many training images
+    make_engine  an engine whose runs pause at that share of their training
     """
-    from ablations.claims import Claims
-
-    with Claims(store.runs_folder) as claims:
+    at_once = max(
+        1, make_engine(RUNGS[-1]).workers
+    )  # batches, whose last rung has one run each; the rest is for others
+    with claims:
         while left := [task for task in tasks if _num_ended(task) < task.num_trials]:
-            mine = [task for task in left if claims.take(_claim(task))]
+            mine: list[Task] = []
+            for task in left:
+                if len(mine) < at_once and claims.take(task.trials.study_name):
+                    mine.append(task)
             try:
                 _run_batches(mine, make_engine, store, tracker, say)
             finally:
                 for task in mine:
-                    claims.release(_claim(task).run_id)
+                    claims.release(task.trials.study_name)
             if not mine:
                 time.sleep(POLL)
 
 
 def _run_batches(
     tasks: Sequence[Task],
-    make_engine: Callable[[int], "Engine"],
+    make_engine: Callable[[float], "Engine"],
     store: "Store",
     tracker: "Tracker",
     say: Callable[[str], None],
 ) -> None:
     """The next batch of each task, through all rungs; one that a driver left half done goes on where it stood."""
+    from optuna.exceptions import UpdateFinishedTrialError
+
     batches = [(task, range(*_batch(task))) for task in tasks if _num_ended(task) < task.num_trials]
     for rung in RUNGS:
         todo: list[tuple[Task, FrozenTrial, Run]] = []
@@ -125,27 +127,28 @@ def _run_batches(
         records = _execute_to(rung, todo, make_engine, store, tracker, say)
         for task, numbers in batches:
             if rung in task.rungs:
-                _settle_rung(task, numbers, rung, records, store, tracker, say)
+                with suppress(UpdateFinishedTrialError):  # we stood still so long that another driver took over
+                    _settle_rung(task, numbers, rung, records, store, tracker, say)
 
 
 def _execute_to(
     rung: float,
     todo: Sequence[tuple[Task, "FrozenTrial", Run]],
-    make_engine: Callable[[int], "Engine"],
+    make_engine: Callable[[float], "Engine"],
     store: "Store",
     tracker: "Tracker",
     say: Callable[[str], None],
 ) -> dict[str, "RunRecord"]:
     """Train all runs until the rung, each up to TRIES times; the records by run_id, of a failed one its error."""
-    from ablations.engines import Ended, Failed, Progressed, Started
+    from ablations.engines import Ended, Failed, Progressed, Started, Warned
     from ablations.records import RunRecord
+    from ablations.tracking import redacted
 
     records: dict[str, RunRecord] = {}
     waiting = {run.run_id: run for _, _, run in todo}
     if not waiting:
         return records
-    run = next(iter(waiting.values()))
-    engine = make_engine(math.ceil(rung * todo[0][0].total_examples(run)))
+    engine = make_engine(rung)
     for _ in range(TRIES):
         events = engine.execute(list(waiting.values()))
         try:
@@ -168,10 +171,12 @@ def _execute_to(
                             0,
                             0.0,
                             {},
-                            error=event.error,
-                            error_detail=event.detail,
+                            error=redacted(event.error),
+                            error_detail=redacted(event.detail),
                         )
-                        say(f"{event.run.label}: failed, {event.error}")
+                        say(f"{event.run.label}: failed, {redacted(event.error)}")
+                    case Warned():
+                        say(f"{event.run.label}: warning, {event.line}")
         finally:
             events.close()  # type: ignore[attr-defined]
         if not waiting:
@@ -244,15 +249,19 @@ def _end(task: Task, trial: "FrozenTrial", rung: float, store: "Store", tracker:
         record = store.read(run.run_id)
         if record is not None:
             store.write(replace(record, run=run, status=status))
-            tracker.run_ended(replace(record, run=run, status="pruned"))  # of a trial only its curve is logged
+            tracker.run_ended(replace(record, run=run, status=status))
         store.drop_checkpoint(run)
 
 
 def _batch(task: Task) -> tuple[int, int]:
     """First and last + 1 of the trial numbers in the batch at hand, asking for those that are not there yet."""
     from optuna.samplers import TPESampler
+    from optuna.trial import TrialState
 
     start, stop = task.trials.user_attrs.get("batch", (0, 0))
+    for trial in task.trials.get_trials():
+        if _is_open(trial) and not start <= trial.number < stop:  # asked for by a driver that had stood still
+            task.trials.tell(trial.number, state=TrialState.FAIL)
     if all(trial.state.is_finished() for trial in task.trials.get_trials() if start <= trial.number < stop):
         num_trials = len(task.trials.get_trials())
         if num_trials >= stop:
@@ -305,11 +314,6 @@ def _own_setting(task: Task) -> dict[str, object]:
     return own
 
 
-def _claim(task: Task) -> Run:
-    """Stands for the variant's Optuna study where drivers claim what they work on: a run that nobody trains."""
-    return replace(task.run, seed=-1)
-
-
 def _num_ended(task: Task) -> int:
     return sum(trial.state.is_finished() for trial in task.trials.get_trials(deepcopy=False))
 
@@ -346,36 +350,6 @@ def _outcome(records: Sequence["RunRecord"]) -> str:
     return "learned"
 
 
-@contextmanager
-def _one_line_errors(url: str) -> Iterator[None]:
-    """What a storage raises, whichever library of it, as one line that says what to do."""
-    from ablations.tracking import redacted
-
-    try:
-        yield
-    except ValueError:
-        raise
-    except Exception as error:
-        reason = redacted(" ".join(f"{type(error).__name__}: {error}".partition("[SQL")[0].split()))[:300]
-        raise ValueError(f"--storage {redacted(url)}: cannot be used ({reason}); nothing in it was changed") from error
-
-
-def open_storage(url: str) -> "BaseStorage":
-    """A database URL, "journal:FILE", or "grpc://HOST:PORT". Raises ValueError, in one line, if it cannot be used."""
-    from optuna.storages import GrpcStorageProxy, JournalStorage, RDBStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    with _one_line_errors(url):
-        if url.startswith("journal:"):
-            return JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
-        if url.startswith("grpc://"):
-            host, _, port = url.removeprefix("grpc://").partition(":")
-            proxy = GrpcStorageProxy(host=host, port=int(port or 13000))
-            proxy.get_all_studies()  # asks whether it is there
-            return proxy
-        return RDBStorage(url)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
     arguments = _parser().parse_args(argv)
@@ -387,14 +361,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     confirmatory = [name for name in study.variants if study.role(name) == "confirmatory" and not study.searches]
     chosen = names(arguments.variants) or [study.baseline, *confirmatory]
     runs = study.expand(arguments.protocol, 1, chosen, arguments.overrides)
+    if any(run.data.val_examples == 0 for run in runs):
+        raise ValueError(
+            f"under {arguments.protocol} the test set is watched in the place of validation images, and tuning must not choose by "
+            "it: set some training images aside with --set data.val_examples=5000"
+        )
 
     import optuna
     from filelock import FileLock
 
     from ablations.display import console_for_output
-    from ablations.records import Store
+    from ablations.records import Store, write_atomically
     from ablations.run import handle_signals, make_engine, require_writable
-    from ablations.tracking import open_tracker
+    from ablations.tracking import open_tracker, redacted
     from ablations.tuning_report import write_tuning_report
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -405,26 +384,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     with FileLock(arguments.results / ".optuna.lock"):  # two that create the tables at once would trip over each other
         storage = open_storage(url)
         tasks = [_task(study, run, arguments, storage, url) for run in runs]
+        claims = StorageClaims(storage, f"{study.name}/{arguments.protocol}/who works on what")
     handle_signals()
     console = console_for_output()
 
-    def engine_that_pauses(after: int) -> "Engine":
-        return make_engine(arguments, store, pause_after=after)[0]
+    def engine_that_pauses(at: float) -> "Engine":
+        return make_engine(arguments, store, pause_at=at)[0]
 
     tuning = replace(study, name=store.folder.parent.name, question=f"Tuning of: {study.question}")
     tracker = open_tracker(arguments.results, tuning, arguments.protocol, _warn)
     lines = f"{len(tasks)} variants, {arguments.trials} trials each, {sum(map(_num_ended, tasks))} done"
     print(f"{study.name} under {arguments.protocol}: {lines}")
     try:
-        with _one_line_errors(url):
+        with one_line_errors(url, "all that has ended is kept, and the same command goes on"):
             tune(
                 tasks,
                 engine_that_pauses,
+                claims,
                 store,
                 tracker,
                 lambda line: console.print(line, markup=False, soft_wrap=True),
             )
-            command = "python -m ablations.tune " + shlex.join(sys.argv[1:] if argv is None else argv)
+            command = "python -m ablations.tune " + redacted(shlex.join(sys.argv[1:] if argv is None else argv))
             report = write_tuning_report(tasks, store, command)
         tracker.add_files(store.folder)
         tracker.close("FINISHED")
@@ -442,7 +423,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"tuned:   {path}; train it with python -m ablations.run {study.name} --protocol {arguments.protocol} --tuned"
         )
+    if study.searches and study.baseline in report.winners:
+        found = store.folder / "best.json"
+        write_atomically(found, json.dumps(report.winners[study.baseline].params, indent=1) + "\n")
+        print(f"found:   {found}; copied into ablations/studies/, it is variant 'found' under every protocol")
     print(f"report:  {store.folder / 'report.md'}")
+    without = [task.run.variant for task in tasks if task.run.variant not in report.winners]
+    if without and arguments.objective == "accuracy":
+        print(f"no trial of {', '.join(without)} was complete and learned: see the report", file=sys.stderr)
+        return SOME_RUN_FAILED
     return SUCCESS
 
 
@@ -450,17 +439,21 @@ def _task(study: Study, run: Run, arguments: argparse.Namespace, storage: "BaseS
     """The variant's Optuna study, found again or made. Raises ValueError if what is there was tuned otherwise."""
     import optuna
 
+    from ablations.tracking import redacted
+
     directions: list[Literal["minimize", "maximize"]]
     directions = ["maximize"] if arguments.objective == "accuracy" else ["maximize", "minimize"]
     kind = "" if arguments.objective == "accuracy" else f"/{arguments.objective}"
     name = f"{study.name}/{run.protocol}/{run.variant}{kind}"
+    held = {f"{part}.{field}" for part, fields in parse_overrides(arguments.overrides).items() for field in fields}
     space = space_of(study, run.protocol, with_sizes=bool(kind))
+    space = {key: each for key, each in space.items() if key not in held}
     settings = {
         "base": specifications(run),
         "space": json.loads(json.dumps({key: asdict(each) for key, each in space.items()})),
         "seeds_per_trial": arguments.seeds_per_trial,
     }
-    with _one_line_errors(url):
+    with one_line_errors(url, "nothing in it was changed"):
         trials = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
         if "settings" not in trials.user_attrs:
             trials.set_user_attr("settings", settings)
@@ -468,7 +461,7 @@ def _task(study: Study, run: Run, arguments: argparse.Namespace, storage: "BaseS
     for key, now in settings.items():
         if before.get(key) != now:
             raise ValueError(
-                f"--storage {url}: {name} was tuned with another {key} ({_difference(before.get(key), now)}); "
+                f"--storage {redacted(url)}: {name} was tuned with another {key} ({_difference(before.get(key), now)}); "
                 "choose another --storage or --results"
             )
     most_params = MOST_PARAMS if study.searches else 0
@@ -495,8 +488,8 @@ def winners_of(tasks: Sequence[Task]) -> dict[str, Winner]:
         if complete and task.objective == "accuracy":
             best = max(complete, key=lambda trial: (_rank(trial, RUNGS[-1]), -trial.number))
             value = best.intermediate_values[_step(RUNGS[-1])]
-            seed = int(best.user_attrs["seeds"][0])
-            winners[task.run.variant] = Winner(best.number, value, dict(best.params), seed, specifications(task.run))
+            seeds = [int(seed) for seed in best.user_attrs["seeds"]]
+            winners[task.run.variant] = Winner(best.number, value, dict(best.params), seeds, specifications(task.run))
     return winners
 
 

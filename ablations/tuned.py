@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ablations.study import Run, Study, Variant
+from ablations.study import Run, Study, Variant, parse_overrides
 
 SUFFIX = " tuned"
 
@@ -17,14 +17,14 @@ class Winner:
     trial   its number in the Optuna study
     value   its validation accuracy (a fraction)
     params  what it changes: {"train.lr": 0.03, ...}
-    seed    that it was trained with; final runs have others
+    seeds   that it was trained with; final runs have others
     base    the variant's resolved specifications before tuning, to know whether they have changed since
     """
 
     trial: int
     value: float
     params: dict[str, object]
-    seed: int
+    seeds: list[int]
     base: dict[str, dict[str, object]]
 
 
@@ -51,21 +51,38 @@ def read_winners(path: Path) -> dict[str, Winner]:
         raise ValueError(f"--tuned: {path} is damaged ({' '.join(str(error).split())}); tune again") from error
 
 
-def load_tuned(study: Study, protocol: str, results: Path, variants: Sequence[str] | None = None) -> Study:
+def load_tuned(
+    study: Study,
+    protocol: str,
+    results: Path,
+    overrides: Sequence[str] = (),
+    variants: Sequence[str] | None = None,
+) -> Study:
     """`with_winners` of what tuning has left under `results`."""
-    return with_winners(study, protocol, read_winners(tuned_path(results, study.name, protocol)), variants)
+    return with_winners(study, protocol, read_winners(tuned_path(results, study.name, protocol)), overrides, variants)
 
 
 def with_winners(
-    study: Study, protocol: str, winners: Mapping[str, Winner], variants: Sequence[str] | None = None
+    study: Study,
+    protocol: str,
+    winners: Mapping[str, Winner],
+    overrides: Sequence[str] = (),
+    variants: Sequence[str] | None = None,
 ) -> Study:
     """The study with each tuned variant twice: as it is, and as tuned ("2x tuned").
+
+    overrides  what `--set` changes in every run, as it did when the variants were tuned
 
     Raises ValueError if the baseline was not tuned, or if a variant has changed since it was, naming the field.
     """
     if study.baseline not in winners:
         raise ValueError(f"--tuned: the baseline {study.baseline!r} has not been tuned; tune it too")
-    runs = {run.variant: run for run in study.expand(protocol, 1, list(winners.keys() & study.variants.keys()))}
+    known = [name for name in study.variants if name in winners]
+    runs = {run.variant: run for run in study.expand(protocol, 1, known, overrides)}
+    for part, fields in parse_overrides(overrides).items():
+        chosen = [f"{part}.{field}" for field in fields if f"{part}.{field}" in winners[study.baseline].params]
+        if chosen:
+            raise ValueError(f"--set {chosen[0]}: is what tuning has chosen for each variant; tune with the same --set")
     pairs: dict[str, str] = {}
     tuned: dict[str, Variant] = {}
     for name, winner in winners.items():

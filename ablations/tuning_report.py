@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ablations.tune import Task
 
 MIN_COMPLETE = 4  # trials, below which a figure of parameters says nothing
+ACCURACY = "validation accuracy"
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,19 @@ def write_tuning_report(tasks: "Sequence[Task]", store: Store, command: str) -> 
     equal = (
         "the same for every variant"
         if len(set(spent.values())) == 1
-        else "not the same: a trial failed or diverged early"
+        else "not the same: a trial failed or diverged, or variants came to their number of trials in different steps"
     )
     run = tasks[0].run
     parts = [
         f"# Tuning of {run.study} under {run.protocol}",
-        f"Each variant had {tasks[0].num_trials} trials with {tasks[0].seeds} seed(s) each, in the same space. Training images spent: "
+        f"Each variant had {tasks[0].num_trials} trials with {tasks[0].seeds} seed(s) each, in the same space, pruned ones included. "
+        f"Training images spent: "
         f"{', '.join(f'{name} {count:,}' for name, count in spent.items())}; {equal}. What counts is validation accuracy; the test set "
         "was not read.",
         tabulate([_row(task, winners) for task in tasks], headers="keys", tablefmt="pipe", disable_numparse=True),
-        "*Pruned*: the worse half at a quarter and at half of the training. *Collapsed*: never left chance. *Diverged*: a loss was not "
-        "finite.",
+        "*Pruned*: the worse half at a quarter and at half of the training. *Failed*: its worker raised or died, each time. Of those "
+        "that did not fail, *collapsed*: not above chance until they ended, which a pruned one might have been later; *diverged*: a "
+        "loss was not finite.",
         "\n".join(f"- {line}" for task in tasks for line in _warnings(task, winners)),
         "## Space",
         tabulate([_range_row(key, each) for key, each in tasks[0].space.items()], headers="keys", tablefmt="pipe"),
@@ -117,15 +120,18 @@ def _draw(task: "Task", folder: Path) -> list[str]:
     figures: dict[str, Callable[[], Any]] = {}
     if task.objective != "accuracy":
         names = list(task.objective.split(","))
+        names[0] = ACCURACY
         figures["pareto"] = lambda: draw.plot_pareto_front(task.trials, target_names=names)
     elif complete:
-        figures["history"] = lambda: draw.plot_optimization_history(task.trials)
+        figures["history"] = lambda: draw.plot_optimization_history(task.trials, target_name=ACCURACY)
         figures["rungs"] = lambda: draw.plot_intermediate_values(task.trials)
     if task.objective == "accuracy" and complete >= MIN_COMPLETE:
         evaluator = FanovaImportanceEvaluator(seed=0)
-        figures["importances"] = lambda: draw.plot_param_importances(task.trials, evaluator=evaluator)
-        figures["slice"] = lambda: draw.plot_slice(task.trials)
-        figures["parallel"] = lambda: draw.plot_parallel_coordinate(task.trials)
+        figures["importances"] = lambda: draw.plot_param_importances(
+            task.trials, evaluator=evaluator, target_name=ACCURACY
+        )
+        figures["slice"] = lambda: draw.plot_slice(task.trials, target_name=ACCURACY)
+        figures["parallel"] = lambda: draw.plot_parallel_coordinate(task.trials, target_name=ACCURACY)
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     with warnings.catch_warnings(), plt.rc_context():
@@ -133,6 +139,11 @@ def _draw(task: "Task", folder: Path) -> list[str]:
         for kind, plot in figures.items():
             axes = plot()
             figure = (axes.flat[0] if hasattr(axes, "flat") else axes).figure
+            if kind == "rungs":
+                axes.set(xlabel="% of the training", ylabel=ACCURACY)
+            if kind == "parallel":  # each axis brings a grid, which would hide the lines
+                for axis in figure.axes:
+                    axis.grid(False)
             figure.set_size_inches(9 if kind != "slice" else 3 * len(task.space), 4.5)
             figure.suptitle(
                 f"{task.run.study} under {task.run.protocol}: {task.run.variant}", fontsize=10, x=0.01, ha="left"

@@ -65,7 +65,7 @@ def train(
                 the training goes on from it, telling `on_eval` of the points until then first; on a CPU the result is that of
                 a training that was never interrupted. It is left there in the end.
     pause_after  training images after which, at the next evaluation, the training pauses: its outcome is "paused", and a later
-                call with the same checkpoint goes on. 0: never
+                call with the same checkpoint goes on; without one it begins again. 0: never
 
     Raises ValueError for an unknown optimizer or schedule.
     """
@@ -127,8 +127,9 @@ def train(
                 if not (math.isfinite(point.train_loss) and math.isfinite(point.val_loss)):
                     return History("diverged", curve, clock.seconds_before)
             unread.clear()
-            if saved and has_to_pause():
-                saved.save(curve)
+            if has_to_pause():
+                if saved:
+                    saved.save(curve)
                 return History("paused", curve, clock.seconds_before)
             if saved:
                 saved.save_if_due(curve)

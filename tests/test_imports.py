@@ -24,7 +24,7 @@ NEVER = {
 # The only importers of a library.
 ONLY = {
     "mlflow": ("ablations.tracking", "nin.export"),
-    "optuna": ("ablations.tune", "ablations.tuning_report"),
+    "optuna": ("ablations.trials", "ablations.tune", "ablations.tuning_report"),
     "ray": ("ablations.engines.ray",),
     "seaborn": ("ablations.plots",),
     "torchvision": ("nin._torchvision",),

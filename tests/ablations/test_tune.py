@@ -6,18 +6,21 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
 from processes import PASSWORD, call, command
 
-from ablations import run, tune
+from ablations import run, trials, tune
 from ablations.engines import Ended, Event, Failed, Started
 from ablations.records import RunRecord, Store
 from ablations.spaces import NUISANCE, Choice, Range, space_of
 from ablations.study import Run, load_study
 from ablations.tracking import Tracker
+from ablations.trials import StorageClaims
 from ablations.tuned import Winner, specifications, with_winners
 from nin.history import Evaluation
 
@@ -33,19 +36,24 @@ def made_up(run: Run, examples: int, accuracy: float, status: str = "paused") ->
 
 
 class Toy:
-    """An engine that trains nothing: accuracy is best at lr = 0.01, whatever the variant; `fail` names runs that fail."""
+    """An engine that trains nothing: accuracy is best at lr = 0.01, whatever the variant; `fail` counts failures by trial."""
 
-    def __init__(self, after: int, fail: frozenset[int] = frozenset()) -> None:
-        self.after, self.fail = after, fail
+    workers = 2
+    PAUSE = 0.0  # seconds
+
+    def __init__(self, at: float, fail: dict[int, int]) -> None:
+        self.at, self.fail = at, fail
 
     def execute(self, runs: Iterable[Run]) -> Iterator[Event]:
         for each in runs:
             yield Started(each)
-            if each.trial in self.fail:
+            time.sleep(self.PAUSE)
+            if self.fail.get(each.trial or 0):
+                self.fail[each.trial or 0] -= 1
                 yield Failed(each, "RuntimeError: no", "")
             else:
                 accuracy = max(0.0, 0.9 - abs(each.train.lr - 0.01) * 10)
-                yield Ended(each, made_up(each, self.after, accuracy))
+                yield Ended(each, made_up(each, round(self.at * 512 * each.train.epochs), accuracy))
 
 
 def toy_tasks(tmp_path: Path, trials: int, variants: Iterable[str] = ("2x", "0x")) -> list[tune.Task]:
@@ -65,9 +73,14 @@ def toy_tasks(tmp_path: Path, trials: int, variants: Iterable[str] = ("2x", "0x"
     ]
 
 
-def tune_toy(tmp_path: Path, tasks: list[tune.Task], fail: frozenset[int] = frozenset()) -> None:
+def tune_toy(tmp_path: Path, tasks: list[tune.Task], fail: dict[int, int] | None = None) -> list[str]:
+    """Tune; the lines that were said."""
+    said: list[str] = []
+    failures = dict(fail or {})
+    claims = StorageClaims(tasks[0].trials._storage, "claims")
     store = Store(tmp_path, "toy-tuning", "smoke")
-    tune.tune(tasks, lambda after: Toy(after, fail), store, Tracker(), lambda line: None)
+    tune.tune(tasks, lambda at: Toy(at, failures), claims, store, Tracker(), said.append)
+    return said
 
 
 def examples(task: tune.Task) -> list[int]:
@@ -123,11 +136,104 @@ def test_a_second_call_goes_on_to_the_number_asked_for(tmp_path: Path) -> None:
 
 def test_a_trial_that_keeps_failing_is_told_and_blocks_nothing(tmp_path: Path) -> None:
     tasks = toy_tasks(tmp_path, 4)
-    tune_toy(tmp_path, tasks, fail=frozenset([1]))
+    tune_toy(tmp_path, tasks, fail={1: 100})
     states = [trial.state.name for trial in tasks[0].trials.get_trials()]
     assert states[1] == "FAIL"
     assert sorted(states) == ["COMPLETE", "FAIL", "PRUNED", "PRUNED"]
     assert tasks[0].trials.get_trials()[1].user_attrs["error"] == "RuntimeError: no"
+
+
+def test_a_trial_that_dies_is_tried_again(tmp_path: Path) -> None:
+    tasks = toy_tasks(tmp_path, 4, ["2x"])
+    said = tune_toy(tmp_path, tasks, fail={1: tune.TRIES - 1})
+    assert sum("failed" in line for line in said) == tune.TRIES - 1
+    assert sorted(trial.state.name for trial in tasks[0].trials.get_trials()) == ["COMPLETE", *["PRUNED"] * 3]
+
+
+def test_each_variant_pauses_at_shares_of_its_own_length(tmp_path: Path) -> None:
+    short, long = toy_tasks(tmp_path, 4)
+    long = replace(long, run=replace(long.run, train=replace(long.run.train, epochs=6)))
+    tune_toy(tmp_path, [short, long])
+    assert [2 * each for each in sorted(examples(short))] == sorted(examples(long))
+
+
+def test_a_trial_left_over_by_a_driver_that_had_stood_still_is_closed(tmp_path: Path) -> None:
+    tasks = toy_tasks(tmp_path, 5, ["2x"])
+    tune_toy(tmp_path, toy_tasks(tmp_path, 4, ["2x"]))
+    tasks[0].trials.ask()  # outside of any batch
+    tune_toy(tmp_path, tasks)
+    states = [trial.state.name for trial in tasks[0].trials.get_trials()]
+    assert (len(states), states[4]) == (5, "FAIL")
+
+
+def test_two_tuners_with_nothing_but_the_storage_in_common_share_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Toy, "PAUSE", 0.01)
+    monkeypatch.setattr(Toy, "workers", 1)
+    monkeypatch.setattr(tune, "POLL", 0.01)
+
+    def tune_here(name: str) -> list[str]:
+        return tune_toy(tmp_path / name, toy_tasks(tmp_path, 12))
+
+    with ThreadPoolExecutor() as pool:
+        said = list(pool.map(tune_here, ["one", "other"]))
+    for task in toy_tasks(tmp_path, 12):
+        states = [trial.state.name for trial in task.trials.get_trials()]
+        assert (len(states), states.count("COMPLETE"), states.count("PRUNED")) == (12, 3, 9)
+    ended = [[line for line in lines if " at " in line] for lines in said]
+    assert all(ended)
+    assert len(set(ended[0] + ended[1])) == len(ended[0] + ended[1]) == 24
+
+
+# --- claims
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> optuna.storages.BaseStorage:
+    return tune.open_storage(f"journal:{tmp_path / 'claims.log'}")
+
+
+def test_a_claim_is_one_drivers_until_it_is_released(storage: optuna.storages.BaseStorage) -> None:
+    with StorageClaims(storage, "claims") as ours, StorageClaims(storage, "claims") as theirs:
+        assert ours.take("2x")
+        assert not theirs.take("2x")
+        assert theirs.take("0x")
+        ours.release("2x")
+        assert theirs.take("2x")
+    with StorageClaims(storage, "claims") as ours:
+        assert ours.take("2x")
+        assert ours.take("0x")
+
+
+def test_of_many_drivers_at_once_one_has_the_claim(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'claims.db'}"
+    drivers = [StorageClaims(tune.open_storage(url), "claims") for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(3):
+            taken = list(pool.map(lambda driver: driver.take("2x"), drivers))
+            assert sum(taken) <= 1  # two that are equally fast may both step back
+            for driver, has in zip(drivers, taken, strict=True):
+                if has:
+                    driver.release("2x")
+    assert drivers[0].take("2x")
+
+
+def test_a_claim_expires_when_its_driver_is_dead_or_stands_still(
+    storage: optuna.storages.BaseStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead, far, ours = (StorageClaims(storage, "claims") for _ in range(3))
+    dead._me = replace(dead._me, since=0.0)  # whose number another process has now
+    far._me = replace(far._me, host="far")
+    assert dead.take("2x")
+    assert far.take("0x")
+    assert ours.take("2x")
+    assert not ours.take("0x")
+    monkeypatch.setattr(trials, "LEASE", -1.0)
+    assert ours.take("0x")
+    far.release("0x")  # changes nothing: it has lost it
+    monkeypatch.undo()
+    assert not dead.take("0x")
 
 
 def test_tuning_never_touches_what_a_study_is_about() -> None:
@@ -165,7 +271,7 @@ def test_a_best_value_at_the_edge_is_known() -> None:
 
 def winner(name: str = "2x", **params: object) -> Winner:
     own = next(each for each in NUM_1X1.expand("smoke", 1) if each.variant == name)
-    return Winner(3, 0.9, params, 1003, specifications(own))
+    return Winner(3, 0.9, params, [1003], specifications(own))
 
 
 def test_winners_are_trained_beside_the_fixed_settings() -> None:
@@ -181,6 +287,18 @@ def test_a_winner_of_another_setting_is_refused_by_the_field() -> None:
     stale.base["train"]["epochs"] = 7
     with pytest.raises(ValueError, match=r"2x has changed since it was tuned: train.epochs was 7, is 3"):
         with_winners(NUM_1X1, "smoke", {"2x": stale})
+
+
+def test_winners_tuned_with_set_are_trained_with_the_same_set() -> None:
+    changed = ["train.epochs=2"]
+    own = next(each for each in NUM_1X1.expand("smoke", 1, ["2x"], changed))
+    found = {"2x": Winner(3, 0.9, {"train.lr": 0.01}, [1003], specifications(own))}
+    study = with_winners(NUM_1X1, "smoke", found, changed)
+    assert {each.train.epochs for each in study.expand("smoke", 1, None, changed)} == {2}
+    with pytest.raises(ValueError, match=r"train.epochs was 2, is 3"):
+        with_winners(NUM_1X1, "smoke", found)
+    with pytest.raises(ValueError, match=r"train.lr: is what tuning has chosen"):
+        with_winners(NUM_1X1, "smoke", found, [*changed, "train.lr=0.005"])
 
 
 @pytest.mark.parametrize(
@@ -205,7 +323,10 @@ def test_tuned_without_winners_is_one_line(tmp_path: Path, content: str | None, 
         (["--storage", "postgresql://me:secret@127.0.0.1:1/none"], "cannot be used"),
         (["--storage", "sqlite:////nowhere/at/all.db"], "cannot be used"),
         (["--storage", "nonsense"], "cannot be used"),
+        (["--storage", "journal:/nowhere/at/all.log"], "cannot be used"),
+        (["--storage", "grpc://127.0.0.1:port"], "must be grpc://HOST:PORT"),
         (["--seeds", "2"], "--seeds-per-trial"),
+        (["--set", "data.val_examples=0"], "must not choose by it"),
     ],
 )
 def test_a_wrong_request_is_one_line(

@@ -1,0 +1,156 @@
+"""Where trials are kept: Optuna's storages, what they raise as one line, and which driver works on which variant's trials."""
+
+import threading
+import time
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from ablations.claims import BEAT, LEASE, Owner
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
+
+STORAGE_LIBRARIES = ("optuna", "sqlalchemy", "psycopg", "psycopg2", "pymysql", "MySQLdb", "grpc")
+GRPC_PORT = 13000  # Optuna's own default
+
+
+class StorageClaims:
+    """Claims on variants' trials, kept in their own storage: drivers need have nothing else in common.
+
+    A claim is a running trial of an Optuna study of its own. Trials are numbered one after another, whoever adds them, so of all
+    claims that have not ended or expired the one with the lowest number holds. A claim expires as those on runs do
+    (`ablations.claims`): its owner died on this machine, or shows no sign of life for LEASE by our clock.
+    """
+
+    def __init__(self, storage: "BaseStorage", name: str) -> None:
+        import optuna
+
+        self._claims = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
+        self._storage = storage
+        self._me = Owner.this()
+        self._mine: dict[str, int] = {}  # ids of claims by what is claimed
+        self._seen: dict[
+            int, tuple[object, float]
+        ] = {}  # of others' claims: their last beat, and since when by our clock
+        self._stop = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="trial claims", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._heart.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._heart.join()
+        with suppress(Exception):  # what cannot be released expires
+            for what in list(self._mine):
+                self.release(what)
+
+    def take(self, what: str) -> bool:
+        """Claim it; False if it is another's."""
+        from optuna.trial import TrialState, create_trial
+
+        if any(not self._has_expired(claim) for claim in self._on(what)):
+            return False
+        token = uuid.uuid4().hex
+        attributes = {"claims": what, "token": token, "owner": asdict(self._me), "beat": 0}
+        self._claims.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=attributes))
+        *earlier, mine = (claim for claim in self._on(what, until=token))
+        if any(not self._has_expired(claim) for claim in earlier):  # another was faster
+            self._end(mine._trial_id)
+            return False
+        for claim in earlier:
+            self._end(claim._trial_id)
+        self._mine[what] = mine._trial_id
+        return True
+
+    def release(self, what: str) -> None:
+        """Give it free."""
+        self._end(self._mine.pop(what))
+
+    def _on(self, what: str, until: str = "") -> list["FrozenTrial"]:
+        """Claims on it that have not ended, oldest first; none after the one with token `until`."""
+        from optuna.trial import TrialState
+
+        claims = self._claims.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        claims = sorted((c for c in claims if c.user_attrs.get("claims") == what), key=lambda claim: claim.number)
+        tokens = [claim.user_attrs["token"] for claim in claims]
+        return claims[: tokens.index(until) + 1] if until else claims
+
+    def _has_expired(self, claim: "FrozenTrial") -> bool:
+        if Owner(**claim.user_attrs["owner"]).is_dead(self._me):
+            return True
+        now, beat = time.monotonic(), claim.user_attrs["beat"]
+        if self._seen.get(claim._trial_id, (None,))[0] != beat:
+            self._seen[claim._trial_id] = (beat, now)
+        return now - self._seen[claim._trial_id][1] > LEASE
+
+    def _end(self, claim_id: int) -> None:
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        with suppress(UpdateFinishedTrialError):  # it had expired
+            self._storage.set_trial_state_values(claim_id, TrialState.FAIL)
+
+    def _beat(self) -> None:
+        num_beats = 0
+        while not self._stop.wait(BEAT):
+            num_beats += 1
+            for claim_id in list(self._mine.values()):
+                with suppress(Exception):  # the next may get through
+                    self._storage.set_trial_user_attr(claim_id, "beat", num_beats)
+
+
+@contextmanager
+def one_line_errors(url: str, consequence: str) -> Iterator[None]:
+    """What a storage raises, whichever library of it, as a ValueError of one line; `consequence` says what it means."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in STORAGE_LIBRARIES:
+            raise
+        raise _in_one_line(url, error, consequence) from error
+
+
+def open_storage(url: str) -> "BaseStorage":
+    """A database URL, "journal:FILE", or "grpc://HOST:PORT". Raises ValueError, in one line, if it cannot be used."""
+    try:
+        return _opened(url)
+    except ValueError:
+        raise
+    except Exception as error:  # of whichever library
+        raise _in_one_line(url, error, "nothing in it was changed") from error
+
+
+def _in_one_line(url: str, error: Exception, consequence: str) -> ValueError:
+    from ablations.tracking import redacted
+
+    reason = redacted(" ".join(f"{type(error).__name__}: {error}".partition("[SQL")[0].split()))[:300]
+    return ValueError(f"--storage {redacted(url)}: cannot be used ({reason}); {consequence}")
+
+
+def _opened(url: str) -> "BaseStorage":
+    from optuna.exceptions import ExperimentalWarning
+    from optuna.storages import GrpcStorageProxy, JournalStorage, RDBStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    if url.startswith("journal:"):
+        return JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
+    if not url.startswith("grpc://"):
+        return RDBStorage(url)
+    host, _, port = url.removeprefix("grpc://").partition(":")
+    if not host or not (port or str(GRPC_PORT)).isdigit():
+        raise ValueError(f"--storage {url!r}: must be grpc://HOST:PORT")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        proxy = GrpcStorageProxy(host=host, port=int(port or GRPC_PORT))
+    proxy.get_all_studies()  # asks whether it is there
+    return proxy
