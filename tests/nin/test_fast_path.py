@@ -74,6 +74,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's way with freed memory is known")
 def test_memory_that_was_freed_is_not_faulted_in_again_unless_a_layer_is_very_large() -> None:
     def faults(*sizes: int) -> int:
