@@ -1,12 +1,14 @@
 """A network from its specification: trunk + head, initialised from named random streams."""
 
+import math
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from nin.blocks import weight_layers
+from nin.blocks import Maxout, weight_layers
 from nin.heads import HEADS
 from nin.spec import ModelSpec, Shape, choose, stream
 from nin.trunks import TRUNKS
@@ -17,6 +19,10 @@ INITS: dict[str, Callable[[Tensor], Tensor]] = {
     "kaiming": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
     "gaussian": partial(nn.init.normal_, std=0.05),
 }
+
+
+# E[max^2] of so many standard normal variables, by which maxout raises the variance (of three: 1 + sqrt(3) / (2 pi)).
+MAXOUT_POWER = {2: 1.0, 3: 1 + math.sqrt(3) / (2 * math.pi)}
 
 
 class Network(nn.Module):
@@ -53,7 +59,25 @@ def build_model(spec: ModelSpec, in_shape: Shape, num_classes: int, seed: int = 
             for i, layer in enumerate(weight_layers(part)):
                 torch.manual_seed(stream(seed, f"{name} weights {i}"))
                 init(layer.weight)
+            if spec.init == "kaiming":
+                _for_what_follows(part)
     return Network(network_trunk, network_head)
+
+
+@torch.no_grad()
+def _for_what_follows(part: nn.Module) -> None:
+    """Kaiming's weights make up for the half of the variance that a ReLU takes (He et al., arXiv:1502.01852).
+
+    Where another convolution or a maxout follows in its place, they would let the signal grow with every layer, and the comparison
+    of activations would be one of initialisations. So there the variance is kept by what follows.
+    """
+    for block in part.modules():
+        if isinstance(block, nn.Sequential):
+            for layer, after in pairwise(block):
+                if isinstance(layer, nn.Conv2d) and isinstance(after, nn.Conv2d):
+                    layer.weight.div_(math.sqrt(2))
+                elif isinstance(layer, nn.Conv2d) and isinstance(after, Maxout):
+                    layer.weight.div_(math.sqrt(2 * MAXOUT_POWER[after.pieces]))
 
 
 def predict(network: nn.Module, x_NCHW: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from nin.heads import HEADS
 from nin.measure import size
 from nin.model import INITS, build_model, predict
 from nin.pooling import POOLINGS
-from nin.spec import ModelSpec
+from nin.spec import ModelSpec, stream
 from nin.trunks import TRUNKS
 
 Shape = tuple[int, int, int]
@@ -285,3 +285,23 @@ def test_what_does_not_exist_or_fit_is_one_line(changes: dict[str, str], message
     with pytest.raises(ValueError, match=message) as raised:
         build_model(replace(SMALL["nin"], **changes), SMALL_IMAGE, 7)  # type: ignore[arg-type]
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("activation", ["mixing", "maxout2", "maxout3"])
+def test_kaimings_weights_keep_the_signals_size_whatever_follows_them(activation: str) -> None:
+    """Six 1x1s in every block: a factor of two in each layer would put the features out of all bounds."""
+    spec = ModelSpec(layout="small", width=0.5, num_1x1=6, init="kaiming")
+    x = torch.randn(16, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+
+    def size(name: str) -> float:
+        with torch.no_grad():
+            return float(build_model(replace(spec, activation=name), (1, 28, 28), 10).trunk(x).square().mean())
+
+    assert 0.1 < size(activation) / size("relu") < 10
+
+
+def test_kaimings_weights_before_a_relu_are_torchs_own() -> None:
+    network = build_model(ModelSpec(layout="small", init="kaiming"), (1, 28, 28), 10, seed=3)
+    first = next(module for module in network.trunk.modules() if isinstance(module, nn.Conv2d))
+    torch.manual_seed(stream(3, "trunk weights 0"))
+    assert torch.equal(first.weight, nn.init.kaiming_normal_(torch.empty_like(first.weight), nonlinearity="relu"))
