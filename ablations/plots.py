@@ -24,7 +24,7 @@ from scipy.optimize import isotonic_regression
 
 from ablations import stats
 from ablations.study import Study
-from ablations.summary import each_row, failures
+from ablations.summary import each_row, failures, verdict_text
 
 mpl.rcParams["svg.hashsalt"] = "nin-ablations"  # else element ids differ from one drawing to the next
 WIDTH_INCHES = 8.0
@@ -234,7 +234,9 @@ def differences(tables: Tables) -> Figure:
     notes = []
     for row, (start, estimate, end) in zip(each_row(tables.variants), intervals, strict=True):
         cut = any(value < low or value > high for value in (start, estimate, end))
-        notes.append((row.verdict or "baseline") + (f", {estimate:+.0f} ({start:+.0f} to {end:+.0f})" if cut else ""))
+        notes.append(
+            (verdict_text(row) or "baseline") + (f", {estimate:+.0f} ({start:+.0f} to {end:+.0f})" if cut else "")
+        )
     title = f"Test accuracy minus {tables.study.baseline}'s: points, 95 % intervals, {tables.seeds}"
     figure, axes = _row_axes(tables, title, notes)
     axes.axvspan(-margin, margin, color="grey", alpha=0.25, linewidth=0)

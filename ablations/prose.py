@@ -11,7 +11,7 @@ from ablations import stats
 from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord
 from ablations.study import Study
-from ablations.summary import Summary, each_row
+from ablations.summary import Summary, each_row, verdict_text
 
 LINEAR = 0.99  # R squared from which a line is said to describe memory
 
@@ -254,7 +254,7 @@ def _accuracy_table(study: Study, table: pd.DataFrame) -> str:
             "difference, points": "" if row.role == "baseline" else difference_text(row),
             "p (Holm)": _p(row.p_holm) if row.role == "confirmatory" else _raw_p(row.p, row.role),
             "P(better)": "" if math.isnan(row.prob_better) else f"{row.prob_better:.2f}",
-            "verdict": row.verdict,
+            "verdict": verdict_text(row),
         }
         for row in each_row(table)
     ]
@@ -264,9 +264,9 @@ def _accuracy_table(study: Study, table: pd.DataFrame) -> str:
 def _accuracy_notes(study: Study, table: pd.DataFrame) -> str:
     lines = [
         "Intervals are 95 % (Student's t for means, Welch's t for differences). The pre-declared comparisons are each confirmatory "
-        "variant with the baseline, Welch's test corrected by Holm; controls and exploratory variants show their raw p in brackets, "
-        f"and no claim rests on them. *Equivalent* means that two one-sided tests place the difference within {100 * study.margin:g} "
-        "points.",
+        "variant with the baseline, Welch's test corrected by Holm; controls and exploratory variants show in brackets their raw p and "
+        "what follows from it, and no claim rests on them. *Equivalent* means that two one-sided tests place the difference within "
+        f"{100 * study.margin:g} points.",
     ]
     if table["peak_memory_mb"].notna().any():
         lines.append(

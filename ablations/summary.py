@@ -72,6 +72,11 @@ def held_to_budget(record: RunRecord) -> tuple[list[int], list[float]]:
     return examples, accuracies
 
 
+def verdict_text(row: Any) -> str:
+    """A row's verdict, in brackets where its p is not corrected and no claim rests on it."""
+    return row.verdict if row.role in ("baseline", "confirmatory") else f"[{row.verdict}]"
+
+
 def failures(row: Any) -> str:
     """Such as "1 of 3 diverged", for a row whose runs did not all finish; else empty."""
     outcomes = [name for name in ("collapsed", "diverged") if getattr(row, name)]

@@ -500,8 +500,11 @@ def _make_database(uri: str) -> None:
         return
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)  # of one who was killed
-    MlflowClient(tracking_uri=f"sqlite:///{new}").search_experiments(max_results=1)
-    new.rename(path)
+    try:
+        MlflowClient(tracking_uri=f"sqlite:///{new}").search_experiments(max_results=1)
+        new.rename(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _variant_id(run: Run) -> str:

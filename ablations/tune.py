@@ -85,9 +85,8 @@ def tune(
 
     make_engine  an engine whose runs pause at that share of their training
     """
-    at_once = max(
-        1, make_engine(RUNGS[-1]).workers
-    )  # batches, whose last rung has one run each; the rest is for others
+    # The last rung of a batch has one run; more batches than keep all workers busy are left to others.
+    at_once = max(1, make_engine(RUNGS[-1]).workers)
     with claims:
         while left := [task for task in tasks if _num_ended(task) < task.num_trials]:
             mine: list[Task] = []

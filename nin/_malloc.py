@@ -2,19 +2,36 @@
 
 Activations are allocated in the forward pass and freed in the backward pass. By default glibc gives blocks above 32 MB back to
 the system at once, which hands them out again page by page, cleared, at the next step: millions of page faults per epoch.
+
+Kept, they go well together where all weights are small. The gradients of a very large layer, allocated anew at each step, find no
+gap that fits among what is kept: a layer of 51 million weights filled 19 GB in minutes. There the default is better.
 """
 
 import ctypes
 import platform
-from functools import cache
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
+from torch import nn
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of mallopt(3)
+# As glibc has them, but for the threshold, which is glibc's largest: once anything is set, it no longer grows by itself.
+DEFAULTS = {M_TRIM_THRESHOLD: 64 * 2**20, M_MMAP_THRESHOLD: 32 * 2**20, M_MMAP_MAX: 65536}
+KEEP = {
+    M_TRIM_THRESHOLD: -1,
+    M_MMAP_MAX: 0,
+}  # nothing given back from the heap's end, no block of its own from the system
+LARGE_WEIGHTS = 16 * 2**20  # bytes of one layer's weights
 
 
-@cache
-def keep_freed_memory() -> None:
-    """From now on, this process keeps what it frees and uses it again. Changes no result. Does nothing without glibc."""
-    if platform.libc_ver()[0] == "glibc":
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_MAX, 0)  # no block of its own from the system, however large
-        mallopt(M_TRIM_THRESHOLD, -1)  # and nothing given back from the end of the heap
+def keep_freed_memory(model: nn.Module) -> None:
+    """From now on this process keeps what it frees and uses it again, unless a layer of `model` is very large.
+
+    Changes no result. Does nothing without glibc.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    library = ctypes.CDLL(None)
+    largest = max((weights.nbytes for weights in model.parameters()), default=0)
+    for option, value in (DEFAULTS if largest > LARGE_WEIGHTS else KEEP).items():
+        library.mallopt(option, value)
+    if largest > LARGE_WEIGHTS:
+        library.malloc_trim(0)  # what earlier networks have left

@@ -179,13 +179,17 @@ class SimPool(GlobalPool):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C)."""
+        kind = "cpu" if x_NCHW.is_meta else x_NCHW.device.type  # where nothing is computed, there is no autocast
+        with torch.autocast(kind, enabled=False):  # powers and their roots lose themselves in bf16
+            return self._attended(x_NCHW.float())
+
+    def _attended(self, x_NCHW: Tensor) -> Tensor:
         x_NPC = x_NCHW.flatten(2).transpose(1, 2)
         features_NPC = self.norm(x_NPC)
         query_N1C = self.query(x_NPC.mean(dim=1, keepdim=True))
         scores_N1P = query_N1C @ self.key(features_NPC).transpose(1, 2) / math.sqrt(x_NPC.shape[2])
-        attention_N1P = scores_N1P.float().softmax(dim=2)
-        values_NPC = features_NPC.float()
-        values_NPC = values_NPC - values_NPC.amin(dim=(1, 2), keepdim=True) + self.SMALLEST
+        attention_N1P = scores_N1P.softmax(dim=2)
+        values_NPC = features_NPC - features_NPC.amin(dim=(1, 2), keepdim=True) + self.SMALLEST
         pooled_N1C: Tensor = (attention_N1P @ values_NPC.pow(self.GAMMA)).pow(1 / self.GAMMA)
         return pooled_N1C.squeeze(1)
 

@@ -71,7 +71,7 @@ def train(
     """
     device = data.train.images.device
     if device.type == "cpu":
-        keep_freed_memory()
+        keep_freed_memory(model)
     memory_format = torch.channels_last if spec.channels_last else torch.contiguous_format
     model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     num_examples = len(data.train.labels)

@@ -61,4 +61,11 @@ def test_the_example_of_a_data_set_is_read(tmp_path: Path) -> None:
 
 def test_every_protocol_and_study_is_named() -> None:
     for name in [*PROTOCOLS, *study_names()]:
-        assert f"`{name}`" in README, name
+        assert re.search(rf"\b{name}\b", README), name
+
+
+def test_every_test_that_is_named_exists() -> None:
+    written = "".join(path.read_text() for path in Path(__file__).parent.rglob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", README)
+    assert named
+    assert [name for name in named if f"def {name}(" not in written] == []

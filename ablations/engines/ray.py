@@ -7,6 +7,7 @@ the folder of results. Only the driver writes records, so no node needs to.
 
 import math
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ from ablations.study import Run
 if TYPE_CHECKING:
     from ray.util.queue import Queue
 
+CONNECT_SEC = 10  # to the cluster's port
 POLL = 0.2  # seconds between two looks at what the workers say
 RETRIES = 3  # of a run whose node or worker is lost
 PACKAGES = [str(Path(__file__).parents[2] / name) for name in ("nin", "ablations")]
@@ -57,6 +59,9 @@ def connect(address: str | None = None, cpus: int = 1, packages: Sequence[str] =
         ray.init(address="local", num_cpus=max(cpus, os.cpu_count() or 1), include_dashboard=False, **options)
     else:
         try:
+            if address != "auto":  # Ray itself would try for many minutes
+                host, _, port = address.rpartition("://")[2].rpartition(":")
+                socket.create_connection((host, int(port)), CONNECT_SEC).close()
             ray.init(address=address, **options)
         except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             raise ValueError(f"--address {address}: no Ray cluster answers there ({one_line(error)})") from error

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -62,5 +63,5 @@ def postgresql() -> Iterator[str]:
                 time.sleep(0.1)
             yield f"postgresql://mlflow:{PASSWORD}@127.0.0.1:{port}"
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGINT)  # which waits for no client
             process.wait()

@@ -103,8 +103,9 @@ def test_a_node_killed_midway_costs_no_run_and_records_are_those_of_local_worker
     assert not list((tmp_path / "ray").rglob("*.pt*"))
 
 
-def test_a_cluster_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
-    done = call(*SMALL, "--engine", "ray", "--address", "127.0.0.1:9", cwd=tmp_path)
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "nonsense", "auto"])
+def test_a_cluster_that_does_not_answer_is_one_line(tmp_path: Path, address: str) -> None:
+    done = call(*SMALL, "--engine", "ray", "--address", address, cwd=tmp_path)
     assert done.returncode == 2
     assert "no Ray cluster answers there" in done.stderr
     assert "Traceback" not in done.stderr

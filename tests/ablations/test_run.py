@@ -73,6 +73,7 @@ def test_a_second_call_trains_nothing_and_is_quick(ran: "tuple[Path, subprocess.
     assert time.monotonic() - started < 60  # not a benchmark: a training would not show here, a hang would
 
 
+@pytest.mark.slow
 def test_the_same_run_twice_gives_identical_records(
     ran: "tuple[Path, subprocess.CompletedProcess[str]]", tmp_path: Path
 ) -> None:
@@ -83,6 +84,7 @@ def test_the_same_run_twice_gives_identical_records(
     assert done.stdout.count("nothing: identical") == 2, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_damaged_record_is_one_line_and_is_made_again(ran: "tuple[Path, subprocess.CompletedProcess[str]]") -> None:
     path = next((ran[0] / "results/num_1x1/smoke/runs").glob("*.json"))
     whole = path.read_text()
@@ -94,6 +96,7 @@ def test_a_damaged_record_is_one_line_and_is_made_again(ran: "tuple[Path, subpro
     assert json.loads(path.read_text())["curve"][-1]["val_loss"] == json.loads(whole)["curve"][-1]["val_loss"]
 
 
+@pytest.mark.slow
 def test_weights_are_kept_only_where_they_are_asked_for(
     ran: "tuple[Path, subprocess.CompletedProcess[str]]", tmp_path: Path
 ) -> None:
@@ -200,6 +203,7 @@ def test_dry_run_shows_sizes_and_time_and_writes_nothing(tmp_path: Path) -> None
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_keeps_what_is_finished_and_goes_on(tmp_path: Path) -> None:
     arguments = ["num_1x1", "--protocol", "smoke", "--variants", "0x", "--seeds", "3"]
     driver = subprocess.Popen(
@@ -222,6 +226,7 @@ def test_an_interrupted_study_keeps_what_is_finished_and_goes_on(tmp_path: Path)
     assert len(contents(tmp_path)) == 6
 
 
+@pytest.mark.slow
 def test_mlflow_out_of_reach_costs_one_line_and_no_result(tmp_path: Path) -> None:
     done = call("num_1x1", *TINY, "--seeds", "1", cwd=tmp_path, MLFLOW_TRACKING_URI="http://user:secret@127.0.0.1:9")
     assert done.returncode == 0
@@ -247,6 +252,11 @@ def test_a_full_disk_is_one_line_and_what_was_finished_stays(tmp_path: Path) -> 
         assert "No space left on device" in errors[0]
         for record in contents(disk):
             assert json.loads(record.read_text())["status"] in ("finished", "collapsed")
-        (disk / "mlflow.db").unlink()
+        subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
+        kept = contents(disk)
+        done = call("num_1x1", *TINY, "--results", str(disk), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert kept.items() <= contents(disk).items()
+        assert len(contents(disk)) == 4
     finally:
         subprocess.run(["umount", disk], check=True)

@@ -452,6 +452,16 @@ def test_detectable_difference_has_the_wanted_power(sd: float, num_seeds: int, n
     assert stats.power(-difference, sd, num_seeds, num_comparisons) == pytest.approx(0.8, abs=1e-6)
 
 
+def test_sign_flips_of_many_pairs_agree_with_their_permutations(rng: np.random.Generator) -> None:
+    """Against scipy's own permutations, at a p large enough for 10,000 of them to tell."""
+    d = rng.normal(0.1, 1, 400)
+    permuted = scipy_stats.permutation_test(
+        (d,), np.mean, permutation_type="samples", n_resamples=9999, vectorized=True, rng=rng
+    ).pvalue
+    assert stats.sign_flip(d) == pytest.approx(permuted, abs=0.02)
+    assert stats.sign_flip(np.zeros(400)) == 1
+
+
 @pytest.mark.parametrize(("sd", "num_seeds"), [(0.0, 5), (NAN, 5), (0.002, 1), (0.002, 0)])
 def test_power_of_no_study_is_unknown(sd: float, num_seeds: int) -> None:
     assert math.isnan(stats.power(0.01, sd, num_seeds))

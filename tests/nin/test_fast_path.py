@@ -64,7 +64,7 @@ def test_the_fast_loop_has_the_loss_curve_of_the_plain_one(data: ImageData, prec
 PAGE_FAULTS = """
 import resource, torch
 from nin._malloc import keep_freed_memory
-{call}
+{calls}
 before = None
 for i in range(60):
     if i == 30:  # by then the heap has found its size
@@ -74,9 +74,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's way with freed memory is known")
-def test_memory_that_was_freed_is_not_faulted_in_again() -> None:
-    def faults(call: str) -> int:
-        return int(subprocess.check_output([sys.executable, "-c", PAGE_FAULTS.format(call=call)]))
+def test_memory_that_was_freed_is_not_faulted_in_again_unless_a_layer_is_very_large() -> None:
+    def faults(*sizes: int) -> int:
+        calls = "; ".join(f"keep_freed_memory(torch.nn.Linear({size}, {size}))" for size in sizes)
+        return int(subprocess.check_output([sys.executable, "-c", PAGE_FAULTS.format(calls=calls)]))
 
-    assert faults("keep_freed_memory()") < 1 + faults("") / 2
+    assert faults(10) < 1 + faults() / 2
+    assert faults(10, 4096) > faults() / 2  # whatever was trained before
+    assert faults(4096, 10) < 1 + faults() / 2
