@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 STORAGE_LIBRARIES = ("optuna", "sqlalchemy", "psycopg", "psycopg2", "pymysql", "MySQLdb", "grpc")
 GRPC_PORT = 13000  # Optuna's own default
+TRIES = 5  # to make the tables of a new database, which several drivers may do at once; a second apart
 
 
 class StorageClaims:
@@ -139,13 +140,13 @@ def _in_one_line(url: str, error: Exception, consequence: str) -> ValueError:
 
 def _opened(url: str) -> "BaseStorage":
     from optuna.exceptions import ExperimentalWarning
-    from optuna.storages import GrpcStorageProxy, JournalStorage, RDBStorage
+    from optuna.storages import GrpcStorageProxy, JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
     if url.startswith("journal:"):
         return JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
     if not url.startswith("grpc://"):
-        return RDBStorage(url)
+        return _database(url)
     host, _, port = url.removeprefix("grpc://").partition(":")
     if not host or not (port or str(GRPC_PORT)).isdigit():
         raise ValueError(f"--storage {url!r}: must be grpc://HOST:PORT")
@@ -154,3 +155,17 @@ def _opened(url: str) -> "BaseStorage":
         proxy = GrpcStorageProxy(host=host, port=int(port or GRPC_PORT))
     proxy.get_all_studies()  # asks whether it is there
     return proxy
+
+
+def _database(url: str) -> "BaseStorage":
+    from optuna.storages import RDBStorage
+    from sqlalchemy.exc import SQLAlchemyError
+
+    for tries_left in reversed(range(TRIES)):
+        try:
+            return RDBStorage(url)
+        except SQLAlchemyError as error:
+            if not tries_left or "already exists" not in str(error):  # a table that another driver has just made
+                raise
+        time.sleep(1)
+    raise AssertionError("the last try returns or raises")

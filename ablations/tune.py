@@ -2,7 +2,9 @@
 
 Each variant has an Optuna study of its own, with the same space, the same number of trials and the same random numbers. Trials come
 in batches of BATCH by synchronous successive halving (Jamieson and Talwalkar, arXiv:1502.07943): all train to the first rung, the
-better half goes on to the next, from where it stood. So every variant spends the same number of training images, to the image.
+better half goes on to the next, from where it stood. So every variant spends the same number of training images, to the image,
+which no pruner that decides by results alone would see to (WilcoxonPruner, across seeds, cannot prune below four of them either):
+with several seeds a trial is as good as their mean.
 What is maximised is validation accuracy; the test set is never read. `python -m ablations.tune best` searches a whole network.
 """
 
@@ -83,9 +85,8 @@ def tune(
 
     make_engine  an engine whose runs pause at that share of their training
     """
-    at_once = max(
-        1, make_engine(RUNGS[-1]).workers
-    )  # batches, whose last rung has one run each; the rest is for others
+    # The last rung of a batch has one run; more batches than keep all workers busy are left to others.
+    at_once = max(1, make_engine(RUNGS[-1]).workers)
     with claims:
         while left := [task for task in tasks if _num_ended(task) < task.num_trials]:
             mine: list[Task] = []
@@ -427,7 +428,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = store.folder / "best.json"
         write_atomically(found, json.dumps(report.winners[study.baseline].params, indent=1) + "\n")
         print(f"found:   {found}; copied into ablations/studies/, it is variant 'found' under every protocol")
-    print(f"report:  {store.folder / 'report.md'}")
+    print(f"report:  {report.path}")
     without = [task.run.variant for task in tasks if task.run.variant not in report.winners]
     if without and arguments.objective == "accuracy":
         print(f"no trial of {', '.join(without)} was complete and learned: see the report", file=sys.stderr)

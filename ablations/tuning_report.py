@@ -29,7 +29,7 @@ class TuningReport:
 
 
 def write_tuning_report(tasks: "Sequence[Task]", store: Store, command: str) -> TuningReport:
-    """report.md, tuned.json and figures/ in the store's folder."""
+    """report.md, tuned.json and figures/ in the store's folder; of a search for small networks report-params.md or report-gflops.md."""
     from ablations.tune import winners_of
 
     winners = winners_of(tasks)
@@ -55,12 +55,13 @@ def write_tuning_report(tasks: "Sequence[Task]", store: Store, command: str) -> 
         "that did not fail, *collapsed*: not above chance until they ended, which a pruned one might have been later; *diverged*: a "
         "loss was not finite.",
         "\n".join(f"- {line}" for task in tasks for line in _warnings(task, winners)),
+        *_pareto_fronts(tasks),
         "## Space",
         tabulate([_range_row(key, each) for key, each in tasks[0].space.items()], headers="keys", tablefmt="pipe"),
         *(f"![{name}](figures/{name}.png)" for name in figures),
         f"Command: `{command}`",
     ]
-    path = store.folder / "report.md"
+    path = store.folder / f"report{tasks[0].objective.removeprefix('accuracy').replace(',', '-')}.md"
     write_atomically(path, "\n\n".join(part for part in parts if part) + "\n")
     return TuningReport(path, winners)
 
@@ -95,6 +96,24 @@ def _warnings(task: "Task", winners: dict[str, Winner]) -> list[str]:
         for key, each in task.space.items()
         if isinstance(each, Range) and each.is_at_edge(float(str(winner.params[key])))
     ]
+
+
+def _pareto_fronts(tasks: "Sequence[Task]") -> list[str]:
+    """Of a search for small networks: a table of the trials that none beats in both accuracy and size."""
+    rows = [
+        {
+            "variant": task.run.variant,
+            "trial": trial.number,
+            f"{ACCURACY}, %": f"{100 * trial.values[0]:.2f}",
+            "parameters": f"{trial.user_attrs['params']:,}",
+            "GFLOP/image": f"{trial.user_attrs['gflops']:.4f}",
+            "its parameters": ", ".join(f"{key} {_short(value)}" for key, value in trial.params.items()),
+        }
+        for task in tasks
+        if task.objective != "accuracy"
+        for trial in sorted(task.trials.best_trials, key=lambda trial: trial.values[1])
+    ]
+    return ["## Pareto front", tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True)] if rows else []
 
 
 def _range_row(key: str, each: Any) -> dict[str, object]:

@@ -1,8 +1,7 @@
 """Tuning: equal budgets to the image, exactly as many trials as were asked for whatever happens, winners that are still valid."""
 
 import json
-import os
-import signal
+import math
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
@@ -22,6 +21,7 @@ from ablations.study import Run, load_study
 from ablations.tracking import Tracker
 from ablations.trials import StorageClaims
 from ablations.tuned import Winner, specifications, with_winners
+from ablations.tuning_report import write_tuning_report
 from nin.history import Evaluation
 
 NUM_1X1 = load_study("num_1x1")
@@ -259,6 +259,20 @@ def test_the_protocols_own_setting_lies_in_its_space(protocol: str) -> None:
         assert value in each.values if isinstance(each, Choice) else each.low <= value <= each.high
 
 
+def test_a_search_for_small_networks_has_a_report_and_a_pareto_front_of_its_own(tmp_path: Path) -> None:
+    (task,) = toy_tasks(tmp_path, 4, ["2x"])
+    trials = optuna.create_study(directions=["maximize", "minimize"])
+    task = replace(task, trials=trials, objective="accuracy,params")
+    tune_toy(tmp_path, [task])
+    report = write_tuning_report([task], Store(tmp_path, "toy-tuning", "smoke"), "tune")
+    assert report.path.name == "report-params.md"
+    assert report.winners == {}
+    front = report.path.read_text().partition("## Pareto front")[2]
+    best = max(trial.values[0] for trial in trials.get_trials())  # all are equally large
+    assert f"| {100 * best:.2f} " in front
+    assert (tmp_path / "toy-tuning/smoke/figures/2x-pareto.png").stat().st_size > 0
+
+
 def test_a_best_value_at_the_edge_is_known() -> None:
     assert Range(0.001, 0.1, log=True).is_at_edge(0.0011)
     assert Range(0.001, 0.1, log=True).is_at_edge(0.099)
@@ -364,51 +378,67 @@ def test_trials_of_another_setting_are_not_mixed_in(tmp_path: Path) -> None:
         tune.main([*TINY, *tasks])
 
 
-def numbers_of(results: Path, url: str | None = None) -> dict[str, list[str]]:
-    storage = tune.open_storage(url or f"sqlite:///{results / 'optuna.db'}")
-    states = {
-        summary.study_name: [
-            trial.state.name for trial in optuna.load_study(storage=storage, study_name=summary.study_name).get_trials()
-        ]
-        for summary in optuna.get_all_study_summaries(storage)
-    }
-    storage.remove_session()
-    storage.engine.dispose()  # type: ignore[attr-defined]
-    return states
+def trials_of(url: str) -> dict[str, list[optuna.trial.FrozenTrial]]:
+    """Trials by Optuna study, of those that are not claims."""
+    storage = optuna.storages.RDBStorage(url)
+    try:
+        summaries = optuna.get_all_study_summaries(storage)
+        return {
+            summary.study_name: optuna.load_study(storage=storage, study_name=summary.study_name).get_trials()
+            for summary in summaries
+            if "settings" in summary.user_attrs
+        }
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 @pytest.mark.slow
 def test_a_tuning_that_was_killed_goes_on_to_exactly_as_many_trials(tmp_path: Path) -> None:
     arguments = [*TINY, "--trials", "6", "--results", str(tmp_path)]
-    for patience in (8, 12, 16):
-        process = subprocess.Popen(
-            command(*arguments, module="ablations.tune"), stdout=subprocess.DEVNULL, start_new_session=True
-        )
-        time.sleep(patience)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    assert call(*arguments, cwd=tmp_path, module="ablations.tune").returncode == 0
-    for states in numbers_of(tmp_path).values():
-        assert len(states) == 6
-        assert set(states) <= {"COMPLETE", "PRUNED"}
+    for moment in (": 25%", ": 50%", "complete at"):  # in a rung, between the halvings, between the batches
+        with subprocess.Popen(
+            command(*arguments, module="ablations.tune"), stdout=subprocess.PIPE, text=True, start_new_session=True
+        ) as driver:
+            assert driver.stdout is not None
+            assert any(moment in line for line in driver.stdout)
+            driver.kill()
+    last = call(*arguments, cwd=tmp_path, module="ablations.tune")
+    assert last.returncode == 0, last.stderr
+    tuned_studies = trials_of(f"sqlite:///{tmp_path / 'optuna.db'}")
+    for done in tuned_studies.values():
+        assert sorted(trial.state.name for trial in done) == [*["COMPLETE"] * 2, *["PRUNED"] * 4]
+    budgets = [sum(trial.user_attrs["examples"] for trial in done) for done in tuned_studies.values()]
+    assert budgets[0] == budgets[1]
     tuned = json.loads((tmp_path / "num_1x1-tuning/smoke/tuned.json").read_text())["variants"]
     assert set(tuned) == {"2x", "0x"}
+    assert all(seed >= tune.FIRST_SEED for winner in tuned.values() for seed in winner["seeds"])
+    records = [json.loads(path.read_text()) for path in tmp_path.rglob("runs/*.json")]
+    assert len(records) == 12
+    assert all(math.isnan(record["test_accuracy"]) for record in records)  # the test set was not read
 
 
 @pytest.mark.slow
 def test_two_tuners_on_one_postgresql_share_the_work(database: str, tmp_path: Path) -> None:
-    arguments = [*TINY, "--trials", "4", "--results", str(tmp_path), "--storage", database, "--workers", "1"]
+    """Each with results of its own, as on two machines."""
     tuners = [
         subprocess.Popen(
             command(*arguments, module="ablations.tune"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        for _ in range(2)
+        for name in ("one", "other")
+        for arguments in [
+            [*TINY, "--trials", "4", "--results", str(tmp_path / name), "--storage", database, "--workers", "1"]
+        ]
     ]
     outputs = [tuner.communicate() for tuner in tuners]
     assert [tuner.returncode for tuner in tuners] == [0, 0], outputs
-    assert PASSWORD not in str(outputs)
-    for states in numbers_of(tmp_path, database).values():
-        assert sorted(states) == ["COMPLETE", "PRUNED", "PRUNED", "PRUNED"]
-    ended = [line for output, _ in outputs for line in output.splitlines() if "trial" in line and " at " in line]
-    assert len(ended) == len(set(ended)) == 8  # each trial of the two variants came to its end once
-    assert all("trial" in output for output, _ in outputs)  # and both had a part
+    for done in trials_of(database).values():
+        assert sorted(trial.state.name for trial in done) == ["COMPLETE", "PRUNED", "PRUNED", "PRUNED"]
+    ended = [[line for line in output.splitlines() if " at " in line] for output, _ in outputs]
+    assert all(ended), "one of them had nothing to do"
+    assert len(set(ended[0] + ended[1])) == len(ended[0] + ended[1]) == 8  # each trial came to its end once
+    winners = [json.loads(path.read_text()) for path in sorted(tmp_path.rglob("tuned.json"))]
+    assert len(winners) == 2
+    assert winners[0] == winners[1]
+    written = [path.read_text() for path in tmp_path.rglob("report.md")]
+    assert PASSWORD not in str([outputs, written])
