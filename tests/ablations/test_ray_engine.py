@@ -30,7 +30,7 @@ def told() -> dict[str, dict[str, list[str]]]:
         [sys.executable, HERE / "ray_tasks.py", *tasks],
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=600,
         env={**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parents[1]}"},
         check=False,
     )
@@ -95,7 +95,7 @@ def test_a_node_killed_midway_costs_no_run_and_records_are_those_of_local_worker
     two_nodes.stdin.write("kill\n")
     two_nodes.stdin.flush()
     assert two_nodes.stdout.readline() == "killed\n"
-    output, errors = driver.communicate(timeout=200)
+    output, errors = driver.communicate(timeout=600)
     assert driver.returncode == 0, output + errors
     done = call(*SMALL, "--results", "local", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,10 @@ def test_two_drivers_log_to_one_server_each_run_once(database: str, tmp_path: Pa
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
     with server(tmp_path, port, database):
-        drivers = [start(*STUDY, "--workers", "1", cwd=tmp_path, MLFLOW_TRACKING_URI=uri) for _ in range(2)]
+        drivers = [
+            start(*STUDY, "--workers", "1", cwd=tmp_path, MLFLOW_TRACKING_URI=uri, MLFLOW_HTTP_REQUEST_TIMEOUT="60")
+            for _ in range(2)
+        ]
         outputs = [driver.communicate() for driver in drivers]
         assert [driver.returncode for driver in drivers] == [0, 0], outputs
         assert not any("warning" in errors for _, errors in outputs), outputs
