@@ -9,6 +9,7 @@ squeeze the rest together. Saved files are the same byte for byte for the same t
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from ablations import stats
+from ablations.records import write_atomically
 from ablations.study import Study
 from ablations.summary import each_row, failures, verdict_text
 
@@ -373,14 +375,10 @@ def figures_of(tables: Tables) -> dict[str, Callable[[Tables], Figure]]:
 
 def save(figure: Figure, path: Path) -> None:
     """Write `path` as PNG and SVG (its suffix is added), each whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
-        temporary = path.with_name(f".{path.name}{suffix}")
-        try:
-            figure.savefig(temporary, format=suffix[1:], dpi=150, bbox_inches="tight", metadata=metadata)
-            temporary.replace(path.with_suffix(suffix))
-        finally:
-            temporary.unlink(missing_ok=True)
+        image = BytesIO()
+        figure.savefig(image, format=suffix[1:], dpi=150, bbox_inches="tight", metadata=metadata)
+        write_atomically(path.with_suffix(suffix), image.getvalue())
 
 
 def _figure(tables: Tables, title: str, height: float) -> Figure:

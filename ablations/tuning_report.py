@@ -127,13 +127,15 @@ def _examples(task: "Task") -> int:
 
 
 def _draw(task: "Task", folder: Path) -> list[str]:
-    """Optuna's figures of one variant, as PNG; the names of those that there are trials enough for."""
+    """Optuna's figures of one variant; the names of those that there are trials enough for."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
     from optuna.importance import FanovaImportanceEvaluator
     from optuna.visualization import matplotlib as draw
+
+    from ablations.plots import save
 
     complete = sum(trial.state.name == "COMPLETE" for trial in task.trials.get_trials())
     figures: dict[str, Callable[[], Any]] = {}
@@ -151,7 +153,6 @@ def _draw(task: "Task", folder: Path) -> list[str]:
         )
         figures["slice"] = lambda: draw.plot_slice(task.trials, target_name=ACCURACY)
         figures["parallel"] = lambda: draw.plot_parallel_coordinate(task.trials, target_name=ACCURACY)
-    folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     with warnings.catch_warnings(), plt.rc_context():
         warnings.simplefilter("ignore")  # of experimental features, and of layouts
@@ -168,7 +169,7 @@ def _draw(task: "Task", folder: Path) -> list[str]:
                 f"{task.run.study} under {task.run.protocol}: {task.run.variant}", fontsize=10, x=0.01, ha="left"
             )
             name = f"{task.run.variant}-{kind}".replace("/", "_").replace(" ", "_")
-            figure.savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+            save(figure, folder / name)
             plt.close(figure)
             drawn.append(name)
     return drawn

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,6 +99,20 @@ def test_a_figure_drawn_twice_is_the_same_file(tmp_path: Path, name: str) -> Non
         plots.save(FIGURES[name](tables), tmp_path / folder / name)
     for suffix in ("png", "svg"):
         assert (tmp_path / f"a/{name}.{suffix}").read_bytes() == (tmp_path / f"b/{name}.{suffix}").read_bytes()
+
+
+def test_no_half_drawn_figure_goes_by_a_figures_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another driver of the same study may be taking the files to MLflow meanwhile."""
+    seen: list[Path] = []
+
+    def savefig(figure: Figure, *arguments: Any, **options: Any) -> None:
+        drawn(figure, *arguments, **options)
+        seen.extend([*tmp_path.glob("*.png"), *tmp_path.glob("*.svg")])
+
+    drawn = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    plots.save(Figure(), tmp_path / "empty")
+    assert [path.name for path in seen] == ["empty.png"]  # which was whole before the SVG was begun
 
 
 # --- telling variants apart

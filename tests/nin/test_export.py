@@ -300,12 +300,12 @@ def test_mlflow_serves_what_was_registered(images: Tensor, tmp_path: Path) -> No
 
     port = free_port()
     address = f"http://127.0.0.1:{port}"
-    mlflow = Path(sys.executable).with_name("mlflow")
-    serve = [str(mlflow), "models", "serve", "-m", "models:/clothes/1", "--env-manager", "local", "-p", str(port)]
+    activated = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # mlflow looks for uvicorn there
+    serve = ["mlflow", "models", "serve", "-m", "models:/clothes/1", "--env-manager", "local", "-p", str(port)]
     tracking = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with (tmp_path / "server.log").open("w") as log:
         # From another folder and without our code: the registered model has to be enough.
-        environment = {**{key: value for key, value in plain.items() if key != "PYTHONPATH"}, **tracking}
+        environment = {**{key: value for key, value in plain.items() if key != "PYTHONPATH"}, **tracking, **activated}
         server = subprocess.Popen(serve, cwd=tmp_path, stdout=log, stderr=log, env=environment, start_new_session=True)
     try:
         deadline = time.monotonic() + 120
