@@ -85,8 +85,5 @@ def _results(record: RunRecord) -> dict[str, str]:
 
 
 def _settings_differences(here: Run, there: Run) -> str:
-    differences = []
-    for part in ("model", "data", "train"):
-        ours, theirs = asdict(getattr(here, part)), asdict(getattr(there, part))
-        differences += [f"{part}.{key} {ours[key]} / {theirs[key]}" for key in ours if ours[key] != theirs[key]]
-    return ", ".join(differences)
+    ours, theirs = here.settings, there.settings
+    return ", ".join(f"{key} {ours[key]} / {theirs[key]}" for key in ours if ours[key] != theirs[key])

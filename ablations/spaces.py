@@ -75,11 +75,6 @@ def space_of(study: Study, protocol: str, with_sizes: bool = False) -> dict[str,
     """What tuning may change in every variant of the study: nothing that any of them changes itself."""
     if study.searches:
         return {**NUISANCE[protocol], **NETWORKS}
-    studied = {
-        f"{part}.{field}"
-        for variant in study.variants.values()
-        for part, changes in (("model", variant.model), ("data", variant.data), ("train", variant.train))
-        for field in changes
-    }
+    studied = set[str]().union(*(variant.settings for variant in study.variants.values()))
     space = {**NUISANCE[protocol], **(SIZES if with_sizes else {})}
     return {key: range_ for key, range_ in space.items() if key not in studied}

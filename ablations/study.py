@@ -10,7 +10,7 @@ import json
 import pkgutil
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from ablations.protocols import PROTOCOLS, Protocol
@@ -50,6 +50,17 @@ class Variant:
     train: Changes = field(default_factory=dict)
     role: str = "confirmatory"
     match: Match | None = None
+
+    @staticmethod
+    def of(settings: Mapping[str, object], role: str = "confirmatory") -> "Variant":
+        """The variant that has these settings."""
+        parts = by_part(settings)
+        return Variant(parts["model"], parts["data"], parts["train"], role)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """All changes: {"model.head": "nin", ...}."""
+        return _flat(self.model, self.data, self.train)
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,21 @@ class Run:
         """
         what = [*(_differences(spec) for spec in (self.model, self.data, self.train)), self.seed, TRAINER_VERSION]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Every field of network, data and training: {"model.head": "nin", ...}."""
+        return _flat(asdict(self.model), asdict(self.data), asdict(self.train))
+
+    def with_settings(self, settings: Mapping[str, object]) -> "Run":
+        """The run with some of its settings changed."""
+        changes = by_part(settings)
+        return replace(
+            self,
+            model=_changed(self.model, changes["model"]),
+            data=_changed(self.data, changes["data"]),
+            train=_changed(self.train, changes["train"]),
+        )
 
     @property
     def label(self) -> str:
@@ -176,7 +202,7 @@ class Study:
         resolved = self._distinct({name: self._resolve(base, name, changes) for name in chosen})
         return tuple(replace(run, seed=seed) for seed in range(num_seeds) for run in resolved)
 
-    def _resolve(self, base: Protocol, name: str, overrides: Mapping[str, Changes]) -> Run:
+    def _resolve(self, base: Protocol, name: str, overrides: Mapping[str, object]) -> Run:
         variant = self.variants[name]
         run = Run(
             study=self.name,
@@ -184,10 +210,10 @@ class Study:
             variant=name,
             role=self.role(name),
             seed=0,
-            model=_changed(_changed(base.model, variant.model), overrides.get("model", {})),
-            data=_changed(_changed(base.data, variant.data), overrides.get("data", {})),
-            train=_changed(_changed(base.train, variant.train), overrides.get("train", {})),
-        )
+            model=_changed(base.model, variant.model),
+            data=_changed(base.data, variant.data),
+            train=_changed(base.train, variant.train),
+        ).with_settings(overrides)
         if variant.match is None:
             return run
         from ablations.controls import matched  # counts parameters, for which it needs torch
@@ -222,8 +248,22 @@ def load_study(name: str) -> Study:
     return replace(study, name=name, question=" ".join(question.split()))
 
 
-def parse_overrides(overrides: Iterable[str]) -> dict[str, dict[str, object]]:
-    """{"train": {"lr": 0.05}} from ["train.lr=0.05"].
+def _flat(model: Changes, data: Changes, train: Changes) -> dict[str, object]:
+    parts = {"model": model, "data": data, "train": train}
+    return {f"{part}.{name}": value for part, changes in parts.items() for name, value in changes.items()}
+
+
+def by_part(settings: Mapping[str, object]) -> dict[str, dict[str, object]]:
+    """{"model": {}, "data": {}, "train": {"lr": 0.05}} from {"train.lr": 0.05}: what a `Variant` is made of."""
+    parts: dict[str, dict[str, object]] = {"model": {}, "data": {}, "train": {}}
+    for setting, value in settings.items():
+        part, _, name = setting.partition(".")
+        parts[part][name] = value
+    return parts
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, object]:
+    """{"train.lr": 0.05} from ["train.lr=0.05"].
 
     Raises ValueError for a key that does not exist, naming the nearest, or a value that is not of the field's type.
     """
@@ -231,15 +271,13 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, dict[str, object]]:
     types = {
         f"{part}.{key}": type_ for part, spec in specs.items() for key, type_ in typing.get_type_hints(spec).items()
     }
-    changes: dict[str, dict[str, object]] = {}
+    settings: dict[str, object] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise ValueError(f"--set {override!r}: must be key=value, such as train.lr=0.05")
-        wanted = choose(types, key, "--set key")
-        part, _, name = key.partition(".")
-        changes.setdefault(part, {})[name] = _parse(key, text, wanted)
-    return changes
+        settings[key] = _parse(key, text, choose(types, key, "--set key"))
+    return settings
 
 
 def _differences(spec: ModelSpec | DataSpec | TrainSpec) -> dict[str, object]:

@@ -5,7 +5,7 @@ Accuracies are fractions; differences, margins and detectable differences are in
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -302,24 +302,17 @@ def _complete_tables(
 
 def _levels(study: Study, run: Run) -> tuple[str, str]:
     """The levels of the two factors, read off the resolved run: "model.head" -> "head nin"."""
-    settings = _settings(run)
-    one, other = (f"{factor.partition('.')[2]} {settings[factor]}" for factor in study.factors)
+    one, other = (f"{factor.partition('.')[2]} {run.settings[factor]}" for factor in study.factors)
     return one, other
 
 
 def _setting(study: Study, run: Run, baseline: Run) -> str:
     """What but the factors is not as in the baseline, such as "; train_fraction 0.1"; empty where nothing is."""
-    ours, theirs = _settings(run), _settings(baseline)
+    ours, theirs = run.settings, baseline.settings
     differences = [
         f"{key.partition('.')[2]} {ours[key]}" for key in ours if key not in study.factors and ours[key] != theirs[key]
     ]
     return "".join(f"; {difference}" for difference in differences)
-
-
-def _settings(run: Run) -> dict[str, object]:
-    """{"model.head": "nin", ...}: every field of a run's specifications."""
-    parts = {"model": asdict(run.model), "data": asdict(run.data), "train": asdict(run.train)}
-    return {f"{part}.{field}": value for part, fields in parts.items() for field, value in fields.items()}
 
 
 def _memory_lines(by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:

@@ -23,7 +23,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from queue import SimpleQueue
@@ -380,12 +380,12 @@ class MlflowTracker(Tracker):
                 node.status = "RUNNING"
         tags = {"level": "seed", PARENT: variant.mlflow_id, **self._tags(run), "status": "running"}
         tags |= {"seed": str(run.seed), "run_id": run.run_id}
-        return self._create(run.label, started, tags, {**_params(run), "seed": run.seed})
+        return self._create(run.label, started, tags, {**run.settings, "seed": run.seed})
 
     def _create_variant(self, run: Run) -> _Node:
         tags = {"level": "variant", PARENT: self._parent.mlflow_id, **self._tags(run)}
         name = run.variant if run.trial is None else run.label
-        return self._create(" ".join([name, *self._overrides]), _now(), tags, _params(run))
+        return self._create(" ".join([name, *self._overrides]), _now(), tags, run.settings)
 
     def _tags(self, run: Run) -> dict[str, str]:
         others = [name for name in self._study.variants if name != self._study.baseline]
@@ -510,13 +510,6 @@ def _make_database(uri: str) -> None:
 def _variant_id(run: Run) -> str:
     """What all seeds of a variant, under the same overrides, have in common: the identity of seed 0."""
     return replace(run, seed=0).run_id
-
-
-def _params(run: Run) -> dict[str, object]:
-    """The resolved specification, flat: {"model.num_1x1": 2, ...}."""
-    flat = {f"model.{key}": value for key, value in asdict(run.model).items()}
-    flat |= {f"data.{key}": value for key, value in asdict(run.data).items()}
-    return flat | {f"train.{key}": value for key, value in asdict(run.train).items()}
 
 
 def _curve_metrics(point: Evaluation) -> Metrics:

@@ -23,7 +23,7 @@ from ablations.cli import add_engine_options, add_study_options, names
 from ablations.spaces import Choice, Range, space_of
 from ablations.study import Run, Study, load_study, parse_overrides
 from ablations.trials import StorageClaims, one_line_errors, open_storage
-from ablations.tuned import Winner, specifications, tuned_path
+from ablations.tuned import Winner, tuned_path
 from nin.cli import INTERRUPTED, SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with, positive
 from nin.spec import stream
 
@@ -64,13 +64,9 @@ class Task:
 
     def runs_of(self, trial: "FrozenTrial") -> list[Run]:
         """The runs of a trial, one per seed."""
-        changes: dict[str, dict[str, object]] = {"model": {}, "data": {}, "train": {}}
-        for key, value in trial.params.items():
-            part, _, field = key.partition(".")
-            changes[part][field] = value
-        parts = {part: replace(getattr(self.run, part), **fields) for part, fields in changes.items()}
+        run = self.run.with_settings(trial.params)
         first = FIRST_SEED + self.seeds * trial.number
-        return [replace(self.run, seed=first + k, trial=trial.number, **parts) for k in range(self.seeds)]
+        return [replace(run, seed=first + k, trial=trial.number) for k in range(self.seeds)]
 
 
 def tune(
@@ -305,9 +301,9 @@ def _own_setting(task: Task) -> dict[str, object]:
     """The protocol's own values, which the first trial has; of what lies outside of the space, its nearest end."""
     own: dict[str, object] = {}
     for key, range_ in task.space.items():
-        part, _, field = key.partition(".")
-        value = getattr(getattr(task.run, part), field)
+        value = task.run.settings[key]
         if isinstance(range_, Range):
+            assert isinstance(value, int | float)
             value = min(max(float(value), range_.low), range_.high)
         elif value not in range_.values:
             value = range_.values[0]
@@ -446,11 +442,11 @@ def _task(study: Study, run: Run, arguments: argparse.Namespace, storage: "BaseS
     directions = ["maximize"] if arguments.objective == "accuracy" else ["maximize", "minimize"]
     kind = "" if arguments.objective == "accuracy" else f"/{arguments.objective}"
     name = f"{study.name}/{run.protocol}/{run.variant}{kind}"
-    held = {f"{part}.{field}" for part, fields in parse_overrides(arguments.overrides).items() for field in fields}
+    held = parse_overrides(arguments.overrides)
     space = space_of(study, run.protocol, with_sizes=bool(kind))
     space = {key: each for key, each in space.items() if key not in held}
     settings = {
-        "base": specifications(run),
+        "base": run.settings,
         "space": json.loads(json.dumps({key: asdict(each) for key, each in space.items()})),
         "seeds_per_trial": arguments.seeds_per_trial,
     }
@@ -490,7 +486,7 @@ def winners_of(tasks: Sequence[Task]) -> dict[str, Winner]:
             best = max(complete, key=lambda trial: (_rank(trial, RUNGS[-1]), -trial.number))
             value = best.intermediate_values[_step(RUNGS[-1])]
             seeds = [int(seed) for seed in best.user_attrs["seeds"]]
-            winners[task.run.variant] = Winner(best.number, value, dict(best.params), seeds, specifications(task.run))
+            winners[task.run.variant] = Winner(best.number, value, dict(best.params), seeds, task.run.settings)
     return winners
 
 

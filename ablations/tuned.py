@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ablations.study import Run, Study, Variant, parse_overrides
@@ -18,26 +18,19 @@ class Winner:
     value   its validation accuracy (a fraction)
     params  what it changes: {"train.lr": 0.03, ...}
     seeds   that it was trained with; final runs have others
-    base    the variant's resolved specifications before tuning, to know whether they have changed since
+    base    the variant's settings before tuning (`Run.settings`), to know whether they have changed since
     """
 
     trial: int
     value: float
     params: dict[str, object]
     seeds: list[int]
-    base: dict[str, dict[str, object]]
+    base: dict[str, object]
 
 
 def tuned_path(results: Path, study: str, protocol: str) -> Path:
     """Where the winners of a study under a protocol are kept."""
     return results / f"{study}-tuning" / protocol / "tuned.json"
-
-
-def specifications(run: Run) -> dict[str, dict[str, object]]:
-    """A run's three specifications as JSON has them."""
-    parts = {"model": asdict(run.model), "data": asdict(run.data), "train": asdict(run.train)}
-    result: dict[str, dict[str, object]] = json.loads(json.dumps(parts))
-    return result
 
 
 def read_winners(path: Path) -> dict[str, Winner]:
@@ -79,20 +72,17 @@ def with_winners(
         raise ValueError(f"--tuned: the baseline {study.baseline!r} has not been tuned; tune it too")
     known = [name for name in study.variants if name in winners]
     runs = {run.variant: run for run in study.expand(protocol, 1, known, overrides)}
-    for part, fields in parse_overrides(overrides).items():
-        chosen = [f"{part}.{field}" for field in fields if f"{part}.{field}" in winners[study.baseline].params]
-        if chosen:
-            raise ValueError(f"--set {chosen[0]}: is what tuning has chosen for each variant; tune with the same --set")
+    for key in parse_overrides(overrides):
+        if key in winners[study.baseline].params:
+            raise ValueError(f"--set {key}: is what tuning has chosen for each variant; tune with the same --set")
     pairs: dict[str, str] = {}
     tuned: dict[str, Variant] = {}
     for name, winner in winners.items():
         if name not in runs or (variants is not None and name not in (*variants, study.baseline)):
             continue
-        _require_same(name, winner, specifications(runs[name]))
+        _require_same(name, winner, runs[name].settings)
         pairs[name] = name
-        if any(
-            winner.base[key.partition(".")[0]][key.partition(".")[2]] != value for key, value in winner.params.items()
-        ):
+        if runs[name].settings != runs[name].settings | winner.params:
             pairs[name] += SUFFIX  # else its own setting has won, and is not trained twice
             tuned[pairs[name]] = _changed(study.variants[name], runs[name], winner)
     kept = {name: study.variants[name] for name in study.variants if name in pairs}
@@ -101,21 +91,15 @@ def with_winners(
 
 def _changed(variant: Variant, run: Run, winner: Winner) -> Variant:
     """The variant with the winner's parameters; a control keeps the size that was solved for it."""
-    changes: dict[str, dict[str, object]] = {"model": dict(variant.model), "data": dict(variant.data)}
-    changes["train"] = dict(variant.train)
-    if variant.match:
-        changes["model"][variant.match.field] = getattr(run.model, variant.match.field)
-    for key, value in winner.params.items():
-        part, _, field = key.partition(".")
-        changes[part][field] = value
-    return Variant(changes["model"], changes["data"], changes["train"], role="exploratory")
+    solved = f"model.{variant.match.field}" if variant.match else ""
+    size = {solved: run.settings[solved]} if solved else {}
+    return Variant.of(variant.settings | size | winner.params, role="exploratory")
 
 
-def _require_same(name: str, winner: Winner, now: Mapping[str, Mapping[str, object]]) -> None:
-    for part, fields in now.items():
-        for field, value in fields.items():
-            before = winner.base.get(part, {}).get(field, value)
-            if before != value:
-                raise ValueError(
-                    f"--tuned: {name} has changed since it was tuned: {part}.{field} was {before!r}, is {value!r}; tune again"
-                )
+def _require_same(name: str, winner: Winner, now: Mapping[str, object]) -> None:
+    for key, value in now.items():
+        before = winner.base.get(key, value)
+        if before != value:
+            raise ValueError(
+                f"--tuned: {name} has changed since it was tuned: {key} was {before!r}, is {value!r}; tune again"
+            )

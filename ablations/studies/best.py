@@ -14,13 +14,7 @@ FOUND = Path(__file__).with_suffix(".json")
 
 def _found() -> dict[str, Variant]:
     """The variant in FOUND, whose keys are fields of a run ("model.width"); empty if there is none."""
-    if not FOUND.exists():
-        return {}
-    changes: dict[str, dict[str, object]] = {"model": {}, "data": {}, "train": {}}
-    for key, value in json.loads(FOUND.read_text()).items():
-        part, _, field = key.partition(".")
-        changes[part][field] = value
-    return {"found": Variant(changes["model"], changes["data"], changes["train"])}
+    return {"found": Variant.of(json.loads(FOUND.read_text()))} if FOUND.exists() else {}
 
 
 STUDY = Study(

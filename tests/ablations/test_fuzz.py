@@ -48,7 +48,7 @@ def changed(run: Run, key: str, value: object) -> Run:
 @given(key=st.sampled_from(KEYS), text=texts)
 def test_a_set_value_is_of_the_fields_type_or_refused(key: str, text: str) -> None:
     part, _, name = key.partition(".")
-    value, error = value_or_error(lambda: parse_overrides([f"{key}={text}"])[part][name])
+    value, error = value_or_error(lambda: parse_overrides([f"{key}={text}"])[key])
     if error:
         assert key in error
     else:

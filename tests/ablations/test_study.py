@@ -144,9 +144,8 @@ def test_a_wrong_name_names_the_nearest() -> None:
 def test_parse_overrides_knows_every_field_of_every_specification() -> None:
     for part, spec in {"model": ModelSpec(), "data": DataSpec(), "train": TrainSpec()}.items():
         for key, value in asdict(spec).items():
-            assert parse_overrides([f"{part}.{key}={json.dumps(value) if isinstance(value, bool) else value}"]) == {
-                part: {key: value}
-            }
+            text = json.dumps(value) if isinstance(value, bool) else value
+            assert parse_overrides([f"{part}.{key}={text}"]) == {f"{part}.{key}": value}
 
 
 @pytest.mark.parametrize("protocol", ["quick", "full", "d2l"])

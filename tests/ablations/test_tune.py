@@ -20,7 +20,7 @@ from ablations.spaces import NUISANCE, Choice, Range, space_of
 from ablations.study import Run, load_study
 from ablations.tracking import Tracker
 from ablations.trials import StorageClaims
-from ablations.tuned import Winner, specifications, with_winners
+from ablations.tuned import Winner, with_winners
 from ablations.tuning_report import write_tuning_report
 from nin.history import Evaluation
 
@@ -285,7 +285,7 @@ def test_a_best_value_at_the_edge_is_known() -> None:
 
 def winner(name: str = "2x", **params: object) -> Winner:
     own = next(each for each in NUM_1X1.expand("smoke", 1) if each.variant == name)
-    return Winner(3, 0.9, params, [1003], specifications(own))
+    return Winner(3, 0.9, params, [1003], own.settings)
 
 
 def test_winners_are_trained_beside_the_fixed_settings() -> None:
@@ -298,7 +298,7 @@ def test_winners_are_trained_beside_the_fixed_settings() -> None:
 
 def test_a_winner_of_another_setting_is_refused_by_the_field() -> None:
     stale = winner(**{"train.lr": 0.01})
-    stale.base["train"]["epochs"] = 7
+    stale.base["train.epochs"] = 7
     with pytest.raises(ValueError, match=r"2x has changed since it was tuned: train.epochs was 7, is 3"):
         with_winners(NUM_1X1, "smoke", {"2x": stale})
 
@@ -306,7 +306,7 @@ def test_a_winner_of_another_setting_is_refused_by_the_field() -> None:
 def test_winners_tuned_with_set_are_trained_with_the_same_set() -> None:
     changed = ["train.epochs=2"]
     own = next(each for each in NUM_1X1.expand("smoke", 1, ["2x"], changed))
-    found = {"2x": Winner(3, 0.9, {"train.lr": 0.01}, [1003], specifications(own))}
+    found = {"2x": Winner(3, 0.9, {"train.lr": 0.01}, [1003], own.settings)}
     study = with_winners(NUM_1X1, "smoke", found, changed)
     assert {each.train.epochs for each in study.expand("smoke", 1, None, changed)} == {2}
     with pytest.raises(ValueError, match=r"train.epochs was 2, is 3"):

@@ -300,7 +300,9 @@ def test_mlflow_serves_what_was_registered(images: Tensor, tmp_path: Path) -> No
 
     port = free_port()
     address = f"http://127.0.0.1:{port}"
-    activated = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # mlflow looks for uvicorn there
+    activated = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    }  # mlflow looks for uvicorn there
     serve = ["mlflow", "models", "serve", "-m", "models:/clothes/1", "--env-manager", "local", "-p", str(port)]
     tracking = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with (tmp_path / "server.log").open("w") as log:
