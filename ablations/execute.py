@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import torch
@@ -19,8 +19,8 @@ import torch
 from ablations import stats
 from ablations.records import Executed, RunRecord, pack_correctness
 from ablations.study import Run
-from nin.data import AUGMENTATIONS, ImageData, Split, load
-from nin.history import Evaluation, History
+from nin.data import AUGMENTATIONS, ImageData, load
+from nin.history import Evaluation
 from nin.machine import device_name
 from nin.measure import NetworkSize, size
 from nin.memory import training_memory
@@ -58,20 +58,11 @@ def execute(
     torch.set_num_threads(threads)
     started, started_at = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     data = load_cached(run.data, device)
-    memory = _memory(run.model, run.data, run.train, device)
     model = build_model(run.model, data.in_shape, data.num_classes, seed=run.seed)
     checkpoint = checkpoints / f"{run.run_id}.pt" if checkpoints and checkpoints.is_dir() else None
     pause_after = math.ceil(pause_at * run.train.epochs * len(data.train.labels))
     history = train(model, data, run.train, on_eval, seed=run.seed, checkpoint=checkpoint, pause_after=pause_after)
-    if history.outcome == "paused" or (pause_at and history.outcome == "diverged"):
-        return Executed(
-            _unfinished(run, data, history, environment(device, code_commit() if commit is None else commit))
-        )
-    seen_in_training = Split(data.train.images[: len(data.test.labels)], data.train.labels[: len(data.test.labels)])
-    train_score, _ = evaluate(model, data, seen_in_training, run.train)
-    test_score, correct = evaluate(model, data, data.test, run.train)
-    network = network_size(run, data)
-    last = history.curve[-1]
+    network, last = network_size(run, data), history.curve[-1]
     record = RunRecord(
         run=run,
         run_id=run.run_id,
@@ -80,42 +71,30 @@ def execute(
         params_head=network.params_head,
         gflops=network.gflops,
         environment=environment(device, code_commit() if commit is None else commit),
-        train_accuracy=train_score.accuracy,
-        val_accuracy=last.val_accuracy,
-        test_accuracy=test_score.accuracy,
-        test_loss=test_score.loss,
-        dead_classes=test_score.dead_classes,
-        test_correct=pack_correctness(correct.numpy()),
-        test_examples=len(correct),
-        data_checksum=data.checksum,
-        examples_seen=last.examples,
-        peak_memory_bytes=memory,
-        train_seconds=last.seconds,
-        wall_seconds=history.seconds_before + time.perf_counter() - started,
-        started_at=started_at,
-        curve=history.curve,
-    )
-    return Executed(record, to_bytes(model, _card(record, data)) if keep_weights else b"")
-
-
-def _unfinished(run: Run, data: ImageData, history: History, environment: dict[str, str]) -> RunRecord:
-    """What is known of a run without a look at the test set."""
-    network, last = network_size(run, data), history.curve[-1]
-    return RunRecord(
-        run=run,
-        run_id=run.run_id,
-        status=history.outcome,
-        params_trunk=network.params_trunk,
-        params_head=network.params_head,
-        gflops=network.gflops,
-        environment=environment,
         val_accuracy=last.val_accuracy,
         dead_classes=last.dead_classes,
         data_checksum=data.checksum,
         examples_seen=last.examples,
         train_seconds=last.seconds,
+        started_at=started_at,
         curve=history.curve,
     )
+    if history.outcome == "paused" or (pause_at and history.outcome == "diverged"):
+        return Executed(record)
+    train_score, _ = evaluate(model, data, data.train.first(len(data.test.labels)), run.train)
+    test_score, correct = evaluate(model, data, data.test, run.train)
+    record = replace(
+        record,
+        train_accuracy=train_score.accuracy,
+        test_accuracy=test_score.accuracy,
+        test_loss=test_score.loss,
+        dead_classes=test_score.dead_classes,
+        test_correct=pack_correctness(correct.numpy()),
+        test_examples=len(correct),
+        peak_memory_bytes=_memory(run.model, run.data, run.train, device),
+        wall_seconds=history.seconds_before + time.perf_counter() - started,
+    )
+    return Executed(record, to_bytes(model, _card(record, data)) if keep_weights else b"")
 
 
 def probe(run: Run, device: str) -> float:
@@ -124,12 +103,7 @@ def probe(run: Run, device: str) -> float:
     model = build_model(run.model, data.in_shape, data.num_classes, seed=run.seed)
 
     def seconds_per_example(num_batches: int) -> float:
-        few = num_batches * run.train.batch_size
-        part = replace(
-            data,
-            train=Split(data.train.images[:few], data.train.labels[:few]),
-            val=Split(data.val.images[:1], data.val.labels[:1]),
-        )
+        part = data.first(num_batches * run.train.batch_size, 1)
         last = train(model, part, replace(run.train, epochs=1, evals_per_epoch=1), seed=run.seed).curve[-1]
         return last.seconds / last.examples
 
@@ -205,6 +179,7 @@ def _card(record: RunRecord, data: ImageData) -> Card:
     )
 
 
+@cache
 def code_commit() -> str:
     """The commit of the working tree this code is in, with "+" if it has changes; empty outside a repository."""
     git = ["git", "-C", str(Path(__file__).parent)]

@@ -42,6 +42,10 @@ class ImageData:
     std: Tensor
     checksum: str
 
+    def first(self, num_train: int, num_val: int) -> "ImageData":
+        """The same with only the first images of training and of validation."""
+        return replace(self, train=self.train.first(num_train), val=self.val.first(num_val))
+
     @property
     def name(self) -> str:
         """The name that the specification has for it."""

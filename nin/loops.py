@@ -84,13 +84,7 @@ def images(spec: DataSpec, device: str) -> ImageData:
 
 def part_of(data: ImageData, num_images: int) -> ImageData:
     """The first `num_images` training images, and a sixth as many to evaluate on."""
-    train_split, test_split = data.train, data.test
-    num_test = max(1, num_images // TEST_SHARE)
-    return replace(
-        data,
-        train=Split(train_split.images[:num_images], train_split.labels[:num_images]),
-        val=Split(test_split.images[:num_test], test_split.labels[:num_test]),
-    )
+    return data.first(num_images, max(1, num_images // TEST_SHARE))
 
 
 class Loop:

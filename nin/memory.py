@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from nin.data import ImageData, Split
+from nin.data import ImageData
 from nin.measure import layers
 from nin.model import build_model
 from nin.spec import ModelSpec, Shape, TrainSpec
@@ -25,7 +25,7 @@ def training_memory(model: ModelSpec, data: ImageData, spec: TrainSpec) -> int:
     """
     few = 2 * spec.batch_size
     positions = torch.arange(few, device=data.train.labels.device) % len(data.train.labels)
-    part = replace(data, train=data.train.take(positions), val=Split(data.val.images[:1], data.val.labels[:1]))
+    part = replace(data, train=data.train.take(positions), val=data.val.first(1))
     once = replace(spec, epochs=1, evals_per_epoch=1)
 
     def two_steps() -> None:

@@ -41,6 +41,10 @@ class Split:
         """These images, in this order."""
         return Split(self.images[indices], self.labels[indices])
 
+    def first(self, num: int) -> "Split":
+        """The first of them: at most `num`, which share their memory."""
+        return Split(self.images[:num], self.labels[:num])
+
     def to(self, device: str | torch.device) -> "Split":
         """The same on another device."""
         return Split(self.images.to(device), self.labels.to(device))
