@@ -9,12 +9,14 @@ Claims are kept in the folder of the records because creating a file there makes
 holds: who has claimed a run sees the record that its last owner left.
 """
 
+import itertools
 import json
+import math
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ from ablations.study import Run
 
 LEASE = 60.0  # seconds
 BEAT = 10.0  # seconds between two signs of life
+FRESH = 1.0  # seconds for which a look at the folder counts
 
 
 @dataclass(frozen=True)
@@ -59,19 +62,18 @@ class Owner:
             return True
 
 
-class Claims:
-    """Claims on the runs of one folder of records, kept alive by a thread while this is entered."""
+class Lease:
+    """What claims of every kind have in common: they show signs of life while this is entered, and expire without them."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self) -> None:
         self._me = Owner.this()
-        self._mine: dict[str, Path] = {}  # by run_id
-        self._seen: dict[Path, tuple[int, float]] = {}  # of others' claims: their time, and since when by our clock
+        self._seen: dict[
+            Hashable, tuple[object, float]
+        ] = {}  # of others' claims: the last sign, and since when by our clock
         self._stop = threading.Event()
-        self._heart = threading.Thread(target=self._beat, name="claims", daemon=True)
+        self._heart = threading.Thread(target=self._keep_alive, name="claims", daemon=True)
 
     def __enter__(self) -> Self:
-        self._folder.mkdir(parents=True, exist_ok=True)
         self._heart.start()
         return self
 
@@ -80,13 +82,50 @@ class Claims:
     ) -> None:
         self._stop.set()
         self._heart.join()
-        for run_id in list(self._mine):
-            self.release(run_id)
+        self.release_all()
+
+    def release_all(self) -> None:
+        """Give everything free."""
+        raise NotImplementedError
+
+    def beat(self, count: int) -> None:
+        """Show the `count`-th sign of life on every claim of ours; raises nothing."""
+        raise NotImplementedError
+
+    def _keep_alive(self) -> None:
+        for count in itertools.count(1):
+            if self._stop.wait(BEAT):
+                return
+            self.beat(count)
+
+    def _has_expired(self, claim: Hashable, owner: Owner | None, sign: object) -> bool:
+        """Whether the owner is dead, or the sign of life has been the same for LEASE."""
+        if owner is not None and owner.is_dead(self._me):
+            return True
+        now = time.monotonic()
+        if self._seen.get(claim, (None,))[0] != sign:
+            self._seen[claim] = (sign, now)
+        return now - self._seen[claim][1] > LEASE
+
+
+class Claims(Lease):
+    """Claims on the runs of one folder of records."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+        self._mine: dict[str, Path] = {}  # by run_id
+        self._listed: dict[str, set[Path]] = {}  # all claims there are, by run_id
+        self._listed_at = -math.inf
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return super().__enter__()
 
     def take(self, run: Run) -> bool:
         """Claim the run; False if it is another's. What its record says must be looked at after this, not before."""
         newest = self._newest(run.run_id)
-        if newest is not None and not self._has_expired(newest):
+        if newest is not None and not self._has_expired(newest, *_read(newest)):
             return False
         path = self._folder / f"{run.run_id}.claim-{_number(newest) + 1 if newest else 0}"
         try:
@@ -98,6 +137,7 @@ class Claims:
             path.unlink(missing_ok=True)
             raise
         self._mine[run.run_id] = path
+        self._listed.setdefault(run.run_id, set()).add(path)
         return True
 
     def release(self, run_id: str) -> None:
@@ -109,6 +149,18 @@ class Claims:
             if _number(path) <= _number(mine):
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
+                self._listed[run_id].discard(path)
+
+    def release_all(self) -> None:
+        """Give every run of ours free."""
+        for run_id in list(self._mine):
+            self.release(run_id)
+
+    def beat(self, count: int) -> None:
+        """Change the files' times."""
+        for path in list(self._mine.values()):
+            with suppress(OSError):  # a folder that is out of reach for a while costs the lease, no run
+                os.utime(path)
 
     def owners(self, runs: Iterable[Run]) -> set[str]:
         """ "host (process 123)" of all who have claimed one of the runs."""
@@ -117,25 +169,20 @@ class Claims:
         return {f"{owner.host} (process {owner.pid})" for owner in owners if owner is not None}
 
     def _of(self, run_id: str) -> list[Path]:
-        return list(self._folder.glob(f"{run_id}.claim-*"))
+        """The run's claims. The folder may be large, so it is listed at most every FRESH seconds."""
+        if time.monotonic() > self._listed_at + FRESH:
+            self._listed.clear()
+            for path in self._folder.glob("*.claim-*"):
+                self._listed.setdefault(path.stem, set()).add(path)
+            self._listed_at = time.monotonic()
+        return list(self._listed.get(run_id, ()))
 
     def _newest(self, run_id: str) -> Path | None:
-        return max(self._of(run_id), key=_number, default=None)
-
-    def _has_expired(self, path: Path) -> bool:
-        owner, changed = _read(path)
-        if owner is not None and owner.is_dead(self._me):
-            return True
-        now = time.monotonic()
-        if self._seen.get(path, (None,))[0] != changed:
-            self._seen[path] = (changed, now)
-        return now - self._seen[path][1] > LEASE
-
-    def _beat(self) -> None:
-        while not self._stop.wait(BEAT):
-            for path in list(self._mine.values()):
-                with suppress(OSError):  # a folder that is out of reach for a while costs the lease, no run
-                    os.utime(path)
+        newest = max(self._of(run_id), key=_number, default=None)
+        if newest is not None and not newest.exists():  # given free since
+            self._listed_at = -math.inf
+            newest = max(self._of(run_id), key=_number, default=None)
+        return newest
 
 
 def _number(path: Path) -> int:

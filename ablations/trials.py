@@ -1,16 +1,14 @@
 """Where trials are kept: Optuna's storages, what they raise as one line, and which driver works on which variant's trials."""
 
-import threading
 import time
 import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-from ablations.claims import BEAT, LEASE, Owner
+from ablations.claims import Lease, Owner
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -21,7 +19,7 @@ GRPC_PORT = 13000  # Optuna's own default
 TRIES = 5  # to make the tables of a new database, which several drivers may do at once; a second apart
 
 
-class StorageClaims:
+class StorageClaims(Lease):
     """Claims on variants' trials, kept in their own storage: drivers need have nothing else in common.
 
     A claim is a running trial of an Optuna study of its own. Trials are numbered one after another, whoever adds them, so of all
@@ -32,40 +30,22 @@ class StorageClaims:
     def __init__(self, storage: "BaseStorage", name: str) -> None:
         import optuna
 
+        super().__init__()
         self._claims = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
         self._storage = storage
-        self._me = Owner.this()
         self._mine: dict[str, int] = {}  # ids of claims by what is claimed
-        self._seen: dict[
-            int, tuple[object, float]
-        ] = {}  # of others' claims: their last beat, and since when by our clock
-        self._stop = threading.Event()
-        self._heart = threading.Thread(target=self._beat, name="trial claims", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._heart.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._heart.join()
-        with suppress(Exception):  # what cannot be released expires
-            for what in list(self._mine):
-                self.release(what)
 
     def take(self, what: str) -> bool:
         """Claim it; False if it is another's."""
         from optuna.trial import TrialState, create_trial
 
-        if any(not self._has_expired(claim) for claim in self._on(what)):
+        if any(not self._is_over(claim) for claim in self._on(what)):
             return False
         token = uuid.uuid4().hex
         attributes = {"claims": what, "token": token, "owner": asdict(self._me), "beat": 0}
         self._claims.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=attributes))
         *earlier, mine = (claim for claim in self._on(what, until=token))
-        if any(not self._has_expired(claim) for claim in earlier):  # another was faster
+        if any(not self._is_over(claim) for claim in earlier):  # another was faster
             self._end(mine._trial_id)
             return False
         for claim in earlier:
@@ -77,6 +57,18 @@ class StorageClaims:
         """Give it free."""
         self._end(self._mine.pop(what))
 
+    def release_all(self) -> None:
+        """Give everything free; what cannot be released expires."""
+        with suppress(Exception):
+            for what in list(self._mine):
+                self.release(what)
+
+    def beat(self, count: int) -> None:
+        """Write the count to the claims' trials."""
+        for claim_id in list(self._mine.values()):
+            with suppress(Exception):  # the next may get through
+                self._storage.set_trial_user_attr(claim_id, "beat", count)
+
     def _on(self, what: str, until: str = "") -> list["FrozenTrial"]:
         """Claims on it that have not ended, oldest first; none after the one with token `until`."""
         from optuna.trial import TrialState
@@ -86,13 +78,8 @@ class StorageClaims:
         tokens = [claim.user_attrs["token"] for claim in claims]
         return claims[: tokens.index(until) + 1] if until else claims
 
-    def _has_expired(self, claim: "FrozenTrial") -> bool:
-        if Owner(**claim.user_attrs["owner"]).is_dead(self._me):
-            return True
-        now, beat = time.monotonic(), claim.user_attrs["beat"]
-        if self._seen.get(claim._trial_id, (None,))[0] != beat:
-            self._seen[claim._trial_id] = (beat, now)
-        return now - self._seen[claim._trial_id][1] > LEASE
+    def _is_over(self, claim: "FrozenTrial") -> bool:
+        return self._has_expired(claim._trial_id, Owner(**claim.user_attrs["owner"]), claim.user_attrs["beat"])
 
     def _end(self, claim_id: int) -> None:
         from optuna.exceptions import UpdateFinishedTrialError
@@ -100,14 +87,6 @@ class StorageClaims:
 
         with suppress(UpdateFinishedTrialError):  # it had expired
             self._storage.set_trial_state_values(claim_id, TrialState.FAIL)
-
-    def _beat(self) -> None:
-        num_beats = 0
-        while not self._stop.wait(BEAT):
-            num_beats += 1
-            for claim_id in list(self._mine.values()):
-                with suppress(Exception):  # the next may get through
-                    self._storage.set_trial_user_attr(claim_id, "beat", num_beats)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import optuna
 import pytest
 from processes import PASSWORD, call, command
 
-from ablations import run, trials, tune
+from ablations import claims, run, tune
 from ablations.engines import Ended, Event, Failed, Started
 from ablations.records import RunRecord, Store
 from ablations.spaces import NUISANCE, Choice, Range, space_of
@@ -229,7 +229,7 @@ def test_a_claim_expires_when_its_driver_is_dead_or_stands_still(
     assert far.take("0x")
     assert ours.take("2x")
     assert not ours.take("0x")
-    monkeypatch.setattr(trials, "LEASE", -1.0)
+    monkeypatch.setattr(claims, "LEASE", -1.0)
     assert ours.take("0x")
     far.release("0x")  # changes nothing: it has lost it
     monkeypatch.undo()
