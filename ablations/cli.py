@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import sys
 from pathlib import Path
 
 from nin.cli import positive
@@ -72,6 +73,11 @@ def seconds(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r}: must be a time such as 90s, 10m or 2h")
     return value
+
+
+def warn(line: str) -> None:
+    """What the user should know, while the command goes on."""
+    print(f"warning: {line}", file=sys.stderr)
 
 
 def _share(text: str) -> float:

@@ -1,7 +1,7 @@
 """What a person sees while a study runs: live bars with the time left in a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -29,16 +29,16 @@ def console_for_output() -> Console:
 
 
 class Display:
-    """Progress over runs. `costs` (run_id -> any unit of work, such as FLOPs) weigh them for the time left."""
+    """Progress over runs, each with its cost in any unit of work, such as FLOPs, which weighs it for the time left."""
 
-    def __init__(self, runs: Sequence[Run], costs: Mapping[str, float], console: Console) -> None:
+    def __init__(self, costs: Mapping[Run, float], console: Console) -> None:
         self._costs = costs
-        self._num_runs = len(runs)
+        self._has_many_studies = len({run.study for run in costs}) > 1
         self._num_ended = 0
-        self._done: dict[str, float] = {}  # fraction of each run
+        self._done: dict[Run, float] = {}  # fraction of each run
         self._started = time.monotonic()
         self._console = console
-        self._tasks: dict[str, TaskID] = {}
+        self._tasks: dict[Run, TaskID] = {}
         self._waited_for = set[str]()
         self._bars = Progress(
             TextColumn("{task.description}"),
@@ -52,7 +52,7 @@ class Display:
             disable=not console.is_terminal,
             speed_estimate_period=3600,
         )
-        self._total = self._bars.add_task(f"all {len(runs)} runs", total=sum(costs.values()), note="")
+        self._total = self._bars.add_task(f"all {len(costs)} runs", total=sum(costs.values()), note="")
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -65,33 +65,33 @@ class Display:
 
     def show(self, event: Event) -> None:
         """Bring the display up to date with what has happened."""
-        run_id, label = event.run.run_id, event.run.label
+        run, label = event.run, self._label(event.run)
         match event:
             case Started():
-                self._tasks[run_id] = self._bars.add_task(label, total=self._costs[run_id], note="")
+                self._tasks[run] = self._bars.add_task(label, total=self._costs[run], note="")
                 if not self._console.is_terminal:
                     self._line(f"{label}: started")
             case Progressed(point=point):
-                self._done[run_id] = point.epoch / event.run.train.epochs
+                self._done[run] = point.epoch / run.train.epochs
                 note = f"val {point.val_accuracy:.3f}" + (f", {point.dead_classes} dead" if point.dead_classes else "")
-                self._bars.update(self._tasks[run_id], completed=self._done[run_id] * self._costs[run_id], note=note)
+                self._bars.update(self._tasks[run], completed=self._done[run] * self._costs[run], note=note)
             case Ended(record=record):
-                self._end(run_id)
+                self._end(run)
                 accuracy = f"test accuracy {record.test_accuracy:.4f}"
                 self._line(f"{label}: {record.status}, {accuracy}, {record.wall_seconds:.0f} s{self._time_left()}")
             case Failed(error=error):
-                self._end(run_id)
+                self._end(run)
                 self._line(f"{label}: failed, {error}{self._time_left()}")
             case Postponed(side_by_side=number):
-                self._done[run_id] = 0.0
-                self._bars.remove_task(self._tasks.pop(run_id))
+                self._done[run] = 0.0
+                self._bars.remove_task(self._tasks.pop(run))
                 self._line(f"{label}: out of memory; again later, with {number} side by side")
         self._bars.update(self._total, completed=self._work_done())
 
     def show_settled_elsewhere(self, run: Run) -> None:
         """Another driver has brought the run to its end."""
-        self._end(run.run_id)
-        self._line(f"{run.label}: done by another driver")
+        self._end(run)
+        self._line(f"{self._label(run)}: done by another driver")
         self._bars.update(self._total, completed=self._work_done())
 
     def show_waiting(self, num_runs: int, owners: set[str]) -> None:
@@ -100,14 +100,17 @@ class Display:
             self._line(f"waiting for {num_runs} runs of {', '.join(sorted(owners))}")
             self._waited_for |= owners
 
-    def _end(self, run_id: str) -> None:
+    def _label(self, run: Run) -> str:
+        return f"{run.study} {run.label}" if self._has_many_studies else run.label
+
+    def _end(self, run: Run) -> None:
         self._num_ended += 1
-        self._done[run_id] = 1.0
-        if run_id in self._tasks:
-            self._bars.remove_task(self._tasks.pop(run_id))
+        self._done[run] = 1.0
+        if run in self._tasks:
+            self._bars.remove_task(self._tasks.pop(run))
 
     def _work_done(self) -> float:
-        return sum(fraction * self._costs[run_id] for run_id, fraction in self._done.items())
+        return sum(fraction * self._costs[run] for run, fraction in self._done.items())
 
     def _time_left(self) -> str:
         fraction = self._work_done() / max(sum(self._costs.values()), 1e-12)
@@ -116,5 +119,5 @@ class Display:
 
     def _line(self, text: str) -> None:
         self._bars.console.print(
-            f"[{self._num_ended}/{self._num_runs}] {text}", markup=False, highlight=False, soft_wrap=True
+            f"[{self._num_ended}/{len(self._costs)}] {text}", markup=False, highlight=False, soft_wrap=True
         )

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from ablations import stats
-from ablations.records import Executed, RunRecord, pack_correctness
+from ablations.records import Executed, RunRecord, Store, pack_correctness
 from ablations.study import Run
 from nin.data import AUGMENTATIONS, ImageData, load
 from nin.history import Evaluation
@@ -37,7 +37,7 @@ def execute(
     device: str = "cpu",
     threads: int = 1,
     keep_weights: bool = False,
-    checkpoints: Path | None = None,
+    results: Path | None = None,
     commit: str | None = None,
     pause_at: float = 0,
 ) -> Executed:
@@ -46,11 +46,11 @@ def execute(
 
     On a CPU the result depends on `threads`, in the last digits: sums are split among them.
 
-    checkpoints  a folder with a file for each run that is under way, from which a run goes on that was killed; unused where
-                 it does not exist, as on a machine that does not share it
-    pause_at     share of the run's training images after which it pauses (`nin.train.train`), at 1 before it is a result: what
-                 is handed back then is none, and the test set was not read
-    commit       of this code, where a worker's copy of it does not know; else it is looked up
+    results   where the run's checkpoint is kept (`Store.checkpoint`), from which a run goes on that was killed; unused where the
+              folder for it does not exist, as on a machine that does not share it
+    pause_at  share of the run's training images after which it pauses (`nin.train.train`), at 1 before it is a result: what
+              is handed back then is none, and the test set was not read
+    commit    of this code, where a worker's copy of it does not know; else it is looked up
 
     The test set is read once, here, after the last step. Raises whatever training raises; a loss that is not finite and a
     network that never leaves chance are outcomes, not errors.
@@ -59,7 +59,9 @@ def execute(
     started, started_at = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     data = load_cached(run.data, device)
     model = build_model(run.model, data.in_shape, data.num_classes, seed=run.seed)
-    checkpoint = checkpoints / f"{run.run_id}.pt" if checkpoints and checkpoints.is_dir() else None
+    checkpoint = Store(results, run.study, run.protocol).checkpoint(run.run_id) if results else None
+    if checkpoint and not checkpoint.parent.is_dir():
+        checkpoint = None
     pause_after = math.ceil(pause_at * run.train.epochs * len(data.train.labels))
     history = train(model, data, run.train, on_eval, seed=run.seed, checkpoint=checkpoint, pause_after=pause_after)
     network, last = network_size(run, data), history.curve[-1]

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -125,12 +125,17 @@ class Store:
         """Keep `record`, in the place of an earlier one of the same run; a result needs its checkpoint no more."""
         write_atomically(self._path(record.run_id), json.dumps(asdict(record), indent=1))
         if record.is_result:
-            self.drop_checkpoint(record.run)
+            self.drop_checkpoints([record.run_id])
 
-    def drop_checkpoint(self, run: Run) -> None:
-        """Remove the run's checkpoint, also a half-written one. It is the worker's to write (`ablations.execute`)."""
-        for file in self.checkpoints_folder.glob(f"{run.run_id}.pt*"):
-            file.unlink(missing_ok=True)
+    def checkpoint(self, run_id: str) -> Path:
+        """Where the run's checkpoint is while it trains. It is the worker's to write (`ablations.execute`)."""
+        return self.checkpoints_folder / f"{run_id}.pt"
+
+    def drop_checkpoints(self, run_ids: Container[str]) -> None:
+        """Remove these runs' checkpoints, also half-written ones."""
+        for file in self.checkpoints_folder.glob("*.pt*"):
+            if file.name.partition(".")[0] in run_ids:
+                file.unlink(missing_ok=True)
 
     def write_weights(self, run_id: str, weights: bytes) -> None:
         """Keep the weights of that run, the content of a safetensors file (`nin.weights`)."""
@@ -175,7 +180,11 @@ class Store:
 
     def is_done(self, run: Run) -> bool:
         """Whether all that is to be kept of the run is there."""
-        return self.has_result(run) and (self.has_weights(run.run_id) or not self.keep_weights)
+        return self.has_result(run) and self.is_whole(run.run_id)
+
+    def is_whole(self, run_id: str) -> bool:
+        """Whether the run's weights are there, if they are to be kept."""
+        return not self.keep_weights or self.has_weights(run_id)
 
     def has_result(self, run: Run) -> bool:
         """Whether the run has a record that is a result."""

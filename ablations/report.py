@@ -7,14 +7,13 @@ import base64
 import hashlib
 import math
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablations.cli import add_study_options
+from ablations.cli import add_study_options, warn
 from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord, Store, curves_frame, runs_frame, write_atomically
 from ablations.study import Run, Study, load_study
@@ -36,11 +35,12 @@ STYLE = (
 
 @dataclass(frozen=True)
 class Report:
-    """A written report: where it is, its first sentence, and its tables."""
+    """A written report: where it is, its first sentence, its tables, and the records it is made from."""
 
     folder: Path
     answer: str
     summary: "Summary"
+    records: Sequence[RunRecord]
 
 
 def covered(
@@ -94,7 +94,7 @@ def write_report(
     made_from, inputs = fingerprint(study, protocol, records, notes), store.folder / ".inputs"
     page = store.folder / "report.html"
     if not anew and page.exists() and inputs.exists() and inputs.read_text() == made_from:
-        return Report(store.folder, answer, summary)
+        return Report(store.folder, answer, summary, records)
 
     from ablations.plots import Tables, figures_of, save
     from ablations.summary import published_runs
@@ -116,7 +116,7 @@ def write_report(
     write_atomically(store.folder / "report.md", text + "\n")
     write_atomically(page, _html(study, text, store.folder))
     write_atomically(inputs, made_from)
-    return Report(store.folder, answer, summary)
+    return Report(store.folder, answer, summary, records)
 
 
 def fingerprint(study: Study, protocol: str, records: Iterable[RunRecord], notes: Iterable[str] = ()) -> str:
@@ -217,7 +217,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_summary(report, console)
     print(f"report:  {store.folder / 'report.md'}")
     if arguments.sync:
-        _sync(study, arguments.protocol, arguments.results, store, arguments.overrides)
+        from ablations.tracking import open_tracker
+
+        tracker = open_tracker(arguments.results, study, arguments.protocol, warn, arguments.overrides)
+        tracker.sync(report.records)
+        tracker.add_files(store.folder)
+        tracker.close("FINISHED")
+        for line in tracker.links():
+            print(line)
     return SUCCESS
 
 
@@ -236,17 +243,6 @@ def _print_comparison(store: Store, other: Store, console: "Console") -> int:
         table.add_row(*(escape(str(value)) for value in row.values()))
     console.print(table)
     return SUCCESS
-
-
-def _sync(study: Study, protocol: str, results: Path, store: Store, overrides: Sequence[str]) -> None:
-    from ablations.tracking import open_tracker
-
-    tracker = open_tracker(results, study, protocol, lambda line: print(f"warning: {line}", file=sys.stderr), overrides)
-    tracker.sync(covered(study, protocol, store, overrides)[0])
-    tracker.add_files(store.folder)
-    tracker.close("FINISHED")
-    for line in tracker.links():
-        print(line)
 
 
 if __name__ == "__main__":

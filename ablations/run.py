@@ -1,44 +1,40 @@
 """`python -m ablations.run STUDY`: execute what a study still lacks, keep the records, say what came of it.
 
-Workers train, this driver writes: it alone touches the records and MLflow. A second call trains nothing that is done; one at the
-same time, here or on another machine that shares the folder, takes its share of the runs.
+A second call trains nothing that is done; one at the same time, here or on another machine that shares the folder, takes its share
+of the runs (`ablations.driver`). Of several studies at once the first seeds of all variants come before any second.
 """
 
 import argparse
-import importlib.util
-import os
-import re
+import math
 import shlex
-import signal
 import sys
-import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ablations.cli import add_engine_options, add_study_options, names
+from ablations.cli import add_engine_options, add_study_options, names, seconds, warn
+from ablations.protocols import PROTOCOLS
 from ablations.study import Run, Study, load_study, study_names
 from ablations.tuned import load_tuned
 from nin.cli import INTERRUPTED, SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with
+from nin.spec import choose
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ablations.claims import Claims
-    from ablations.display import Display
-    from ablations.engines import Engine, Event, Failed
     from ablations.records import RunRecord, Store
     from ablations.tracking import Tracker
     from nin.measure import NetworkSize
 
-POLL = 1.0  # seconds between two looks at what other drivers are doing
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
+@dataclass(frozen=True)
+class Part:
+    """One study's part in a call: its runs, those of them that are to be executed, and where all are kept."""
 
-class CommonFailureError(Exception):
-    """Nothing that is tried works, so there is no point in going on; the message says why."""
+    study: Study
+    runs: Sequence[Run]
+    missing: Sequence[Run]
+    store: "Store"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,23 +42,93 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.list:
         return _list_studies()
-    if arguments.study is None:
-        raise ValueError("name a study to run: " + ", ".join(study_names()))
+    studies = _studies(arguments)
+
+    # From here on something is executed, and what that needs is worth the time it takes to load.
+    from ablations.display import console_for_output
+    from ablations.driver import (
+        CommonFailureError,
+        OutOfTimeError,
+        drive,
+        handle_signals,
+        make_engine,
+        require_writable,
+        time_limit,
+    )
+    from ablations.tracking import open_tracker
+
+    console = console_for_output()
+    parts = [_part(study, arguments) for study in studies]
+    if arguments.dry_run:
+        return _print_plans(parts, arguments, console)
+    missing = sorted((run for part in parts for run in part.missing), key=lambda run: run.seed)
+    sizes = _sizes(missing)
+    engine, device = make_engine(arguments, keep_weights=arguments.keep_weights) if missing else (None, "")
+    require_writable(arguments.results)
+    for part in parts:
+        part.store.checkpoints_folder.mkdir(parents=True, exist_ok=True)
+    handle_signals()
+    side_by_side = f"; {min(engine.workers, len(missing))} at a time on {device}" if engine else ""
+    for part in parts:
+        print(f"{part.study.name} under {arguments.protocol}: {part.study.question}")
+    num_runs = sum(len(part.runs) for part in parts)
+    print(f"{num_runs} runs, {num_runs - len(missing)} done, {len(missing)} to do{side_by_side}")
+
+    trackers = {
+        part.study.name: open_tracker(arguments.results, part.study, arguments.protocol, warn, arguments.overrides)
+        for part in parts
+    }
+    stopped = ""
+    try:
+        for (
+            part
+        ) in parts:  # of runs that are done checkpoints are left if their driver was killed before it could remove them
+            part.store.drop_checkpoints({run.run_id for run in part.runs} - {run.run_id for run in part.missing})
+        places = {part.study.name: (part.store, trackers[part.study.name]) for part in parts}
+        try:
+            with time_limit(arguments.budget):
+                for attempt in range(arguments.retries + 1):
+                    if attempt:
+                        stores = {part.study.name: part.store for part in parts}
+                        missing = [run for run in missing if not stores[run.study].is_done(run)]
+                    if missing and engine:
+                        drive(missing, engine, places, sizes, device, console)
+        except CommonFailureError as reason:
+            stopped = f"stopped early: {reason}; the same command tries again"
+        except OutOfTimeError:
+            pass
+        command = "python -m ablations.run " + shlex.join(sys.argv[1:] if argv is None else argv)
+        unfinished = [_conclude(part, trackers[part.study.name], arguments, command, console) for part in parts]
+        return _exit_status(parts, [record for records in unfinished for record in records], stopped)
+    except KeyboardInterrupt:
+        return _interrupted(parts)
+    finally:
+        for tracker in trackers.values():
+            tracker.close("KILLED")  # changes nothing if it is closed
+
+
+def _studies(arguments: argparse.Namespace) -> list[Study]:
+    """Those that are asked for."""
+    if arguments.all == (arguments.study is not None):
+        raise ValueError("name a study to run, or say --all: " + ", ".join(study_names()))
+    choose(PROTOCOLS, arguments.protocol, "protocol")
+    chosen = names(arguments.study) or study_names()
+    if len(chosen) > 1 and arguments.variants:
+        raise ValueError("--variants: is for one study at a time")
+    studies = [load_study(name) for name in chosen]
+    return [study for study in studies if not arguments.all or arguments.protocol in study.protocols]
+
+
+def _part(study: Study, arguments: argparse.Namespace) -> Part:
+    """What is there of the study, and what is missing."""
     from ablations.records import Store
 
-    study = load_study(arguments.study)
     variants = names(arguments.variants)
     plain = Store(arguments.results, study.name, arguments.protocol)
     if arguments.tuned:
         study = load_tuned(study, arguments.protocol, arguments.results, arguments.overrides, variants)
         variants = None
     runs = study.expand(arguments.protocol, arguments.seeds, variants, arguments.overrides)
-
-    # From here on something is executed, and what that needs is worth the time it takes to load.
-    from ablations.display import console_for_output
-
-    console = console_for_output()
-    device = "" if arguments.engine == "ray" else _device(arguments.device)  # Ray's nodes are not this machine
     store = Store(arguments.results, study.name, arguments.protocol, arguments.keep_weights)
     if store.is_published:
         raise ValueError(
@@ -72,50 +138,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _adopt(runs, plain, store)
     records, damaged = store.read_all(runs)
     for line in damaged:
-        print(f"warning: {line}", file=sys.stderr)
+        warn(line)
     finished = {run_id for run_id, record in records.items() if record.is_result}
-    weightless = {run_id for run_id in finished if arguments.keep_weights and not store.has_weights(run_id)}
-    if weightless:
-        print(f"{len(weightless)} finished runs have no weights and are trained again for them")
-    missing = [run for run in runs if run.run_id not in finished or run.run_id in weightless]
-    sizes = _sizes(missing if not arguments.dry_run else runs, device)
-    if arguments.dry_run:
-        device = device or _device(arguments.device)
-        workers = arguments.workers or _default_workers(device)
-        _print_plan(console, study, runs, missing, sizes, device, workers, store)
-        return SUCCESS
-    require_writable(arguments.results)
-    store.checkpoints_folder.mkdir(parents=True, exist_ok=True)
-    engine, device = make_engine(arguments, store, keep_weights=arguments.keep_weights) if missing else (None, device)
-    handle_signals()
-    side_by_side = f"; {min(engine.workers, len(missing))} at a time on {device}" if engine else ""
-    print(f"{study.name} under {arguments.protocol}: {study.question}")
-    print(f"{len(runs)} runs, {len(runs) - len(missing)} done, {len(missing)} to do{side_by_side}")
-    command = "python -m ablations.run " + shlex.join(sys.argv[1:] if argv is None else argv)
-
-    from ablations.tracking import open_tracker
-
-    tracker = open_tracker(arguments.results, study, arguments.protocol, _warn, arguments.overrides)
-    stopped = ""
-    try:
-        for run in runs:
-            if run.run_id in records and records[run.run_id].is_result:
-                store.drop_checkpoint(run)  # its driver was killed before it could
-        try:
-            for attempt in range(arguments.retries + 1):
-                if attempt:
-                    missing = [run for run in missing if not store.is_done(run)]
-                if missing and engine:
-                    _execute(missing, engine, store, tracker, sizes, device, console)
-        except CommonFailureError as reason:
-            stopped = str(reason)
-        return _conclude(
-            study, arguments.protocol, runs, arguments.overrides, store, tracker, command, console, stopped
-        )
-    except KeyboardInterrupt:
-        return _interrupted(tracker, store, runs)
-    finally:
-        tracker.close("KILLED")  # changes nothing if it is closed
+    done = {run_id for run_id in finished if store.is_whole(run_id)}
+    if finished != done:
+        print(f"{len(finished - done)} finished runs have no weights and are trained again for them")
+    return Part(study, runs, [run for run in runs if run.run_id not in done], store)
 
 
 def _adopt(runs: Sequence[Run], plain: "Store", store: "Store") -> None:
@@ -125,329 +153,123 @@ def _adopt(runs: Sequence[Run], plain: "Store", store: "Store") -> None:
             store.write(record)
 
 
-def make_engine(arguments: argparse.Namespace, store: "Store", **options: object) -> tuple["Engine", str]:
-    """What executes runs, by the options of `add_engine_options`, and on which device; `options` are `execute`'s."""
-    from ablations.execute import code_commit, execute
-
-    checkpoints = store.checkpoints_folder.resolve()
-    task = partial(execute, threads=arguments.threads, checkpoints=checkpoints, commit=code_commit(), **options)  # type: ignore[arg-type]
-    if arguments.engine == "local":
-        from ablations.engines.local import LocalEngine
-
-        device = _device(arguments.device)
-        workers = arguments.workers or _default_workers(device)
-        return LocalEngine(partial(task, device=device), workers, arguments.time_limit), device
-    if importlib.util.find_spec("ray") is None:
-        raise ValueError("--engine ray: Ray is not installed; pip install '.[ray]'")
-    from ablations.engines.ray import RayEngine, connect
-
-    has_gpus = connect(arguments.address or os.environ.get("RAY_ADDRESS"), (arguments.workers or 1) * arguments.threads)
-    device = ("cuda" if has_gpus else "cpu") if arguments.device == "auto" else arguments.device
-    gpus = 0.0 if device == "cpu" else arguments.gpu_share
-    task = partial(task, device=device)
-    return RayEngine(task, arguments.workers or 0, arguments.time_limit, cpus=arguments.threads, gpus=gpus), device
-
-
-def _execute(
-    runs: Sequence[Run],
-    engine: "Engine",
-    store: "Store",
-    tracker: "Tracker",
-    sizes: Mapping[str, "NetworkSize"],
-    device: str,
-    console: "Console",
-) -> None:
-    """Have each of the runs executed, here or by another driver that works on them now; keep, track and show what happens.
-
-    Raises CommonFailureError if the first runs of all variants fail alike.
-    """
-    from ablations.claims import Claims
-    from ablations.display import Display
-    from ablations.engines import Ended, Failed, Progressed, Started, Warned
-
-    costs = {run.run_id: _cost(run, sizes[run.run_id]) for run in runs}
-    shared = _Shared(runs, store)
-    failures = _Failures(runs)
-    said = set[str]()
-    with Display(runs, costs, console) as display, Claims(store.runs_folder) as claims:
-        while shared.left:
-            events = engine.execute(shared.claimed(claims, display))
-            try:
-                for event in events:
-                    run = event.run
-                    match event:  # what has ended is on disk before anything else is done about it
-                        case Started():
-                            tracker.run_started(run)
-                        case Progressed():
-                            tracker.run_progressed(run, event.point)
-                        case Ended() | Failed():
-                            network = sizes[run.run_id]
-                            record = (
-                                event.record if isinstance(event, Ended) else _failed_record(event, network, device)
-                            )
-                            shared.keep(record, event.weights if isinstance(event, Ended) else b"")
-                            claims.release(run.run_id)
-                            tracker.run_ended(record)
-                        case Warned() if event.line not in said:
-                            said.add(event.line)
-                            _warn(event.line)
-                    display.show(event)
-                    failures.watch(event)
-            finally:
-                events.close()  # type: ignore[attr-defined]
-            shared.wait_for_others(claims, display)
-
-
-class _Shared:
-    """Runs that several drivers may work on at once. One is settled when its record was written after this began."""
-
-    def __init__(self, runs: Sequence[Run], store: "Store") -> None:
-        self.left = list(runs)
-        self._store = store
-        self._stamps = {run.run_id: store.stamp(run) for run in runs}
-
-    def claimed(self, claims: "Claims", display: "Display") -> Iterator[Run]:
-        """Of the runs that are left those that are nobody else's, each claimed when it is asked for."""
-        for run in list(self.left):
-            if not claims.take(run):
-                continue
-            if self._is_settled(run):
-                claims.release(run.run_id)
-                self._settle(run, display)
-            else:
-                self.left.remove(run)
-                yield run
-
-    def keep(self, record: "RunRecord", weights: bytes) -> None:
-        """Write the record, unless there is a result already: another driver, which held this one for dead, may have it, or the
-        run was trained again for its weights and failed.
-        """
-        if weights and not self._store.is_done(record.run):
-            self._store.write_weights(record.run_id, weights)
-        if weights or not self._store.has_result(record.run):
-            self._store.write(record)
-
-    def wait_for_others(self, claims: "Claims", display: "Display") -> None:
-        """Let a while pass if runs are left, all of which are others'."""
-        for run in list(self.left):
-            if self._is_settled(run):
-                self._settle(run, display)
-        if self.left:
-            display.show_waiting(len(self.left), claims.owners(self.left))
-            time.sleep(POLL)
-
-    def _is_settled(self, run: Run) -> bool:
-        return self._store.stamp(run) != self._stamps[run.run_id] or self._store.is_done(run)
-
-    def _settle(self, run: Run, display: "Display") -> None:
-        self.left.remove(run)
-        display.show_settled_elsewhere(run)
-
-
-class _Failures:
-    """Watches for a failure that has nothing to do with what a variant is."""
-
-    def __init__(self, runs: Sequence[Run]) -> None:
-        self._variants = {run.variant for run in runs}
-        self._errors: dict[str, str] = {}  # the first of each variant
-        self._has_result = False
-
-    def watch(self, event: "Event") -> None:
-        """Raises CommonFailureError when every variant, of two or more, has failed with the same message and none has a result."""
-        from ablations.engines import Ended, Failed
-
-        if isinstance(event, Ended):
-            self._has_result = True
-        if not isinstance(event, Failed) or self._has_result:
-            return
-        self._errors.setdefault(event.run.variant, event.error)
-        alike = {re.sub(r"\d+(\.\d+)?", "0", error) for error in self._errors.values()}  # whatever its numbers
-        if self._errors.keys() == self._variants and len(self._variants) > 1 and len(alike) == 1:
-            raise CommonFailureError(
-                f"the first run of each of the {len(self._variants)} variants failed: {event.error}"
-            )
-
-
 def _conclude(
-    study: Study,
-    protocol: str,
-    runs: Sequence[Run],
-    overrides: Sequence[str],
-    store: "Store",
-    tracker: "Tracker",
-    command: str,
-    console: "Console",
-    stopped: str,
-) -> int:
-    """Report what the store holds, show it, hand it to the tracker; `stopped` says why not all was executed, if so."""
-    from ablations.report import covered, print_summary, write_report
+    part: Part, tracker: "Tracker", arguments: argparse.Namespace, command: str, console: "Console"
+) -> list["RunRecord"]:
+    """Report what the store holds, show it, hand it to the tracker. The records of runs that have failed."""
+    from ablations.report import print_summary, write_report
 
-    records, _ = store.read_all(runs)
-    report = write_report(study, protocol, store, overrides, command, anew=False)
-    tracker.sync(covered(study, protocol, store, overrides)[0])
-    tracker.add_files(store.folder)
+    if not part.store.run_ids():
+        print(f"{part.study.name}: no run has ended yet")
+        return []
+    report = write_report(part.study, arguments.protocol, part.store, arguments.overrides, command, anew=False)
+    tracker.sync(report.records)
+    tracker.add_files(part.store.folder)
     tracker.close("FINISHED")
     print_summary(report, console)
-    weights = [f"weights: {store.weights_folder}"] if store.weights_folder.exists() else []
-    for line in (
-        f"report:  {store.folder / 'report.md'}",
-        f"figures: {store.folder / 'figures'}",
-        *weights,
-        *tracker.links(),
-    ):
+    print(f"report:  {part.store.folder / 'report.md'}")
+    print(f"figures: {part.store.folder / 'figures'}")
+    if part.store.weights_folder.exists():
+        print(f"weights: {part.store.weights_folder}")
+    for line in tracker.links():
         print(line)
+    ours = {run.run_id for run in part.runs}
+    return [
+        record
+        for record in report.records
+        if record.run_id in ours and not (record.is_result and part.store.is_whole(record.run_id))
+    ]
+
+
+def _exit_status(parts: Sequence[Part], failed: Sequence["RunRecord"], stopped: str) -> int:
+    """Says what is not as it should be."""
+    num_runs = sum(len(part.runs) for part in parts)
     if stopped:
-        print(f"stopped early: {stopped}; the same command tries again", file=sys.stderr)
+        print(stopped, file=sys.stderr)
         return SOME_RUN_FAILED
-    failed = [record for record in records.values() if not store.is_done(record.run)]
     if failed:
-        print(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again:", file=sys.stderr)
+        print(f"{len(failed)} of {num_runs} runs failed; the same command tries them again:", file=sys.stderr)
         for record in failed:
             print(f"  {record.run.label}: {record.error or 'it still has no weights'}", file=sys.stderr)
+    left = num_runs - len(failed) - _num_done(parts)
+    if left:
+        print(f"the time is up: {left} of {num_runs} runs are left; the same command goes on")
     return SOME_RUN_FAILED if failed else SUCCESS
 
 
-def _interrupted(tracker: "Tracker", store: "Store", runs: Sequence[Run]) -> int:
-    records, _ = store.read_all(runs)
-    done = sum(record.is_result for record in records.values())
-    print(f"interrupted: {done} of {len(runs)} runs are finished and kept; the same command goes on", file=sys.stderr)
-    tracker.close("KILLED")
+def _num_done(parts: Sequence[Part]) -> int:
+    return sum(part.store.is_done(run) for part in parts for run in part.runs)
+
+
+def _interrupted(parts: Sequence[Part]) -> int:
+    num_runs = sum(len(part.runs) for part in parts)
+    done = sum(part.store.has_result(run) for part in parts for run in part.runs)
+    print(f"interrupted: {done} of {num_runs} runs are finished and kept; the same command goes on", file=sys.stderr)
     return INTERRUPTED
 
 
-def _failed_record(event: "Failed", network: "NetworkSize", device: str) -> "RunRecord":
-    from ablations.execute import code_commit, environment
-    from ablations.records import RunRecord
-    from ablations.tracking import redacted
-
-    return RunRecord(
-        run=event.run,
-        run_id=event.run.run_id,
-        status="failed",
-        params_trunk=network.params_trunk,
-        params_head=network.params_head,
-        gflops=network.gflops,
-        environment=environment(device, code_commit()),
-        error=redacted(event.error),
-        error_detail=redacted(event.detail),
-    )
-
-
-def _sizes(runs: Sequence[Run], device: str) -> dict[str, "NetworkSize"]:
+def _sizes(runs: Sequence[Run]) -> dict[str, "NetworkSize"]:
     """Parameters and FLOPs by run_id. Loads the data once, here, so that workers find it; checks every name in the runs."""
     from ablations.execute import load_cached, network_size
 
-    by_variant: dict[str, NetworkSize] = {}
+    by_variant: dict[tuple[str, str], NetworkSize] = {}
     for run in runs:
-        if run.variant not in by_variant:
-            by_variant[run.variant] = network_size(run, load_cached(run.data, "cpu"))
-    return {run.run_id: by_variant[run.variant] for run in runs}
+        if (run.study, run.variant) not in by_variant:
+            by_variant[run.study, run.variant] = network_size(run, load_cached(run.data, "cpu"))
+    return {run.run_id: by_variant[run.study, run.variant] for run in runs}
 
 
-def _cost(run: Run, network: "NetworkSize") -> float:
-    """Work of a run, for the time left: images x (their FLOPs + what any image costs however small the network)."""
-    return float(run.train.epochs) * (network.gflops + 0.01)
+def _print_plans(parts: Sequence[Part], arguments: argparse.Namespace, console: "Console") -> int:
+    """What --dry-run shows: the table of each study, and how long all of it would take."""
+    from ablations.driver import default_workers
+    from nin.machine import choose_device
+
+    device = choose_device(arguments.device).type
+    missing = sum(len(part.missing) for part in parts)
+    total = sum(_print_plan(part, device, console) for part in parts)
+    at_a_time = min(arguments.workers or default_workers(device), max(1, missing))
+    minutes = total / at_a_time / 60
+    print(f"{missing} runs to do, about {minutes:.1f} minutes with {at_a_time} at a time on {device}")
+    return SUCCESS
 
 
-def _print_plan(
-    console: "Console",
-    study: Study,
-    runs: Sequence[Run],
-    missing: Sequence[Run],
-    sizes: Mapping[str, "NetworkSize"],
-    device: str,
-    workers: int,
-    store: "Store",
-) -> None:
-    """The table of --dry-run: what would be trained, how large it is, and how long it takes by a short timed probe."""
+def _print_plan(part: Part, device: str, console: "Console") -> float:
+    """What would be trained, how large it is, and how long it takes by a short timed probe; all its seconds, one run at a time."""
     from rich.table import Table
 
     from ablations.execute import probe
     from ablations.report import detectable_line
 
+    sizes = _sizes(part.runs)
     table = Table("variant", "role", "runs to do", "parameters", "trunk", "head", "GFLOP/image", "minutes/run")
     for column in table.columns[2:]:
         column.justify = "right"
     total = 0.0
-    for run in {run.variant: run for run in runs}.values():
-        to_do = [other for other in missing if other.variant == run.variant]
+    for run in {run.variant: run for run in part.runs}.values():
+        to_do = sum(other.variant == run.variant for other in part.missing)
         network = sizes[run.run_id]
-        seconds = probe(run, device)
-        total += seconds * len(to_do)
+        seconds_each = probe(run, device)
+        total += seconds_each * to_do
         table.add_row(
             run.variant,
             run.role,
-            str(len(to_do)),
+            str(to_do),
             f"{network.params:,}",
             f"{network.params_trunk:,}",
             f"{network.params_head:,}",
             f"{network.gflops:.4f}",
-            f"{seconds / 60:.1f}",
+            f"{seconds_each / 60:.1f}",
         )
-    print(f"{study.name}: {study.question}")
+    print(f"{part.study.name}: {part.study.question}")
     console.print(table)
-    at_a_time = min(workers, max(1, len(missing)))
-    minutes = total / at_a_time / 60
-    print(f"{len(missing)} runs to do, about {minutes:.1f} minutes with {at_a_time} at a time on {device}")
-    print(detectable_line(study, runs, store))
-
-
-def _device(wanted: str) -> str:
-    import torch
-
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: this machine's PyTorch sees no CUDA device; use --device cpu")
-    return wanted
-
-
-def _default_workers(device: str) -> int:
-    if device != "cpu":
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def require_writable(results: Path) -> None:
-    """Raises ValueError if nothing can be written there."""
-    try:
-        results.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=results):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"--results {results}: cannot write there ({error.strerror}); choose another folder"
-        ) from error
+    print(detectable_line(part.study, part.runs, part.store))
+    return total
 
 
 def _list_studies() -> int:
     for name in study_names():
         print(f"{name:16} {load_study(name).question}")
     return SUCCESS
-
-
-def _warn(line: str) -> None:
-    print(f"warning: {line}", file=sys.stderr)
-
-
-def handle_signals() -> None:
-    """The first ends the command cleanly, the second at once."""
-    for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants
-            signal.signal(number, _interrupt)
-
-
-def _interrupt(signum: int, frame: object) -> NoReturn:
-    for number in SIGNALS:
-        if signal.getsignal(number) is _interrupt:
-            signal.signal(number, _stop_at_once)
-    raise KeyboardInterrupt
-
-
-def _stop_at_once(signum: int, frame: object) -> NoReturn:
-    show_cursor = b"\x1b[?25h" if os.isatty(2) else b""  # which live bars hide
-    os.write(2, show_cursor + b"stopped at once\n")
-    os._exit(INTERRUPTED)  # workers see that and end, too
 
 
 def _count(text: str) -> int:
@@ -460,6 +282,14 @@ def _count(text: str) -> int:
 def _parser() -> OneLineParser:
     parser = OneLineParser(prog="python -m ablations.run", description=__doc__)
     add_study_options(parser)
+    parser.add_argument("--all", action="store_true", help="every study that there is under the protocol")
+    parser.add_argument(
+        "--budget",
+        type=seconds,
+        default=math.inf,
+        metavar="TIME",
+        help="stop training after so long, such as 25m; the next call goes on (default: none)",
+    )
     add_engine_options(parser)
     parser.add_argument("--retries", type=_count, default=0, metavar="N", help="try a failed run again, up to N times")
     parser.add_argument(

@@ -19,11 +19,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from ablations.cli import add_engine_options, add_study_options, names
+from ablations.cli import add_engine_options, add_study_options, names, warn
 from ablations.spaces import Choice, Range, space_of
 from ablations.study import Run, Study, load_study, parse_overrides
 from ablations.trials import StorageClaims, one_line_errors, open_storage
-from ablations.tuned import Winner, tuned_path
+from ablations.tuned import Winner, tuned_path, tuning_name
 from nin.cli import INTERRUPTED, SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with, positive
 from nin.spec import stream
 
@@ -247,7 +247,7 @@ def _end(task: Task, trial: "FrozenTrial", rung: float, store: "Store", tracker:
         if record is not None:
             store.write(replace(record, run=run, status=status))
             tracker.run_ended(replace(record, run=run, status=status))
-        store.drop_checkpoint(run)
+        store.drop_checkpoints([run.run_id])
 
 
 def _batch(task: Task) -> tuple[int, int]:
@@ -368,14 +368,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     from filelock import FileLock
 
     from ablations.display import console_for_output
+    from ablations.driver import handle_signals, make_engine, require_writable
     from ablations.records import Store, write_atomically
-    from ablations.run import handle_signals, make_engine, require_writable
     from ablations.tracking import open_tracker, redacted
     from ablations.tuning_report import write_tuning_report
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     require_writable(arguments.results)
-    store = Store(arguments.results, f"{study.name}-tuning", arguments.protocol)
+    tuning = replace(study, name=tuning_name(study.name), question=f"Tuning of: {study.question}")
+    runs = tuple(replace(run, study=tuning.name) for run in runs)  # whose checkpoints are kept there
+    store = Store(arguments.results, tuning.name, arguments.protocol)
     store.checkpoints_folder.mkdir(parents=True, exist_ok=True)
     url = arguments.storage or f"sqlite:///{arguments.results / 'optuna.db'}"
     with FileLock(arguments.results / ".optuna.lock"):  # two that create the tables at once would trip over each other
@@ -386,10 +388,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = console_for_output()
 
     def engine_that_pauses(at: float) -> "Engine":
-        return make_engine(arguments, store, pause_at=at)[0]
+        return make_engine(arguments, pause_at=at)[0]
 
-    tuning = replace(study, name=store.folder.parent.name, question=f"Tuning of: {study.question}")
-    tracker = open_tracker(arguments.results, tuning, arguments.protocol, _warn)
+    tracker = open_tracker(arguments.results, tuning, arguments.protocol, warn)
     lines = f"{len(tasks)} variants, {arguments.trials} trials each, {sum(map(_num_ended, tasks))} done"
     print(f"{study.name} under {arguments.protocol}: {lines}")
     try:
@@ -488,10 +489,6 @@ def winners_of(tasks: Sequence[Task]) -> dict[str, Winner]:
             seeds = [int(seed) for seed in best.user_attrs["seeds"]]
             winners[task.run.variant] = Winner(best.number, value, dict(best.params), seeds, task.run.settings)
     return winners
-
-
-def _warn(line: str) -> None:
-    print(f"warning: {line}", file=sys.stderr)
 
 
 def _parser() -> OneLineParser:

@@ -28,9 +28,14 @@ class Winner:
     base: dict[str, object]
 
 
+def tuning_name(study: str) -> str:
+    """What the trials of a study go by."""
+    return f"{study}-tuning"
+
+
 def tuned_path(results: Path, study: str, protocol: str) -> Path:
     """Where the winners of a study under a protocol are kept."""
-    return results / f"{study}-tuning" / protocol / "tuned.json"
+    return results / tuning_name(study) / protocol / "tuned.json"
 
 
 def read_winners(path: Path) -> dict[str, Winner]:

@@ -45,7 +45,7 @@ def write_tuning_report(tasks: "Sequence[Task]", store: Store, command: str) -> 
     )
     run = tasks[0].run
     parts = [
-        f"# Tuning of {run.study} under {run.protocol}",
+        f"# {run.study} under {run.protocol}",
         f"Each variant had {tasks[0].num_trials} trials with {tasks[0].seeds} seed(s) each, in the same space, pruned ones included. "
         f"Training images spent: "
         f"{', '.join(f'{name} {count:,}' for name, count in spent.items())}; {equal}. What counts is validation accuracy; the test set "

@@ -82,5 +82,5 @@ def bus_bandwidth(device: torch.device) -> float:
 def choose_device(name: str) -> torch.device:
     """The device of "auto" (a GPU if there is one), "cpu" or "cuda". Raises ValueError if there is none."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch finds no GPU here")
+        raise ValueError("--device cuda: torch finds no GPU here (PyTorch sees no CUDA device); use --device cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -36,7 +36,7 @@ class _Submitted:
 
 
 def connect(address: str | None = None, cpus: int = 1, packages: Sequence[str] = PACKAGES) -> bool:
-    """Join the cluster there ("auto": the one that this machine belongs to); whether it has GPUs.
+    """Join the cluster there ("auto": the one that this machine belongs to), unless that was done; whether it has GPUs.
 
     None starts one here, with `cpus` CPUs at least, that listens to this machine only and ends with this process.
 
@@ -55,7 +55,9 @@ def connect(address: str | None = None, cpus: int = 1, packages: Sequence[str] =
         "log_to_driver": False,
         "logging_level": "ERROR",
     }
-    if address is None:
+    if ray.is_initialized():
+        pass
+    elif address is None:
         ray.init(address="local", num_cpus=max(cpus, os.cpu_count() or 1), include_dashboard=False, **options)
     else:
         try:

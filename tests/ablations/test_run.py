@@ -15,9 +15,9 @@ from builders import record_of, smoke_runs
 from processes import call, command
 from rich.console import Console
 
+from ablations.driver import drive
 from ablations.engines import Event, Failed, Started
 from ablations.records import Store
-from ablations.run import _execute
 from ablations.study import Run
 from ablations.tracking import Tracker
 from nin.measure import NetworkSize
@@ -140,7 +140,7 @@ def test_a_run_that_fails_when_trained_again_keeps_its_record(
             yield from (event for run in runs for event in (Started(run), Failed(run, "lost", "")))
 
     sizes = {run.run_id: NetworkSize(1, 1, 1.0)}
-    _execute([run], Failing(), store, Tracker(), sizes, "cpu", Console())
+    drive([run], Failing(), {run.study: (store, Tracker())}, sizes, "cpu", Console())
     kept = store.read(run.run_id)
     assert kept is not None
     assert kept.is_result
