@@ -147,10 +147,34 @@ def test_a_run_that_fails_when_trained_again_keeps_its_record(
     assert "2x seed 0: failed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_several_studies_share_a_budget_and_go_on_from_where_it_ended(tmp_path: Path) -> None:
+    studies = ("class_block,nonlinearity", "--protocol", "smoke", "--workers", "2")
+    first = call(*studies, "--budget", "12s", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    done = contents(tmp_path)
+    assert 0 < len(done) < 30
+    assert f"the time is up: {30 - len(done)} of 30 runs are left; the same command goes on" in first.stdout
+    second = call(*studies, cwd=tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert f"30 runs, {len(done)} done, {30 - len(done)} to do" in second.stdout
+    assert len(contents(tmp_path)) == 30
+    assert done.items() <= contents(tmp_path).items()
+    for each in (first, second):
+        started = [line for line in each.stdout.splitlines() if line.endswith(": started")]
+        seeds = [int(line.removesuffix(": started")[-1]) for line in started]
+        assert seeds == sorted(seeds), started
+    for name in ("class_block", "nonlinearity"):
+        assert (tmp_path / "results" / name / "smoke" / "report.md").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["num_1x"], "nearest is 'num_1x1'"),
+        (["num_1x1", "--all"], "name a study to run, or say --all"),
+        (["num_1x1,heads", "--variants", "2x"], "is for one study at a time"),
+        (["num_1x1", "--budget", "25"], "must be a time such as"),
         (["num_1x1", "--protocol", "smok"], "nearest is 'smoke'"),
         (["num_1x1", "--protocol", "smoke", "--variants", "5x"], "nearest is '"),
         (["num_1x1", "--protocol", "smoke", "--set", "train.lr=fast"], "must be float"),
