@@ -11,7 +11,7 @@ from ablations import stats
 from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord
 from ablations.study import Study
-from ablations.summary import Summary, each_row, verdict_text
+from ablations.summary import Summary, each_row, failures, verdict_text
 
 LINEAR = 0.99  # R squared from which a line is said to describe memory
 
@@ -22,7 +22,9 @@ def first_sentence(study: Study, protocol: str, summary: Summary) -> str:
         return _memory_sentence(protocol, summary)
     if study.answers == "failures" and len(summary.variants):
         return _failure_sentence(protocol, summary) + " " + _accuracy_sentence(study, protocol, summary)
-    return _accuracy_sentence(study, protocol, summary)
+    failed = [f"{row.variant} ({failures(row)})" for row in each_row(summary.variants) if failures(row)]
+    note = f" Runs that did not learn are in these numbers: {_listed(failed)}." if failed else ""
+    return _accuracy_sentence(study, protocol, summary) + note
 
 
 def _memory_sentence(protocol: str, summary: Summary) -> str:

@@ -279,6 +279,7 @@ def test_collapsed_and_diverged_runs_are_counted_and_kept_in_the_mean(tmp_path: 
     row = write_report(NUM_1X1, "smoke", store).summary.variants.set_index("variant").loc["0x"]
     assert (row["collapsed"], row["diverged"], row["n"]) == (1, 1, 3)
     assert row["test_accuracy_mean"] < 0.4
+    assert "Runs that did not learn are in these numbers: 0x (2 of 3 collapsed or diverged)." in first_paragraph(store)
     assert "66.67 (20.77 to 93.85)" in text_of(store)  # Wilson's interval of 2 in 3
 
 
