@@ -180,7 +180,7 @@ def sections(
 
 def _tuned_sections(study: Study, table: pd.DataFrame) -> list[str]:
     def against(row: Any, kind: str) -> str:
-        difference = getattr(row, f"difference_{kind}")
+        difference = getattr(row, f"difference_{kind}", math.nan)  # there is none if only the baseline was tuned
         if row.variant == study.baseline or math.isnan(difference):
             return "baseline"
         low, high = getattr(row, f"difference_low_{kind}"), getattr(row, f"difference_high_{kind}")

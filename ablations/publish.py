@@ -1,7 +1,7 @@
 """`python -m ablations.publish STUDY`: copy a study's results to where published ones are kept, with where they come from.
 
-What is copied is what the report needs to be made again: records (without the environment's host), tables, report and figures.
-Nothing is ever trained into a published folder.
+What is copied is what the report needs to be made again: records (without the environment's host), tables, report and figures;
+of a tuned study also what tuning found. Nothing is ever trained into a published folder.
 """
 
 import shutil
@@ -13,13 +13,18 @@ from ablations.cli import add_study_options
 from ablations.records import PROVENANCE, RunRecord, Store, write_atomically
 from ablations.report import covered, write_report
 from ablations.study import Study, load_study
+from ablations.tuned import load_tuned, tuned_path
 from nin.cli import SUCCESS, OneLineParser, exit_with
 
 SCRATCH = ("report.html", ".inputs", "figures/*.svg")  # made again from the rest, and large
 
 
-def publish(study: Study, protocol: str, results: Path, published: Path, overrides: Sequence[str] = ()) -> Store:
+def publish(
+    study: Study, asked: str, protocol: str, results: Path, published: Path, overrides: Sequence[str] = ()
+) -> Store:
     """Copy all finished runs of a study under a protocol into `published`, in the place of what was there.
+
+    asked  how the study is asked for ("num_1x1 --protocol quick"), which tells a tuned one from the study it was made of
 
     Raises ValueError if there are none, or if one is damaged or failed: what is published is whole.
     """
@@ -39,14 +44,23 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
     for pattern in SCRATCH:
         for path in store.folder.glob(pattern):
             path.unlink()
-    write_atomically(store.folder / PROVENANCE, _provenance(study, protocol, records, overrides))
+    write_atomically(store.folder / PROVENANCE, _provenance(study, asked, protocol, records))
     return store
 
 
-def _provenance(study: Study, protocol: str, records: Sequence[RunRecord], overrides: Sequence[str]) -> str:
+def publish_tuning(study: str, protocol: str, results: Path, published: Path) -> None:
+    """Copy what tuning the study found, its report and its figures."""
+    source, target = (tuned_path(place, study, protocol).parent for place in (results, published))
+    shutil.rmtree(target, ignore_errors=True)
+    for pattern in ("tuned.json", "report*.md", "figures/*.png"):
+        for path in source.glob(pattern):
+            place = target / path.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+
+
+def _provenance(study: Study, asked: str, protocol: str, records: Sequence[RunRecord]) -> str:
     num_seeds = 1 + max(record.run.seed for record in records)
-    command = f"python -m ablations.run {study.name} --protocol {protocol} --seeds {num_seeds}"
-    command += "".join(f" --set {override}" for override in overrides)
     dates = sorted(record.started_at[:10] for record in records if record.started_at)
     minutes = sum(record.wall_seconds for record in records) / 60
 
@@ -54,8 +68,8 @@ def _provenance(study: Study, protocol: str, records: Sequence[RunRecord], overr
         return "; ".join(sorted({record.environment.get(key, "") for record in records} - {""})) or "unknown"
 
     facts = {
-        "Command": f"`{command}`",
-        "Report": f"`python -m ablations.report {study.name} --protocol {protocol} --results results/reference`",
+        "Command": f"`python -m ablations.run {asked} --seeds {num_seeds}`",
+        "Report": f"`python -m ablations.report {asked} --results results/reference`",
         "Runs": f"{len(records)}: {len({record.run.variant for record in records})} variants, {num_seeds} seeds or fewer",
         "Dates": " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "unknown",
         "Device": listed("device"),
@@ -72,14 +86,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
     parser = OneLineParser(prog="python -m ablations.publish", description=__doc__)
     add_study_options(parser)
+    parser.add_argument("--tuned", action="store_true", help="of the variants as they are and as tuned, and the tuning")
     parser.add_argument("--to", type=Path, default=Path("results/reference"), metavar="DIR", help="results/reference")
     arguments = parser.parse_args(argv)
     if arguments.study is None:
         raise ValueError("name a study to publish; python -m ablations.run --list shows them")
     if arguments.seeds is not None or arguments.variants is not None:
         raise ValueError("all runs of a study are published: --seeds and --variants are for ablations.run")
-    study = load_study(arguments.study)
-    store = publish(study, arguments.protocol, arguments.results, arguments.to, arguments.overrides)
+    study, protocol, overrides = load_study(arguments.study), arguments.protocol, arguments.overrides
+    asked = " ".join([study.name, "--protocol", protocol, *(f"--set {override}" for override in overrides)])
+    if arguments.tuned:
+        tuned = load_tuned(study, protocol, arguments.results, overrides)
+        store = publish(tuned, f"{asked} --tuned", protocol, arguments.results, arguments.to, overrides)
+        publish_tuning(study.name, protocol, arguments.results, arguments.to)
+    else:
+        store = publish(study, asked, protocol, arguments.results, arguments.to, overrides)
     print(f"published: {store.folder}")
     return SUCCESS
 

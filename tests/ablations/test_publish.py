@@ -1,7 +1,8 @@
 """Published results: whole, from somewhere, enough to make their report again, and never taken for finished runs."""
 
+import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,33 +13,37 @@ from ablations import run
 from ablations.publish import main
 from ablations.records import PROVENANCE, Store
 from ablations.report import write_report
-from ablations.study import load_study
+from ablations.study import Study, load_study
+from ablations.tuned import Winner, load_tuned, tuned_path
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 PUBLISHED = sorted(path.parent for path in REFERENCE.rglob(PROVENANCE))
 HEADS = load_study("heads")
 
 
-def fill(results: Path, **changes: object) -> Store:
-    store = Store(results, "heads", "smoke")
-    for each in HEADS.expand("smoke", 2):
+def fill(results: Path, study: Study = HEADS, **changes: object) -> Store:
+    store = Store(results, study.name, "smoke")
+    for each in study.expand("smoke", 2):
         environment = {"device": "a card", "host": "somewhere", "commit": "abc", "torch": "2.13"}
         store.write(replace(record_of(each), environment=environment, **changes))  # type: ignore[arg-type]
     return store
 
 
-def publish(tmp_path: Path) -> Path:
-    arguments = ["heads", "--protocol", "smoke", "--results", str(tmp_path / "ours"), "--to", str(tmp_path / "theirs")]
-    assert main(arguments) == 0
-    return tmp_path / "theirs" / "heads" / "smoke"
+def publish(tmp_path: Path, *options: str) -> Path:
+    places = ["--results", str(tmp_path / "ours"), "--to", str(tmp_path / "theirs")]
+    assert main(["heads", "--protocol", "smoke", *places, *options]) == 0
+    return tmp_path / "theirs" / ("heads-tuned" if options else "heads") / "smoke"
 
 
 def assert_report_can_be_made_again(folder: Path, tmp_path: Path) -> None:
-    study, protocol = folder.parts[-2:]
-    copy = Store(tmp_path / "copy", study, protocol)
+    name, protocol = folder.parts[-2:]
+    study = load_study(name.removesuffix("-tuned"))
+    if name.endswith("-tuned"):
+        study = load_tuned(study, protocol, folder.parents[1])
+    copy = Store(tmp_path / "copy", name, protocol)
     (copy.folder).mkdir(parents=True)
     shutil.copytree(folder / "runs", copy.runs_folder)
-    write_report(load_study(study), protocol, copy)
+    write_report(study, protocol, copy)
     assert (copy.folder / "report.md").read_text() == (folder / "report.md").read_text()
     for name in ("runs", "curves", "summary"):
         made, committed = (pd.read_csv(place / f"{name}.csv") for place in (copy.folder, folder))
@@ -54,6 +59,19 @@ def test_what_is_published_says_where_it_is_from_and_carries_its_report(tmp_path
     for fact in ("python -m ablations.run heads --protocol smoke --seeds 2", "a card", "abc", "2026-01-01"):
         assert fact in said
     assert "somewhere" not in "".join(path.read_text() for path in (folder / "runs").iterdir())
+    assert_report_can_be_made_again(folder, tmp_path)
+
+
+def test_a_tuned_study_is_published_with_what_tuning_found(tmp_path: Path) -> None:
+    own = HEADS.expand("smoke", 1, [HEADS.baseline])[0]
+    winner = Winner(3, 0.9, {"train.lr": 0.01}, [1003], own.settings)
+    found = tuned_path(tmp_path / "ours", "heads", "smoke")
+    found.parent.mkdir(parents=True)
+    found.write_text(json.dumps({"variants": {HEADS.baseline: asdict(winner)}}))
+    fill(tmp_path / "ours", load_tuned(HEADS, "smoke", tmp_path / "ours"))
+    folder = publish(tmp_path, "--tuned")
+    assert "python -m ablations.run heads --protocol smoke --tuned --seeds 2" in (folder / PROVENANCE).read_text()
+    assert (tmp_path / "theirs/heads-tuning/smoke/tuned.json").read_text() == found.read_text()
     assert_report_can_be_made_again(folder, tmp_path)
 
 
@@ -74,6 +92,15 @@ def test_failed_runs_are_not_published_and_what_was_published_stays(tmp_path: Pa
     assert (folder / "report.md").read_text() == before
 
 
-@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: "/".join(folder.parts[-2:]))
+def by_name(folder: Path) -> str:
+    return "/".join(folder.parts[-2:])
+
+
+# One in every test run, the others, which take as long each, among the slow ones.
+@pytest.mark.parametrize(
+    "folder",
+    [pytest.param(folder, marks=[pytest.mark.slow] * (folder.parent.name != "heads")) for folder in PUBLISHED],
+    ids=by_name,
+)
 def test_reports_of_the_reference_results_follow_from_their_records(folder: Path, tmp_path: Path) -> None:
     assert_report_can_be_made_again(folder, tmp_path)
