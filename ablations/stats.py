@@ -27,6 +27,7 @@ NAN = math.nan
 SIGN_FLIP_MIN = 6  # below six pairs an exact sign-flip test cannot reach p = 0.05
 SIGN_FLIP_RESAMPLES = 2**16  # all sign patterns of up to 16 pairs; of more pairs, so many random ones
 SIGN_FLIP_NORMAL = 100  # pairs
+MOST_DUNNETT = 50  # comparisons: what it takes grows with the cube of their number
 ROUNDING = 1e-9  # a spread below this part of the values is rounding, not variance
 QUANTILES = 100  # per axis of the grid that power is averaged over: within 0.1 % of a power of 80 %
 
@@ -48,7 +49,8 @@ class Comparison:
 
     difference    variant minus baseline, with Welch's 95 % interval
     p             Welch's t test; p_holm corrected over the confirmatory comparisons, nan for others
-    p_dunnett     many-to-one comparison that assumes equal variances; p_sign_flip exact, over differences of equal seeds
+    p_dunnett     many-to-one comparison that assumes equal variances, nan for more than MOST_DUNNETT variants; p_sign_flip exact,
+                  over differences of equal seeds
     p_equivalent  two one-sided tests at the margin, corrected like p
     prob_better   probability that a run of the variant beats one of the baseline, ties counting half
     detectable    difference that this comparison would have found with a power of 80 %, at its own spread; nan without any
@@ -405,7 +407,7 @@ def _detectable_between(x: Array, y: Array, num_comparisons: int, alpha: float) 
 
 def _dunnett(variants: Mapping[str, Array], baseline: Array) -> dict[str, float]:
     testable = {name: x for name, x in variants.items() if _testable(x, baseline)}
-    if not testable:
+    if not 0 < len(testable) <= MOST_DUNNETT:
         return {}
     with _constants_allowed():
         result = stats.dunnett(*testable.values(), control=baseline, rng=np.random.default_rng(0))
