@@ -2,7 +2,8 @@
 
 Each variant has an Optuna study of its own, with the same space, the same number of trials and the same random numbers. Trials come
 in batches of BATCH by synchronous successive halving (Jamieson and Talwalkar, arXiv:1502.07943): all train to the first rung, the
-better half goes on to the next, from where it stood. So every variant spends the same number of training images, to the image,
+better half goes on to the next, from where it stood. The first trial, which has the protocol's own setting, always trains to the
+end, lest tuning lose it to a slow start. So every variant spends the same number of training images, to the image,
 which no pruner that decides by results alone would see to (WilcoxonPruner, across seeds, cannot prune below four of them either):
 with several seeds a trial is as good as their mean.
 What is maximised is validation accuracy; the test set is never read. `python -m ablations.tune best` searches a whole network.
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 BATCH = 4  # trials that are halved together
 RUNGS = (0.25, 0.5, 1.0)  # shares of the whole training at which the worse half ends
+OWN = 0  # the trial that has the protocol's own setting
 FIRST_SEED = 1000  # of tuning: trial k trains with seed 1000 + k, final runs with seeds from 0
 TRIES = 3  # of a trial whose worker fails or dies
 MOST_PARAMS = 1_000_000  # of the network that `best` searches
@@ -190,7 +192,7 @@ def _settle_rung(
     tracker: "Tracker",
     say: Callable[[str], None],
 ) -> None:
-    """Tell Optuna how far the batch's trials have come; the worse half of those that still train ends here."""
+    """Tell Optuna how far the batch's trials have come; the worse half of those that still train ends here, but for OWN."""
     from optuna.trial import Trial, TrialState
 
     for trial in _members(task, numbers):
@@ -214,8 +216,10 @@ def _settle_rung(
             _report(task, live, _step(rung), sum(record.val_accuracy for record in ours) / len(ours))
     racing = [trial for trial in _members(task, numbers) if _step(rung) in trial.intermediate_values]
     racing.sort(key=lambda trial: (-_rank(trial, rung), trial.number))
-    num_on = math.ceil(len(racing) / 2) if rung < RUNGS[-1] else 0
-    for trial in racing[num_on:]:
+    if rung < RUNGS[-1]:
+        others = [trial for trial in racing if trial.number != OWN]
+        racing = others[math.ceil(len(others) / 2) :]
+    for trial in racing:
         if _is_open(trial):
             _end(task, trial, rung, store, tracker)
             fate = "ends" if rung < RUNGS[-1] else "complete"

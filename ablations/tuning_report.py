@@ -51,9 +51,9 @@ def write_tuning_report(tasks: "Sequence[Task]", store: Store, command: str) -> 
         f"{', '.join(f'{name} {count:,}' for name, count in spent.items())}; {equal}. What counts is validation accuracy; the test set "
         "was not read.",
         tabulate([_row(task, winners) for task in tasks], headers="keys", tablefmt="pipe", disable_numparse=True),
-        "*Pruned*: the worse half at a quarter and at half of the training. *Failed*: its worker raised or died, each time. Of those "
-        "that did not fail, *collapsed*: not above chance until they ended, which a pruned one might have been later; *diverged*: a "
-        "loss was not finite.",
+        "*Pruned*: the worse half at a quarter and at half of the training, but never a variant's own setting. *Failed*: its worker "
+        "raised or died, each time. Of those that did not fail, *collapsed*: not above chance until they ended, which a pruned one "
+        "might have been later; *diverged*: a loss was not finite.",
         "\n".join(f"- {line}" for task in tasks for line in _warnings(task, winners)),
         *_pareto_fronts(tasks),
         "## Space",

@@ -101,15 +101,18 @@ def test_a_known_optimum_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("trials", [1, 4, 6, 11])
 def test_every_variant_spends_the_same_number_of_images(tmp_path: Path, trials: int) -> None:
-    """Of four trials all train to a quarter, two to a half, one to the end; a shorter last batch is halved alike."""
+    """Of four trials all train to a quarter, two to a half, one to the end; a shorter last batch is halved alike.
+
+    Of the first four, one has the protocol's own setting, which trains to the end beside the best of the others.
+    """
     tasks = toy_tasks(tmp_path, trials)
     tune_toy(tmp_path, tasks)
     total = 512 * 3
     expected = {
         1: [total],
-        4: [total, total // 2, total // 4, total // 4],
-        6: [total, total // 2, total // 4, total // 4, total, total // 4],
-        11: 2 * [total, total // 2, total // 4, total // 4] + [total, total // 2, total // 4],
+        4: [total, total, total // 2, total // 4],
+        6: [total, total, total // 2, total // 4, total, total // 4],
+        11: [total, *(2 * [total, total // 2, total // 4]), total // 4, total, total // 2, total // 4],
     }[trials]
     for task in tasks:
         assert sorted(examples(task)) == sorted(expected)
@@ -121,6 +124,19 @@ def test_the_first_trial_is_the_protocols_own_setting_and_variants_share_their_r
     lrs = [[trial.params["train.lr"] for trial in task.trials.get_trials()] for task in tasks]
     assert lrs[0][0] == tasks[0].run.train.lr
     assert lrs[0] == lrs[1]
+
+
+def test_the_protocols_own_setting_is_never_pruned(tmp_path: Path) -> None:
+    (task,) = toy_tasks(tmp_path, 8, ["2x"])
+    task = replace(
+        task, run=replace(task.run, train=replace(task.run.train, lr=1.0))
+    )  # of all that are tried the worst
+    tune_toy(tmp_path, [task])
+    own, *others = task.trials.get_trials()
+    assert own.state.name == "COMPLETE"
+    assert own.intermediate_values[25] < max(
+        trial.intermediate_values[25] for trial in others if trial.state.name == "PRUNED"
+    )
 
 
 def test_a_second_call_goes_on_to_the_number_asked_for(tmp_path: Path) -> None:
@@ -139,7 +155,7 @@ def test_a_trial_that_keeps_failing_is_told_and_blocks_nothing(tmp_path: Path) -
     tune_toy(tmp_path, tasks, fail={1: 100})
     states = [trial.state.name for trial in tasks[0].trials.get_trials()]
     assert states[1] == "FAIL"
-    assert sorted(states) == ["COMPLETE", "FAIL", "PRUNED", "PRUNED"]
+    assert sorted(states) == ["COMPLETE", "COMPLETE", "FAIL", "PRUNED"]
     assert tasks[0].trials.get_trials()[1].user_attrs["error"] == "RuntimeError: no"
 
 
@@ -147,7 +163,7 @@ def test_a_trial_that_dies_is_tried_again(tmp_path: Path) -> None:
     tasks = toy_tasks(tmp_path, 4, ["2x"])
     said = tune_toy(tmp_path, tasks, fail={1: tune.TRIES - 1})
     assert sum("failed" in line for line in said) == tune.TRIES - 1
-    assert sorted(trial.state.name for trial in tasks[0].trials.get_trials()) == ["COMPLETE", *["PRUNED"] * 3]
+    assert sorted(trial.state.name for trial in tasks[0].trials.get_trials()) == [*["COMPLETE"] * 2, *["PRUNED"] * 2]
 
 
 def test_each_variant_pauses_at_shares_of_its_own_length(tmp_path: Path) -> None:
@@ -180,7 +196,7 @@ def test_two_tuners_with_nothing_but_the_storage_in_common_share_the_work(
         said = list(pool.map(tune_here, ["one", "other"]))
     for task in toy_tasks(tmp_path, 12):
         states = [trial.state.name for trial in task.trials.get_trials()]
-        assert (len(states), states.count("COMPLETE"), states.count("PRUNED")) == (12, 3, 9)
+        assert (len(states), states.count("COMPLETE"), states.count("PRUNED")) == (12, 4, 8)
     ended = [[line for line in lines if " at " in line] for lines in said]
     assert all(ended)
     assert len(set(ended[0] + ended[1])) == len(ended[0] + ended[1]) == 24
