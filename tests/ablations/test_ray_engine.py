@@ -109,3 +109,14 @@ def test_a_cluster_that_does_not_answer_is_one_line(tmp_path: Path, address: str
     assert done.returncode == 2
     assert "no Ray cluster answers there" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_trials_that_tune_come_out_as_those_of_local_workers(tmp_path: Path) -> None:
+    """Every rung has an engine of its own, all on one cluster."""
+    arguments = ["num_1x1", "--protocol", "smoke", "--variants", "0x", "--trials", "2", "--workers", "2"]
+    for engine in ("ray", "local"):
+        options = [*arguments, "--engine", engine, "--results", engine]
+        done = call(*options, cwd=tmp_path, module="ablations.tune")
+        assert done.returncode == 0, done.stderr
+    assert len(records(tmp_path / "ray")) == 4
+    assert records(tmp_path / "ray") == records(tmp_path / "local")
