@@ -2,7 +2,7 @@
 
 One colour per variant throughout, from a palette that colour-blind readers can tell apart, with a dash and a marker for those
 that share one; the baseline is black, controls and exploratory variants are dashed or hollow. Axes of results are scaled to
-the variants whose runs all finished: one that collapsed is named, and shown at the edge with its number, so that it does not
+the variants whose runs all learned: one that collapsed is named, and shown at the edge with its number, so that it does not
 squeeze the rest together. Saved files are the same byte for byte for the same tables.
 """
 
@@ -74,9 +74,9 @@ class Tables:
         return f"{low} to {high} seeds" if low != high else f"{low} seed{'s' if low > 1 else ''}"
 
     @property
-    def all_finished(self) -> "pd.Series[bool]":
-        """Whether no run of a variant collapsed or diverged, by row of `variants`."""
-        return (self.variants["collapsed"] + self.variants["diverged"]) == 0
+    def all_learned(self) -> "pd.Series[bool]":
+        """Whether no run of a variant collapsed, diverged or lost classes, by row of `variants`."""
+        return self.variants["impaired"] == 0
 
     def is_primary(self, name: str) -> bool:
         """Baseline or confirmatory."""
@@ -482,10 +482,10 @@ def _megabyte_ticks(axes: Axes) -> None:
 
 
 def _accuracy_limits(tables: Tables) -> tuple[float, float]:
-    """Over all runs, so that wide intervals of few seeds do not squeeze the means together; where some collapsed and are far
-    from the rest, over the rest.
+    """Over all runs, so that wide intervals of few seeds do not squeeze the means together; where some failed to learn and are
+    far from the rest, over the rest.
     """
-    clear = tables.runs[tables.runs["variant"].isin(tables.variants["variant"][tables.all_finished])]
+    clear = tables.runs[tables.runs["variant"].isin(tables.variants["variant"][tables.all_learned])]
     low, high = tables.runs["test_accuracy"].min(), tables.runs["test_accuracy"].max()
     if len(clear):
         core_low, core_high = clear["test_accuracy"].min(), clear["test_accuracy"].max()
@@ -496,9 +496,9 @@ def _accuracy_limits(tables: Tables) -> tuple[float, float]:
 
 
 def _difference_limits(tables: Tables, margin: float) -> tuple[float, float]:
-    """Over the intervals of variants that all finished, but for those several times as wide as is usual."""
+    """Over the intervals of variants that all learned, but for those several times as wide as is usual."""
     shown = tables.variants[tables.variants["difference"].notna()]
-    clear = shown[tables.all_finished.loc[shown.index]]
+    clear = shown[tables.all_learned.loc[shown.index]]
     table = clear if len(clear) else shown
     low, high = -1.5 * margin, 1.5 * margin
     if len(table):
