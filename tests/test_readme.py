@@ -9,11 +9,10 @@ import torch
 
 from ablations.execute import execute
 from ablations.protocols import PROTOCOLS
-from ablations.study import Study, study_names
+from ablations.study import Study, load_study, study_names
 from nin import pooling
-from nin.data import load
 from nin.model import build_model
-from nin.spec import DataSpec, ModelSpec
+from nin.spec import ModelSpec
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.S)
@@ -45,18 +44,25 @@ def test_the_example_of_a_pooling_is_one(monkeypatch: pytest.MonkeyPatch) -> Non
     assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
 
-def test_the_example_of_a_data_set_is_read(tmp_path: Path) -> None:
+def test_the_example_of_a_data_set_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
-    folder = README.partition("data.name=folder:")[2].partition("`")[0]
-    for part, count in (("train", 4), ("test", 2)):
-        for label in ("cats", "dogs"):
+    (command,) = re.findall(r"run (\w+) (.*data\.name=folder:(\w+).*)\n```", README)
+    study, options, folder = command
+    overrides = re.findall(r"--set (\S+)", options)
+    (num_val,) = (int(value) for value in re.findall(r"data\.val_examples=(\d+)", options))
+    for part, count in (("train", num_val // 2 + 20), ("test", 10)):
+        for grey, label in ((40, "cats"), (200, "dogs")):
             place = tmp_path / folder / part / label
             place.mkdir(parents=True)
             for k in range(count):
-                Image.new("RGB", (40, 40), (k, k, k)).save(place / f"{k}.png")
-    data = load(DataSpec(name=f"folder:{folder}", val_examples=2), tmp_path)
-    assert (data.num_classes, len(data.test.labels)) == (2, 4)
+                Image.new("RGB", (40, 40), (grey, k % 256, grey)).save(place / f"{k}.png")
+    monkeypatch.setenv("NIN_DATA", str(tmp_path))
+    run = load_study(study).expand("quick", 1, overrides=overrides)[0]
+    record = execute(run).record
+    assert record.is_result
+    assert record.examples_seen == 40 * run.train.epochs
+    assert record.test_examples == 20
 
 
 def test_every_protocol_and_study_is_named() -> None:
