@@ -401,6 +401,11 @@ def _statement(
     settings = PROTOCOLS[protocol]
     run = next((r.run for r in records if r.run.variant == study.baseline), records[0].run)
     train, data = run.train, run.data
+    settings_of_runs = [record.run.settings for record in records]
+
+    def given(setting: str) -> str:
+        return _range_text({settings[setting] for settings in settings_of_runs})
+
     seeds = sorted({record.run.seed for record in records})
     validation = (
         f"the test set, watched {train.evals_per_epoch} times an epoch"
@@ -411,9 +416,10 @@ def _statement(
         f"Protocol `{protocol}`: {settings.purpose}. {settings.note}".strip(),
         f"Seeds {_listed(seeds)}, the same for every variant. Variants: {len({r.run.variant for r in records})} of "
         f"{len(study.variants)}.",
-        f"Budget: {train.epochs} epochs, {max(r.examples_seen for r in records):,} training images; batch {train.batch_size}; "
-        f"{train.optimizer}, lr {train.lr:g}, momentum {train.momentum:g}, weight decay {train.weight_decay:g}, schedule "
-        f"{train.schedule}, {train.precision}; weights {run.model.init}.",
+        f"Budget: {given('train.epochs')} epochs, {max(r.examples_seen for r in records):,} training images; "
+        f"batch {given('train.batch_size')}; {given('train.optimizer')}, lr {given('train.lr')}, momentum {given('train.momentum')}, "
+        f"weight decay {given('train.weight_decay')}, schedule {given('train.schedule')}, {given('train.precision')}; "
+        f"weights {given('model.init')}.",
         _tuning_fact(study)
         + (f"; changed from the protocol by {', '.join(f'`--set {o}`' for o in overrides)}." if overrides else "."),
         f"Data: {data.name}, checksum {_listed({r.data_checksum[:12] for r in records if r.data_checksum})}. Train accuracy is on "
@@ -443,7 +449,17 @@ def _statement(
 def _tuning_fact(study: Study) -> str:
     if study.pairs:
         return "Variants marked as tuned have parameters of training found by tuning, the rest the protocol's, the same for all"
-    return "Parameters of training are fixed, the same for all variants; none was tuned for any of them"
+    studied = sorted(set[str]().union(*(variant.train for variant in study.variants.values())))
+    besides = f" but for what is studied ({_listed(studied)})" if studied else ""
+    return f"Parameters of training are fixed, the same for all variants{besides}; none was tuned for any of them"
+
+
+def _range_text(values: Iterable[object]) -> str:
+    """ "0.1", "0.01, 0.05 and 0.1" or, of many numbers, "1 to 512"."""
+    numbers = sorted(value for value in values if isinstance(value, int | float))
+    if len(numbers) > 3:
+        return f"{numbers[0]:g} to {numbers[-1]:g}"
+    return _listed([f"{number:g}" for number in numbers] or sorted(map(str, values)))
 
 
 def _versions(record: RunRecord) -> str:
