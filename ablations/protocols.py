@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from nin.settings import SETTINGS
 from nin.spec import DataSpec, ModelSpec, TrainSpec
 
 
@@ -46,18 +47,9 @@ SMOKE = Protocol(
 QUICK = Protocol(
     name="quick",
     purpose="an answer on a laptop: a narrow network on a part of Fashion-MNIST, minutes on 2 cores",
-    model=ModelSpec(layout="small", width=0.25, hidden=1024, init="kaiming", class_block="wide", class_relu=False),
-    data=DataSpec(name="fashion-mnist", train_examples=10_000, val_examples=2_000),
-    train=TrainSpec(
-        epochs=4,
-        batch_size=32,
-        lr=0.02,
-        last_lr_factor=0.1,
-        momentum=0.9,
-        schedule="one-cycle",
-        precision="bf16",
-        evals_per_epoch=3,
-    ),
+    model=SETTINGS["quick"].model,
+    data=SETTINGS["quick"].data,
+    train=SETTINGS["quick"].train,
     seeds=3,
     target=0.75,
     assumed_sd=0.009,  # six seeds of the baseline gave 0.0083
@@ -67,18 +59,9 @@ QUICK = Protocol(
 FULL = Protocol(
     name="full",
     purpose="a publishable answer on one GPU: all of Fashion-MNIST, the full width",
-    model=ModelSpec(layout="small", init="kaiming", class_block="wide", class_relu=False),
-    data=DataSpec(name="fashion-mnist", augment="flip"),
-    train=TrainSpec(
-        epochs=30,
-        lr=0.03,
-        last_lr_factor=0.1,
-        momentum=0.9,
-        weight_decay=5e-4,
-        schedule="one-cycle",
-        precision="bf16",
-        evals_per_epoch=2,
-    ),
+    model=SETTINGS["full"].model,
+    data=SETTINGS["full"].data,
+    train=SETTINGS["full"].train,
     seeds=10,
     target=0.90,
     assumed_sd=0.002,  # 0.20 points over 10 runs of a network of this kind, in the data set's own table
@@ -88,9 +71,9 @@ FULL = Protocol(
 D2L = Protocol(
     name="d2l",
     purpose="the textbook's own setting: Fashion-MNIST at 224 px, SGD without momentum, lr 0.1, batch 128, Xavier",
-    model=ModelSpec(layout="d2l", init="xavier"),
-    data=DataSpec(name="fashion-mnist", val_examples=0, image_size=224, normalize=False),
-    train=TrainSpec(epochs=10, batch_size=128, lr=0.1, precision="bf16", evals_per_epoch=2),
+    model=SETTINGS["d2l"].model,
+    data=SETTINGS["d2l"].data,
+    train=SETTINGS["d2l"].train,
     seeds=10,
     target=0.80,
     assumed_sd=0.0145,  # 61 of the textbook's 101 published runs, those that trained well, have 0.0145

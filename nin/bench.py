@@ -19,13 +19,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from nin.cli import OneLineParser, exit_with, text_table
-from nin.spec import DataSpec, ModelSpec, Shape, TrainSpec, choose
+from nin.settings import SETTINGS, Setting
+from nin.spec import choose
 
 if TYPE_CHECKING:
     from nin.loops import Pace
@@ -36,58 +37,6 @@ REPEATS = 3
 REPEAT_SEC, QUICK_REPEAT_SEC = 15.0, 3.0
 GPU_PROCESSES = (1, 2, 4)  # at once on one GPU
 TFLOP = 1e12
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A network, the images it sees and how it is trained."""
-
-    model: ModelSpec
-    data: DataSpec
-    train: TrainSpec
-
-    @property
-    def in_shape(self) -> Shape:
-        """(C, H, W) of the images of Fashion-MNIST as the network sees them."""
-        return (1, self.data.image_size or 28, self.data.image_size or 28)
-
-
-# The protocols of the same names, whose speed this is about.
-SETTINGS: dict[str, Setting] = {
-    "d2l": Setting(
-        ModelSpec(layout="d2l", init="xavier"),
-        DataSpec(val_examples=0, image_size=224, normalize=False),
-        TrainSpec(epochs=10, batch_size=128, lr=0.1, precision="bf16", evals_per_epoch=2),
-    ),
-    "full": Setting(
-        ModelSpec(layout="small", init="kaiming", class_block="wide", class_relu=False),
-        DataSpec(augment="flip"),
-        TrainSpec(
-            epochs=30,
-            lr=0.03,
-            last_lr_factor=0.1,
-            momentum=0.9,
-            weight_decay=5e-4,
-            schedule="one-cycle",
-            precision="bf16",
-            evals_per_epoch=2,
-        ),
-    ),
-    "quick": Setting(
-        ModelSpec(layout="small", width=0.25, hidden=1024, init="kaiming", class_block="wide", class_relu=False),
-        DataSpec(train_examples=10_000, val_examples=2_000),
-        TrainSpec(
-            epochs=4,
-            batch_size=32,
-            lr=0.02,
-            last_lr_factor=0.1,
-            momentum=0.9,
-            schedule="one-cycle",
-            precision="bf16",
-            evals_per_epoch=3,
-        ),
-    ),
-}
 
 
 def compared(textbook: "Sequence[Pace]", ours: "Sequence[Pace]") -> dict[str, float]:

@@ -29,7 +29,7 @@ from nin.spec import DataSpec
 from nin.train import train
 
 if TYPE_CHECKING:
-    from nin.bench import Setting
+    from nin.settings import Setting
 
 TEST_SHARE = 6  # one test image for six training images, as Fashion-MNIST has them
 MIN_STEPS = 2  # of what is timed

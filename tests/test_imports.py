@@ -31,9 +31,10 @@ ONLY = {
 }
 
 # All that a room imports when it is imported, beside the standard library. Listing studies loads no torch.
-STUDIES = ("nin.spec", "ablations.protocols", "ablations.studies", "ablations.study")
+STUDIES = ("nin.settings", "nin.spec", "ablations.protocols", "ablations.studies", "ablations.study")
 NOTHING_ELSE_THAN = {
     "nin.spec": (),
+    "nin.settings": ("nin.spec",),
     "nin.history": (),
     "nin.cli": (),
     "nin.measure": ("nin.cli", "nin.spec"),
