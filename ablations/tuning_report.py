@@ -132,6 +132,7 @@ def _draw(task: "Task", folder: Path) -> list[str]:
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
     from optuna.importance import FanovaImportanceEvaluator
     from optuna.visualization import matplotlib as draw
 
@@ -164,10 +165,13 @@ def _draw(task: "Task", folder: Path) -> list[str]:
             if kind == "parallel":  # each axis brings a grid, which would hide the lines
                 for axis in figure.axes:
                     axis.grid(False)
+            if kind == "slice":  # numbers of neighbours would run into each other
+                for axis in figure.axes:
+                    axis.xaxis.set_minor_formatter(NullFormatter())
+                    axis.tick_params(axis="x", rotation=30)
             figure.set_size_inches(9 if kind != "slice" else 3 * len(task.space), 4.5)
-            figure.suptitle(
-                f"{task.run.study} under {task.run.protocol}: {task.run.variant}", fontsize=10, x=0.01, ha="left"
-            )
+            title = f"{task.run.study} under {task.run.protocol}: {task.run.variant}, {complete} complete trials"
+            figure.suptitle(title, fontsize=10, x=0.01, ha="left")
             name = f"{task.run.variant}-{kind}".replace("/", "_").replace(" ", "_")
             save(figure, folder / name)
             plt.close(figure)
