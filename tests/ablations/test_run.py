@@ -15,8 +15,8 @@ from builders import record_of, smoke_runs
 from processes import call, command
 from rich.console import Console
 
-from ablations.driver import drive
-from ablations.engines import Event, Failed, Started
+from ablations import driver, run
+from ablations.engines import Ended, Event, Failed, Started
 from ablations.records import Store
 from ablations.study import Run
 from ablations.tracking import Tracker
@@ -140,32 +140,42 @@ def test_a_run_that_fails_when_trained_again_keeps_its_record(
             yield from (event for run in runs for event in (Started(run), Failed(run, "lost", "")))
 
     sizes = {run.run_id: NetworkSize(1, 1, 1.0)}
-    drive([run], Failing(), {run.study: (store, Tracker())}, sizes, "cpu", Console())
+    driver.drive([run], Failing(), {run.study: (store, Tracker())}, sizes, "cpu", Console())
     kept = store.read(run.run_id)
     assert kept is not None
     assert kept.is_result
     assert "2x seed 0: failed" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_several_studies_share_a_budget_and_go_on_from_where_it_ended(tmp_path: Path) -> None:
-    studies = ("class_block,nonlinearity", "--protocol", "smoke", "--workers", "2")
-    first = call(*studies, "--budget", "12s", cwd=tmp_path)
-    assert first.returncode == 0, first.stderr
-    done = contents(tmp_path)
-    assert 0 < len(done) < 30
-    assert f"the time is up: {30 - len(done)} of 30 runs are left; the same command goes on" in first.stdout
-    second = call(*studies, cwd=tmp_path)
-    assert second.returncode == 0, second.stderr
-    assert f"30 runs, {len(done)} done, {30 - len(done)} to do" in second.stdout
+def test_several_studies_share_a_budget_and_go_on_from_where_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    executed: list[Run] = []
+
+    class Toy:
+        workers = 1
+
+        def execute(self, runs: Iterable[Run]) -> Iterator[Event]:
+            for each in runs:
+                yield Started(each)
+                time.sleep(0.1 if len(executed) < 5 else 3600)
+                executed.append(each)
+                yield Ended(each, record_of(each))
+
+    monkeypatch.setattr(driver, "make_engine", lambda *_, **__: (Toy(), "cpu"))
+    monkeypatch.setattr(driver, "handle_signals", lambda: None)
+    monkeypatch.setattr("ablations.plots.FIGURES", {})
+    monkeypatch.setattr("ablations.tracking.open_tracker", lambda *_: Tracker())
+    studies = ["class_block,nonlinearity", "--protocol", "smoke", "--results", str(tmp_path)]
+    assert run.main([*studies, "--budget", "5s"]) == 0
+    assert "the time is up: 25 of 30 runs are left; the same command goes on" in capsys.readouterr().out
+    assert len(contents(tmp_path)) == 5
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    assert run.main(studies) == 0
+    assert "30 runs, 5 done, 25 to do" in capsys.readouterr().out
     assert len(contents(tmp_path)) == 30
-    assert done.items() <= contents(tmp_path).items()
-    for each in (first, second):
-        started = [line for line in each.stdout.splitlines() if line.endswith(": started")]
-        seeds = [int(line.removesuffix(": started")[-1]) for line in started]
-        assert seeds == sorted(seeds), started
-    for name in ("class_block", "nonlinearity"):
-        assert (tmp_path / "results" / name / "smoke" / "report.md").exists()
+    assert [each.seed for each in executed] == [0] * 15 + [1] * 15
+    assert {each.study for each in executed[:15]} == {"class_block", "nonlinearity"}
 
 
 @pytest.mark.parametrize(
