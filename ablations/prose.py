@@ -24,7 +24,17 @@ def first_sentence(study: Study, protocol: str, summary: Summary) -> str:
         return _failure_sentence(protocol, summary) + " " + _accuracy_sentence(study, protocol, summary)
     failed = [f"{row.variant} ({failures(row)})" for row in each_row(summary.variants) if failures(row)]
     note = f" Runs that did not learn are in these numbers: {_listed(failed)}." if failed else ""
-    return _accuracy_sentence(study, protocol, summary) + note
+    beside = _published_sentence(protocol, summary) + " " if len(summary.published) else ""
+    return beside + _accuracy_sentence(study, protocol, summary) + note
+
+
+def _published_sentence(protocol: str, summary: Summary) -> str:
+    parts = [
+        f"**{row.variant} {100 * row.median_ours:.1f} % (n = {row.n_ours}) against {100 * row.median_theirs:.1f} % "
+        f"(n = {row.n_theirs}), p {p if (p := _p(row.p_location)).startswith('<') else '= ' + p}**"
+        for row in each_row(summary.published)
+    ]
+    return f"Under `{protocol}`, median test accuracy beside that of published runs: {'; '.join(parts)} (Mann-Whitney's test)."
 
 
 def _memory_sentence(protocol: str, summary: Summary) -> str:

@@ -107,7 +107,9 @@ def write_report(
     figures = []
     if results:
         finished = runs[runs["status"] != "failed"]
-        tables = Tables(study, protocol, finished, curves, summary.variants, summary.memory, published_runs(study))
+        tables = Tables(
+            study, protocol, finished, curves, summary.variants, summary.memory, published_runs(study, protocol)
+        )
         for name, draw in figures_of(tables).items():
             save(draw(tables), store.folder / "figures" / name)
             figures.append((name, " ".join((draw.__doc__ or "").split())))

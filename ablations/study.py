@@ -70,11 +70,13 @@ class Published:
     file         a CSV under `results/reference`, one row per run, with columns network, train_loss (nats, mean over the last
                  epoch) and test_accuracy (a fraction)
     networks     what the file calls each variant
+    protocol     under which ours have the same settings
     failed_loss  for variants that fail at times: the train_loss from which a run counts as failed
     """
 
     file: str
     networks: Mapping[str, str]
+    protocol: str
     failed_loss: Mapping[str, float] = field(default_factory=dict)
 
 

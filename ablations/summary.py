@@ -100,7 +100,7 @@ def summarise(study: Study, protocol: str, records: Sequence[RunRecord]) -> Summ
         over_images=_over_images(study, by_variant),
         memory=_memory_lines(by_variant) if study.answers == "memory" else pd.DataFrame(),
         tuned=_tuned(study, by_variant),
-        published=_beside_published(study, by_variant),
+        published=_beside_published(study, protocol, by_variant),
     )
 
 
@@ -349,9 +349,9 @@ def _memory_lines(by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def published_runs(study: Study) -> pd.DataFrame:
+def published_runs(study: Study, protocol: str) -> pd.DataFrame:
     """Runs that others have published, a row each: variant, train_loss, test_accuracy; empty where the study names none."""
-    file = REFERENCE / study.published.file if study.published else None
+    file = REFERENCE / study.published.file if study.published and study.published.protocol == protocol else None
     if study.published is None or file is None or not file.exists():
         return pd.DataFrame(columns=["variant", "train_loss", "test_accuracy"])
     table = pd.read_csv(file, comment="#")
@@ -359,9 +359,9 @@ def published_runs(study: Study) -> pd.DataFrame:
     return table.assign(variant=table["network"].map(names)).dropna(subset=["variant"])
 
 
-def _beside_published(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
+def _beside_published(study: Study, protocol: str, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
     rows: list[dict[str, object]] = []
-    theirs_by_variant = published_runs(study).groupby("variant")
+    theirs_by_variant = published_runs(study, protocol).groupby("variant")
     for name, theirs in theirs_by_variant:
         group = by_variant.get(str(name), [])
         if not group or study.published is None:

@@ -24,6 +24,7 @@ STUDY = Study(
     published=Published(
         "textbook/published-runs.csv",
         networks={"lenet": "lenet", "alexnet": "alexnet", "vgg11/4": "vgg", "nin": "nin"},
+        protocol="d2l",
         failed_loss={"nin": 0.5},
     ),
     protocols=("smoke", "d2l"),

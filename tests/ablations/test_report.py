@@ -519,4 +519,5 @@ def test_published_runs_are_laid_beside_ours(tmp_path: Path, monkeypatch: pytest
     assert nin["p_failed"] == pytest.approx(scipy_stats.fisher_exact([[0, 3], [3, 1]]).pvalue)
     text = text_of(store)
     assert "| 3/4 (30 to 95 %)" in text
+    assert "lenet 81.0 % (n = 3) against 71.0 % (n = 3), p = 0.1000" in first_paragraph(store)
     assert (store.folder / "figures/beside_published.png").exists()
