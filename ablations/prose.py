@@ -21,7 +21,7 @@ def first_sentence(study: Study, protocol: str, summary: Summary) -> str:
     if study.answers == "memory":
         return _memory_sentence(protocol, summary)
     if study.answers == "failures" and len(summary.variants):
-        return _failure_sentence(protocol, summary) + " " + _accuracy_sentence(study, protocol, summary)
+        return _failure_sentence(study, protocol, summary) + " " + _accuracy_sentence(study, protocol, summary)
     failed = [f"{row.variant} ({failures(row)})" for row in each_row(summary.variants) if failures(row)]
     note = f" Runs that did not learn are in these numbers: {_listed(failed)}." if failed else ""
     beside = _published_sentence(protocol, summary) + " " if len(summary.published) else ""
@@ -55,7 +55,7 @@ def _memory_sentence(protocol: str, summary: Summary) -> str:
     return f"Under `{protocol}`, peak memory of training **{verdict}**: {'; '.join(parts)}."
 
 
-def _failure_sentence(protocol: str, summary: Summary) -> str:
+def _failure_sentence(study: Study, protocol: str, summary: Summary) -> str:
     variants_by_count: dict[tuple[int, int], list[str]] = {}
     for row in each_row(summary.variants.sort_values("impaired", ascending=False, kind="stable")):
         variants_by_count.setdefault((row.impaired, row.n), []).append(row.variant)
@@ -65,7 +65,29 @@ def _failure_sentence(protocol: str, summary: Summary) -> str:
         parts.append(
             f"**{count} of {num}** ({100 * share.low:.0f} to {100 * share.high:.0f} %) with {_listed(variants)}"
         )
-    return f"Under `{protocol}`, runs that collapsed, diverged or lost classes for good: {'; '.join(parts)}."
+    counts = f"Under `{protocol}`, runs that collapsed, diverged or lost classes for good: {'; '.join(parts)}."
+    return " ".join([counts, *_failure_comparisons(study, summary.variants)])
+
+
+def _failure_comparisons(study: Study, table: pd.DataFrame) -> list[str]:
+    """The rates of the confirmatory variants against the baseline's: Fisher's exact test, corrected by Holm."""
+    base, others = table[table["variant"] == study.baseline], table[table["role"] == "confirmatory"]
+    if not len(base) or not len(others):
+        return []
+    (row,) = each_row(base)
+    tests = [stats.compare_rates(other.impaired, other.n, row.impaired, row.n) for other in each_row(others)]
+    by_outcome: dict[str, list[str]] = {"fewer": [], "more": [], "undecided": []}
+    for name, (difference, _), p in zip(others["variant"], tests, stats.holm([p for _, p in tests]), strict=True):
+        outcome = "undecided" if not p <= 0.05 else "fewer" if difference.estimate < 0 else "more"
+        by_outcome[outcome].append(name if outcome == "undecided" else f"{name} ({_p(p)})")
+    said = [
+        f"**{outcome} with {_listed(names)}**"
+        for outcome, names in by_outcome.items()
+        if names and outcome != "undecided"
+    ]
+    if by_outcome["undecided"]:
+        said.append(f"undecided with {_listed(by_outcome['undecided'])}")
+    return [f"Compared with {study.baseline} (Fisher's exact test, corrected p): {'; '.join(said)}."]
 
 
 def _accuracy_sentence(study: Study, protocol: str, summary: Summary) -> str:

@@ -472,6 +472,20 @@ def test_a_study_of_failures_begins_with_their_counts(tmp_path: Path) -> None:
     start = "Under `smoke`, runs that collapsed, diverged or lost classes for good: "
     failed = "**4 of 4** (51 to 100 %) with narrow relu 1, narrow relu 0.1 and wide relu 1; "
     assert first_paragraph(store).startswith(start + failed + "**0 of 4** (0 to 49 %) with narrow linear 1,")
+    # Of 4 in 4 against 0 in 4 the exact p is 2 in 70, seven times which is 0.2.
+    assert "undecided with narrow relu 0.1, narrow linear 1" in first_paragraph(store)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_study_of_failures_says_with_which_variants_there_are_fewer(tmp_path: Path) -> None:
+    def of_one_kind(run: Run) -> RunRecord:
+        return replace(plain(run), dead_classes=int(run.variant.endswith(" relu 1")))
+
+    store = filled(tmp_path, of_one_kind, seeds=6, study="class_block")
+    write_report(load_study("class_block"), "smoke", store)
+    p = 7 * scipy_stats.fisher_exact([[6, 0], [0, 6]]).pvalue
+    assert f"**fewer with narrow relu 0.1 ({p:.4f})" in first_paragraph(store)
+    assert "undecided with wide relu 1." in first_paragraph(store)
 
 
 @pytest.mark.usefixtures("undrawn")
