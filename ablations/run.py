@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         part.study.name: open_tracker(arguments.results, part.study, arguments.protocol, warn, arguments.overrides)
         for part in parts
     }
-    stopped = ""
+    stopped, is_out_of_time = "", False
     try:
         for (
             part
@@ -96,10 +96,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         except CommonFailureError as reason:
             stopped = f"stopped early: {reason}; the same command tries again"
         except OutOfTimeError:
-            pass
+            is_out_of_time = True
         command = "python -m ablations.run " + shlex.join(sys.argv[1:] if argv is None else argv)
         unfinished = [_conclude(part, trackers[part.study.name], arguments, command, console) for part in parts]
-        return _exit_status(parts, [record for records in unfinished for record in records], stopped)
+        if is_out_of_time:
+            left = sum(not part.store.is_done(run) for part in parts for run in part.runs)
+            print(f"the time is up: {left} of {num_runs} runs are left; the same command goes on")
+        return _exit_status(num_runs, [record for records in unfinished for record in records], stopped)
     except KeyboardInterrupt:
         return _interrupted(parts)
     finally:
@@ -181,9 +184,8 @@ def _conclude(
     ]
 
 
-def _exit_status(parts: Sequence[Part], failed: Sequence["RunRecord"], stopped: str) -> int:
+def _exit_status(num_runs: int, failed: Sequence["RunRecord"], stopped: str) -> int:
     """Says what is not as it should be."""
-    num_runs = sum(len(part.runs) for part in parts)
     if stopped:
         print(stopped, file=sys.stderr)
         return SOME_RUN_FAILED
@@ -191,14 +193,7 @@ def _exit_status(parts: Sequence[Part], failed: Sequence["RunRecord"], stopped: 
         print(f"{len(failed)} of {num_runs} runs failed; the same command tries them again:", file=sys.stderr)
         for record in failed:
             print(f"  {record.run.label}: {record.error or 'it still has no weights'}", file=sys.stderr)
-    left = num_runs - len(failed) - _num_done(parts)
-    if left:
-        print(f"the time is up: {left} of {num_runs} runs are left; the same command goes on")
     return SOME_RUN_FAILED if failed else SUCCESS
-
-
-def _num_done(parts: Sequence[Part]) -> int:
-    return sum(part.store.is_done(run) for part in parts for run in part.runs)
 
 
 def _interrupted(parts: Sequence[Part]) -> int:
