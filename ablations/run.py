@@ -80,9 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     stopped, is_out_of_time = "", False
     try:
-        for (
-            part
-        ) in parts:  # of runs that are done checkpoints are left if their driver was killed before it could remove them
+        for part in parts:  # a driver that is killed leaves checkpoints of runs that are done
             part.store.drop_checkpoints({run.run_id for run in part.runs} - {run.run_id for run in part.missing})
         places = {part.study.name: (part.store, trackers[part.study.name]) for part in parts}
         try:
