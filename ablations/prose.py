@@ -446,7 +446,7 @@ def _statement(
     )
     facts = [
         f"Protocol `{protocol}`: {settings.purpose}. {settings.note}".strip(),
-        f"Seeds {_listed(seeds)}, the same for every variant. Variants: {len({r.run.variant for r in records})} of "
+        f"Seeds {_seeds_text(seeds)}, the same for every variant. Variants: {len({r.run.variant for r in records})} of "
         f"{len(study.variants)}.",
         f"Budget: {given('train.epochs')} epochs, {max(r.examples_seen for r in records):,} training images; "
         f"batch {given('train.batch_size')}; {given('train.optimizer')}, lr {given('train.lr')}, momentum {given('train.momentum')}, "
@@ -484,6 +484,12 @@ def _tuning_fact(study: Study) -> str:
     studied = sorted(set[str]().union(*(variant.train for variant in study.variants.values())))
     besides = f" but for what is studied ({_listed(studied)})" if studied else ""
     return f"Parameters of training are fixed, the same for all variants{besides}; none was tuned for any of them"
+
+
+def _seeds_text(seeds: Sequence[int]) -> str:
+    """ "0, 1 and 2", or "0 to 9" of many without a gap."""
+    whole = len(seeds) > 3 and seeds[-1] - seeds[0] == len(seeds) - 1
+    return f"{seeds[0]} to {seeds[-1]}" if whole else _listed(seeds)
 
 
 def _range_text(values: Iterable[object]) -> str:

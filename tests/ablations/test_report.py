@@ -109,7 +109,7 @@ def test_the_first_sentence_answers_with_numbers_and_certainty(written: Store) -
 def test_the_report_states_what_it_rests_on(written: Store) -> None:
     text = text_of(written)
     for wanted in (
-        *("Seeds 0, 1, 2, 3 and 4", "3 epochs", "adamw, lr 0.005", "schedule one-cycle", "none was tuned"),
+        *("Seeds 0 to 4", "3 epochs", "adamw, lr 0.005", "schedule one-cycle", "none was tuned"),
         *(
             "Validation accuracy (targets, curves) is on 200 images",
             "on the test set after the last step, read once",
