@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
@@ -116,7 +117,8 @@ class LocalEngine:
         handle, log = tempfile.mkstemp(dir=logs)
         os.close(handle)
         process = SPAWN.Process(target=_work, args=(theirs, self.task, log), daemon=True)
-        process.start()
+        with ThreadPoolExecutor(1) as starter:  # Ctrl-C waits for it: a worker half started would end in a traceback
+            starter.submit(process.start).result()
         theirs.close()
         return _Worker(process, ours, Path(log), run, math.inf)
 
@@ -153,12 +155,12 @@ def _tail(log: Path) -> str:
 def _work(pipe: Connection, task: Task, log: str) -> None:
     """A worker's whole life: runs come in through the pipe, events go out, until the driver hangs up or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
-    output = os.open(log, os.O_WRONLY | os.O_APPEND)
-    for stream in (1, 2):  # also what libraries and the interpreter itself print
-        os.dup2(output, stream)
-    faulthandler.enable(file=2)  # a crash says where
     threading.Thread(target=_die_with_the_driver, daemon=True).start()
     with suppress(EOFError, OSError):  # the driver has gone
+        output = os.open(log, os.O_WRONLY | os.O_APPEND)
+        for stream in (1, 2):  # also what libraries and the interpreter itself print
+            os.dup2(output, stream)
+        faulthandler.enable(file=2)  # a crash says where
         while True:
             run: Run = pipe.recv()
             os.ftruncate(output, 0)

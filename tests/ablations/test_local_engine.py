@@ -1,13 +1,16 @@
 """Worker processes: every run ends exactly once, and a worker that dies takes only its own run along."""
 
 import multiprocessing
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from multiprocessing import util
 from pathlib import Path
 
 import fake_tasks
+import psutil
 import pytest
 from builders import smoke_runs
 
@@ -98,3 +101,24 @@ def test_closing_stops_the_workers_at_once() -> None:
 
 def test_no_runs_need_no_workers() -> None:
     assert list(LocalEngine(fake_tasks.succeed, workers=2).execute([])) == []
+
+
+def test_ctrl_c_while_a_worker_starts_leaves_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spawn, workers = util.spawnv_passfds, []
+
+    def spawn_and_interrupt(path: bytes, arguments: list[str], descriptors: list[int]) -> int:
+        child: int = spawn(path, arguments, descriptors)
+        if any("spawn_main" in str(argument) for argument in arguments):
+            workers.append(psutil.Process(child))
+            signal.raise_signal(signal.SIGINT)
+        return child
+
+    monkeypatch.setattr(util, "spawnv_passfds", spawn_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        list(LocalEngine(fake_tasks.succeed, workers=1).execute(RUNS))
+    ended, alive = psutil.wait_procs(workers, timeout=30)
+    assert ended
+    assert not alive
+    assert "Traceback" not in capfd.readouterr().err
