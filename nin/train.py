@@ -21,6 +21,7 @@ from nin._malloc import keep_freed_memory
 from nin.blocks import weight_layers
 from nin.checkpoint import Checkpoint
 from nin.data import ImageData, Split
+from nin.fast import fast_layers, is_finite
 from nin.history import Evaluation, History, Score
 from nin.spec import TRAINER_VERSION, TrainSpec, choose, stream
 
@@ -103,7 +104,7 @@ def train(
         unread: list[tuple[int, _Tally, _Tally]] = []
         for steps in laps[laps_done:]:
             clock.start()
-            trained = _train_steps(model, islice(batches, steps), optimizer, schedule, data.num_classes, spec)
+            trained = _train_steps(model, islice(batches, steps), optimizer, schedule, spec)
             clock.stop()
             steps_done += steps
             examples = epoch * num_examples + min(steps_done * spec.batch_size, num_examples)
@@ -141,7 +142,7 @@ def train(
 def evaluate(model: nn.Module, data: ImageData, split: Split, spec: TrainSpec) -> tuple[Score, Tensor]:
     """The score of `model` on `split`, and which of its images it gets right: (N,) bool, on the CPU."""
     tally = _tally(model, data, split, spec)
-    return tally.score(), torch.cat(tally.correct).cpu()
+    return tally.score(), tally.correct().cpu()
 
 
 def chance_level(labels_N: Tensor) -> float:
@@ -155,60 +156,65 @@ def _train_steps(
     batches: Iterable[tuple[Tensor, Tensor]],
     optimizer: Optimizer,
     schedule: LRScheduler,
-    num_classes: int,
     spec: TrainSpec,
 ) -> "_Tally":
     model.train()
-    tally = _Tally(num_classes)
-    for x_NCHW, labels_N in batches:
-        with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
-            logits_NK = model(x_NCHW)
-        logits_NK = logits_NK.float()
-        loss = F.cross_entropy(logits_NK, labels_N, label_smoothing=spec.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-        tally.add(loss.detach(), logits_NK.detach(), labels_N)
+    tally = _Tally()
+    with fast_layers(model, spec.precision) as are_fast:
+        for x_NCHW, labels_N in batches:
+            with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
+                logits_NK = model(x_NCHW)
+            logits_NK = logits_NK.float()
+            loss = F.cross_entropy(logits_NK, labels_N, label_smoothing=spec.label_smoothing)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            tally.add(loss.detach(), logits_NK.detach(), labels_N)
+    if are_fast and not is_finite(model):  # which fast layers can hide from the loss
+        tally.mean_losses[-1] = torch.tensor(math.nan)
     return tally
 
 
 @torch.no_grad()
 def _tally(model: nn.Module, data: ImageData, split: Split, spec: TrainSpec) -> "_Tally":
     model.eval()
-    tally = _Tally(data.num_classes)
-    for x_NCHW, labels_N in data.batches(split, EVAL_BATCH, channels_last=spec.channels_last):
-        with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
-            logits_NK = model(x_NCHW)
-        logits_NK = logits_NK.float()
-        tally.add(F.cross_entropy(logits_NK, labels_N), logits_NK, labels_N)
+    tally = _Tally()
+    with fast_layers(model, spec.precision):
+        for x_NCHW, labels_N in data.batches(split, EVAL_BATCH, channels_last=spec.channels_last):
+            with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
+                logits_NK = model(x_NCHW)
+            logits_NK = logits_NK.float()
+            tally.add(F.cross_entropy(logits_NK, labels_N), logits_NK, labels_N)
     return tally
 
 
 @dataclass
 class _Tally:
-    """Sums over batches, kept on the device until `score` reads them."""
+    """What batches came to, kept on the device until `score` reads it; a step only lays it down."""
 
-    num_classes: int
-    losses: list[Tensor] = field(default_factory=list)
-    correct: list[Tensor] = field(default_factory=list)
-    predicted_K: Tensor | None = None
+    mean_losses: list[Tensor] = field(default_factory=list)
+    logits: list[Tensor] = field(default_factory=list)
+    labels: list[Tensor] = field(default_factory=list)
 
     def add(self, mean_loss: Tensor, logits_NK: Tensor, labels_N: Tensor) -> None:
-        predictions_N = logits_NK.argmax(dim=1)
-        if self.predicted_K is None:
-            self.predicted_K = torch.zeros(self.num_classes, dtype=torch.bool, device=logits_NK.device)
-        self.predicted_K.index_fill_(0, predictions_N, True)
-        self.losses.append(mean_loss * len(labels_N))
-        self.correct.append(predictions_N == labels_N)
+        self.mean_losses.append(mean_loss)
+        self.logits.append(logits_NK)
+        self.labels.append(labels_N)
+
+    def correct(self) -> Tensor:
+        """Which predictions are right: (N,) bool."""
+        return torch.cat(self.logits).argmax(dim=1) == torch.cat(self.labels)
 
     def score(self) -> Score:
-        assert self.predicted_K is not None, "no batch was added"
-        correct = torch.cat(self.correct)
+        logits_NK, mean_losses = torch.cat(self.logits), torch.stack(self.mean_losses)
+        sizes = torch.tensor([float(len(labels_N)) for labels_N in self.labels], device=mean_losses.device)
+        num_classes = logits_NK.shape[1]
+        predicted = torch.bincount(logits_NK.argmax(dim=1), minlength=num_classes) > 0
         return Score(
-            loss=float(torch.stack(self.losses).double().sum()) / len(correct),
-            accuracy=float(correct.double().mean()),
-            dead_classes=self.num_classes - int(self.predicted_K.sum()),
+            loss=float((mean_losses * sizes).double().sum()) / len(logits_NK),
+            accuracy=float(self.correct().double().mean()),
+            dead_classes=num_classes - int(predicted.sum()),
         )
 
 

@@ -1,0 +1,175 @@
+"""Layers that compute the same in less time, lent to a network while it trains or is evaluated in bf16 on a CPU.
+
+Convolutions reach the processor's matrix rate there; what is around them does not. So a ReLU is left to the convolution before it,
+whose outputs are still in registers, or, where max pooling follows, is taken of the quarter of the values that pooling leaves. Both
+give the same bits. And a strided convolution of few channels, such as the first of AlexNet and NiN at 224 px, leaves most of a
+matrix unit idle: with every square of stride x stride pixels as the channels of one, it is a dense convolution of more channels,
+which is the same but for the order of its sums.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+FEW_CHANNELS = 4  # as images have
+SMALL = 2**20  # values; below that Python's share in a step backward takes longer than the ReLU that is saved
+
+Forward = Callable[[Tensor], Tensor]
+Pair = tuple[int, int]
+Convolve = Callable[[Tensor, Tensor, Tensor | None, Pair, Pair], Tensor]  # of x, weight, bias, stride, padding
+
+
+@contextmanager
+def fast_layers(model: nn.Module, precision: str) -> Iterator[bool]:
+    """Inside, layers in sequences of `model` compute faster, as they are to in automatic mixed precision; whether any does.
+
+    None does on a GPU, in float32, under torch.compile, on a processor that oneDNN has no bf16 for, and if a weight is not finite:
+    a ReLU in a convolution makes 0 of nan, which would hide that a training has diverged. One that diverges inside must be seen
+    by its weights.
+    """
+    is_possible = precision == "bf16" and _is_here(model) and not getattr(model, "_compiled_call_impl", None)
+    replaced = dict(_faster(model)) if is_possible and is_finite(model) else {}
+    for layer, forward in replaced.items():
+        layer.forward = forward
+    try:
+        yield bool(replaced)
+    finally:
+        for layer in replaced:
+            del layer.forward
+
+
+def _is_here(model: nn.Module) -> bool:
+    """Whether the model is on a CPU that oneDNN multiplies bf16 on."""
+    on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
+    has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return on_cpu and has_onednn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@torch.no_grad()
+def is_finite(model: nn.Module) -> bool:
+    """Whether no weight is infinite or nan, nor so large that their sum is."""
+    return all(bool(parameter.sum().isfinite()) for parameter in model.parameters())
+
+
+def _faster(model: nn.Module) -> Iterator[tuple[nn.Module, Forward]]:
+    """Layers, and what is to compute in their place."""
+    seen = set[nn.Module]()
+    for module in model.modules():  # outer sequences come before the ones inside
+        if isinstance(module, nn.Sequential) and module not in seen:
+            layers = [*_flattened(module, seen), nn.Identity(), nn.Identity()]
+            for layer, after, then in zip(layers, layers[1:], layers[2:], strict=False):
+                if not _is_usual(layer):
+                    continue
+                convolve: Convolve = F.conv2d
+                if type(after) is nn.ReLU and type(then) is nn.MaxPool2d:
+                    yield after, _unchanged
+                    yield then, partial(_pool_relu, then)
+                elif type(after) is nn.ReLU:
+                    yield after, _unchanged
+                    convolve = _conv_relu
+                if _is_sparse(layer):
+                    yield layer, partial(_dense, layer, convolve)
+                elif convolve is not F.conv2d:
+                    yield layer, partial(_same, layer, convolve)
+
+
+def _flattened(module: nn.Module, seen: set[nn.Module]) -> Iterator[nn.Module]:
+    """What is computed one after another, sequences inside sequences opened up."""
+    seen.add(module)
+    if isinstance(module, nn.Sequential):
+        for child in module:
+            yield from _flattened(child, seen)
+    else:
+        yield module
+
+
+def _is_usual(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    return (
+        type(layer) is nn.Conv2d
+        and (layer.padding_mode, layer.dilation, layer.groups) == ("zeros", (1, 1), 1)
+        and not isinstance(layer.padding, str)
+    )
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
+def _pool_relu(pooling: nn.MaxPool2d, x_NCHW: Tensor) -> Tensor:
+    return F.relu_(nn.MaxPool2d.forward(pooling, x_NCHW))
+
+
+def _same(layer: nn.Conv2d, convolve: Convolve, x_NCHW: Tensor) -> Tensor:
+    return convolve(x_NCHW, layer.weight, layer.bias, layer.stride, _padding(layer))  # type: ignore[arg-type]
+
+
+def _is_sparse(layer: nn.Conv2d) -> bool:
+    return layer.in_channels <= FEW_CHANNELS and layer.stride[0] == layer.stride[1] > 1
+
+
+def _dense(layer: nn.Conv2d, convolve: Convolve, x_NCHW: Tensor) -> Tensor:
+    """The convolution on squares of stride x stride pixels as channels; its kernel grows by zeros to whole squares."""
+    stride = layer.stride[0]
+    image_pads, kernel_pads = list[int](), list[int]()
+    for size, kernel_size, padding in zip(
+        x_NCHW.shape[:1:-1], layer.kernel_size[::-1], _padding(layer)[::-1], strict=True
+    ):
+        grown = stride * math.ceil(kernel_size / stride)
+        last = stride * ((size + 2 * padding - kernel_size) // stride)  # pixel at which the last kernel begins
+        image_pads += [padding, last + grown - size - padding]  # what no kernel reaches is cut off
+        kernel_pads += [0, grown - kernel_size]
+    x_NCHW, weight = (
+        F.pixel_unshuffle(F.pad(tensor.bfloat16(), pads), stride).contiguous(memory_format=torch.channels_last)
+        for tensor, pads in ((x_NCHW, image_pads), (layer.weight, kernel_pads))
+    )
+    return convolve(x_NCHW, weight, layer.bias, (1, 1), (0, 0))
+
+
+def _padding(layer: nn.Conv2d) -> tuple[int, ...]:
+    assert not isinstance(layer.padding, str)
+    return layer.padding
+
+
+def _conv_relu(x_NCHW: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
+    """ReLU of a convolution, in bf16."""
+    num_outputs = x_NCHW.numel() // x_NCHW.shape[1] // math.prod(stride) * len(weight)
+    if torch.is_grad_enabled() and num_outputs < SMALL:
+        return F.relu_(F.conv2d(x_NCHW, weight, bias, stride, padding))
+    x_NCHW, weight = x_NCHW.bfloat16(), weight.bfloat16()
+    bias = None if bias is None else bias.bfloat16()
+    y_NCHW: Tensor = _ConvReLU.apply(x_NCHW, weight, bias, stride, padding)  # type: ignore[no-untyped-call]
+    return y_NCHW
+
+
+class _ConvReLU(torch.autograd.Function):
+    """A convolution by oneDNN with the ReLU as a step of its own; what autograd would compute of both, backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x_NCHW: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W')."""
+        y_NCHW: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x_NCHW, weight, bias, padding, stride, (1, 1), 1, "relu", [], ""
+        )
+        ctx.save_for_backward(x_NCHW, weight, y_NCHW)
+        ctx.geometry = stride, padding
+        return y_NCHW
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_NCHW: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of what `forward` was given."""
+        x_NCHW, weight, y_NCHW = ctx.saved_tensors
+        stride, padding = ctx.geometry
+        gradient_NCHW = torch.ops.aten.threshold_backward(gradient_NCHW, y_NCHW, 0)
+        gradients = torch.ops.aten.convolution_backward(
+            *(gradient_NCHW, x_NCHW, weight, [len(weight)], stride, padding, (1, 1), False, (0, 0), 1),
+            ctx.needs_input_grad[:3],
+        )
+        return *gradients, None, None

@@ -1,0 +1,120 @@
+"""Layers that are lent to a network in training compute what its own do: to the bit, but for the order of sums of strided ones."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nin import fast
+from nin.data import load
+from nin.fast import fast_layers
+from nin.model import build_model
+from nin.spec import DataSpec, ModelSpec, TrainSpec
+from nin.train import train
+
+pytestmark = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bf16 on this processor"
+)
+
+SMALL_NIN = ModelSpec(layout="small", width=1 / 8, dropout=0.0)
+WIDE = replace(SMALL_NIN, class_block="wide", class_relu=False)
+D2L_NIN = replace(SMALL_NIN, layout="d2l")
+
+
+@pytest.fixture(params=[0, fast.SMALL], ids=["all fused", "large ones fused"])
+def smallest(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast, "SMALL", request.param)
+
+
+def logits_and_gradients(network: nn.Module, x_NCHW: Tensor) -> list[Tensor]:
+    network.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits_NK = network(x_NCHW)
+    logits_NK.float().square().sum().backward()
+    return [logits_NK.detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)]
+
+
+def networks_and_images(spec: ModelSpec, size: int) -> tuple[nn.Module, Tensor]:
+    network = build_model(spec, (1, size, size), 10).to(memory_format=torch.channels_last)
+    x_NCHW = torch.randn(4, 1, size, size, generator=torch.Generator().manual_seed(0))
+    return network, x_NCHW.contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.usefixtures("smallest")
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SMALL_NIN,
+        WIDE,
+        replace(SMALL_NIN, num_1x1=0),
+        replace(SMALL_NIN, inner_kernel=3),
+        replace(SMALL_NIN, activation="mixing"),
+        replace(SMALL_NIN, activation="batchnorm-relu"),
+        replace(SMALL_NIN, trunk="alexnet", head="linear"),
+        replace(SMALL_NIN, trunk="vgg11", head="linear"),
+        replace(SMALL_NIN, trunk="lenet", head="lenet"),
+    ],
+    ids=lambda spec: f"{spec.trunk} {spec.num_1x1} {spec.activation} {spec.class_block} {spec.inner_kernel}",
+)
+def test_fast_layers_give_the_same_bits(spec: ModelSpec) -> None:
+    network, x_NCHW = networks_and_images(spec, 28)
+    plain = logits_and_gradients(network, x_NCHW)
+    with fast_layers(network, "bf16") as are_fast:
+        assert are_fast == (spec.trunk != "lenet" and spec.activation != "batchnorm-relu")
+        faster = logits_and_gradients(network, x_NCHW)
+    assert all(torch.equal(a, b) for a, b in zip(plain, faster, strict=True))
+
+
+@pytest.mark.usefixtures("smallest")
+@pytest.mark.parametrize(("kernel", "stride"), [(11, 4), (3, 4), (7, 2), (11, 8), (5, 4)])
+def test_a_strided_convolution_of_few_channels_is_a_dense_one_of_more(kernel: int, stride: int) -> None:
+    network, x_NCHW = networks_and_images(replace(D2L_NIN, first_kernel=kernel, first_stride=stride), 130)
+    assert same_but_for_the_order_of_sums(network, x_NCHW)
+
+
+def test_padding_is_the_strided_convolutions_own() -> None:
+    network, x_NCHW = networks_and_images(ModelSpec(trunk="alexnet", head="linear", width=1 / 8, dropout=0.0), 127)
+    assert network.trunk[0].padding == (1, 1)
+    assert same_but_for_the_order_of_sums(network, x_NCHW)
+
+
+def same_but_for_the_order_of_sums(network: nn.Module, x_NCHW: Tensor) -> bool:
+    plain = logits_and_gradients(network, x_NCHW)
+    with fast_layers(network, "bf16"):
+        faster = logits_and_gradients(network, x_NCHW)
+    return all((a - b).norm() <= 0.02 * a.norm() for a, b in zip(plain, faster, strict=True))  # bf16 has 8 bits
+
+
+def test_layers_are_their_own_again_afterwards() -> None:
+    network, _ = networks_and_images(WIDE, 28)
+    names = [name for name, _ in network.named_modules()]
+    with fast_layers(network, "bf16"):
+        assert any("forward" in vars(module) for module in network.modules())
+        assert [name for name, _ in network.named_modules()] == names
+    assert not any("forward" in vars(module) for module in network.modules())
+
+
+def test_float32_is_left_alone() -> None:
+    network, _ = networks_and_images(WIDE, 28)
+    with fast_layers(network, "float32") as are_fast:
+        assert not are_fast
+
+
+@torch.no_grad()
+def test_weights_that_are_not_finite_show_in_the_logits() -> None:
+    network, x_NCHW = networks_and_images(SMALL_NIN, 28)
+    next(network.parameters())[0] = torch.nan
+    with fast_layers(network, "bf16"), torch.autocast("cpu", torch.bfloat16):
+        assert network(x_NCHW).isnan().all()
+
+
+@pytest.mark.usefixtures("smallest")
+def test_a_training_whose_weights_become_nan_has_diverged_and_no_loss() -> None:
+    data = load(DataSpec(name="synthetic", train_examples=128, val_examples=50, test_examples=50))
+    network = build_model(SMALL_NIN, data.in_shape, data.num_classes)
+    next(network.parameters()).register_hook(lambda gradient: gradient * torch.nan)
+    history = train(network, data, TrainSpec(epochs=1, batch_size=16, precision="bf16", evals_per_epoch=1))
+    assert history.outcome == "diverged"
+    assert math.isnan(history.curve[-1].train_loss)
