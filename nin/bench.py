@@ -150,16 +150,44 @@ def _measure_compiled(
     } | arithmetic(setting, rate, machine.flops[setting.train.precision])
 
 
-def measure_at_once(setting: Setting, device: str, processes: int, threads: int, repeat_sec: float) -> float:
-    """Images/s of that many runs of the setting at the same time, all together, from end to end."""
+def measure_at_once(
+    setting: Setting, device: str, ways: Sequence[tuple[int, int]], repeat_sec: float
+) -> list[dict[str, Any]]:
+    """Images/s of several runs of the setting at the same time, all together, from end to end; `ways` are (processes, threads of
+    each). The ways take turns; `ratio` is to that with the fewest processes.
+    """
     from nin.loops import OurLoop
 
     with ExitStack() as stack:
-        loops = [stack.enter_context(_elsewhere(OurLoop, setting, device, threads)) for _ in range(processes)]
-        num_images = min(future.result() for future in [loop.start("images_for", repeat_sec) for loop in loops])
-        start = time.perf_counter()
-        paces: list[Pace] = [future.result() for future in [loop.start("epoch", num_images) for loop in loops]]
-        return sum(pace.images for pace in paces) / (time.perf_counter() - start)
+        loops = [
+            [stack.enter_context(_elsewhere(OurLoop, setting, device, threads)) for _ in range(processes)]
+            for processes, threads in ways
+        ]
+        num_images = [min(_all_at_once(side_by_side, "images_for", repeat_sec)) for side_by_side in loops]
+        turns = [
+            [_images_per_sec(side_by_side, n) for side_by_side, n in zip(loops, num_images, strict=True)]
+            for _ in range(REPEATS)
+        ]
+    one = min(range(len(ways)), key=lambda i: ways[i][0])
+    return [
+        {
+            "processes": processes,
+            "threads": threads,
+            "images_per_sec": median(turn[i] for turn in turns),
+            "ratio": median(turn[i] / turn[one] for turn in turns),
+        }
+        for i, (processes, threads) in enumerate(ways)
+    ]
+
+
+def _images_per_sec(side_by_side: Sequence[_Elsewhere], num_images: int) -> float:
+    start = time.perf_counter()
+    paces: list[Pace] = _all_at_once(side_by_side, "epoch", num_images)
+    return sum(pace.images for pace in paces) / (time.perf_counter() - start)
+
+
+def _all_at_once(side_by_side: Sequence[_Elsewhere], method: str, *arguments: object) -> list[Any]:
+    return [future.result() for future in [there.start(method, *arguments) for there in side_by_side]]
 
 
 def _limits(device: str, threads: int) -> "Machine":
@@ -203,10 +231,11 @@ def _tables(result: Mapping[str, Any]) -> str:
         [(name, *(f"{row['phases'][phase]:.1%}" for phase in phases)) for name, row in rows.items()],
     )
     at_once = text_table(
-        ("setting", "processes", "threads each", "images/s together"),
+        ("setting", "processes", "threads each", "images/s together", "ratio"),
         [
-            (one["setting"], str(one["processes"]), str(one["threads"]), f"{one['images_per_sec']:,.0f}")
-            for one in result["at_once"]
+            (name, str(way["processes"]), str(way["threads"]), f"{way['images_per_sec']:,.0f}", f"{way['ratio']:.2f}")
+            for name, ways in result["at_once"].items()
+            for way in ways
         ],
     )
     parts = [
@@ -267,13 +296,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, setting in settings.items():
         _say(f"measuring {name}: the textbook's loop and ours, {REPEATS} turns")
         rows[name] = measure_setting(setting, machine, device, threads, repeat_sec, arguments.compile)
-    small = list(settings)[-1]
     ways = [(n, 1) for n in GPU_PROCESSES] if device == "cuda" else sorted({(threads, 1), (1, threads)})
-    at_once = []
-    for processes, each in ways:
-        _say(f"measuring {processes} runs of {small} at once, {each} threads each")
-        rate = measure_at_once(settings[small], device, processes, each, repeat_sec)
-        at_once.append({"setting": small, "processes": processes, "threads": each, "images_per_sec": rate})
+    at_once = {}
+    for name in list(settings)[-2 if device == "cuda" else -1 :]:  # the smallest networks, which leave a GPU idle
+        _say(f"measuring {' and '.join(str(n) for n, _ in ways)} runs of {name} at once, {REPEATS} turns")
+        at_once[name] = measure_at_once(settings[name], device, ways, repeat_sec)
     result = {
         "device": machine.device,
         "torch": torch.__version__,

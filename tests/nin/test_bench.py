@@ -177,7 +177,8 @@ def test_json_has_the_numbers_that_are_printed(
     assert row["ratio"] == pytest.approx(sorted(ratios)[1])
     assert sum(row["phases"].values()) == pytest.approx(1)
     assert set(row["phases"]) == set(PHASES)
-    assert [(one["processes"], one["threads"]) for one in result["at_once"]] == [(1, 1)]
+    (way,) = result["at_once"]["tiny"]
+    assert (way["processes"], way["threads"], way["ratio"]) == (1, 1, 1)
     printed = capsys.readouterr().out
     for wanted in (f"{row['ratio']:.2f}", f"{row['step_ratio']:.2f}", f"{row['share_of_matrix_rate']:.1%}"):
         assert wanted in printed
