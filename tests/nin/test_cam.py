@@ -49,6 +49,7 @@ def test_maxima_of_the_maps_are_the_logits_under_max_pooling(images_NCHW: Tensor
         (replace(TINY, pooling="flatten"), "FlattenPool mixes maps and positions"),
         (replace(TINY, head="linear", pooling="concat"), "ConcatPool mixes maps and positions"),
         (replace(TINY, pooling="attention"), "AttentionPool mixes maps and positions"),
+        (replace(TINY, pooling="simpool"), "SimPool mixes maps and positions"),
     ],
 )
 def test_a_network_without_class_maps_is_one_line(model: ModelSpec, message: str, tmp_path: Path) -> None:
