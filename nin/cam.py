@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nin.cli import OneLineParser, exit_with, positive
+from nin.cli import OneLineParser, exit_with, positive, require_figure_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 COLUMN_INCHES, ROW_INCHES = 1.2, 1.5
 LONGEST_NAME = 16  # characters
 DRAWN = 1000  # test images that examples are chosen from
+AT_MOST = 50  # rows: more take minutes to draw, and soon more pixels than a picture can have
 CAPTION = (
     "Class maps: red speaks for the class, blue against it,\nin one scale per image and network. "
     "Bold: the answer,\nin blue if it is right, in orange if it is wrong."
@@ -139,6 +140,9 @@ def _parser() -> OneLineParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
     arguments = _parser().parse_args(argv)
+    require_figure_file(arguments.out)
+    if arguments.images > AT_MOST:
+        raise ValueError(f"--images {arguments.images}: at most {AT_MOST} fit into a picture")
 
     import torch
 
@@ -162,10 +166,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     test = load_data(first).test
     generator = torch.Generator().manual_seed(stream(arguments.seed, "cam"))
     drawn = test.take(torch.randperm(len(test.labels), generator=generator)[:DRAWN])
-    with torch.no_grad():
-        right_RN = torch.stack(
-            [network.classifier()(drawn.images).argmax(dim=1) == drawn.labels for network in trained]
-        )
+    right = []
+    for network in trained:
+        with torch.no_grad():
+            logits_NK = network.classifier()(drawn.images)
+        if not bool(logits_NK.isfinite().all()):
+            raise ValueError(
+                f"{network.card.name} has no class maps: its logits are not finite, as after a run that diverged"
+            )
+        right.append(logits_NK.argmax(dim=1) == drawn.labels)
+    right_RN = torch.stack(right)
     chosen = drawn.take(torch.tensor(choose_images(right_RN, arguments.images)))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     class_map_figure(trained, chosen).savefig(arguments.out, dpi=160)

@@ -3,8 +3,10 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
+FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 SUCCESS, SOME_RUN_FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -23,6 +25,12 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
     return value
+
+
+def require_figure_file(path: Path) -> None:
+    """Raises ValueError unless a figure can be drawn into a file of that name."""
+    if path.suffix not in FIGURE_SUFFIXES:
+        raise ValueError(f"--out {str(path)!r}: must end in {', '.join(FIGURE_SUFFIXES[:-1])} or {FIGURE_SUFFIXES[-1]}")
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:

@@ -81,18 +81,20 @@ def export(
 ) -> Check:
     """Write the file, its preprocessing inside, and compare it with the network on `examples` test images (0: all).
 
-    Raises ValueError, and leaves no file, if they differ beyond the tolerance or the format cannot express the network.
+    Raises ValueError, and leaves what was there, if they differ beyond the tolerance or the format cannot express the network.
     """
     classifier, form = trained.classifier(probabilities), FORMATS[kind]
     images = data.test.images[:examples] if examples else data.test.images
     path.parent.mkdir(parents=True, exist_ok=True)
+    unchecked = path.with_stem(f"{path.stem}.unchecked")
     try:
         with _without_chatter():
-            form.write(classifier, data.test.images[:2], path, trained.card)
-            return _compare(classifier, form.read(path), images, data.test.labels)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+            form.write(classifier, data.test.images[:2], unchecked, trained.card)
+            check = _compare(classifier, form.read(unchecked), images, data.test.labels)
+        unchecked.replace(path)
+        return check
+    finally:
+        unchecked.unlink(missing_ok=True)
 
 
 def _compare(classifier: Runner, exported: Runner, images_NCHW: "Tensor", labels_N: "Tensor") -> Check:
@@ -102,7 +104,8 @@ def _compare(classifier: Runner, exported: Runner, images_NCHW: "Tensor", labels
     largest, scale, different, right = 0.0, 1.0, 0, 0
     with torch.no_grad():
         start = 0
-        for batch in (images_NCHW[:1], *torch.split(images_NCHW[1:], CHECK_BATCH)):
+        batches = torch.split(images_NCHW[1:], CHECK_BATCH) if len(images_NCHW) > 1 else ()
+        for batch in (images_NCHW[:1], *batches):
             wanted_NK, found_NK = classifier(batch), exported(batch)
             if not bool(wanted_NK.isfinite().all()):
                 raise ValueError("the network's own outputs are not finite: a run that diverged is not worth exporting")
@@ -383,6 +386,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     card = trained.card
     data = load_data(card)
     path = arguments.out or weights.with_suffix(FORMATS[kind].suffix)
+    if path.resolve() == weights.resolve():
+        raise ValueError(f"--out {path} is the trained network itself: choose another name")
     check = export(trained, data, kind, path, probabilities, arguments.examples)
     name = arguments.name or _safe(card.name)
     page = path.with_name(f"{path.name}.md")
@@ -397,10 +402,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         own = os.environ.get("MLFLOW_TRACKING_URI")
         uri = own or f"sqlite:///{(arguments.results / 'mlflow.db').resolve()}"
         arguments.results.mkdir(parents=True, exist_ok=True)
-        with _without_chatter():
-            model_uri = register_with_mlflow(
-                trained, data.test.images[:2], name, uri, arguments.results / "mlartifacts", probabilities
-            )
+        try:
+            with _without_chatter():
+                model_uri = register_with_mlflow(
+                    trained, data.test.images[:2], name, uri, arguments.results / "mlartifacts", probabilities
+                )
+        except Exception as error:  # of MLflow, of its databases, of the network
+            reason = f"{type(error).__name__}: {error}".partition("[SQL")[0]
+            reason = re.sub(r"://\S*@", "://***@", " ".join(reason.split()))[
+                :300
+            ]  # who logs in is nobody else's business
+            raise ValueError(
+                f"--mlflow: the network could not be registered ({reason}); the file above is complete"
+            ) from error
         where = "" if own else f"MLFLOW_TRACKING_URI={uri} "
         print(
             f"MLflow: {model_uri}; serve it with\n{where}mlflow models serve -m {model_uri} --env-manager local -p 5001"

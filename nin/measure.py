@@ -12,7 +12,7 @@ Torch is imported by the functions that count, so that a wrong request is answer
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -96,19 +96,29 @@ def layers(spec: ModelSpec, in_shape: "Shape", num_classes: int) -> list[LayerRo
         rows.append(LayerRow(part, path, kind, tuple(output.shape[1:]), _params(module), total - seen))
         seen = total
 
-    for name, module in network.named_modules():
-        if not any(module.children()):
-            module.register_forward_hook(lambda module, _, output, name=name: record(name, module, output))
+    for name, module in layer_modules(network):
+        module.register_forward_hook(lambda module, _, output, name=name: record(name, module, output))
     with counter, torch.no_grad():
         network(image)
     return rows
 
 
+def layer_modules(module: "nn.Module", name: str = "") -> "Iterator[tuple[str, nn.Module]]":
+    """What counts as a layer, by name: modules without parts, and poolings as a whole, whose parts may be used unseen."""
+    from nin.pooling import GlobalPool
+
+    if isinstance(module, GlobalPool) or not any(module.children()):
+        yield name, module
+    else:
+        for part, child in module.named_children():
+            yield from layer_modules(child, f"{name}.{part}" if name else part)
+
+
 def first_fully_connected(spec: ModelSpec, in_shape: "Shape", num_classes: int) -> tuple[str, int] | None:
     """Shape and number of weights of the first linear layer on flattened features, ("256·5·5 → 4096", 26214400), or None."""
-    rows = layers(spec, in_shape, num_classes)
+    rows = [row for row in layers(spec, in_shape, num_classes) if row.kind != "Dropout"]
     for i, row in enumerate(rows):
-        if row.kind == "Linear" and i > 0 and rows[i - 1].kind == "Flatten":
+        if row.kind == "Linear" and i > 0 and rows[i - 1].kind in ("Flatten", "FlattenPool"):
             features = rows[i - 2].output_shape if i > 1 else in_shape
             inputs, outputs = rows[i - 1].output_shape[0], row.output_shape[0]
             return f"{product(features, '·')} → {outputs}", inputs * outputs

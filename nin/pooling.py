@@ -161,13 +161,14 @@ class AttentionPool(GlobalPool):
 
 
 class SimPool(GlobalPool):
-    """One step of attention from the mean, values pooled by a generalised mean (Psomas et al., 2309.06891), gamma = 1.25.
+    """One step of attention from the mean, values pooled by a generalised mean (Psomas et al., 2309.06891).
 
     Queries come from the mean and keys from the normalised features, each through a linear map; values are the normalised
     features themselves, shifted to be positive within each image.
     """
 
-    GAMMA = 1.25  # the paper's value for convolutional networks
+    channel_by_channel = False
+    GAMMA = 1.25  # the authors' for transformers; for convolutional networks they have 2
     SMALLEST = 1e-6
 
     def __init__(self, in_shape: Shape) -> None:

@@ -94,10 +94,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     trained = load(find(arguments.run, arguments.results))
     card = trained.card
     images = read_images(arguments.images, card.image_shape, arguments.invert)
+    probabilities_NK = probabilities(trained, images)
+    if not bool(probabilities_NK.isfinite().all()):
+        raise ValueError(f"{card.name} gives no probabilities: its logits are not finite, as after a run that diverged")
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=140)
-    console.print(_table(arguments.images, probabilities(trained, images), card.classes, arguments.top))
+    console.print(_table(arguments.images, probabilities_NK, card.classes, arguments.top))
     console.print(f"{card.name}, {card.test_accuracy:.1%} right on the test images of {card.data.name}", markup=False)
     if card.data.name in LIGHT_ON_BLACK and any(seems_inverted(image) for image in images):
         hint = "try without --invert" if arguments.invert else "try --invert"

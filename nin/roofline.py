@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nin.cli import OneLineParser, text_table
-from nin.measure import NETWORKS, image_shape, layers, product, spec_changes
+from nin.cli import OneLineParser, require_figure_file, text_table
+from nin.measure import NETWORKS, image_shape, layer_modules, layers, product, spec_changes
 from nin.spec import ModelSpec, Shape, choose
 
 if TYPE_CHECKING:
@@ -124,9 +124,8 @@ def layer_costs(
             )
         )
 
-    for name, module in network.named_modules():
-        if not any(module.children()):
-            module.register_forward_hook(lambda module, x, y, name=name: measure(name, module, x, y))
+    for name, module in layer_modules(network):
+        module.register_forward_hook(lambda module, x, y, name=name: measure(name, module, x, y))
     images = torch.rand(batch, *in_shape, device=device, dtype=_dtypes()[precision])
     with torch.no_grad():
         network(images.contiguous(memory_format=torch.channels_last))
@@ -308,8 +307,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for option in ("batch", "threads", "num_classes"):
         if getattr(arguments, option) < 1:
             raise ValueError(f"--{option.replace('_', '-')} {getattr(arguments, option)}: must be 1 or more")
-    if arguments.out and arguments.out.suffix not in (".png", ".svg", ".pdf"):
-        raise ValueError(f"--out {str(arguments.out)!r}: must end in .png, .svg or .pdf")
+    if arguments.out:
+        require_figure_file(arguments.out)
     spec, in_shape = choose(NETWORKS, arguments.network, "network")
     spec = replace(spec, **spec_changes(arguments.overrides))
     in_shape = image_shape(arguments.input) if arguments.input else in_shape
@@ -321,6 +320,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(arguments.threads)
     device, precision, batch = choose_device(arguments.device), arguments.precision, arguments.batch
     layers(spec, in_shape, arguments.num_classes)  # a network that cannot be is said so before anything is measured
+    for path in filter(None, (arguments.out, arguments.json)):
+        path.parent.mkdir(parents=True, exist_ok=True)  # before, so that nothing is measured in vain
     machine = measure_machine(device)
     costs = layer_costs(spec, in_shape, arguments.num_classes, batch=batch, precision=precision, device=device)
     title = f"{arguments.network} on {product(in_shape)}, {batch} images, forward, {precision}"

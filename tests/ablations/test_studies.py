@@ -70,6 +70,20 @@ PAPER = {
 }
 
 
+@pytest.mark.parametrize(
+    ("protocol", "left_out"),
+    [
+        ("paper", "ZCA whitening"),
+        ("paper-cifar-100", "ZCA whitening"),
+        ("paper-svhn", "'extra'"),
+        ("paper-mnist", "those of validation stay aside"),
+    ],
+)
+def test_a_note_says_what_of_the_authors_recipe_is_left_out(protocol: str, left_out: str) -> None:
+    assert left_out in PROTOCOLS[protocol].note
+    assert "cosine" in PROTOCOLS[protocol].note
+
+
 @pytest.mark.parametrize("protocol", PAPER)
 def test_the_authors_recipes_run_on_their_data_sets(
     protocol: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

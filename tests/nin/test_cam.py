@@ -49,6 +49,7 @@ def test_maxima_of_the_maps_are_the_logits_under_max_pooling(images_NCHW: Tensor
         (replace(TINY, pooling="flatten"), "FlattenPool mixes maps and positions"),
         (replace(TINY, head="linear", pooling="concat"), "ConcatPool mixes maps and positions"),
         (replace(TINY, pooling="attention"), "AttentionPool mixes maps and positions"),
+        (replace(TINY, pooling="simpool"), "SimPool mixes maps and positions"),
     ],
 )
 def test_a_network_without_class_maps_is_one_line(model: ModelSpec, message: str, tmp_path: Path) -> None:
@@ -113,3 +114,24 @@ def test_networks_for_other_images_are_not_put_side_by_side(tmp_path: Path) -> N
     keep(make(data=replace(DATA, split="another"), name="num_1x1/smoke/0x:0", run_id="ffff"), tmp_path)
     with pytest.raises(ValueError, match="were not tested on the same images"):
         main(["2x:0", "0x:0", "--results", str(tmp_path)])
+
+
+def test_a_network_that_diverged_is_one_line(tmp_path: Path) -> None:
+    trained = make()
+    next(trained.network.parameters()).data.fill_(torch.nan)
+    keep(trained, tmp_path)
+    with pytest.raises(ValueError, match="its logits are not finite"):
+        main(["2x:0", "--results", str(tmp_path), "--out", str(tmp_path / "a.png")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "maps"], "--out 'maps': must end in .png, .svg or .pdf"),
+        (["--images", "100000"], "--images 100000: at most 50"),
+    ],
+)
+def test_a_picture_that_cannot_be_is_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    keep(make(), tmp_path)
+    with pytest.raises(ValueError, match=message):
+        main(["2x:0", "--results", str(tmp_path), *arguments])

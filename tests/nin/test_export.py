@@ -84,6 +84,10 @@ def test_only_as_many_images_are_compared_as_asked_for(tmp_path: Path) -> None:
     assert export(make(), load(DATA), "pt2", tmp_path / "a.pt2", examples=5).examples == 5
 
 
+def test_a_single_image_is_enough_to_compare(tmp_path: Path) -> None:
+    assert export(make(), load(DATA), "pt2", tmp_path / "a.pt2", examples=1).examples == 1
+
+
 def test_accuracy_is_the_files_own(tmp_path: Path) -> None:
     trained, test = make(), load(DATA).test
     right = (trained.classifier()(test.images).argmax(dim=1) == test.labels).float().mean()
@@ -99,10 +103,13 @@ def test_a_file_that_computes_something_else_is_an_error_and_is_not_kept(
     def read(path: Path) -> nin.export.Runner:
         return lambda images: honest.read(path)(images) + error
 
+    (tmp_path / "b.pt2").write_text("an earlier file")
     monkeypatch.setitem(FORMATS, "pt2", Format(".pt2", honest.write, read, ""))
-    with pytest.raises(ValueError, match="differs from the network"):
-        exported(make(), "pt2", tmp_path / "a.pt2")
-    assert not any(tmp_path.iterdir())
+    for name in ("a.pt2", "b.pt2"):
+        with pytest.raises(ValueError, match="differs from the network"):
+            exported(make(), "pt2", tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["b.pt2"]
+    assert (tmp_path / "b.pt2").read_text() == "an earlier file"
 
 
 def test_a_diverged_network_is_not_exported(tmp_path: Path) -> None:
@@ -262,6 +269,28 @@ def test_a_wrong_request_is_one_line(arguments: list[str], message: str, tmp_pat
     keep(make(), tmp_path)
     with pytest.raises(ValueError, match=message):
         main([*arguments, "--results", str(tmp_path)])
+
+
+def test_the_trained_network_itself_is_never_overwritten(tmp_path: Path) -> None:
+    weights = keep(make(), tmp_path)
+    before = weights.read_bytes()
+    with pytest.raises(ValueError, match="is the trained network itself"):
+        main(["2x:0", "--results", str(tmp_path), "--format", "pt2", "--out", str(weights)])
+    assert weights.read_bytes() == before
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///{}/junk.db", "nothing://someone:secret@nowhere"])
+def test_mlflow_out_of_reach_is_one_line_and_the_file_is_kept(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = keep(make(), tmp_path)
+    (tmp_path / "junk.db").write_text("no database")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(tmp_path))
+    with pytest.raises(ValueError, match="could not be registered") as caught:
+        main(["2x:0", "--results", str(tmp_path), "--format", "pt2", "--mlflow"])
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert weights.with_suffix(".pt2").exists()
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nin.measure import NETWORKS, first_fully_connected, layers, main, size
+from nin.pooling import POOLINGS
 from nin.spec import ModelSpec
 
 
@@ -23,6 +24,12 @@ from nin.spec import ModelSpec
 )
 def test_the_first_fully_connected_layer_dominates(name: str, shape: str, weights: int) -> None:
     assert first_fully_connected(*NETWORKS[name], 10) == (shape, weights)
+
+
+@pytest.mark.parametrize(("head", "found"), [("nin", ("10·3·3 → 10", 900)), ("linear", ("256·3·3 → 10", 23_040))])
+def test_flattening_in_the_place_of_pooling_brings_a_fully_connected_layer(head: str, found: tuple[str, int]) -> None:
+    spec = ModelSpec(layout="small", pooling="flatten", head=head)
+    assert first_fully_connected(spec, (1, 28, 28), 10) == found
 
 
 @pytest.mark.parametrize("name", ["nin-d2l", "nin-cifar", "nin-small"])
@@ -66,6 +73,16 @@ def test_the_table_shows_shapes_parameters_and_the_split(capsys: pytest.CaptureF
     printed = capsys.readouterr().out
     for wanted in ("96×54×54", "384×5×5", "614,656", "trunk 1,957,376 | head 34,790 | total 1,992,166", "1.525 GFLOP"):
         assert wanted in printed
+
+
+@pytest.mark.parametrize("head", ["nin", "linear"])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_layers_add_up_to_the_network_under_every_pooling(pooling: str, head: str) -> None:
+    spec = ModelSpec(layout="small", pooling=pooling, head=head)
+    rows, network = layers(spec, (1, 28, 28), 10), size(spec, (1, 28, 28), 10)
+    assert sum(row.params for row in rows) == network.params
+    assert sum(row.flops for row in rows) == round(network.gflops * 1e9)
+    assert rows[-1].output_shape == (10,)
 
 
 def test_the_comparison_shows_the_first_fully_connected_layers_share(capsys: pytest.CaptureFixture[str]) -> None:

@@ -117,3 +117,12 @@ def test_what_is_no_whole_image_is_one_line_that_names_it(problem: str, picture:
     with pytest.raises(ValueError, match=r"a\.png cannot be read as an image") as caught:
         main(["2x:0", str(path), "--results", str(tmp_path)])
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_diverged_is_one_line(picture: Image.Image, tmp_path: Path) -> None:
+    trained = make()
+    next(trained.network.parameters()).data.fill_(torch.nan)
+    keep(trained, tmp_path)
+    picture.save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="its logits are not finite"):
+        main(["2x:0", str(tmp_path / "a.png"), "--results", str(tmp_path)])

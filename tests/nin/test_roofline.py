@@ -91,7 +91,7 @@ def test_the_command_prints_a_table_and_draws(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(roofline, "measure_machine", lambda device: MACHINE)
-    png, numbers = tmp_path / "roof.png", tmp_path / "roof.json"
+    png, numbers = tmp_path / "new" / "roof.png", tmp_path / "other" / "roof.json"
     files = ["--out", str(png), "--json", str(numbers)]
     assert measure.main(["roofline", "lenet", "--batch", "2", "--device", "cpu", "--threads", "1", *files]) == 0
     printed = capsys.readouterr().out
