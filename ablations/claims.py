@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import dacite
 import psutil
 
 from ablations.study import Run
@@ -34,7 +35,10 @@ FRESH = 1.0  # seconds for which a look at the folder counts
 
 @dataclass(frozen=True)
 class Owner:
-    """A driver. `machine` tells apart hosts, their boots, and containers, whose process numbers are their own."""
+    """A driver. `machine` tells apart hosts, their boots, and containers, whose process numbers are their own.
+
+    since  when the process started, in seconds since the boot where that is known (Linux): the clock may be set meanwhile
+    """
 
     host: str
     machine: str
@@ -49,7 +53,7 @@ class Owner:
             boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
             namespace = str(Path("/proc/self/ns/pid").readlink())
         process = psutil.Process()
-        return Owner(socket.gethostname(), f"{boot} {namespace}", process.pid, process.create_time())
+        return Owner(socket.gethostname(), f"{boot} {namespace}", process.pid, _started(process))
 
     def is_dead(self, here: "Owner") -> bool:
         """Whether the process is known to have ended: one that is on the machine of `here` and not among its processes."""
@@ -57,8 +61,8 @@ class Owner:
             return False
         try:
             process = psutil.Process(self.pid)
-            return process.create_time() != self.since or process.status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
+            return _started(process) != self.since or process.status() == psutil.STATUS_ZOMBIE
+        except (psutil.NoSuchProcess, ValueError):  # ValueError: no process has such a number
             return True
 
 
@@ -185,6 +189,10 @@ class Claims(Lease):
         return newest
 
 
+def _started(process: psutil.Process) -> float:
+    return round(process.create_time() - psutil.boot_time(), 2) if psutil.LINUX else process.create_time()
+
+
 def _number(path: Path) -> int:
     number = path.suffix.rpartition("-")[2]
     return int(number) if number.isdecimal() else -1
@@ -197,8 +205,8 @@ def _read(path: Path) -> tuple[Owner | None, int]:
     """
     try:
         with path.open() as file:
-            return Owner(**json.load(file)), os.fstat(file.fileno()).st_mtime_ns
+            return dacite.from_dict(Owner, json.load(file)), os.fstat(file.fileno()).st_mtime_ns
     except OSError:
         return None, 0
-    except (ValueError, TypeError):  # half written: whoever did it has LEASE to go on
+    except (ValueError, TypeError, RecursionError, dacite.DaciteError):  # half written: who did it has LEASE to go on
         return None, 1

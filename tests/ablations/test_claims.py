@@ -18,6 +18,7 @@ from ablations import claims as claims_module
 from ablations.claims import LEASE, Claims, Owner
 
 RUN, OTHER_RUN = smoke_runs(seeds=1)[:2]
+WRONG_TYPES = json.dumps({**asdict(Owner.this()), "pid": "x"})
 
 
 @pytest.fixture
@@ -92,7 +93,24 @@ def test_a_process_that_has_got_the_number_of_another_is_not_its_owner(claims: C
     assert claims.take(RUN)
 
 
-@pytest.mark.parametrize("content", [None, "", '{"host": "h'])
+def test_a_clock_that_is_set_makes_no_owner_dead(
+    claims: Claims, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux counts from the boot, whose time of day moves with the clock."""
+    claims.take(RUN)
+    if psutil.LINUX:
+        booted = psutil._psplatform.boot_time()
+        monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: booted + 3600)
+    with Claims(tmp_path) as second:
+        assert not second.take(RUN)
+
+
+def test_a_claim_whose_process_number_is_none_has_expired(claims: Claims, tmp_path: Path) -> None:
+    claim_of(replace(Owner.this(), pid=-1), tmp_path)
+    assert claims.take(RUN)
+
+
+@pytest.mark.parametrize("content", [None, "", '{"host": "h', "null", "[" * 100_000, WRONG_TYPES])
 def test_a_claim_of_another_machine_expires_when_it_stands_still(
     claims: Claims, tmp_path: Path, clock: Callable[[float], None], content: str | None
 ) -> None:
