@@ -138,7 +138,7 @@ class LocalEngine:
         worker.process.join(PATIENCE)
         code = worker.process.exitcode
         if code is not None and code < 0:
-            name = signal.Signals(-code).name
+            name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
             hint = " (out of memory?)" if name == "SIGKILL" else ""
             return f"its worker was ended by {name}{hint}"
         return f"its worker exited with status {code}"

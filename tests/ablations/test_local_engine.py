@@ -34,6 +34,7 @@ def test_every_run_starts_progresses_and_ends_once() -> None:
         (fake_tasks.exit_once, "exited with status 7"),
         (fake_tasks.kill_once, "ended by SIGKILL"),
         (fake_tasks.segfault_once, "ended by SIGSEGV"),
+        (fake_tasks.signal_once, "ended by signal 40"),
         (fake_tasks.hang_once, "took longer than its time limit of 6 s"),
     ],
 )
