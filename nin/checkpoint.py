@@ -60,6 +60,8 @@ class Checkpoint:
         before = {name: deepcopy(part.state_dict()) for name, part in self._parts.items()}
         try:
             with zipfile.ZipFile(self.path) as archive:  # torch's own reader does not look at the checksums
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise ValueError("it is compressed, and may unpack to any size")
                 if damaged := archive.testzip():
                     raise ValueError(f"{damaged} has another checksum")
             state = torch.load(self.path, map_location="cpu", weights_only=True)
@@ -68,15 +70,15 @@ class Checkpoint:
             curve = [Evaluation(**point) for point in state["curve"]]
             for name, part in self._parts.items():
                 part.load_state_dict(state[name])
+            if self._device.type == "cuda":
+                torch.cuda.set_rng_state(state["cuda_rng"], self._device)
+            torch.set_rng_state(state["rng"])
         except Exception as error:  # parsers raise whatever they stumble on
             for name, values in before.items():
                 self._parts[name].load_state_dict(values)
             reason = " ".join(str(error).split()) or type(error).__name__
             warnings.warn(f"checkpoint {self.path} is not used ({reason[:200]}): training from the start", stacklevel=2)
             return []
-        torch.set_rng_state(state["rng"])
-        if self._device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"], self._device)
         return curve
 
     def save_if_due(self, curve: list[Evaluation]) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,11 +114,24 @@ def damaged(path: Path, how: str) -> None:
         case "a pickle of something else":
             torch.save({"belongs_to": Path("x")}, path)
             return
+        case "without its random streams":
+            torch.save({**torch.load(path, weights_only=True), "rng": torch.zeros(3, dtype=torch.uint8)}, path)
+            return
+        case "compressed":  # down to a thousandth, if somebody wants this machine to run out of memory
+            with zipfile.ZipFile(path) as archive:
+                entries = {entry: archive.read(entry) for entry in archive.namelist()}
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+                for entry, inside in entries.items():
+                    archive.writestr(entry, inside)
+            return
     path.write_bytes(content)
 
 
 @pytest.mark.usefixtures("always")
-@pytest.mark.parametrize("how", ["cut", "a flipped bit", "empty", "a pickle of something else"])
+@pytest.mark.parametrize(
+    "how",
+    ["cut", "a flipped bit", "empty", "a pickle of something else", "without its random streams", "compressed"],
+)
 def test_a_damaged_checkpoint_is_a_warning_and_not_used(data: ImageData, tmp_path: Path, how: str) -> None:
     path = tmp_path / "run.pt"
     with pytest.raises(Killed):
