@@ -310,7 +310,7 @@ class MlflowTracker(Tracker):
         view = f"searchFilter={only}&orderByKey=tags.%60role%60&orderByAsc=true&compareRunsMode=CHART"
         page = f"#/experiments/{self._experiment}/runs?workflowType=machine_learning&{view}"
         if not self._uri.startswith(DATABASES):
-            return [f"MLflow:  {re.sub(r'://.*@', '://', self._uri).rstrip('/')}/{page}"]
+            return [f"MLflow:  {redacted(re.sub(r'://.*@', '://', self._uri)).rstrip('/')}/{page}"]
         database = "" if self._uri == UI_DATABASE else f"MLFLOW_TRACKING_URI='{redacted(self._uri)}' "
         return [f"MLflow:  {database}make ui, then {UI}/{page}"]
 

@@ -496,6 +496,7 @@ def test_no_password_is_shown(text: str, shown: str) -> None:
         ),
         ("sqlite:///results/mlflow.db", "make ui, then http://127.0.0.1:5000/#/experiments/"),
         ("http://me:secret@host:5000/", "http://host:5000/#/experiments/"),
+        ("http://host:5000/?token=secret", "http://host:5000/?token=***/#/experiments/"),
     ],
 )
 def test_links_lead_to_the_variants(tracked: Tracked, uri: str | None, start: str) -> None:
