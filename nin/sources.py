@@ -264,6 +264,8 @@ def opened(path: str | Path) -> "Iterator[Image]":
         with warnings.catch_warnings(action="ignore"):
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
+                if image.format == "EPS":  # whatever the file is called; PIL would have Ghostscript run it
+                    raise ValueError("PostScript is a program")
                 yield image
     except Exception as error:  # PIL's decoders raise what they stumble on
         raise DataError(f"{path} cannot be read as an image ({_one_line(error)}): repair or remove it") from error

@@ -372,6 +372,7 @@ def deep_png(folder: Path) -> bytes:
         ("large", "decompression bomb"),
         ("huge", "decompression bomb"),
         ("16 bit", "more than a byte per channel"),
+        ("program", "PostScript is a program"),
     ],
 )
 def test_a_file_that_is_no_usable_image_is_named_in_one_line(
@@ -386,6 +387,7 @@ def test_a_file_that_is_no_usable_image_is_named_in_one_line(
         "large": png_of(10_000),
         "huge": png_of(30_000),
         "16 bit": deep_png(tmp_path),
+        "program": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n%%EOF\n",
     }
     path = root / "pets" / "cat" / "broken.png"
     path.write_bytes(contents[kind])
