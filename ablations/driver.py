@@ -27,12 +27,13 @@ from ablations.engines import Ended, Engine, Event, Failed, Progressed, Started,
 from ablations.execute import code_commit, environment, execute
 from ablations.records import RunRecord, Store
 from ablations.study import Run
-from ablations.tracking import Tracker, redacted
+from ablations.tracking import Tracker, redacted, stop_all
 from nin.cli import INTERRUPTED
 from nin.machine import choose_device
 from nin.measure import NetworkSize
 
 POLL = 1.0  # seconds between two looks at what other drivers are doing
+GRACE = 2.0  # seconds that MLflow has to close what is open when a command is stopped at once
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -186,6 +187,10 @@ def _interrupt(signum: int, frame: object) -> NoReturn:
 def _stop_at_once(signum: int, frame: object) -> NoReturn:
     show_cursor = b"\x1b[?25h" if os.isatty(2) else b""  # which live bars hide
     os.write(2, show_cursor + b"stopped at once\n")
+    for number in SIGNALS:  # a third one does not wait either
+        if signal.getsignal(number) is _stop_at_once:
+            signal.signal(number, signal.SIG_DFL)
+    stop_all(GRACE)
     os._exit(INTERRUPTED)  # workers see that and end, too
 
 

@@ -119,10 +119,20 @@ def open_tracker(
     return BackgroundTracker(lambda: MlflowTracker(uri, results, study, protocol, overrides), lost)
 
 
+def stop_all(patience: float) -> None:
+    """Leave no run open, as far as MLflow answers within so many seconds in all: the process is about to end."""
+    until = time.monotonic() + patience
+    for tracker in BACKGROUND:
+        tracker.stop(max(0.0, until - time.monotonic()))
+
+
 def redacted(text: str) -> str:
     """The text without who logs in, and by which password, of any URI in it: before the host or in the query."""
     text = re.sub(r"://\S*@", "://***@", text)
     return re.sub(r"((?:password|passwd|pwd|token)=)[^\s&;'\"]+", r"\1***", text, flags=re.IGNORECASE)
+
+
+BACKGROUND: "list[BackgroundTracker]" = []  # all of this process
 
 
 class BackgroundTracker(Tracker):
@@ -139,6 +149,7 @@ class BackgroundTracker(Tracker):
         self._later(lambda tracker: None)  # to connect at once
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
+        BACKGROUND.append(self)
         atexit.register(self.close, "KILLED")  # should the driver raise
 
     def run_started(self, run: Run) -> None:
@@ -166,17 +177,26 @@ class BackgroundTracker(Tracker):
         """Waits for MLflow, but not for ever. Does nothing the second time."""
         if self._is_closed:
             return
-        self._is_closed = True
-        atexit.unregister(self.close)
-        self._later(lambda tracker: tracker.close(status), again=True)
-        self._calls.put(None)
+        self._end_with(status)
         self._thread.join(PATIENCE)
         if self._thread.is_alive():
             self._lose(TimeoutError(f"still busy after {PATIENCE:.0f} s"))
 
+    def stop(self, patience: float) -> None:
+        """Close as "KILLED", and wait so many seconds at most."""
+        if not self._is_closed:
+            self._end_with("KILLED")
+        self._thread.join(patience)
+
     def links(self) -> list[str]:
         """None if MLflow was lost."""
         return self._tracker.links() if self._tracker else []
+
+    def _end_with(self, status: str) -> None:
+        self._is_closed = True
+        atexit.unregister(self.close)
+        self._later(lambda tracker: tracker.close(status), again=True)
+        self._calls.put(None)
 
     def _later(self, call: Call, again: bool = False) -> None:
         self._calls.put((call, again))

@@ -519,14 +519,26 @@ tracker = open_tracker(Path(sys.argv[1]), STUDY, "smoke", print)
 tracker.run_started(run)
 tracker.run_ended(record_of(run))
 tracker.run_started(last)
-raise SystemExit(3)
 """
 
 
-def start_driver(results: Path) -> "subprocess.Popen[str]":
+CTRL_C_TWICE = """
+import signal, time
+from ablations.driver import handle_signals
+while tracker._tracker is None or last.run_id not in tracker._tracker._open:
+    time.sleep(0.1)
+handle_signals()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    signal.raise_signal(signal.SIGINT)
+"""
+
+
+def start_driver(results: Path, end: str = "raise SystemExit(3)") -> "subprocess.Popen[str]":
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
     return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(results)],
+        [sys.executable, "-c", DRIVER + end, str(results)],
         env={**os.environ, "PYTHONPATH": paths},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -534,10 +546,13 @@ def start_driver(results: Path) -> "subprocess.Popen[str]":
     )
 
 
-def test_a_driver_that_ends_early_says_nothing_and_leaves_nothing_running(tmp_path: Path) -> None:
-    driver = start_driver(tmp_path)
-    assert driver.communicate() == ("", None)
-    assert driver.returncode == 3
+@pytest.mark.parametrize(
+    ("end", "says", "status"), [("raise SystemExit(3)", "", 3), (CTRL_C_TWICE, "stopped at once\n", 130)]
+)
+def test_a_driver_that_ends_early_leaves_nothing_running(tmp_path: Path, end: str, says: str, status: int) -> None:
+    driver = start_driver(tmp_path, end)
+    assert driver.communicate() == (says, None)
+    assert driver.returncode == status
     tracked = Tracked(tmp_path, STUDY, MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"), [])
     assert sorted(run.info.status for run in tracked.logged("seed")) == ["FINISHED", "KILLED"]
     assert tracked.one("study").info.status == "KILLED"
