@@ -166,12 +166,12 @@ def _conclude(
     report = write_report(part.study, arguments.protocol, part.store, arguments.overrides, command, anew=False)
     tracker.sync(report.records)
     tracker.add_files(part.store.folder)
-    tracker.close("FINISHED")
     print_summary(report, console)
     print(f"report:  {part.store.folder / 'report.md'}")
     print(f"figures: {part.store.folder / 'figures'}")
     if part.store.weights_folder.exists():
         print(f"weights: {part.store.weights_folder}")
+    tracker.close("FINISHED")  # which may have to wait for MLflow
     for line in tracker.links():
         print(line)
     ours = {run.run_id for run in part.runs}

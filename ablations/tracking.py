@@ -254,6 +254,7 @@ class MlflowTracker(Tracker):
         self._lock = FileLock(results / ".mlflow.lock")
         with self._lock:
             _make_database(uri)
+            _reach_database(uri)
             self._client = MlflowClient(tracking_uri=uri)
             self._experiment = self._find_or_create_experiment(f"nin-ablations/{study.name}", results)
             self._read()
@@ -525,6 +526,16 @@ def _make_database(uri: str) -> None:
         new.rename(path)
     finally:
         new.unlink(missing_ok=True)
+
+
+def _reach_database(uri: str) -> None:
+    """Raises at once if there is none: MLflow would try again for minutes, while the user waits for the command to end."""
+    if uri.startswith(DATABASES):
+        from sqlalchemy import create_engine
+
+        engine = create_engine(uri)
+        engine.connect().close()
+        engine.dispose()
 
 
 def _variant_id(run: Run) -> str:

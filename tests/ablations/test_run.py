@@ -178,6 +178,26 @@ def test_several_studies_share_a_budget_and_go_on_from_where_it_ended(
     assert {each.study for each in executed[:15]} == {"class_block", "nonlinearity"}
 
 
+def test_what_came_of_a_study_is_shown_before_mlflow_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown: list[str] = []
+
+    class Slow(Tracker):
+        def close(self, status: str) -> None:
+            shown.append(capsys.readouterr().out)
+
+    store = Store(tmp_path, "num_1x1", "smoke")
+    for each in smoke_runs(seeds=1, variants=["0x"]):
+        store.write(record_of(each))
+    monkeypatch.setattr(driver, "handle_signals", lambda: None)
+    monkeypatch.setattr("ablations.plots.FIGURES", {})
+    monkeypatch.setattr("ablations.tracking.open_tracker", lambda *_: Slow())
+    arguments = ["num_1x1", "--protocol", "smoke", "--variants", "0x", "--seeds", "1", "--results", str(tmp_path)]
+    assert run.main(arguments) == 0
+    assert "report:" in shown[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

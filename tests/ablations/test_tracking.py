@@ -447,6 +447,25 @@ def test_a_server_out_of_reach_is_one_line_without_the_password(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("uri", ["postgresql://me:secret@127.0.0.1:9/mlflow", "sqlite:///{folder}"])
+def test_a_database_that_is_not_there_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], uri: str
+) -> None:
+    if uri.startswith("postgresql"):
+        pytest.importorskip("psycopg")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(folder=tmp_path))
+    lines: list[str] = []
+    tracker = open_tracker(tmp_path, STUDY, "smoke", lines.append)
+    started = time.monotonic()
+    tracker.sync([])
+    tracker.close("FINISHED")
+    assert time.monotonic() - started < 30
+    (line,) = lines
+    assert "does not answer (OperationalError" in line
+    assert "secret" not in line
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_server_that_never_answers_is_not_waited_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "PATIENCE", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
