@@ -53,13 +53,13 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def names(text: str | None) -> list[str] | None:
-    """["a", "b"] from "a,b"; None stays None. Raises ValueError if no name is left."""
+def names(text: str | None, kind: str) -> list[str] | None:
+    """["a", "b"] from "a,b"; None stays None. Raises ValueError if no name of that kind ("variant", "study") is left."""
     if text is None:
         return None
     found = [name.strip() for name in text.split(",") if name.strip()]
     if not found:
-        raise ValueError(f"--variants {text!r}: names no variant")
+        raise ValueError(f"{text!r} names no {kind}")
     return found
 
 
@@ -77,7 +77,7 @@ def seconds(text: str) -> float:
 
 def warn(line: str) -> None:
     """What the user should know, while the command goes on."""
-    print(f"warning: {line}", file=sys.stderr)
+    sys.stderr.write(f"warning: {line}\n")  # in one piece, because two threads may have something to say at once
 
 
 def _share(text: str) -> float:

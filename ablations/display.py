@@ -115,7 +115,8 @@ class Display:
     def _time_left(self) -> str:
         fraction = self._work_done() / max(sum(self._costs.values()), 1e-12)
         seconds = (time.monotonic() - self._started) * (1 - fraction) / max(fraction, 1e-12)
-        return f"; about {seconds / 60:.0f} min left" if fraction < 1 else ""
+        left = f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+        return f"; about {left} left" if fraction < 1 else ""
 
     def _line(self, text: str) -> None:
         self._bars.console.print(

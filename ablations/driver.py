@@ -33,6 +33,7 @@ from nin.machine import choose_device
 from nin.measure import NetworkSize
 
 POLL = 1.0  # seconds between two looks at what other drivers are doing
+ECHO = 0.5  # seconds in which a signal that comes again is the same one: `timeout` and `make` send theirs twice
 GRACE = 2.0  # seconds that MLflow has to close what is open when a command is stopped at once
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -178,17 +179,23 @@ def handle_signals() -> None:
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:
+    interrupted = time.monotonic()
+
+    def again(signum: int, frame: object) -> None:
+        if time.monotonic() > interrupted + ECHO:
+            _stop_at_once()
+
     for number in SIGNALS:
         if signal.getsignal(number) is _interrupt:
-            signal.signal(number, _stop_at_once)
+            signal.signal(number, again)
     raise KeyboardInterrupt
 
 
-def _stop_at_once(signum: int, frame: object) -> NoReturn:
+def _stop_at_once() -> NoReturn:
     show_cursor = b"\x1b[?25h" if os.isatty(2) else b""  # which live bars hide
     os.write(2, show_cursor + b"stopped at once\n")
     for number in SIGNALS:  # a third one does not wait either
-        if signal.getsignal(number) is _stop_at_once:
+        if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
     stop_all(GRACE)
     os._exit(INTERRUPTED)  # workers see that and end, too

@@ -413,7 +413,7 @@ def _curve_axes(tables: Tables, title: str) -> tuple[Figure, list[tuple[Axes, li
         panels = []
         for place, name in enumerate(others):
             axes = _axes(figure, num_rows, PANELS_PER_ROW, place + 1, share=panels[0][0] if panels else None)
-            is_lowest = place // PANELS_PER_ROW == num_rows - 1
+            is_lowest = place + PANELS_PER_ROW >= len(others)  # of its column
             axes.tick_params(labelleft=place % PANELS_PER_ROW == 0, labelbottom=is_lowest)
             panels.append((axes, [*first, name]))
     panels[0][0].xaxis.set_major_locator(MaxNLocator(4 if len(panels) > 1 else 8, steps=STEPS))
@@ -483,11 +483,11 @@ def _megabyte_ticks(axes: Axes) -> None:
 
 def _accuracy_limits(tables: Tables) -> tuple[float, float]:
     """Over all runs, so that wide intervals of few seeds do not squeeze the means together; where some failed to learn and are
-    far from the rest, over the rest.
+    far from the rest, over the rest, unless most would be out of view then.
     """
     clear = tables.runs[tables.runs["variant"].isin(tables.variants["variant"][tables.all_learned])]
     low, high = tables.runs["test_accuracy"].min(), tables.runs["test_accuracy"].max()
-    if len(clear):
+    if 2 * len(clear) > len(tables.runs):
         core_low, core_high = clear["test_accuracy"].min(), clear["test_accuracy"].max()
         if high - low > 3 * (core_high - core_low):
             low, high = core_low, core_high

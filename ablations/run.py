@@ -113,7 +113,7 @@ def _studies(arguments: argparse.Namespace) -> list[Study]:
     if arguments.all == (arguments.study is not None):
         raise ValueError("name a study to run, or say --all: " + ", ".join(study_names()))
     choose(PROTOCOLS, arguments.protocol, "protocol")
-    chosen = names(arguments.study) or study_names()
+    chosen = names(arguments.study, "study") or study_names()
     if len(chosen) > 1 and arguments.variants:
         raise ValueError("--variants: is for one study at a time")
     studies = [load_study(name) for name in chosen]
@@ -124,7 +124,7 @@ def _part(study: Study, arguments: argparse.Namespace) -> Part:
     """What is there of the study, and what is missing."""
     from ablations.records import Store
 
-    variants = names(arguments.variants)
+    variants = names(arguments.variants, "variant")
     plain = Store(arguments.results, study.name, arguments.protocol)
     if arguments.tuned:
         study = load_tuned(study, arguments.protocol, arguments.results, arguments.overrides, variants)
@@ -241,7 +241,10 @@ def _print_plan(part: Part, device: str, console: "Console") -> float:
     for run in {run.variant: run for run in part.runs}.values():
         to_do = sum(other.variant == run.variant for other in part.missing)
         network = sizes[run.run_id]
-        seconds_each = probe(run, device)
+        try:
+            seconds_each = probe(run, device)
+        except RuntimeError as error:  # torch's, when there is too little memory
+            raise ValueError(f"variant {run.variant!r} cannot be trained here: {error}") from error
         total += seconds_each * to_do
         table.add_row(
             run.variant,

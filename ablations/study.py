@@ -19,6 +19,7 @@ from nin.spec import TRAINER_VERSION, DataSpec, ModelSpec, TrainSpec, choose
 Spec = TypeVar("Spec", ModelSpec, DataSpec, TrainSpec)
 Changes = Mapping[str, object]
 
+MAX_SEEDS = 10_000  # runs of a variant; all are made before the first is executed
 ROLES = ("baseline", "confirmatory", "control", "exploratory")
 
 
@@ -193,8 +194,8 @@ class Study:
                 f"study {self.name!r} does not run under protocol {protocol!r}: {', '.join(self.protocols)}"
             )
         num_seeds = (self.seeds or base.seeds) if seeds is None else seeds
-        if num_seeds < 1:
-            raise ValueError(f"--seeds {num_seeds}: must be 1 or more")
+        if not 1 <= num_seeds <= MAX_SEEDS:
+            raise ValueError(f"--seeds {num_seeds}: must be 1 or more and at most {MAX_SEEDS}")
         chosen = list(self.variants) if variants is None else [self.baseline]
         for name in variants or ():
             choose(self.variants, name, f"variant of study {self.name!r}")

@@ -360,7 +360,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError("--seeds is for final runs: a trial has --seeds-per-trial of its own, which never meet those")
     study = load_study(arguments.study)
     confirmatory = [name for name in study.variants if study.role(name) == "confirmatory" and not study.searches]
-    chosen = names(arguments.variants) or [study.baseline, *confirmatory]
+    chosen = names(arguments.variants, "variant") or [study.baseline, *confirmatory]
     runs = study.expand(arguments.protocol, 1, chosen, arguments.overrides)
     if any(run.data.val_examples == 0 for run in runs):
         raise ValueError(

@@ -94,9 +94,12 @@ class Checkpoint:
         started = time.monotonic()
         try:
             self._save(curve)
-        except (OSError, RuntimeError) as error:  # torch's writer makes a full disk a RuntimeError
-            reason = " ".join(str(error).split())[:200]
-            warnings.warn(f"checkpoint {self.path} cannot be written ({reason}): training goes on", stacklevel=2)
+        except (OSError, RuntimeError) as error:  # torch's writer makes a full disk a RuntimeError about positions
+            cause = error.__context__ if isinstance(error.__context__, OSError) else error
+            reason = " ".join(str(cause).split())[:200]
+            warnings.warn(  # the folder and not the file, so that it is the same line for all runs
+                f"checkpoints cannot be written to {self.path.parent} ({reason}): training goes on", stacklevel=2
+            )
         self._cost = time.monotonic() - started
         self._spent += self._cost
 

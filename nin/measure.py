@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from nin.cli import OneLineParser, exit_with
-from nin.spec import ModelSpec, Shape, choose
+from nin.spec import MAX_SIDE, ModelSpec, Shape, choose
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,6 +37,7 @@ NETWORKS: dict[str, tuple[ModelSpec, "Shape"]] = {
     "lenet": (ModelSpec(trunk="lenet", head="lenet"), (1, 28, 28)),
 }
 COMPARED = ("lenet", "alexnet", "vgg11", "nin-d2l")
+MAX_CLASSES = 2**20
 
 
 @dataclass(frozen=True)
@@ -218,8 +219,10 @@ def _parser() -> argparse.ArgumentParser:
 def image_shape(text: str) -> "Shape":
     """(1, 28, 28) from "1x28x28", as --input has it. Raises ValueError for anything else."""
     numbers = [int(n) if n.isdecimal() else 0 for n in text.replace("×", "x").split("x")]
-    if len(numbers) != 3 or min(numbers) < 1:
-        raise ValueError(f"--input {text!r}: must be channels, height and width in pixels, such as 3x32x32")
+    if len(numbers) != 3 or not 1 <= min(numbers) <= max(numbers) <= MAX_SIDE:
+        raise ValueError(
+            f"--input {text!r}: must be channels, height and width in pixels, such as 3x32x32, each at most {MAX_SIDE}"
+        )
     channels, height, width = numbers
     return channels, height, width
 
@@ -247,8 +250,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return roofline.main(words[1:])
     arguments = _parser().parse_intermixed_args(words)
-    if arguments.num_classes < 1:
-        raise ValueError(f"--num-classes {arguments.num_classes}: must be 1 or more")
+    if not 1 <= arguments.num_classes <= MAX_CLASSES:
+        raise ValueError(f"--num-classes {arguments.num_classes}: must be 1 or more and at most {MAX_CLASSES}")
     if not arguments.networks and not arguments.compare:
         raise ValueError(f"name a network ({', '.join(NETWORKS)}), or --compare")
     changes = spec_changes(arguments.overrides)

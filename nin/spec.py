@@ -15,6 +15,8 @@ from typing import TypeVar
 T = TypeVar("T")
 Shape = tuple[int, int, int]  # (C, H, W) of an image or of features
 
+MAX_SIDE = 4096  # pixels of an image's height and width, far beyond what any network here is for
+
 TRAINER_VERSION = 1  # part of every run's identity; raised when the same specification would train differently
 
 
@@ -93,8 +95,9 @@ class DataSpec:
     augment: str = "none"
 
     def __post_init__(self) -> None:
-        for field in ("train_examples", "val_examples", "test_examples", "image_size"):
+        for field in ("train_examples", "val_examples", "test_examples"):
             _require(getattr(self, field) >= 0, field, getattr(self, field), "0 or more")
+        _require(0 <= self.image_size <= MAX_SIDE, "image_size", self.image_size, f"0 or more and at most {MAX_SIDE}")
         _require(0 < self.train_fraction <= 1, "train_fraction", self.train_fraction, "greater than 0 and at most 1")
 
 

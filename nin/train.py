@@ -260,6 +260,7 @@ class _Clock:
 
 def _laps(steps: int, evaluations: int) -> list[int]:
     """Steps between evaluations: `steps` in at most `evaluations` nearly equal parts."""
+    evaluations = min(evaluations, steps)
     ends = sorted({math.ceil(steps * k / evaluations) for k in range(1, evaluations + 1)})
     return [end - start for start, end in pairwise([0, *ends])]
 

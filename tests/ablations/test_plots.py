@@ -236,6 +236,19 @@ def test_a_collapsed_variant_does_not_squeeze_the_rest_together_and_its_number_i
     assert "v2: 10.0%, 3 of 3 collapsed" in words(scatter)
 
 
+def test_where_most_failed_to_learn_all_are_in_view() -> None:
+    tables = tables_of(study_of(5), lambda run: plain(run) if run.variant == "v1" else collapsed(run.variant)(run))
+    bottom, top = plots.accuracy_against_params(tables).axes[0].get_ylim()
+    assert bottom < 0.1 < 0.8 < top
+
+
+def test_every_column_of_panels_says_what_its_axis_is() -> None:
+    figure = plots.learning_curves(tables_of(study_of(11)))  # ten panels: 4, 4 and 2
+    FigureCanvasAgg(figure).draw()
+    labelled = [any(label.get_visible() for label in axes.get_xticklabels()) for axes in figure.axes]
+    assert labelled == [False] * 6 + [True] * 4
+
+
 def test_the_equivalence_margin_is_always_in_view() -> None:
     low, high = plots.differences(tables_of(study_of(2))).axes[0].get_xlim()
     assert low < -0.3

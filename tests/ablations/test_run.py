@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -16,6 +17,7 @@ from processes import call, command
 from rich.console import Console
 
 from ablations import driver, run
+from ablations.display import Display
 from ablations.engines import Ended, Event, Failed, Started
 from ablations.records import Store
 from ablations.study import Run
@@ -217,7 +219,10 @@ def test_what_came_of_a_study_is_shown_before_mlflow_is_waited_for(
         (["num_1x1", "--protocol", "smoke", "--set", "model.layout=d2l"], "too small"),
         (["num_1x1", "--protocol", "smoke", "--set", "data.train_examples=5000"], "the data set has 1,200"),
         (["num_1x1", "--protocol", "smoke", "--seeds", "0"], "must be 1 or more"),
+        (["num_1x1", "--protocol", "smoke", "--seeds", "99999999999"], "at most 10000"),
+        (["num_1x1", "--protocol", "smoke", "--set", "data.image_size=99999999999"], "at most 4096"),
         (["num_1x1", "--protocol", "smoke", "--variants", ","], "names no variant"),
+        ([",", "--protocol", "smoke"], "names no study"),
         (["num_1x1", "--protocol", "smoke", "--set", "model.width=1e30"], "at most 64"),
         (["num_1x1", "--protocol", "smoke", "--set", "train.lr=1e999"], "finite"),
         (["num_1x1", "--protocol", "smoke", "--workers", "none"], "invalid"),
@@ -255,6 +260,48 @@ def test_dry_run_shows_sizes_and_time_and_writes_nothing(tmp_path: Path) -> None
     for wanted in ("0x", "baseline", "GFLOP/image", "4 runs to do, about", "points or more (power 80 %"):
         assert wanted in done.stdout
     assert not any(tmp_path.iterdir())
+
+
+def test_dry_run_says_in_one_line_what_is_too_large_to_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: object) -> float:
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr("ablations.execute.probe", out_of_memory)
+    with pytest.raises(ValueError, match="variant '2x' cannot be trained here: can't allocate memory"):
+        run.main(["num_1x1", *TINY, "--dry-run", "--results", str(tmp_path)])
+
+
+def test_the_time_left_is_in_minutes_and_then_in_seconds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter((0.0, 90.0, 100.0, 110.0))
+    monkeypatch.setattr("ablations.display.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    runs = smoke_runs(seeds=1, variants=["0x", "1x"])
+    with Display(dict.fromkeys(runs, 1.0), Console()) as display:
+        for each in runs:
+            display.show(Started(each))
+            display.show(Ended(each, record_of(each)))
+    ended = [line for line in capsys.readouterr().out.splitlines() if "finished" in line]
+    assert [line.partition("; ")[2] for line in ended] == ["about 3 min left", "about 50 s left", ""]
+
+
+def test_a_signal_that_comes_twice_at_once_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`timeout` signals its command and then its command's group."""
+    monkeypatch.setattr(driver, "_stop_at_once", lambda: stopped.append(True))
+    handlers = {number: signal.getsignal(number) for number in driver.SIGNALS}
+    stopped: list[bool] = []
+    try:
+        driver.handle_signals()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert not stopped
+        monkeypatch.setattr(driver, "ECHO", 0.0)
+        signal.raise_signal(signal.SIGINT)
+        assert stopped
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.slow

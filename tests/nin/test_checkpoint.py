@@ -1,5 +1,6 @@
 """A training that was killed goes on from its checkpoint, to the end that it would have come to."""
 
+import errno
 import math
 import warnings
 import zipfile
@@ -176,6 +177,29 @@ def test_a_folder_that_cannot_be_written_to_is_a_warning(data: ImageData, tmp_pa
     with pytest.warns(UserWarning, match="cannot be written .*: training goes on"):
         network = trained(data, SPEC, tmp_path / "file" / "run.pt")[0]
     assert_same(network, trained(data, SPEC)[0])
+
+
+@pytest.mark.usefixtures("always")
+def test_a_full_disk_is_the_same_warning_for_every_run_and_evaluation(
+    data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    positions = iter(range(100))
+
+    def save(state: object, file: object) -> None:
+        """What torch makes of it."""
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise RuntimeError(f"unexpected pos {next(positions)}")  # noqa: B904
+
+    monkeypatch.setattr(torch, "save", save)
+    said = []
+    for seed in (0, 1):
+        with pytest.warns(UserWarning, match="No space left on device") as warned:
+            trained(data, SPEC, tmp_path / f"{seed}.pt", seed=seed)
+        said += [str(warning.message) for warning in warned]
+    assert len(said) > 2
+    assert len(set(said)) == 1
 
 
 def test_checkpoints_take_a_hundredth_of_the_time_at_most(

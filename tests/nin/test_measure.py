@@ -113,6 +113,8 @@ def test_any_field_input_and_number_of_classes_can_be_set(capsys: pytest.Capture
         (["nin-d2l", "--set", "head=alexnt"], "nearest is 'alexnet'"),
         (["nin-d2l", "--input", "3x32"], "must be channels, height and width"),
         (["nin-d2l", "--input", "1x0x32"], "must be channels, height and width"),
+        (["nin-d2l", "--input", "1x99999999999999999999x32"], "each at most 4096"),
+        (["nin-d2l", "--num-classes", "99999999999999999999"], "at most 1048576"),
         (["lenet", "nin-d2l", "--input", "1x28x28"], "28x28 px are too small for trunk 'nin'"),
     ],
 )

@@ -33,7 +33,12 @@ def test_defaults_are_the_textbooks_setting() -> None:
         *((ModelSpec(), "width", float("nan")), (ModelSpec(), "hidden", 0), (ModelSpec(), "class_block", "broad")),
         *((ModelSpec(), "dropout", 1.0), (ModelSpec(), "dropout", -0.1), (ModelSpec(), "dropout", float("nan"))),
         *((DataSpec(), "train_examples", -1), (DataSpec(), "val_examples", -1), (DataSpec(), "test_examples", -1)),
-        *((DataSpec(), "image_size", -28), (TrainSpec(), "epochs", 0), (TrainSpec(), "batch_size", 0)),
+        *(
+            (DataSpec(), "image_size", -28),
+            (DataSpec(), "image_size", 5000),
+            (TrainSpec(), "epochs", 0),
+            (TrainSpec(), "batch_size", 0),
+        ),
         *((TrainSpec(), "evals_per_epoch", 0), (TrainSpec(), "lr", 0.0), (TrainSpec(), "lr", float("nan"))),
         *((TrainSpec(), "last_lr_factor", 0.0), (TrainSpec(), "momentum", 1.0), (TrainSpec(), "weight_decay", -1e-4)),
         *((TrainSpec(), "label_smoothing", 1.0), (TrainSpec(), "precision", "float16")),

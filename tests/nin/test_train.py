@@ -49,6 +49,11 @@ def test_evaluations_lie_on_a_grid_finer_than_an_epoch_and_end_with_it(data: Ima
     assert [point.epoch for point in history.curve] == [0.64, 1.0, 1.64, 2.0]
 
 
+def test_there_is_at_most_an_evaluation_after_every_step(data: ImageData) -> None:
+    history = trained(data, replace(SPEC, epochs=1, evals_per_epoch=10**18))[1]
+    assert [point.examples for point in history.curve] == [32, 64, 96, 128, 160, 192, 200]
+
+
 def test_the_grid_is_the_same_for_every_network(data: ImageData) -> None:
     grids = [[p.examples for p in trained(data, model=replace(SMALL, num_1x1=n))[1].curve] for n in (0, 3)]
     assert grids[0] == grids[1]
