@@ -6,14 +6,16 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import optuna
 import pytest
+from matplotlib.figure import Figure
 from processes import PASSWORD, call, command
 
 from ablations import claims, run, tune
+from ablations.driver import CommonFailureError
 from ablations.engines import Ended, Event, Failed, Started
 from ablations.records import RunRecord, Store
 from ablations.spaces import NUISANCE, Choice, Range, space_of
@@ -331,8 +333,33 @@ def test_winners_tuned_with_set_are_trained_with_the_same_set() -> None:
         with_winners(NUM_1X1, "smoke", found, [*changed, "train.lr=0.005"])
 
 
+def test_a_winner_is_refused_when_the_study_has_changed() -> None:
+    ours = winner(**{"train.lr": 0.01})
+    with pytest.raises(ValueError, match=r"'9x' was tuned, and is no variant of num_1x1 any more"):
+        with_winners(NUM_1X1, "smoke", {"2x": ours, "9x": ours})
+    with pytest.raises(ValueError, match=r"model.num_1x1 was tuned, and num_1x1 is about it now"):
+        with_winners(NUM_1X1, "smoke", {"2x": winner(**{"model.num_1x1": 3})})
+    ours.base["model.gone"] = 1
+    with pytest.raises(ValueError, match=r"model.gone was 1, is no more"):
+        with_winners(NUM_1X1, "smoke", {"2x": ours})
+
+
+def damaged(**fields: object) -> str:
+    return json.dumps({"variants": {"2x": {**asdict(winner()), **fields}}})
+
+
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "there is no"), ("{", "is damaged"), ('{"variants": {"2x": {"a": 1}}}', "is damaged")]
+    ("content", "said"),
+    [
+        (None, "there is no"),
+        ("{", "is damaged"),
+        ('{"variants": {"2x": {"a": 1}}}', "is damaged"),
+        (damaged(params={"lr": 0.1}), "is damaged.*unknown field of a run 'lr'"),
+        (damaged(params={"train.lr": "high"}), "is damaged.*train.lr='high' must be float"),
+        (damaged(params=[1]), "is damaged"),
+        (damaged(base=None), "is damaged"),
+        (damaged(seeds="1000"), "is damaged"),
+    ],
 )
 def test_tuned_without_winners_is_one_line(tmp_path: Path, content: str | None, said: str) -> None:
     path = tmp_path / "num_1x1-tuning" / "smoke" / "tuned.json"
