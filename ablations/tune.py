@@ -138,7 +138,11 @@ def _execute_to(
     tracker: "Tracker",
     say: Callable[[str], None],
 ) -> dict[str, "RunRecord"]:
-    """Train all runs until the rung, each up to TRIES times; the records by run_id, of a failed one its error."""
+    """Train all runs until the rung, each up to TRIES times; the records by run_id, of a failed one its error.
+
+    Raises CommonFailureError if all of several runs failed alike each time.
+    """
+    from ablations.driver import CommonFailureError, without_numbers
     from ablations.engines import Ended, Failed, Progressed, Started, Warned
     from ablations.records import RunRecord
     from ablations.tracking import redacted
@@ -180,6 +184,10 @@ def _execute_to(
             events.close()  # type: ignore[attr-defined]
         if not waiting:
             break
+    errors = [records[run_id].error for run_id in waiting]
+    if len(errors) == len(todo) > 1 and len(set(map(without_numbers, errors))) == 1:
+        # It lies in no trial, so none is told, and the next call has them anew.
+        raise CommonFailureError(f"all {len(todo)} runs failed: {errors[0]}")
     return records
 
 
@@ -372,12 +380,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from filelock import FileLock
 
     from ablations.display import console_for_output
-    from ablations.driver import handle_signals, make_engine, require_writable
+    from ablations.driver import CommonFailureError, handle_signals, make_engine, require_writable
+    from ablations.execute import load_cached, network_size
     from ablations.records import Store, write_atomically
     from ablations.tracking import open_tracker, redacted
     from ablations.tuning_report import write_tuning_report
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    for run in runs:  # here, so that no trial is spent on a name that does not exist, and workers find the data
+        network_size(run, load_cached(run.data, "cpu"))
     require_writable(arguments.results)
     tuning = replace(study, name=tuning_name(study.name), question=f"Tuning of: {study.question}")
     runs = tuple(replace(run, study=tuning.name) for run in runs)  # whose checkpoints are kept there
@@ -411,6 +422,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             report = write_tuning_report(tasks, store, command)
         tracker.add_files(store.folder)
         tracker.close("FINISHED")
+    except CommonFailureError as reason:
+        print(f"stopped early: {reason}; the same command tries again", file=sys.stderr)
+        return SOME_RUN_FAILED
     except KeyboardInterrupt:
         done = sum(map(_num_ended, tasks))
         print(

@@ -168,6 +168,16 @@ def test_a_trial_that_dies_is_tried_again(tmp_path: Path) -> None:
     assert sorted(trial.state.name for trial in tasks[0].trials.get_trials()) == [*["COMPLETE"] * 2, *["PRUNED"] * 2]
 
 
+def test_a_failure_common_to_all_trials_is_told_of_none_and_the_next_call_has_them_anew(tmp_path: Path) -> None:
+    tasks = toy_tasks(tmp_path, 4)
+    with pytest.raises(CommonFailureError, match="all 8 runs failed: RuntimeError: no"):
+        tune_toy(tmp_path, tasks, fail=dict.fromkeys(range(4), 2 * tune.TRIES))
+    tune_toy(tmp_path, tasks)
+    for task in tasks:
+        states = sorted(trial.state.name for trial in task.trials.get_trials())
+        assert states == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
+
+
 def test_each_variant_pauses_at_shares_of_its_own_length(tmp_path: Path) -> None:
     short, long = toy_tasks(tmp_path, 4)
     long = replace(long, run=replace(long.run, train=replace(long.run.train, epochs=6)))
@@ -384,6 +394,8 @@ def test_tuned_without_winners_is_one_line(tmp_path: Path, content: str | None, 
         (["--storage", "grpc://127.0.0.1:port"], "must be grpc://HOST:PORT"),
         (["--seeds", "2"], "--seeds-per-trial"),
         (["--set", "data.val_examples=0"], "must not choose by it"),
+        (["--set", "train.optimizer=adam"], "unknown optimizer 'adam': the nearest is 'adamw'"),
+        (["--set", "data.name=nothing"], "unknown data set 'nothing'"),
     ],
 )
 def test_a_wrong_request_is_one_line(
