@@ -301,6 +301,43 @@ def test_a_search_for_small_networks_has_a_report_and_a_pareto_front_of_its_own(
     assert (tmp_path / "toy-tuning/smoke/figures/2x-pareto.png").stat().st_size > 0
 
 
+def test_a_search_under_a_limit_says_what_is_too_large_and_what_others_have_published(tmp_path: Path) -> None:
+    (task,) = toy_tasks(tmp_path, 4, ["2x"])
+    task = replace(task, space={"model.width": Range(0.1, 1.0)}, most_params=100_000)
+    tune_toy(tmp_path, [task])
+    too_large = [trial for trial in task.trials.get_trials() if trial.constraints["params"] > 0]
+    assert too_large
+    report = write_tuning_report([task], Store(tmp_path, "toy-tuning", "smoke"), "tune")
+    assert report.winners["2x"].trial not in {trial.number for trial in too_large}
+    header, _, row = [line for line in report.path.read_text().splitlines() if line.startswith("|")][:3]
+    cells = dict(zip(*([cell.strip() for cell in line.split("|")] for line in (header, row)), strict=True))
+    assert cells["too large"] == str(len(too_large))
+    assert cells["parameters of the best"] == "1,000"  # as `made_up` has it
+    assert "95.4 % by DenseNet-BC" in report.path.read_text()
+
+
+def test_titles_of_figures_stay_apart_and_logarithmic_axes_are_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = set[str]()
+
+    def look(figure: Figure, path: Path) -> None:
+        figure.canvas.draw()
+        drawn.add(path.name)
+        ours = figure._suptitle.get_window_extent()  # type: ignore[attr-defined]
+        for axes in figure.axes:
+            assert not axes.title.get_text() or not ours.overlaps(axes.title.get_window_extent()), path.name
+            low, high = axes.get_xlim()
+            labelled = [t for t in axes.get_xticks() if low <= t <= high]
+            assert axes.get_xscale() != "log" or len(labelled) > 1, path.name
+
+    monkeypatch.setattr("ablations.plots.save", look)
+    (task,) = toy_tasks(tmp_path, 13, ["2x"])
+    tune_toy(tmp_path, [task])
+    write_tuning_report([task], Store(tmp_path, "toy-tuning", "smoke"), "tune")
+    assert drawn == {f"2x-{kind}" for kind in ("history", "rungs", "importances", "slice", "parallel")}
+
+
 def test_a_best_value_at_the_edge_is_known() -> None:
     assert Range(0.001, 0.1, log=True).is_at_edge(0.0011)
     assert Range(0.001, 0.1, log=True).is_at_edge(0.099)
