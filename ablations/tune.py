@@ -45,6 +45,8 @@ TRIES = 3  # of a trial whose worker fails or dies
 MOST_PARAMS = 1_000_000  # of the network that `best` searches
 OBJECTIVES = ("accuracy", "accuracy,params", "accuracy,gflops")
 POLL = 1.0  # seconds between two looks at what other drivers are doing
+# Where `make dashboard` listens, and the storage that it opens unless told otherwise
+DASHBOARD, DASHBOARD_STORAGE = "http://127.0.0.1:8080", "sqlite:///results/optuna.db"
 
 
 @dataclass(frozen=True)
@@ -420,6 +422,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             command = "python -m ablations.tune " + redacted(shlex.join(sys.argv[1:] if argv is None else argv))
             report = write_tuning_report(tasks, store, command)
+            ended = [run for task in tasks for trial in task.trials.get_trials() for run in task.runs_of(trial)]
+        tracker.sync(record for record in store.read_all(ended)[0].values() if record.status != "paused")
         tracker.add_files(store.folder)
         tracker.close("FINISHED")
     except CommonFailureError as reason:
@@ -444,11 +448,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_atomically(found, json.dumps(report.winners[study.baseline].params, indent=1) + "\n")
         print(f"found:   {found}; copied into ablations/studies/, it is variant 'found' under every protocol")
     print(f"report:  {report.path}")
+    for line in [*_dashboard(url), *tracker.links()]:
+        print(line)
     without = [task.run.variant for task in tasks if task.run.variant not in report.winners]
     if without and arguments.objective == "accuracy":
         print(f"no trial of {', '.join(without)} was complete and learned: see the report", file=sys.stderr)
         return SOME_RUN_FAILED
     return SUCCESS
+
+
+def _dashboard(url: str) -> list[str]:
+    """A line that says how to look at the trials; none for Optuna's proxy, which the dashboard does not know."""
+    from ablations.tracking import redacted
+
+    if url.startswith("grpc://"):
+        return []
+    storage = "" if url == DASHBOARD_STORAGE else f"OPTUNA_STORAGE='{redacted(url.removeprefix('journal:'))}' "
+    return [f"trials:  {storage}make dashboard, then {DASHBOARD}"]
 
 
 def _task(study: Study, run: Run, arguments: argparse.Namespace, storage: "BaseStorage", url: str) -> Task:

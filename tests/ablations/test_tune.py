@@ -462,10 +462,28 @@ def test_a_storage_of_an_incompatible_optuna_is_one_line(tmp_path: Path) -> None
         tune.main([*TINY, "--results", str(tmp_path), "--storage", url])
 
 
+class Synced(Tracker):
+    """Remembers what it is told in the end."""
+
+    def sync(self, records: Iterable[RunRecord]) -> None:
+        self.labels = [record.run.label for record in records]
+
+    def links(self) -> list[str]:
+        return ["MLflow:  here"]
+
+
 @pytest.mark.slow
-def test_trials_of_another_setting_are_not_mixed_in(tmp_path: Path) -> None:
+def test_trials_of_another_setting_are_not_mixed_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     tasks = ["--results", str(tmp_path), "--trials", "1"]
+    synced = Synced()
+    monkeypatch.setattr("ablations.tracking.open_tracker", lambda *_: synced)
     assert tune.main([*TINY, *tasks, "--set", "train.epochs=1", "--workers", "1"]) == 0
+    assert sorted(synced.labels) == ["0x trial 0", "2x trial 0"]  # in case MLflow had not heard of them
+    said = capsys.readouterr().out
+    assert f"trials:  OPTUNA_STORAGE='sqlite:///{tmp_path}/optuna.db' make dashboard" in said
+    assert "MLflow:  here" in said
     with pytest.raises(ValueError, match=r"was tuned with another base \(train.epochs: 1, now 3\)"):
         tune.main([*TINY, *tasks])
 
