@@ -452,7 +452,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(line)
     without = [task.run.variant for task in tasks if task.run.variant not in report.winners]
     if without and arguments.objective == "accuracy":
-        print(f"no trial of {', '.join(without)} was complete and learned: see the report", file=sys.stderr)
+        print(
+            f"no trial of {', '.join(without)} was complete, finite and small enough: see the report", file=sys.stderr
+        )
         return SOME_RUN_FAILED
     return SUCCESS
 

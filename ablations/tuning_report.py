@@ -102,8 +102,14 @@ def _row(task: "Task", winners: dict[str, Winner]) -> dict[str, object]:
 def _warnings(task: "Task", winners: dict[str, Winner]) -> list[str]:
     winner = winners.get(task.run.variant)
     if winner is None:
-        return [f"{task.run.variant}: no trial was complete and learned"] if task.objective == "accuracy" else []
-    return [
+        return (
+            [f"{task.run.variant}: no trial was complete, finite and small enough"]
+            if task.objective == "accuracy"
+            else []
+        )
+    best = task.trials.get_trials()[winner.trial]
+    collapsed = [f"{task.run.variant}: its best trial collapsed"] if best.user_attrs["outcome"] == "collapsed" else []
+    return collapsed + [
         f"{task.run.variant}: the best {key} {_short(winner.params[key])} is at the edge of its range "
         f"({each.low:g} to {each.high:g}): better ones may lie beyond it"
         for key, each in task.space.items()

@@ -316,6 +316,14 @@ def test_a_search_under_a_limit_says_what_is_too_large_and_what_others_have_publ
     assert "95.4 % by DenseNet-BC" in report.path.read_text()
 
 
+def test_a_best_trial_that_collapsed_is_named(tmp_path: Path) -> None:
+    (task,) = toy_tasks(tmp_path, 1, ["2x"])
+    task = replace(task, space={"train.lr": Range(0.1, 1.0)})  # where nothing learns
+    tune_toy(tmp_path, [task])
+    report = write_tuning_report([task], Store(tmp_path, "toy-tuning", "smoke"), "tune")
+    assert "- 2x: its best trial collapsed" in report.path.read_text()
+
+
 def test_titles_of_figures_stay_apart_and_logarithmic_axes_are_readable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
