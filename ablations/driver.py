@@ -258,11 +258,16 @@ class _Failures:
         if not isinstance(event, Failed) or self._has_result:
             return
         self._errors.setdefault((event.run.study, event.run.variant), event.error)
-        alike = {re.sub(r"\d+(\.\d+)?", "0", error) for error in self._errors.values()}  # whatever its numbers
+        alike = {without_numbers(error) for error in self._errors.values()}
         if self._errors.keys() == self._variants and len(self._variants) > 1 and len(alike) == 1:
             raise CommonFailureError(
                 f"the first run of each of the {len(self._variants)} variants failed: {event.error}"
             )
+
+
+def without_numbers(error: str) -> str:
+    """The message by which failures are told apart: another process, address or amount of memory is no other failure."""
+    return re.sub(r"\d+(\.\d+)?", "0", error)
 
 
 def _failed_record(event: Failed, network: NetworkSize, device: str) -> RunRecord:

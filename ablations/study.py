@@ -256,6 +256,17 @@ def _flat(model: Changes, data: Changes, train: Changes) -> dict[str, object]:
     return {f"{part}.{name}": value for part, changes in parts.items() for name, value in changes.items()}
 
 
+def require_settings(settings: object) -> None:
+    """Raises ValueError if they are not {"train.lr": 0.05, ...}: fields of a run, with values of the fields' types."""
+    if not isinstance(settings, dict):
+        raise ValueError(f"{settings!r} must be fields of a run and their values")
+    types = _types()
+    for key, value in settings.items():
+        wanted = choose(types, key, "field of a run")
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            raise ValueError(f"{key}={value!r} must be {wanted.__name__}")
+
+
 def by_part(settings: Mapping[str, object]) -> dict[str, dict[str, object]]:
     """{"model": {}, "data": {}, "train": {"lr": 0.05}} from {"train.lr": 0.05}: what a `Variant` is made of."""
     parts: dict[str, dict[str, object]] = {"model": {}, "data": {}, "train": {}}
@@ -270,10 +281,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, object]:
 
     Raises ValueError for a key that does not exist, naming the nearest, or a value that is not of the field's type.
     """
-    specs = {"model": ModelSpec, "data": DataSpec, "train": TrainSpec}
-    types = {
-        f"{part}.{key}": type_ for part, spec in specs.items() for key, type_ in typing.get_type_hints(spec).items()
-    }
+    types = _types()
     settings: dict[str, object] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -281,6 +289,14 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, object]:
             raise ValueError(f"--set {override!r}: must be key=value, such as train.lr=0.05")
         settings[key] = _parse(key, text, choose(types, key, "--set key"))
     return settings
+
+
+def _types() -> dict[str, type]:
+    """The type of each field of a run: {"model.head": str, ...}."""
+    specs = {"model": ModelSpec, "data": DataSpec, "train": TrainSpec}
+    return {
+        f"{part}.{key}": type_ for part, spec in specs.items() for key, type_ in typing.get_type_hints(spec).items()
+    }
 
 
 def _differences(spec: ModelSpec | DataSpec | TrainSpec) -> dict[str, object]:

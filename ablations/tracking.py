@@ -296,7 +296,7 @@ class MlflowTracker(Tracker):
             variants: dict[str, list[RunRecord]] = defaultdict(list)
             for record in records:
                 self.run_ended(record)
-                if record.is_result:
+                if record.is_result and record.run.trial is None:
                     variants[_variant_id(record.run)].append(record)
             for variant_id, results in variants.items():
                 self._log_means(variant_id, sorted(results, key=lambda record: record.run.seed))
@@ -584,7 +584,10 @@ def _times(record: RunRecord) -> tuple[int, int]:
     if not record.started_at:
         return _now(), _now()
     started = round(1000 * datetime.fromisoformat(record.started_at).timestamp())
-    return started, started + round(1000 * record.wall_seconds)
+    seconds = (
+        record.train_seconds if math.isnan(record.wall_seconds) else record.wall_seconds
+    )  # of a trial there is no other
+    return started, started + round(1000 * seconds)
 
 
 def _now() -> int:

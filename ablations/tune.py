@@ -45,6 +45,8 @@ TRIES = 3  # of a trial whose worker fails or dies
 MOST_PARAMS = 1_000_000  # of the network that `best` searches
 OBJECTIVES = ("accuracy", "accuracy,params", "accuracy,gflops")
 POLL = 1.0  # seconds between two looks at what other drivers are doing
+# Where `make dashboard` listens, and the storage that it opens unless told otherwise
+DASHBOARD, DASHBOARD_STORAGE = "http://127.0.0.1:8080", "sqlite:///results/optuna.db"
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,11 @@ def _execute_to(
     tracker: "Tracker",
     say: Callable[[str], None],
 ) -> dict[str, "RunRecord"]:
-    """Train all runs until the rung, each up to TRIES times; the records by run_id, of a failed one its error."""
+    """Train all runs until the rung, each up to TRIES times; the records by run_id, of a failed one its error.
+
+    Raises CommonFailureError if all of several runs failed alike each time.
+    """
+    from ablations.driver import CommonFailureError, without_numbers
     from ablations.engines import Ended, Failed, Progressed, Started, Warned
     from ablations.records import RunRecord
     from ablations.tracking import redacted
@@ -180,6 +186,10 @@ def _execute_to(
             events.close()  # type: ignore[attr-defined]
         if not waiting:
             break
+    errors = [records[run_id].error for run_id in waiting]
+    if len(errors) == len(todo) > 1 and len(set(map(without_numbers, errors))) == 1:
+        # It lies in no trial, so none is told, and the next call has them anew.
+        raise CommonFailureError(f"all {len(todo)} runs failed: {errors[0]}")
     return records
 
 
@@ -372,12 +382,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from filelock import FileLock
 
     from ablations.display import console_for_output
-    from ablations.driver import handle_signals, make_engine, require_writable
+    from ablations.driver import CommonFailureError, handle_signals, make_engine, require_writable
+    from ablations.execute import load_cached, network_size
     from ablations.records import Store, write_atomically
     from ablations.tracking import open_tracker, redacted
     from ablations.tuning_report import write_tuning_report
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    for run in runs:  # here, so that no trial is spent on a name that does not exist, and workers find the data
+        network_size(run, load_cached(run.data, "cpu"))
     require_writable(arguments.results)
     tuning = replace(study, name=tuning_name(study.name), question=f"Tuning of: {study.question}")
     runs = tuple(replace(run, study=tuning.name) for run in runs)  # whose checkpoints are kept there
@@ -409,8 +422,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             command = "python -m ablations.tune " + redacted(shlex.join(sys.argv[1:] if argv is None else argv))
             report = write_tuning_report(tasks, store, command)
+            ended = [run for task in tasks for trial in task.trials.get_trials() for run in task.runs_of(trial)]
+        tracker.sync(record for record in store.read_all(ended)[0].values() if record.status != "paused")
         tracker.add_files(store.folder)
         tracker.close("FINISHED")
+    except CommonFailureError as reason:
+        print(f"stopped early: {reason}; the same command tries again", file=sys.stderr)
+        return SOME_RUN_FAILED
     except KeyboardInterrupt:
         done = sum(map(_num_ended, tasks))
         print(
@@ -430,11 +448,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_atomically(found, json.dumps(report.winners[study.baseline].params, indent=1) + "\n")
         print(f"found:   {found}; copied into ablations/studies/, it is variant 'found' under every protocol")
     print(f"report:  {report.path}")
+    for line in [*_dashboard(url), *tracker.links()]:
+        print(line)
     without = [task.run.variant for task in tasks if task.run.variant not in report.winners]
     if without and arguments.objective == "accuracy":
-        print(f"no trial of {', '.join(without)} was complete and learned: see the report", file=sys.stderr)
+        print(
+            f"no trial of {', '.join(without)} was complete, finite and small enough: see the report", file=sys.stderr
+        )
         return SOME_RUN_FAILED
     return SUCCESS
+
+
+def _dashboard(url: str) -> list[str]:
+    """A line that says how to look at the trials; none for Optuna's proxy, which the dashboard does not know."""
+    from ablations.tracking import redacted
+
+    if url.startswith("grpc://"):
+        return []
+    storage = "" if url == DASHBOARD_STORAGE else f"OPTUNA_STORAGE='{redacted(url.removeprefix('journal:'))}' "
+    return [f"trials:  {storage}make dashboard, then {DASHBOARD}"]
 
 
 def _task(study: Study, run: Run, arguments: argparse.Namespace, storage: "BaseStorage", url: str) -> Task:

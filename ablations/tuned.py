@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ablations.study import Run, Study, Variant, parse_overrides
+from ablations.study import Run, Study, Variant, parse_overrides, require_settings
 
 SUFFIX = " tuned"
 
@@ -42,10 +42,17 @@ def read_winners(path: Path) -> dict[str, Winner]:
     """The winners by variant. Raises ValueError if there are none or the file is damaged."""
     if not path.exists():
         raise ValueError(f"--tuned: there is no {path}; python -m ablations.tune makes it")
+    import dacite
+
     try:
-        winners = json.loads(path.read_text())["variants"]
-        return {name: Winner(**winner) for name, winner in winners.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        winners = {
+            name: dacite.from_dict(Winner, winner, dacite.Config(strict=True))
+            for name, winner in json.loads(path.read_text())["variants"].items()
+        }
+        for winner in winners.values():
+            require_settings(winner.params)
+        return winners
+    except (ValueError, KeyError, TypeError, AttributeError, dacite.DaciteError) as error:
         raise ValueError(f"--tuned: {path} is damaged ({' '.join(str(error).split())}); tune again") from error
 
 
@@ -71,8 +78,14 @@ def with_winners(
 
     overrides  what `--set` changes in every run, as it did when the variants were tuned
 
-    Raises ValueError if the baseline was not tuned, or if a variant has changed since it was, naming the field.
+    Raises ValueError if the baseline was not tuned, or if the study or a variant has changed since it was, naming the field.
     """
+    studied = set[str]().union(*(variant.settings for variant in study.variants.values()))
+    for name, winner in winners.items():
+        if name not in study.variants:
+            raise ValueError(f"--tuned: {name!r} was tuned, and is no variant of {study.name} any more; tune again")
+        if not study.searches and (now_studied := sorted(studied & winner.params.keys())):
+            raise ValueError(f"--tuned: {now_studied[0]} was tuned, and {study.name} is about it now; tune again")
     if study.baseline not in winners:
         raise ValueError(f"--tuned: the baseline {study.baseline!r} has not been tuned; tune it too")
     known = [name for name in study.variants if name in winners]
@@ -102,9 +115,9 @@ def _changed(variant: Variant, run: Run, winner: Winner) -> Variant:
 
 
 def _require_same(name: str, winner: Winner, now: Mapping[str, object]) -> None:
-    for key, value in now.items():
-        before = winner.base.get(key, value)
-        if before != value:
+    for key, before in winner.base.items():  # a field that is new since has the value that means what was there before
+        if key not in now or now[key] != before:
+            is_now = f"is {now[key]!r}" if key in now else "is no more"
             raise ValueError(
-                f"--tuned: {name} has changed since it was tuned: {key} was {before!r}, is {value!r}; tune again"
+                f"--tuned: {name} has changed since it was tuned: {key} was {before!r}, {is_now}; tune again"
             )

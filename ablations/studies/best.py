@@ -7,14 +7,24 @@ search has found is kept in `best.json` beside this file, and is variant "found"
 import json
 from pathlib import Path
 
-from ablations.study import Study, Variant
+from ablations.study import Study, Variant, require_settings
 
 FOUND = Path(__file__).with_suffix(".json")
 
 
 def _found() -> dict[str, Variant]:
-    """The variant in FOUND, whose keys are fields of a run ("model.width"); empty if there is none."""
-    return {"found": Variant.of(json.loads(FOUND.read_text()))} if FOUND.exists() else {}
+    """The variant in FOUND, whose keys are fields of a run ("model.width"); empty if there is none.
+
+    Raises ValueError if the file is damaged.
+    """
+    if not FOUND.exists():
+        return {}
+    try:
+        settings = json.loads(FOUND.read_text())
+        require_settings(settings)
+    except ValueError as error:
+        raise ValueError(f"{FOUND} is damaged ({error}): copy it again, or remove it") from error
+    return {"found": Variant.of(settings)}
 
 
 STUDY = Study(

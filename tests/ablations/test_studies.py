@@ -10,6 +10,7 @@ from ablations.execute import execute
 from ablations.protocols import PROTOCOLS
 from ablations.records import Store
 from ablations.report import write_report
+from ablations.studies import best
 from ablations.study import Study, load_study, study_names
 from nin.spec import ModelSpec
 
@@ -97,3 +98,15 @@ def test_the_authors_recipes_run_on_their_data_sets(
     assert run.model == replace(PROTOCOLS["paper"].model, layout=layout, width=0.1)
     assert run.model == ModelSpec(layout=layout, width=0.1, init="gaussian", class_block="wide")
     assert execute(run).record.examples_seen > 0
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"width": 0.5}', '{"model.width": "wide"}'])
+def test_a_damaged_preset_of_the_search_is_named_with_its_file(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(best, "FOUND", tmp_path / "best.json")
+    best.FOUND.write_text(content)
+    with pytest.raises(ValueError, match=r"best\.json is damaged"):
+        best._found()
+    best.FOUND.write_text('{"model.width": 1, "train.lr": 0.05}')
+    assert best._found()["found"].settings == {"model.width": 1, "train.lr": 0.05}

@@ -698,3 +698,16 @@ def dead_process() -> int:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid
+
+
+def test_trials_that_mlflow_lacks_are_logged_in_the_end(tracked: Tracked) -> None:
+    trial = replace(tracked.runs(1)[0], seed=1000, trial=7)
+    tracker = tracked.open()
+    tracker.sync(
+        [record_of(trial, "collapsed", test_accuracy=0.1, wall_seconds=math.nan)]
+    )  # as of a run that has paused
+    tracker.close("FINISHED")
+    logged = tracked.one("seed")
+    assert (logged.data.tags["trial"], logged.data.tags["status"]) == ("7", "collapsed")
+    assert logged.info.end_time - logged.info.start_time == 2000
+    assert tracked.one("variant").data.metrics == {}  # a trial is no result, of which there would be a mean

@@ -6,14 +6,16 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import optuna
 import pytest
+from matplotlib.figure import Figure
 from processes import PASSWORD, call, command
 
 from ablations import claims, run, tune
+from ablations.driver import CommonFailureError
 from ablations.engines import Ended, Event, Failed, Started
 from ablations.records import RunRecord, Store
 from ablations.spaces import NUISANCE, Choice, Range, space_of
@@ -166,6 +168,16 @@ def test_a_trial_that_dies_is_tried_again(tmp_path: Path) -> None:
     assert sorted(trial.state.name for trial in tasks[0].trials.get_trials()) == [*["COMPLETE"] * 2, *["PRUNED"] * 2]
 
 
+def test_a_failure_common_to_all_trials_is_told_of_none_and_the_next_call_has_them_anew(tmp_path: Path) -> None:
+    tasks = toy_tasks(tmp_path, 4)
+    with pytest.raises(CommonFailureError, match="all 8 runs failed: RuntimeError: no"):
+        tune_toy(tmp_path, tasks, fail=dict.fromkeys(range(4), 2 * tune.TRIES))
+    tune_toy(tmp_path, tasks)
+    for task in tasks:
+        states = sorted(trial.state.name for trial in task.trials.get_trials())
+        assert states == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
+
+
 def test_each_variant_pauses_at_shares_of_its_own_length(tmp_path: Path) -> None:
     short, long = toy_tasks(tmp_path, 4)
     long = replace(long, run=replace(long.run, train=replace(long.run.train, epochs=6)))
@@ -289,6 +301,51 @@ def test_a_search_for_small_networks_has_a_report_and_a_pareto_front_of_its_own(
     assert (tmp_path / "toy-tuning/smoke/figures/2x-pareto.png").stat().st_size > 0
 
 
+def test_a_search_under_a_limit_says_what_is_too_large_and_what_others_have_published(tmp_path: Path) -> None:
+    (task,) = toy_tasks(tmp_path, 4, ["2x"])
+    task = replace(task, space={"model.width": Range(0.1, 1.0)}, most_params=100_000)
+    tune_toy(tmp_path, [task])
+    too_large = [trial for trial in task.trials.get_trials() if trial.constraints["params"] > 0]
+    assert too_large
+    report = write_tuning_report([task], Store(tmp_path, "toy-tuning", "smoke"), "tune")
+    assert report.winners["2x"].trial not in {trial.number for trial in too_large}
+    header, _, row = [line for line in report.path.read_text().splitlines() if line.startswith("|")][:3]
+    cells = dict(zip(*([cell.strip() for cell in line.split("|")] for line in (header, row)), strict=True))
+    assert cells["too large"] == str(len(too_large))
+    assert cells["parameters of the best"] == "1,000"  # as `made_up` has it
+    assert "95.4 % by DenseNet-BC" in report.path.read_text()
+
+
+def test_a_best_trial_that_collapsed_is_named(tmp_path: Path) -> None:
+    (task,) = toy_tasks(tmp_path, 1, ["2x"])
+    task = replace(task, space={"train.lr": Range(0.1, 1.0)})  # where nothing learns
+    tune_toy(tmp_path, [task])
+    report = write_tuning_report([task], Store(tmp_path, "toy-tuning", "smoke"), "tune")
+    assert "- 2x: its best trial collapsed" in report.path.read_text()
+
+
+def test_titles_of_figures_stay_apart_and_logarithmic_axes_are_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = set[str]()
+
+    def look(figure: Figure, path: Path) -> None:
+        figure.canvas.draw()
+        drawn.add(path.name)
+        ours = figure._suptitle.get_window_extent()  # type: ignore[attr-defined]
+        for axes in figure.axes:
+            assert not axes.title.get_text() or not ours.overlaps(axes.title.get_window_extent()), path.name
+            low, high = axes.get_xlim()
+            labelled = [t for t in axes.get_xticks() if low <= t <= high]
+            assert axes.get_xscale() != "log" or len(labelled) > 1, path.name
+
+    monkeypatch.setattr("ablations.plots.save", look)
+    (task,) = toy_tasks(tmp_path, 13, ["2x"])
+    tune_toy(tmp_path, [task])
+    write_tuning_report([task], Store(tmp_path, "toy-tuning", "smoke"), "tune")
+    assert drawn == {f"2x-{kind}" for kind in ("history", "rungs", "importances", "slice", "parallel")}
+
+
 def test_a_best_value_at_the_edge_is_known() -> None:
     assert Range(0.001, 0.1, log=True).is_at_edge(0.0011)
     assert Range(0.001, 0.1, log=True).is_at_edge(0.099)
@@ -331,8 +388,33 @@ def test_winners_tuned_with_set_are_trained_with_the_same_set() -> None:
         with_winners(NUM_1X1, "smoke", found, [*changed, "train.lr=0.005"])
 
 
+def test_a_winner_is_refused_when_the_study_has_changed() -> None:
+    ours = winner(**{"train.lr": 0.01})
+    with pytest.raises(ValueError, match=r"'9x' was tuned, and is no variant of num_1x1 any more"):
+        with_winners(NUM_1X1, "smoke", {"2x": ours, "9x": ours})
+    with pytest.raises(ValueError, match=r"model.num_1x1 was tuned, and num_1x1 is about it now"):
+        with_winners(NUM_1X1, "smoke", {"2x": winner(**{"model.num_1x1": 3})})
+    ours.base["model.gone"] = 1
+    with pytest.raises(ValueError, match=r"model.gone was 1, is no more"):
+        with_winners(NUM_1X1, "smoke", {"2x": ours})
+
+
+def damaged(**fields: object) -> str:
+    return json.dumps({"variants": {"2x": {**asdict(winner()), **fields}}})
+
+
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "there is no"), ("{", "is damaged"), ('{"variants": {"2x": {"a": 1}}}', "is damaged")]
+    ("content", "said"),
+    [
+        (None, "there is no"),
+        ("{", "is damaged"),
+        ('{"variants": {"2x": {"a": 1}}}', "is damaged"),
+        (damaged(params={"lr": 0.1}), "is damaged.*unknown field of a run 'lr'"),
+        (damaged(params={"train.lr": "high"}), "is damaged.*train.lr='high' must be float"),
+        (damaged(params=[1]), "is damaged"),
+        (damaged(base=None), "is damaged"),
+        (damaged(seeds="1000"), "is damaged"),
+    ],
 )
 def test_tuned_without_winners_is_one_line(tmp_path: Path, content: str | None, said: str) -> None:
     path = tmp_path / "num_1x1-tuning" / "smoke" / "tuned.json"
@@ -357,6 +439,8 @@ def test_tuned_without_winners_is_one_line(tmp_path: Path, content: str | None, 
         (["--storage", "grpc://127.0.0.1:port"], "must be grpc://HOST:PORT"),
         (["--seeds", "2"], "--seeds-per-trial"),
         (["--set", "data.val_examples=0"], "must not choose by it"),
+        (["--set", "train.optimizer=adam"], "unknown optimizer 'adam': the nearest is 'adamw'"),
+        (["--set", "data.name=nothing"], "unknown data set 'nothing'"),
     ],
 )
 def test_a_wrong_request_is_one_line(
@@ -386,10 +470,28 @@ def test_a_storage_of_an_incompatible_optuna_is_one_line(tmp_path: Path) -> None
         tune.main([*TINY, "--results", str(tmp_path), "--storage", url])
 
 
+class Synced(Tracker):
+    """Remembers what it is told in the end."""
+
+    def sync(self, records: Iterable[RunRecord]) -> None:
+        self.labels = [record.run.label for record in records]
+
+    def links(self) -> list[str]:
+        return ["MLflow:  here"]
+
+
 @pytest.mark.slow
-def test_trials_of_another_setting_are_not_mixed_in(tmp_path: Path) -> None:
+def test_trials_of_another_setting_are_not_mixed_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     tasks = ["--results", str(tmp_path), "--trials", "1"]
+    synced = Synced()
+    monkeypatch.setattr("ablations.tracking.open_tracker", lambda *_: synced)
     assert tune.main([*TINY, *tasks, "--set", "train.epochs=1", "--workers", "1"]) == 0
+    assert sorted(synced.labels) == ["0x trial 0", "2x trial 0"]  # in case MLflow had not heard of them
+    said = capsys.readouterr().out
+    assert f"trials:  OPTUNA_STORAGE='sqlite:///{tmp_path}/optuna.db' make dashboard" in said
+    assert "MLflow:  here" in said
     with pytest.raises(ValueError, match=r"was tuned with another base \(train.epochs: 1, now 3\)"):
         tune.main([*TINY, *tasks])
 
