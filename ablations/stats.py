@@ -29,6 +29,7 @@ SIGN_FLIP_RESAMPLES = 2**16  # all sign patterns of up to 16 pairs; of more pair
 SIGN_FLIP_NORMAL = 100  # pairs
 MOST_DUNNETT = 50  # comparisons: what it takes grows with the cube of their number
 ROUNDING = 1e-9  # a spread below this part of the values is rounding, not variance
+DIGITS = 12  # of a mean of accuracies, which are shares of at most millions of images: what follows is rounding
 QUANTILES = 100  # per axis of the grid that power is averaged over: within 0.1 % of a power of 80 %
 
 BETTER, WORSE, EQUIVALENT, INCONCLUSIVE = "better", "worse", "equivalent", "inconclusive"
@@ -120,7 +121,7 @@ def sign_flip(differences: ArrayLike) -> float:
     if len(d) >= SIGN_FLIP_NORMAL:
         return float(2 * stats.norm.sf(abs(d.sum()) / math.sqrt((d**2).sum()))) if d.any() else 1.0
     result = stats.permutation_test(
-        (d,), _mean, permutation_type="samples", n_resamples=SIGN_FLIP_RESAMPLES, rng=np.random.default_rng(0)
+        (d,), _rounded_mean, permutation_type="samples", n_resamples=SIGN_FLIP_RESAMPLES, rng=np.random.default_rng(0)
     )
     return float(result.pvalue)
 
@@ -436,5 +437,6 @@ def _variance(x: Array) -> float:
     return float(x.var(ddof=1)) if np.ptp(x) > ROUNDING * np.abs(x).max() else 0.0
 
 
-def _mean(x: Array, axis: int) -> Array:
-    return np.asarray(x.mean(axis=axis))
+def _rounded_mean(x: Array, axis: int) -> Array:
+    """Patterns of signs with the same mean are tied; told apart by rounding, they would make p too small."""
+    return np.asarray(x.mean(axis=axis).round(DIGITS))

@@ -161,6 +161,13 @@ def test_sign_flip_tries_every_pattern(differences: list[int]) -> None:
     assert stats.sign_flip(differences) == pytest.approx(extreme / len(sums))
 
 
+@given(st.lists(st.tuples(st.integers(8_400, 8_410), st.integers(8_400, 8_410)), min_size=6, max_size=9))
+def test_sign_flip_of_accuracies_counts_ties_as_that_of_numbers_of_images(pairs: list[tuple[int, int]]) -> None:
+    """0.8405 - 0.8402 and 0.8403 - 0.8400 are both 3 images in 10,000, but differ as floats."""
+    accuracies = [x / 10_000 - y / 10_000 for x, y in pairs]
+    assert stats.sign_flip(accuracies) == stats.sign_flip([x - y for x, y in pairs])
+
+
 def test_sign_flip_says_nothing_below_six_pairs() -> None:
     assert math.isnan(stats.sign_flip([1, 1, 1, 1, 1]))
     assert stats.sign_flip([1, 1, 1, 1, 1, 1]) == 2 / 2**6
