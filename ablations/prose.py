@@ -174,7 +174,8 @@ def sections(
             sections += [
                 "## At equal size",
                 "Is it the kind of network, or only its size? Each variant against a network of the other kind, widened or narrowed "
-                "to the variant's parameters or FLOPs within 1 % (Welch, 95 %, not corrected; exploratory).",
+                f"to the variant's parameters or FLOPs within {max(1, math.ceil(100 * summary.controls['size_off'].max()))} % "
+                "(Welch, 95 %, not corrected; exploratory).",
                 _difference_table(summary.controls, "comparison"),
             ]
         if len(summary.tuned):
@@ -288,7 +289,7 @@ def _accuracy_table(study: Study, table: pd.DataFrame) -> str:
             "difference, points": "" if row.role == "baseline" else difference_text(row),
             "p (Holm)": _p(row.p_holm) if row.role == "confirmatory" else _raw_p(row.p, row.role),
             "P(better)": "" if math.isnan(row.prob_better) else f"{row.prob_better:.2f}",
-            "verdict": verdict_text(row),
+            "verdict": "" if row.role == "baseline" else verdict_text(row),
         }
         for row in each_row(table)
     ]
@@ -439,6 +440,11 @@ def _statement(
         return _range_text({settings[setting] for settings in settings_of_runs})
 
     seeds = sorted({record.run.seed for record in records})
+    num_seeds = {
+        name: len({r.run.seed for r in records if r.is_result and r.run.variant == name}) for name in study.variants
+    }
+    lacking = [name for name, num in num_seeds.items() if num < len(seeds)]
+    same = "but not all of them of" if any(num_seeds[name] for name in lacking) else "the same for"
     validation = (
         f"the test set, watched {train.evals_per_epoch} times an epoch"
         if data.val_examples == 0
@@ -446,7 +452,7 @@ def _statement(
     )
     facts = [
         f"Protocol `{protocol}`: {settings.purpose}. {settings.note}".strip(),
-        f"Seeds {_seeds_text(seeds)}, the same for every variant. Variants: {len({r.run.variant for r in records})} of "
+        f"Seeds {_seeds_text(seeds)}, {same} every variant. Variants: {len({r.run.variant for r in records})} of "
         f"{len(study.variants)}.",
         f"Budget: {given('train.epochs')} epochs, {max(r.examples_seen for r in records):,} training images; "
         f"batch {given('train.batch_size')}; {given('train.optimizer')}, lr {given('train.lr')}, momentum {given('train.momentum')}, "
@@ -466,14 +472,9 @@ def _statement(
     if command:
         facts.append(f"Command: `{command}`")
     facts += [f"Failed: {record.run.label}: {record.error}" for record in records if not record.is_result]
-    lacking = [
-        name
-        for name in study.variants
-        if len({r.run.seed for r in records if r.is_result and r.run.variant == name}) < len(seeds)
-    ]
     if lacking:
         left_out = " (a control that comes out as a network that is there already is left out)"
-        is_control = all(study.variants[name].match for name in lacking)
+        is_control = all(study.variants[name].match and not num_seeds[name] for name in lacking)
         facts.append(f"Without results for some seeds: {_listed(lacking)}{left_out if is_control else ''}.")
     return "\n".join(f"- {fact}" for fact in [*facts, *damaged])
 
