@@ -107,6 +107,19 @@ def test_the_first_sentence_answers_with_numbers_and_certainty(written: Store) -
     assert re.search(r"0x is worse by \d+\.\d\d points \(\d+\.\d\d to \d+\.\d\d\)", answer)
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_what_could_have_been_found_is_said_of_each_undecided_variant_and_not_of_the_worst(tmp_path: Path) -> None:
+    def noisy(run: Run) -> RunRecord:
+        spread = 0.1 if run.variant == "4x" else 0.01
+        return record_of(run, test_accuracy=0.5 + spread * run.seed)
+
+    store = filled(tmp_path, noisy)
+    found = write_report(NUM_1X1, "smoke", store).summary.variants.set_index("variant")["detectable"][OWN]
+    said = f"only differences of {found.min():.1f} to {found.max():.1f} points or more would have been found"
+    assert found.max() > 3 * found.min()
+    assert f"inconclusive (with a power of 80 % {said})" in first_paragraph(store)
+
+
 def test_the_report_states_what_it_rests_on(written: Store) -> None:
     text = text_of(written)
     for wanted in (
