@@ -30,9 +30,11 @@ from ablations.summary import each_row, failures, verdict_text
 
 mpl.rcParams["svg.hashsalt"] = "nin-ablations"  # else element ids differ from one drawing to the next
 WIDTH_INCHES = 8.0
+LEGEND_LINE_INCHES = 0.17
 MAX_OVERLAID = 6  # variants in one pair of axes; more get a panel each, beside the baseline
 PANELS_PER_ROW = 4
 STEPS = [1, 2, 2.5, 5, 10]  # of ticks
+FEW_POINTS = 12  # as many of one size may be set side by side without touching
 MIN_SPAN = 1.5  # largest by smallest value on an axis of sizes: less is no difference worth an axis
 LINES, OTHER_LINES = ("-", "-.", (0, (6, 1, 1, 1, 1, 1))), ("--", ":", (0, (4, 4)))  # one each time round the palette
 MARKERS, OTHER_MARKERS = "oDp", "sPd"
@@ -168,7 +170,11 @@ def accuracy_against_flops(tables: Tables) -> Figure:
 
 
 def _accuracy_against(tables: Tables, column: str, size: str) -> Figure:
-    figure = _figure(tables, f"Test accuracy against {size}: mean and 95 % interval, {tables.seeds}", height=4.4)
+    figure = _figure(
+        tables,
+        f"Test accuracy against {size}: mean and 95 % interval, {tables.seeds}",
+        height=_beside_legend(tables, 4.4),
+    )
     axes = _axes(figure)
     axes.set_xscale("log")
     moved = _side_by_side(tables.variants[column])
@@ -236,9 +242,7 @@ def differences(tables: Tables) -> Figure:
     notes = []
     for row, (start, estimate, end) in zip(each_row(tables.variants), intervals, strict=True):
         cut = any(value < low or value > high for value in (start, estimate, end))
-        notes.append(
-            (verdict_text(row) or "baseline") + (f", {estimate:+.0f} ({start:+.0f} to {end:+.0f})" if cut else "")
-        )
+        notes.append(verdict_text(row) + (f", {estimate:+.0f} ({start:+.0f} to {end:+.0f})" if cut else ""))
     title = f"Test accuracy minus {tables.study.baseline}'s: points, 95 % intervals, {tables.seeds}"
     figure, axes = _row_axes(tables, title, notes)
     axes.axvspan(-margin, margin, color="grey", alpha=0.25, linewidth=0)
@@ -280,17 +284,18 @@ def memory_against_params(tables: Tables) -> Figure:
     """Peak memory of training, at the protocol's batch, against the number of parameters; the line is what weights, gradients and
     momentum alone take.
     """
-    figure = _figure(tables, "Peak memory of training against parameters", height=4.2)
+    figure = _figure(tables, "Peak memory of training against parameters", height=_beside_legend(tables, 4.2))
     axes = _axes(figure)
     params, memory = tables.variants["params"], tables.variants["peak_memory_mb"]
     moved = _side_by_side(params)
     axes.set(xscale="log", yscale="log", xlim=_size_limits(moved))
     _size_ticks(axes)
-    axes.plot(np.sort(params), 12e-6 * np.sort(params), color="dimgrey", linewidth=1.3, zorder=0)
+    alone = 12e-6 * np.sort(params)
+    axes.plot(np.sort(params), alone, color="dimgrey", linewidth=1.3, zorder=0)
     for x, row in zip(moved, each_row(tables.variants), strict=True):
         axes.plot(x, row.peak_memory_mb, **tables.marker(row.variant), markersize=6, linestyle="", label=row.variant)
     if memory.notna().any():
-        axes.set_ylim(*_size_limits(memory.dropna().to_numpy(dtype=float)))
+        axes.set_ylim(*_size_limits(np.array([*memory.dropna(), alone[0], alone[-1]])))
     axes.set_xlabel(
         "parameters, log scale\n(grey: 12 bytes each; points that would touch are set side by side)", fontsize=9
     )
@@ -399,6 +404,11 @@ def _legend(figure: Figure) -> None:
     figure.legend(loc="outside right center", frameon=False, fontsize=8)
 
 
+def _beside_legend(tables: Tables, least: float) -> float:
+    """Height in inches of a figure that is no lower than a legend of all variants."""
+    return max(least, 1 + LEGEND_LINE_INCHES * len(tables.names))
+
+
 def _curve_axes(tables: Tables, title: str) -> tuple[Figure, list[tuple[Axes, list[str]]]]:
     """Axes over training images with the variants to draw in them: all in one, or each beside the baseline in a panel."""
     names, baseline = tables.names, tables.study.baseline
@@ -448,10 +458,14 @@ def _row_axes(tables: Tables, title: str, notes: Sequence[str], with_failures: b
 
 
 def _side_by_side(sizes: "pd.Series[Any]") -> Array:
-    """The sizes, those that would lie on each other moved apart on a log axis by as little as can be."""
+    """The sizes, those that would lie on each other moved apart on a log axis by as little as can be.
+
+    By less where there are many: they may touch, but stay near their own size.
+    """
     x = np.log10(sizes.to_numpy(dtype=float))
     order = np.argsort(x, kind="stable")
-    steps = 0.022 * max(float(np.ptp(x)), math.log10(MIN_SPAN)) * np.arange(len(x))
+    step = 0.022 * min(1.0, FEW_POINTS / len(x))  # of the axis
+    steps = step * max(float(np.ptp(x)), math.log10(MIN_SPAN)) * np.arange(len(x))
     apart = np.empty_like(x)
     apart[order] = isotonic_regression(x[order] - steps).x + steps
     return np.asarray(10**apart)

@@ -31,7 +31,7 @@ def first_sentence(study: Study, protocol: str, summary: Summary) -> str:
 def _published_sentence(protocol: str, summary: Summary) -> str:
     parts = [
         f"**{row.variant} {100 * row.median_ours:.1f} % (n = {row.n_ours}) against {100 * row.median_theirs:.1f} % "
-        f"(n = {row.n_theirs}), p {p if (p := _p(row.p_location)).startswith('<') else '= ' + p}**"
+        f"(n = {row.n_theirs}), {_p_is(row.p_location)}**"
         for row in each_row(summary.published)
     ]
     return f"Under `{protocol}`, median test accuracy beside that of published runs: {'; '.join(parts)} (Mann-Whitney's test)."
@@ -107,17 +107,16 @@ def _accuracy_sentence(study: Study, protocol: str, summary: Summary) -> str:
             if verdict == "worse":
                 size, low, high = -size, -high, -low
             gap = interval_text(size, low, high, unit=" points")
-            p = _p(other.p_equivalent if verdict == "equivalent" else other.p_holm)
-            corrected = f"corrected p {p if p.startswith('<') else '= ' + p}"
+            corrected = f"corrected {_p_is(other.p_equivalent if verdict == 'equivalent' else other.p_holm)}"
             relation = "is equivalent, differing" if verdict == "equivalent" else f"is {verdict}"
             parts.append(f"**{other.variant} {relation} by {gap}, {corrected}**")
     undecided = others[others["verdict"] == "inconclusive"]
     if len(undecided):
-        finds = undecided["detectable"].max()
+        finds = undecided["detectable"].dropna()
         could = (
-            ""
-            if math.isnan(finds)
-            else f" (only differences of about {finds:.1f} points or more would have been found)"
+            f" (with a power of 80 % only differences of {_ends(finds, 1)} points or more would have been found)"
+            if len(finds)
+            else ""
         )
         parts.append(f"{_listed(undecided['variant'])} {'is' if len(undecided) == 1 else 'are'} inconclusive{could}")
     return start + "; ".join(parts) + "."
@@ -174,7 +173,8 @@ def sections(
             sections += [
                 "## At equal size",
                 "Is it the kind of network, or only its size? Each variant against a network of the other kind, widened or narrowed "
-                "to the variant's parameters or FLOPs within 1 % (Welch, 95 %, not corrected; exploratory).",
+                f"to the variant's parameters or FLOPs within {max(1, math.ceil(100 * summary.controls['size_off'].max()))} % "
+                "(Welch, 95 %, not corrected; exploratory).",
                 _difference_table(summary.controls, "comparison"),
             ]
         if len(summary.tuned):
@@ -203,8 +203,8 @@ def sections(
         if len(summary.over_images):
             sections += [
                 "## Would another test set change this?",
-                "The same networks, compared over the test images in place of the seeds (seeds averaged). An interval that is as "
-                "wide as the difference says that other images might reverse it; what other seeds would do is in the first table.",
+                "The same networks, compared over the test images in place of the seeds (seeds averaged). An interval that "
+                "holds 0 says that other images might reverse the difference; what other seeds would do is in the first table.",
                 _difference_table(summary.over_images, "variant"),
             ]
     return [*sections, "## What was run", _statement(study, protocol, records, overrides, damaged, command)]
@@ -288,7 +288,7 @@ def _accuracy_table(study: Study, table: pd.DataFrame) -> str:
             "difference, points": "" if row.role == "baseline" else difference_text(row),
             "p (Holm)": _p(row.p_holm) if row.role == "confirmatory" else _raw_p(row.p, row.role),
             "P(better)": "" if math.isnan(row.prob_better) else f"{row.prob_better:.2f}",
-            "verdict": verdict_text(row),
+            "verdict": "" if row.role == "baseline" else verdict_text(row),
         }
         for row in each_row(table)
     ]
@@ -309,19 +309,19 @@ def _accuracy_notes(study: Study, table: pd.DataFrame) -> str:
     checks = []
     for row in each_row(table[table["role"] == "confirmatory"]):
         known = [
-            f"{name} p = {_p(p)}"
+            f"{name} {_p_is(p)}"
             for name, p in (("Dunnett", row.p_dunnett), ("sign-flip", row.p_sign_flip))
             if not math.isnan(p)
         ]
         if known:
             checks.append(f"{row.variant}: {', '.join(known)}")
     if checks:
-        lines.append("Checks by other tests: " + "; ".join(checks) + ".")
+        lines.append(f"Checks by other tests (Dunnett's takes all variances for alike): {'; '.join(checks)}.")
     detectable = table[table["role"] == "confirmatory"]["detectable"].dropna()
     if len(detectable):
         lines.append(
-            f"At the spread seen, differences of {detectable.min():.2f} to {detectable.max():.2f} points, depending on the variant, "
-            "would have been found with a power of 80 %. A smaller one that was not found is undecided, not absent."
+            f"At the spread seen, differences of {_ends(detectable, 2)} points or more, depending on the variant, would have been "
+            "found with a power of 80 %. A smaller one that was not found is undecided, not absent."
         )
     return "\n\n".join(lines)
 
@@ -439,6 +439,11 @@ def _statement(
         return _range_text({settings[setting] for settings in settings_of_runs})
 
     seeds = sorted({record.run.seed for record in records})
+    num_seeds = {
+        name: len({r.run.seed for r in records if r.is_result and r.run.variant == name}) for name in study.variants
+    }
+    lacking = [name for name, num in num_seeds.items() if num < len(seeds)]
+    same = "but not all of them of" if any(num_seeds[name] for name in lacking) else "the same for"
     validation = (
         f"the test set, watched {train.evals_per_epoch} times an epoch"
         if data.val_examples == 0
@@ -446,7 +451,7 @@ def _statement(
     )
     facts = [
         f"Protocol `{protocol}`: {settings.purpose}. {settings.note}".strip(),
-        f"Seeds {_seeds_text(seeds)}, the same for every variant. Variants: {len({r.run.variant for r in records})} of "
+        f"Seeds {_seeds_text(seeds)}, {same} every variant. Variants: {len({r.run.variant for r in records})} of "
         f"{len(study.variants)}.",
         f"Budget: {given('train.epochs')} epochs, {max(r.examples_seen for r in records):,} training images; "
         f"batch {given('train.batch_size')}; {given('train.optimizer')}, lr {given('train.lr')}, momentum {given('train.momentum')}, "
@@ -466,14 +471,9 @@ def _statement(
     if command:
         facts.append(f"Command: `{command}`")
     facts += [f"Failed: {record.run.label}: {record.error}" for record in records if not record.is_result]
-    lacking = [
-        name
-        for name in study.variants
-        if len({r.run.seed for r in records if r.is_result and r.run.variant == name}) < len(seeds)
-    ]
     if lacking:
         left_out = " (a control that comes out as a network that is there already is left out)"
-        is_control = all(study.variants[name].match for name in lacking)
+        is_control = all(study.variants[name].match and not num_seeds[name] for name in lacking)
         facts.append(f"Without results for some seeds: {_listed(lacking)}{left_out if is_control else ''}.")
     return "\n".join(f"- {fact}" for fact in [*facts, *damaged])
 
@@ -535,6 +535,17 @@ def _p(p: float) -> str:
     if math.isnan(p):
         return "–"
     return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def _p_is(p: float) -> str:
+    """ "p = 0.0123", or "p < 0.0001"."""
+    return f"p {text}" if (text := _p(p)).startswith("<") else f"p = {text}"
+
+
+def _ends(values: pd.Series, digits: int) -> str:
+    """ "3.5 to 10.6", or "3.5" if that is all."""
+    low, high = (f"{value:.{digits}f}" for value in (values.min(), values.max()))
+    return low if low == high else f"{low} to {high}"
 
 
 def _raw_p(p: float, role: str) -> str:

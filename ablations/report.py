@@ -128,15 +128,25 @@ def fingerprint(study: Study, protocol: str, records: Iterable[RunRecord], notes
 
 
 def detectable_line(study: Study, runs: Sequence[Run], store: Store) -> str:
-    """What the design can find before it is run: from the spread of the records there are, else from the protocol's assumption."""
+    """What the design can find before it is run: from the spread of the records there are, else from the protocol's assumption.
+
+    The spread is that of the baseline and of confirmatory variants whose runs all learned: a single one that collapsed in some
+    seeds, or a control that nothing is claimed of, would stand for all.
+    """
     from ablations import stats
 
     protocol = PROTOCOLS[runs[0].protocol]
     num_seeds = len({run.seed for run in runs})
     num_comparisons = len({run.variant for run in runs if run.role == "confirmatory"})
     records, _ = covered(study, protocol.name, store)
-    groups = [[r.test_accuracy for r in records if r.is_result and r.run.variant == name] for name in study.variants]
-    sd = stats.pooled_sd([group for group in groups if len(group) > 1])
+    groups = {name: [r for r in records if r.is_result and r.run.variant == name] for name in study.variants}
+    kept = [
+        [r.test_accuracy for r in group]
+        for name, group in groups.items()
+        if study.role(name) == "baseline"
+        or (study.role(name) == "confirmatory" and all(r.status == "finished" and not r.dead_classes for r in group))
+    ]
+    sd = stats.pooled_sd(kept)
     source = "measured in the runs there are" if sd > 0 else "assumed"
     sd = sd if sd > 0 else protocol.assumed_sd
     found = stats.detectable_difference(sd, num_seeds, max(1, num_comparisons))
@@ -153,7 +163,7 @@ def print_summary(report: Report, console: "Console") -> None:
     from rich.table import Table
 
     from ablations.prose import difference_text, interval_text
-    from ablations.summary import each_row, failures
+    from ablations.summary import each_row, failures, verdict_text
 
     table = Table(
         "variant", "n", "parameters", "GFLOP", "test accuracy, %", "difference, points", "verdict", "reached target"
@@ -163,8 +173,8 @@ def print_summary(report: Report, console: "Console") -> None:
     for row in each_row(report.summary.variants):
         accuracy = interval_text(row.test_accuracy_mean, row.test_accuracy_low, row.test_accuracy_high, 100, "", 1)
         difference = "" if row.role == "baseline" else difference_text(row)
-        verdict = row.verdict or "baseline"
-        if row.role not in ("baseline", "confirmatory"):
+        verdict = row.verdict or verdict_text(row)
+        if row.verdict and row.role != "confirmatory":
             verdict += f" ({row.role})"
         hits = ", ".join(filter(None, [f"{row.hits}/{row.n}", failures(row)]))
         table.add_row(
@@ -175,14 +185,14 @@ def print_summary(report: Report, console: "Console") -> None:
 
 
 def _html(study: Study, text: str, folder: Path) -> str:
-    """The report as one file: figures inside, nothing fetched from anywhere."""
+    """The report as one file: figures inside, nothing fetched from anywhere, nothing in its text taken for tags."""
     import markdown
 
     def embedded(match: re.Match[str]) -> str:
         content = base64.b64encode((folder / match[1]).read_bytes()).decode()
         return f'src="data:image/png;base64,{content}"'
 
-    body = markdown.markdown(text, extensions=["tables"])
+    body = markdown.markdown(text.replace("<", "&lt;"), extensions=["tables"])
     body = re.sub(r'src="(figures/[\w.]+)"', embedded, body)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{study.name}</title><style>{STYLE}</style>'

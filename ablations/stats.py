@@ -29,7 +29,8 @@ SIGN_FLIP_RESAMPLES = 2**16  # all sign patterns of up to 16 pairs; of more pair
 SIGN_FLIP_NORMAL = 100  # pairs
 MOST_DUNNETT = 50  # comparisons: what it takes grows with the cube of their number
 ROUNDING = 1e-9  # a spread below this part of the values is rounding, not variance
-QUANTILES = 100  # per axis of the grid that power is averaged over: within 0.1 % of a power of 80 %
+DIGITS = 12  # of a mean of accuracies, which are shares of at most millions of images: what follows is rounding
+QUANTILES = 100  # per axis of the grid that power is averaged over: within half a percent of a power of 80 %
 
 BETTER, WORSE, EQUIVALENT, INCONCLUSIVE = "better", "worse", "equivalent", "inconclusive"
 
@@ -53,7 +54,7 @@ class Comparison:
                   over differences of equal seeds
     p_equivalent  two one-sided tests at the margin, corrected like p
     prob_better   probability that a run of the variant beats one of the baseline, ties counting half
-    detectable    difference that this comparison would have found with a power of 80 %, at its own spread; nan without any
+    detectable    difference that this comparison would have found with a power of 80 %, at the spread of either side; nan without
     verdict       "better", "worse", "equivalent" or "inconclusive"
     """
 
@@ -120,7 +121,7 @@ def sign_flip(differences: ArrayLike) -> float:
     if len(d) >= SIGN_FLIP_NORMAL:
         return float(2 * stats.norm.sf(abs(d.sum()) / math.sqrt((d**2).sum()))) if d.any() else 1.0
     result = stats.permutation_test(
-        (d,), _mean, permutation_type="samples", n_resamples=SIGN_FLIP_RESAMPLES, rng=np.random.default_rng(0)
+        (d,), _rounded_mean, permutation_type="samples", n_resamples=SIGN_FLIP_RESAMPLES, rng=np.random.default_rng(0)
     )
     return float(result.pvalue)
 
@@ -202,39 +203,57 @@ def pooled_sd(samples: Sequence[ArrayLike]) -> float:
     return math.sqrt(sum((len(x) - 1) * _variance(x) for x in arrays if len(x) > 1) / freedom) if freedom else NAN
 
 
-def power(difference: float, sd: float, num_seeds: int, num_comparisons: int = 1, alpha: float = 0.05) -> float:
+def power(
+    difference: float,
+    sd: float,
+    num_seeds: int,
+    num_comparisons: int = 1,
+    alpha: float = 0.05,
+    base_sd: float | None = None,
+) -> float:
     """Probability that Welch's test at alpha / num_comparisons finds a true difference (in the units of `sd`).
 
     Dividing by the number of comparisons is Holm's first and hardest step, so this is a lower bound. Both sides have
-    `num_seeds` normal values with deviation `sd`. Given the variances that a study happens to see, the power is normal; it is
-    averaged over them: their sum is chi-squared, and their ratio, which sets Welch's degrees of freedom, an independent beta.
-    Student's pooled test, which textbooks tabulate, finds more at few seeds (70 against 80 % at 3) but is not the test we run.
+    `num_seeds` normal values, with deviations `sd` and `base_sd` (the same if there is none). Given the variances that a study
+    happens to see, the power is normal; it is averaged over them, each of which is chi-squared: their sum scales the interval,
+    their ratio sets Welch's degrees of freedom. Student's pooled test, which textbooks tabulate, finds more at few seeds (70
+    against 80 % at 3) but is not the test we run.
 
-    nan for fewer than two seeds or without variance.
+    nan for fewer than two seeds or if neither side varies.
     """
-    if num_seeds < 2 or not sd > 0:
+    variances = np.array([sd, sd if base_sd is None else base_sd]) ** 2
+    if num_seeds < 2 or not variances.sum() > 0:
         return NAN
     freedom = num_seeds - 1
     middles = (np.arange(QUANTILES) + 0.5) / QUANTILES
-    share = stats.beta.ppf(middles, freedom / 2, freedom / 2)  # of one side in the sum of both variances
-    critical = stats.t.isf(alpha / num_comparisons / 2, freedom / (share**2 + (1 - share) ** 2))
-    spread = np.sqrt(stats.chi2.ppf(middles, 2 * freedom) / (2 * freedom))  # seen, in units of the true one
-    threshold = np.outer(critical, spread)
-    shift = difference / sd * math.sqrt(num_seeds / 2)
+    ratios = stats.chi2.ppf(middles, freedom) / freedom  # of a variance seen to the true one
+    ours, base = np.meshgrid(*np.outer(variances, ratios))
+    freedoms = np.linspace(freedom, 2 * freedom, QUANTILES)  # Welch's are between these; a t quantile takes long
+    critical = stats.t.isf(alpha / num_comparisons / 2, freedoms)
+    welchs = freedom * (ours + base) ** 2 / (ours**2 + base**2)
+    threshold = np.interp(welchs, freedoms, critical) * np.sqrt((ours + base) / variances.sum())
+    shift = difference * math.sqrt(num_seeds / variances.sum())
     return float(np.mean(stats.norm.sf(threshold - shift) + stats.norm.cdf(-threshold - shift)))
 
 
 def detectable_difference(
-    sd: float, num_seeds: int, num_comparisons: int = 1, alpha: float = 0.05, wanted_power: float = 0.8
+    sd: float,
+    num_seeds: int,
+    num_comparisons: int = 1,
+    alpha: float = 0.05,
+    wanted_power: float = 0.8,
+    base_sd: float | None = None,
 ) -> float:
     """The smallest true difference (in the units of `sd`) that `power` finds with the wanted probability; nan if undefined."""
-    if num_seeds < 2 or not sd > 0:
+    unit = sd if base_sd is None else math.hypot(sd, base_sd)
+    if num_seeds < 2 or not unit > 0:
         return NAN
+    base = 1.0 if base_sd is None else base_sd / unit
 
     def excess(log_effect: float) -> float:
-        return power(math.exp(log_effect), 1.0, num_seeds, num_comparisons, alpha) - wanted_power
+        return power(math.exp(log_effect), sd / unit, num_seeds, num_comparisons, alpha, base) - wanted_power
 
-    return math.exp(optimize.brentq(excess, math.log(1e-6), math.log(1e9))) * sd
+    return math.exp(optimize.brentq(excess, math.log(1e-6), math.log(1e9), xtol=1e-7)) * unit
 
 
 def wilson(count: int, num: int, confidence: float = 0.95) -> Interval:
@@ -402,7 +421,8 @@ def _paired(variant: Mapping[int, float], baseline: Mapping[int, float]) -> list
 
 
 def _detectable_between(x: Array, y: Array, num_comparisons: int, alpha: float) -> float:
-    return detectable_difference(pooled_sd([x, y]), min(len(x), len(y)), max(1, num_comparisons), alpha)
+    sd, base_sd = (pooled_sd([sample]) for sample in (x, y))
+    return detectable_difference(sd, min(len(x), len(y)), max(1, num_comparisons), alpha, base_sd=base_sd)
 
 
 def _dunnett(variants: Mapping[str, Array], baseline: Array) -> dict[str, float]:
@@ -436,5 +456,6 @@ def _variance(x: Array) -> float:
     return float(x.var(ddof=1)) if np.ptp(x) > ROUNDING * np.abs(x).max() else 0.0
 
 
-def _mean(x: Array, axis: int) -> Array:
-    return np.asarray(x.mean(axis=axis))
+def _rounded_mean(x: Array, axis: int) -> Array:
+    """Patterns of signs with the same mean are tied; told apart by rounding, they would make p too small."""
+    return np.asarray(x.mean(axis=axis).round(DIGITS))

@@ -22,7 +22,7 @@ from nin.memory import activation_bytes
 REFERENCE = Path(__file__).parent.parent / "results" / "reference"
 POINTS = 100  # points per unit of accuracy
 TRAINING_FLOPS = 3  # of a forward pass: the backward pass costs about two more
-LADDER = (-0.10, -0.05, 0.0, 0.02, 0.05)  # targets around the declared one
+LADDER = (-0.10, -0.05, 0.0, 0.02, 0.05)  # targets around the declared one; those of 100 % or more are left out
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,10 @@ def held_to_budget(record: RunRecord) -> tuple[list[int], list[float]]:
 
 
 def verdict_text(row: Any) -> str:
-    """A row's verdict, in brackets where its p is not corrected and no claim rests on it."""
-    return row.verdict if row.role in ("baseline", "confirmatory") else f"[{row.verdict}]"
+    """A row's verdict, in brackets where its p is not corrected and no claim rests on it; what it is where there is none."""
+    if not row.verdict:
+        return "baseline" if row.role == "baseline" else "not compared"
+    return row.verdict if row.role == "confirmatory" else f"[{row.verdict}]"
 
 
 def failures(row: Any) -> str:
@@ -196,13 +198,13 @@ def _row(
 def _ladder(by_variant: Mapping[str, list[RunRecord]], target: float) -> pd.DataFrame:
     rows = []
     for name, group in by_variant.items():
-        for step in LADDER:
-            times = [r.examples_to_target(target + step) for r in group]
+        for step in (target + offset for offset in LADDER if target + offset < 1 - stats.ROUNDING):
+            times = [r.examples_to_target(step) for r in group]
             summary = stats.summarise_times(times, [budget(r) for r in group])
             rows.append(
                 {
                     "variant": name,
-                    "target": target + step,
+                    "target": step,
                     "hits": f"{summary.hits}/{summary.num}",
                     "restricted_mean": summary.restricted_mean.estimate,
                 }
@@ -211,10 +213,17 @@ def _ladder(by_variant: Mapping[str, list[RunRecord]], target: float) -> pd.Data
 
 
 def _controls(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
-    """What is left of a difference when the other network is made as large: variant minus control of its size."""
-    matches = {name: study.variants[name].match for name in by_variant}
-    pairs = [(match.variant, name) for name, match in matches.items() if match and match.variant in by_variant]
-    return pd.DataFrame([_minus(one, other, by_variant) for one, other in pairs])
+    """What is left of a difference when the other network is made as large: variant minus control of its size.
+
+    size_off  by which part of it the control's size is another: channels are whole, and few in a tiny network
+    """
+    rows = []
+    for name, group in by_variant.items():
+        match = study.variants[name].match
+        if match and match.variant in by_variant:
+            wanted, found = (getattr(r[0], match.by) for r in (by_variant[match.variant], group))
+            rows.append(_minus(match.variant, name, by_variant) | {"size_off": abs(found / wanted - 1)})
+    return pd.DataFrame(rows)
 
 
 def _contrasts(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:

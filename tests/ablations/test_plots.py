@@ -263,6 +263,36 @@ def test_networks_of_equal_size_are_set_side_by_side_and_little_further() -> Non
     assert points[-1] < 1100 * 1.1
 
 
+def test_points_of_many_networks_of_a_size_stay_near_it() -> None:
+    def sized(run: Run) -> RunRecord:
+        return replace(plain(run), params_trunk=99_900 if run.variant != "v39" else 199_900)
+
+    figure = plots.accuracy_against_params(tables_of(study_of(40), sized, seeds=1))
+    points = sorted(float(line.get_xdata()[0]) for line in lines(figure) if str(line.get_label()).startswith("v"))
+    assert len(set(points)) == 40
+    assert points[0] > 100_000 / 1.11
+    assert points[38] < 100_000 * 1.11
+
+
+def test_what_weights_alone_take_is_in_view_however_far_below_the_memory() -> None:
+    def measured(run: Run) -> RunRecord:
+        return replace(plain(run), params_trunk=100_000 * (1 + int(run.variant[1:])), peak_memory_bytes=500_000_000)
+
+    axes = plots.memory_against_params(tables_of(study_of(3), measured)).axes[0]
+    line = next(line for line in axes.lines if line.get_color() == "dimgrey")
+    low, high = axes.get_ylim()
+    assert low < min(line.get_ydata()) < 500 < high
+
+
+def test_without_the_baseline_no_variant_is_called_one() -> None:
+    study = study_of(3, v2="control")
+    records = [plain(run) for run in study.expand("smoke", 2) if run.variant != "v0"]
+    summary = summarise(study, "smoke", records).variants
+    figure = plots.differences(Tables(study, "smoke", runs_frame(records, 0.5), curves_frame(records), summary))
+    assert words(figure).count("not compared") == 2
+    assert "baseline" not in words(figure)
+
+
 def test_the_front_holds_what_no_cheaper_network_beats() -> None:
     accuracies = {"v0": 0.80, "v1": 0.70, "v2": 0.85, "v3": 0.82}
 

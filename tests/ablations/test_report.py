@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from builders import record_of
+from rich.console import Console
 from scipy import stats as scipy_stats
 
 from ablations.plots import FIGURES
 from ablations.records import RunRecord, Store
-from ablations.report import covered, main, write_report
+from ablations.report import covered, detectable_line, main, print_summary, write_report
 from ablations.study import Run, load_study
 
 NUM_1X1 = load_study("num_1x1")
@@ -104,6 +105,19 @@ def test_the_first_sentence_answers_with_numbers_and_certainty(written: Store) -
     assert "n = 5" in answer
     assert re.search(r"4x is better by \d+\.\d\d points \(\d+\.\d\d to \d+\.\d\d\), corrected p (= 0\.|< 0)\d*", answer)
     assert re.search(r"0x is worse by \d+\.\d\d points \(\d+\.\d\d to \d+\.\d\d\)", answer)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_could_have_been_found_is_said_of_each_undecided_variant_and_not_of_the_worst(tmp_path: Path) -> None:
+    def noisy(run: Run) -> RunRecord:
+        spread = 0.1 if run.variant == "4x" else 0.01
+        return record_of(run, test_accuracy=0.5 + spread * run.seed)
+
+    store = filled(tmp_path, noisy)
+    found = write_report(NUM_1X1, "smoke", store).summary.variants.set_index("variant")["detectable"][OWN]
+    said = f"only differences of {found.min():.1f} to {found.max():.1f} points or more would have been found"
+    assert found.max() > 3 * found.min()
+    assert f"inconclusive (with a power of 80 % {said})" in first_paragraph(store)
 
 
 def test_the_report_states_what_it_rests_on(written: Store) -> None:
@@ -307,13 +321,65 @@ def test_without_a_single_result_a_report_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_without_the_baseline_nothing_is_compared(tmp_path: Path) -> None:
+def test_without_the_baseline_nothing_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store(tmp_path, "num_1x1", "smoke")
     for run in NUM_1X1.expand("smoke", 2):
         if run.variant != "2x":
             store.write(plain(run))
-    write_report(NUM_1X1, "smoke", store)
+    report = write_report(NUM_1X1, "smoke", store)
     assert "Not answered yet" in first_paragraph(store)
+    print_summary(report, Console(width=200))
+    assert "baseline" not in capsys.readouterr().out.split("Not answered")[0]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_seeds_are_said_to_be_the_same_only_where_they_are(tmp_path: Path) -> None:
+    store = filled(tmp_path, plain)
+    write_report(NUM_1X1, "smoke", store)
+    assert "Seeds 0, 1 and 2, the same for every variant" in text_of(store)
+    missing = next(run for run in NUM_1X1.expand("smoke", 3) if (run.variant, run.seed) == ("0x@2x-params", 2))
+    (store.runs_folder / f"{missing.run_id}.json").unlink()
+    write_report(NUM_1X1, "smoke", store)
+    assert "Seeds 0, 1 and 2, but not all of them of every variant" in text_of(store)
+    assert "Without results for some seeds: 0x@2x-params and 2x@3x-gflops." in text_of(store)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_ladder_has_no_target_of_all_images_or_more(tmp_path: Path) -> None:
+    store = Store(tmp_path, "num_1x1", "paper-mnist")
+    for run in NUM_1X1.expand("paper-mnist", 1, ["1x"]):
+        store.write(plain(run))
+    ladder = write_report(NUM_1X1, "paper-mnist", store).summary.ladder
+    assert ladder["target"].unique().tolist() == pytest.approx([0.88, 0.93, 0.98])
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_went_wrong_is_not_taken_for_a_tag(tmp_path: Path) -> None:
+    def one_fails(run: Run) -> RunRecord:
+        if (run.variant, run.seed) == ("4x", 2):
+            return record_of(run, status="failed", error="got <class 'int'>", test_accuracy=math.nan, curve=[])
+        return plain(run)
+
+    store = filled(tmp_path, one_fails)
+    write_report(NUM_1X1, "smoke", store)
+    assert "Failed: 4x seed 2: got &lt;class 'int'" in (store.folder / "report.html").read_text()
+
+
+# --- what is said before a run
+
+
+def test_what_a_design_finds_is_judged_by_runs_that_learned_and_are_compared(tmp_path: Path) -> None:
+    """A deviation of 0.5 points; the control's runs are all over the place, and 4x collapses in one of three."""
+
+    def made(run: Run) -> RunRecord:
+        if run.role == "control":
+            return record_of(run, test_accuracy=0.1 + 0.3 * run.seed)
+        if (run.variant, run.seed) == ("4x", 2):
+            return record_of(run, status="collapsed", test_accuracy=0.1, dead_classes=9)
+        return record_of(run, test_accuracy=0.8 + 0.005 * run.seed)
+
+    line = detectable_line(NUM_1X1, NUM_1X1.expand("smoke", 3), filled(tmp_path, made))
+    assert "standard deviation between seeds 0.50 points, measured" in line
 
 
 # --- controls and two factors
@@ -329,6 +395,20 @@ def test_a_variant_is_compared_with_the_control_of_its_size(tmp_path: Path) -> N
         variant, control = str(comparison).split(" minus ")
         assert row["difference"] == pytest.approx(100 * (runs.mean()[variant] - runs.mean()[control]))
     assert "## At equal size" in text_of(store)
+    assert "parameters or FLOPs within 1 %" in text_of(store)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_how_far_a_control_is_from_the_size_it_should_have_is_said(tmp_path: Path) -> None:
+    """Whole channels of a tiny network come no nearer than a few percent."""
+
+    def sized(run: Run) -> RunRecord:
+        return replace(plain(run), params_trunk=963 if run.variant == "3x3@2x-params" else 1000)
+
+    store = filled(tmp_path, sized)
+    summary = write_report(NUM_1X1, "smoke", store).summary
+    assert summary.controls["size_off"].max() == pytest.approx(37 / 1100)
+    assert "parameters or FLOPs within 4 %" in text_of(store)
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -3,6 +3,7 @@
 import gc
 import itertools
 import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -61,7 +62,7 @@ def only_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gc, "collect", lambda *_: 0)
     monkeypatch.setattr(stats, "_dunnett", lambda *_: {})
     monkeypatch.setattr(stats, "sign_flip", lambda *_: NAN)
-    monkeypatch.setattr(stats, "detectable_difference", lambda *_: NAN)
+    monkeypatch.setattr(stats, "detectable_difference", lambda *_, **__: NAN)
 
 
 # Published examples
@@ -159,6 +160,13 @@ def test_sign_flip_tries_every_pattern(differences: list[int]) -> None:
     ]
     extreme = sum(abs(total) >= abs(sum(differences)) for total in sums)
     assert stats.sign_flip(differences) == pytest.approx(extreme / len(sums))
+
+
+@given(st.lists(st.tuples(st.integers(8_400, 8_410), st.integers(8_400, 8_410)), min_size=6, max_size=9))
+def test_sign_flip_of_accuracies_counts_ties_as_that_of_numbers_of_images(pairs: list[tuple[int, int]]) -> None:
+    """0.8405 - 0.8402 and 0.8403 - 0.8400 are both 3 images in 10,000, but differ as floats."""
+    accuracies = [x / 10_000 - y / 10_000 for x, y in pairs]
+    assert stats.sign_flip(accuracies) == stats.sign_flip([x - y for x, y in pairs])
 
 
 def test_sign_flip_says_nothing_below_six_pairs() -> None:
@@ -476,6 +484,26 @@ def test_power_is_what_was_announced(num_seeds: int, num_comparisons: int, rng: 
     p = scipy_stats.ttest_ind(x, y, axis=1, equal_var=False).pvalue
     assert stats.welch(x[0], y[0])[1] == pytest.approx(p[0])
     assert np.mean(p < 0.05 / num_comparisons) == pytest.approx(0.80, abs=0.015)
+
+
+@pytest.mark.parametrize("deviations", [(3, 1), (1, 3), (1, 0)])
+@pytest.mark.parametrize("num_seeds", SEED_COUNTS)
+def test_power_is_what_was_announced_of_variances_that_differ(
+    num_seeds: int, deviations: tuple[float, float], rng: np.random.Generator
+) -> None:
+    sd, base_sd = deviations
+    difference = stats.detectable_difference(sd, num_seeds, 4, base_sd=base_sd)
+    x, y = rng.normal(difference, sd, (20_000, num_seeds)), rng.normal(0, base_sd, (20_000, num_seeds))
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        p = scipy_stats.ttest_ind(x, y, axis=1, equal_var=False).pvalue
+    assert np.mean(p < 0.05 / 4) == pytest.approx(0.80, abs=0.015)
+
+
+def test_a_comparison_says_what_it_could_find_at_the_spread_of_either_side() -> None:
+    samples = {"base": by_seed([0.90, 0.901, 0.902]), "variant": by_seed([0.80, 0.85, 0.90])}
+    detectable = stats.compare(samples, "base", ["variant"])["variant"].detectable
+    assert detectable == pytest.approx(stats.detectable_difference(0.05, 3, base_sd=0.001))
 
 
 # Simulated studies
