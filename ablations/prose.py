@@ -10,7 +10,7 @@ from tabulate import tabulate
 from ablations import stats
 from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord
-from ablations.study import Study
+from ablations.study import Study, command_of
 from ablations.summary import Summary, each_row, failures, verdict_text
 
 LINEAR = 0.99  # R squared from which a line is said to describe memory
@@ -131,7 +131,6 @@ def sections(
     answer: str,
     overrides: Sequence[str],
     damaged: Sequence[str],
-    command: str,
 ) -> list[str]:
     """The report's parts in order, each a heading, a paragraph, a table or a figure; `figures` are names and captions."""
     if study.answers == "memory":
@@ -140,7 +139,7 @@ def sections(
             answer,
             *_memory_sections(summary, figures),
             "## What was run",
-            _statement(study, protocol, records, overrides, damaged, command),
+            _statement(study, protocol, records, overrides, damaged),
         ]
     target = study.target(protocol)
     sections = [f"# {study.name}: {study.question}", answer]
@@ -207,7 +206,7 @@ def sections(
                 "holds 0 says that other images might reverse the difference; what other seeds would do is in the first table.",
                 _difference_table(summary.over_images, "variant"),
             ]
-    return [*sections, "## What was run", _statement(study, protocol, records, overrides, damaged, command)]
+    return [*sections, "## What was run", _statement(study, protocol, records, overrides, damaged)]
 
 
 def _tuned_sections(study: Study, table: pd.DataFrame) -> list[str]:
@@ -427,7 +426,6 @@ def _statement(
     records: Sequence[RunRecord],
     overrides: Sequence[str],
     damaged: Sequence[str],
-    command: str,
 ) -> str:
     """The facts under which the numbers hold."""
     settings = PROTOCOLS[protocol]
@@ -468,8 +466,7 @@ def _statement(
         f"Wall time: {sum(r.wall_seconds for r in records if r.is_result) / 60:.1f} minutes summed over runs, "
         f"{sum(r.train_seconds for r in records if r.is_result) / 60:.1f} of them training.",
     ]
-    if command:
-        facts.append(f"Command: `{command}`")
+    facts.append(f"Command: `{command_of(study, [record.run for record in records], overrides)}`")
     facts += [f"Failed: {record.run.label}: {record.error}" for record in records if not record.is_result]
     if lacking:
         left_out = " (a control that comes out as a network that is there already is left out)"

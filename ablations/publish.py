@@ -12,7 +12,7 @@ from pathlib import Path
 from ablations.cli import add_study_options
 from ablations.records import PROVENANCE, RunRecord, Store, write_atomically
 from ablations.report import covered, write_report
-from ablations.study import Study, load_study
+from ablations.study import Study, command_of, load_study
 from ablations.tuned import load_tuned, tuned_path
 from nin.cli import SUCCESS, OneLineParser, exit_with
 
@@ -44,7 +44,7 @@ def publish(
     for pattern in SCRATCH:
         for path in store.folder.glob(pattern):
             path.unlink()
-    write_atomically(store.folder / PROVENANCE, _provenance(study, asked, protocol, records))
+    write_atomically(store.folder / PROVENANCE, _provenance(study, asked, protocol, records, overrides))
     return store
 
 
@@ -59,7 +59,7 @@ def publish_tuning(study: str, protocol: str, results: Path, published: Path) ->
             shutil.copyfile(path, place)
 
 
-def _provenance(study: Study, asked: str, protocol: str, records: Sequence[RunRecord]) -> str:
+def _provenance(study: Study, asked: str, protocol: str, records: Sequence[RunRecord], overrides: Sequence[str]) -> str:
     num_seeds = 1 + max(record.run.seed for record in records)
     dates = sorted(record.started_at[:10] for record in records if record.started_at)
     minutes = sum(record.wall_seconds for record in records) / 60
@@ -68,7 +68,7 @@ def _provenance(study: Study, asked: str, protocol: str, records: Sequence[RunRe
         return "; ".join(sorted({record.environment.get(key, "") for record in records} - {""})) or "unknown"
 
     facts = {
-        "Command": f"`python -m ablations.run {asked} --seeds {num_seeds}`",
+        "Command": f"`{command_of(study, [record.run for record in records], overrides)}`",
         "Report": f"`python -m ablations.report {asked} --results results/reference`",
         "Runs": f"{len(records)}: {len({record.run.variant for record in records})} variants, {num_seeds} seeds or fewer",
         "Dates": " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "unknown",

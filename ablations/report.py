@@ -66,9 +66,7 @@ def covered(
     return list(records.values()), damaged
 
 
-def write_report(
-    study: Study, protocol: str, store: Store, overrides: Sequence[str] = (), command: str = "", anew: bool = True
-) -> Report:
+def write_report(study: Study, protocol: str, store: Store, overrides: Sequence[str] = (), anew: bool = True) -> Report:
     """Write everything into the store's folder; with `anew=False` only if the records are not those it was made from.
 
     Raises ValueError if there is no record to report on.
@@ -113,7 +111,7 @@ def write_report(
         for name, draw in figures_of(tables).items():
             save(draw(tables), store.folder / "figures" / name)
             figures.append((name, " ".join((draw.__doc__ or "").split())))
-    parts = sections(study, protocol, records, summary, figures, answer, overrides, notes, command)
+    parts = sections(study, protocol, records, summary, figures, answer, overrides, notes)
     text = "\n\n".join(part for part in parts if part)
     write_atomically(store.folder / "report.md", text + "\n")
     write_atomically(page, _html(study, text, store.folder))

@@ -6,7 +6,6 @@ of the runs (`ablations.driver`). Of several studies at once the first seeds of 
 
 import argparse
 import math
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,8 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stopped = f"stopped early: {reason}; the same command tries again"
         except OutOfTimeError:
             is_out_of_time = True
-        command = "python -m ablations.run " + shlex.join(sys.argv[1:] if argv is None else argv)
-        unfinished = [_conclude(part, trackers[part.study.name], arguments, command, console) for part in parts]
+        unfinished = [_conclude(part, trackers[part.study.name], arguments, console) for part in parts]
         if is_out_of_time:
             left = sum(not part.store.is_done(run) for part in parts for run in part.runs)
             print(f"the time is up: {left} of {num_runs} runs are left; the same command goes on")
@@ -154,16 +152,14 @@ def _adopt(runs: Sequence[Run], plain: "Store", store: "Store") -> None:
             store.write(record)
 
 
-def _conclude(
-    part: Part, tracker: "Tracker", arguments: argparse.Namespace, command: str, console: "Console"
-) -> list["RunRecord"]:
+def _conclude(part: Part, tracker: "Tracker", arguments: argparse.Namespace, console: "Console") -> list["RunRecord"]:
     """Report what the store holds, show it, hand it to the tracker. The records of runs that have failed."""
     from ablations.report import print_summary, write_report
 
     if not part.store.run_ids():
         print(f"{part.study.name}: no run has ended yet")
         return []
-    report = write_report(part.study, arguments.protocol, part.store, arguments.overrides, command, anew=False)
+    report = write_report(part.study, arguments.protocol, part.store, arguments.overrides, anew=False)
     tracker.sync(report.records)
     tracker.add_files(part.store.folder)
     print_summary(report, console)

@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import json
 import pkgutil
+import shlex
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -249,6 +250,20 @@ def load_study(name: str) -> Study:
     study: Study = module.STUDY
     question = (module.__doc__ or "").split("\n\n")[0]
     return replace(study, name=name, question=" ".join(question.split()))
+
+
+def command_of(study: Study, runs: Sequence[Run], overrides: Sequence[str] = ()) -> str:
+    """What makes these runs of a study, and all between, again: "python -m ablations.run heads --protocol quick --seeds 3"."""
+    protocol, there = runs[0].protocol, {run.variant for run in runs}
+    words = [study.name.removesuffix("-tuned"), "--protocol", protocol]
+    if study.pairs:
+        words.append("--tuned")
+    elif {run.variant for run in study.expand(protocol, 1, overrides=overrides)} - there:
+        words += ["--variants", ",".join(name for name in study.variants if name in there)]
+    words += ["--seeds", str(1 + max(run.seed for run in runs))]
+    for override in overrides:
+        words += ["--set", override]
+    return f"python -m ablations.run {shlex.join(words)}"
 
 
 def _flat(model: Changes, data: Changes, train: Changes) -> dict[str, object]:

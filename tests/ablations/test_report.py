@@ -63,7 +63,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = filled(tmp_path_factory.mktemp("results"), plain, seeds=5)
-    write_report(NUM_1X1, "smoke", store, command="python -m ablations.run num_1x1")
+    write_report(NUM_1X1, "smoke", store)
     return store
 
 
@@ -129,7 +129,12 @@ def test_the_report_states_what_it_rests_on(written: Store) -> None:
             "on the test set after the last step, read once",
             "cpu (test)",
         ),
-        *("Wall time", "Command: `python -m ablations.run num_1x1`", "declared before the runs", "power of 80 %"),
+        *(
+            "Wall time",
+            "Command: `python -m ablations.run num_1x1 --protocol smoke --seeds 5`",
+            "declared before the runs",
+            "power of 80 %",
+        ),
     ):
         assert wanted in text, wanted
 
@@ -148,7 +153,7 @@ def test_every_figure_is_drawn_as_png_and_svg(written: Store) -> None:
 
 def test_the_same_records_make_the_same_files(written: Store, tmp_path: Path) -> None:
     again = filled(tmp_path, plain, seeds=5)
-    write_report(NUM_1X1, "smoke", again, command="python -m ablations.run num_1x1")
+    write_report(NUM_1X1, "smoke", again)
     ours = {path.relative_to(written.folder): path.read_bytes() for path in written.folder.rglob("*") if path.is_file()}
     theirs = {path.relative_to(again.folder): path.read_bytes() for path in again.folder.rglob("*") if path.is_file()}
     assert ours.keys() == theirs.keys()

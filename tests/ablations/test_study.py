@@ -9,7 +9,7 @@ import pytest
 
 import ablations.study
 from ablations.protocols import PROTOCOLS
-from ablations.study import Study, Variant, load_study, parse_overrides, study_names
+from ablations.study import Study, Variant, command_of, load_study, parse_overrides, study_names
 from nin.data import shape
 from nin.measure import size
 from nin.spec import DataSpec, ModelSpec, TrainSpec
@@ -172,3 +172,25 @@ def test_listing_studies_loads_no_torch() -> None:
     code = "import sys; from ablations.study import *; [load_study(n) for n in study_names()]; print('torch' in sys.modules)"
     listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert listed.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "variants", "overrides", "options"),
+    [
+        (2, None, [], "--seeds 2"),
+        (1, ["xavier 0.01 0"], [], "--variants 'xavier 0.01 0,xavier 0.1 0' --seeds 1"),
+        (3, None, ["train.epochs=1"], "--seeds 3 --set train.epochs=1"),
+    ],
+)
+def test_the_command_that_makes_runs_again(
+    seeds: int, variants: list[str] | None, overrides: list[str], options: str
+) -> None:
+    study = load_study("init_lr")
+    command = command_of(study, study.expand("smoke", seeds, variants, overrides), overrides)
+    assert command == f"python -m ablations.run init_lr --protocol smoke {options}"
+
+
+def test_the_command_of_a_tuned_study_asks_for_the_study_that_was_tuned() -> None:
+    tuned = replace(load_study("init_lr"), name="init_lr-tuned", pairs={"xavier 0.1 0": "xavier 0.1 0"})
+    command = command_of(tuned, tuned.expand("smoke", 1))
+    assert command == "python -m ablations.run init_lr --protocol smoke --tuned --seeds 1"
