@@ -540,8 +540,8 @@ def _p_is(p: float) -> str:
 
 
 def _ends(values: pd.Series, digits: int) -> str:
-    """ "3.5 to 10.6", or "3.5" if that is all."""
-    low, high = (f"{value:.{digits}f}" for value in (values.min(), values.max()))
+    """ "3.5 to 10.6", or "3.5" if that is all; in points, of which there are a hundred."""
+    low, high = (f"{min(value, 100):.{digits}f}" for value in (values.min(), values.max()))
     return low if low == high else f"{low} to {high}"
 
 

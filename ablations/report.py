@@ -150,8 +150,9 @@ def detectable_line(study: Study, runs: Sequence[Run], store: Store) -> str:
     found = stats.detectable_difference(sd, num_seeds, max(1, num_comparisons))
     if math.isnan(found):
         return "with one seed no difference can be told from chance"
+    size = f"differences of {100 * found:.2f} points or more" if found <= 1 else "no difference that there can be"
     return (
-        f"{num_seeds} seeds and {num_comparisons} comparisons find differences of {100 * found:.2f} points or more "
+        f"{num_seeds} seeds and {num_comparisons} comparisons find {size} "
         f"(power 80 %, Holm; standard deviation between seeds {100 * sd:.2f} points, {source})"
     )
 
