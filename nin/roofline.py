@@ -99,6 +99,7 @@ def layer_costs(
     """
     import torch
 
+    from nin._malloc import keep_freed_memory
     from nin.machine import seconds_per_call
     from nin.model import build_model
 
@@ -124,6 +125,8 @@ def layer_costs(
             )
         )
 
+    if device.type == "cpu":
+        keep_freed_memory(network)  # as training does: else layers with large outputs are timed by their page faults
     for name, module in layer_modules(network):
         module.register_forward_hook(lambda module, x, y, name=name: measure(name, module, x, y))
     images = torch.rand(batch, *in_shape, device=device, dtype=_dtypes()[precision])
