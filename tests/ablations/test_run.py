@@ -257,7 +257,7 @@ def test_list_shows_every_study_with_its_question(tmp_path: Path) -> None:
 def test_dry_run_shows_sizes_and_time_and_writes_nothing(tmp_path: Path) -> None:
     done = call("num_1x1", *TINY, "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for wanted in ("0x", "baseline", "GFLOP/image", "4 runs to do, about", "points or more (power 80 %"):
+    for wanted in ("0x", "baseline", "GFLOP/image", "4 runs to do, about", "2 seeds and 1 comparisons find"):
         assert wanted in done.stdout
     assert not any(tmp_path.iterdir())
 

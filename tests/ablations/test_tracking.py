@@ -543,13 +543,14 @@ tracker.run_started(last)
 
 CTRL_C_TWICE = """
 import signal, time
-from ablations.driver import handle_signals
+from ablations.driver import ECHO, handle_signals
 while tracker._tracker is None or last.run_id not in tracker._tracker._open:
     time.sleep(0.1)
 handle_signals()
 try:
     signal.raise_signal(signal.SIGINT)
 except KeyboardInterrupt:
+    time.sleep(1.1 * ECHO)
     signal.raise_signal(signal.SIGINT)
 """
 
