@@ -5,6 +5,7 @@ of the runs (`ablations.driver`). Of several studies at once the first seeds of 
 """
 
 import argparse
+import gc
 import math
 import sys
 from collections.abc import Sequence
@@ -77,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         part.study.name: open_tracker(arguments.results, part.study, arguments.protocol, warn, arguments.overrides)
         for part in parts
     }
+    gc.freeze()  # what is loaded is no garbage: statsmodels looks for some at every correction of p-values
     stopped, is_out_of_time = "", False
     try:
         for part in parts:  # a driver that is killed leaves checkpoints of runs that are done

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint  # type: ignore[import-untyped]
 
@@ -221,19 +221,11 @@ def power(
 
     nan for fewer than two seeds or if neither side varies.
     """
-    variances = np.array([sd, sd if base_sd is None else base_sd]) ** 2
-    if num_seeds < 2 or not variances.sum() > 0:
+    base = sd if base_sd is None else base_sd
+    if num_seeds < 2 or not max(sd, base) > 0:
         return NAN
-    freedom = num_seeds - 1
-    middles = (np.arange(QUANTILES) + 0.5) / QUANTILES
-    ratios = stats.chi2.ppf(middles, freedom) / freedom  # of a variance seen to the true one
-    ours, base = np.meshgrid(*np.outer(variances, ratios))
-    freedoms = np.linspace(freedom, 2 * freedom, QUANTILES)  # Welch's are between these; a t quantile takes long
-    critical = stats.t.isf(alpha / num_comparisons / 2, freedoms)
-    welchs = freedom * (ours + base) ** 2 / (ours**2 + base**2)
-    threshold = np.interp(welchs, freedoms, critical) * np.sqrt((ours + base) / variances.sum())
-    shift = difference * math.sqrt(num_seeds / variances.sum())
-    return float(np.mean(stats.norm.sf(threshold - shift) + stats.norm.cdf(-threshold - shift)))
+    thresholds = _thresholds(sd, base, num_seeds, alpha / num_comparisons)
+    return _power(difference / math.hypot(sd, base) * math.sqrt(num_seeds), thresholds)
 
 
 def detectable_difference(
@@ -245,15 +237,38 @@ def detectable_difference(
     base_sd: float | None = None,
 ) -> float:
     """The smallest true difference (in the units of `sd`) that `power` finds with the wanted probability; nan if undefined."""
-    unit = sd if base_sd is None else math.hypot(sd, base_sd)
-    if num_seeds < 2 or not unit > 0:
+    base = sd if base_sd is None else base_sd
+    if num_seeds < 2 or not max(sd, base) > 0:
         return NAN
-    base = 1.0 if base_sd is None else base_sd / unit
+    thresholds = _thresholds(sd, base, num_seeds, alpha / num_comparisons)
+    log_shift = optimize.brentq(
+        lambda log_shift: _power(math.exp(log_shift), thresholds) - wanted_power,
+        math.log(1e-6),
+        math.log(1e9),
+        xtol=1e-7,
+    )
+    return math.exp(log_shift) * math.hypot(sd, base) / math.sqrt(num_seeds)
 
-    def excess(log_effect: float) -> float:
-        return power(math.exp(log_effect), sd / unit, num_seeds, num_comparisons, alpha, base) - wanted_power
 
-    return math.exp(optimize.brentq(excess, math.log(1e-6), math.log(1e9), xtol=1e-7)) * unit
+def _thresholds(sd: float, base_sd: float, num_seeds: int, alpha: float) -> Array:
+    """Differences, in units of their true standard error, from which Welch's test finds them, at variances that a study may see.
+
+    All are equally likely: QUANTILES of either side's variance.
+    """
+    freedom = num_seeds - 1
+    middles = (np.arange(QUANTILES) + 0.5) / QUANTILES
+    ratios = stats.chi2.ppf(middles, freedom) / freedom  # of a variance seen to the true one
+    variances = np.array([sd, base_sd]) ** 2
+    ours, base = np.meshgrid(*np.outer(variances, ratios))
+    freedoms = np.linspace(freedom, 2 * freedom, QUANTILES)  # Welch's are between these; a t quantile takes long
+    critical = stats.t.isf(alpha / 2, freedoms)
+    welchs = freedom * (ours + base) ** 2 / (ours**2 + base**2)
+    return np.asarray(np.interp(welchs, freedoms, critical) * np.sqrt((ours + base) / variances.sum()))
+
+
+def _power(shift: float, thresholds: Array) -> float:
+    """Probability that a difference of `shift` standard errors is found either way, over equally likely thresholds."""
+    return float(np.mean(special.ndtr(shift - thresholds) + special.ndtr(-shift - thresholds)))
 
 
 def wilson(count: int, num: int, confidence: float = 0.95) -> Interval:

@@ -1,11 +1,13 @@
 """What all command lines share: errors of one line on stderr, and exit statuses. Standard library only."""
 
 import argparse
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+RARELY = 100_000  # new objects between two searches for garbage: what torch and MLflow load is none, and takes a second to look at
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 SUCCESS, SOME_RUN_FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
@@ -38,6 +40,7 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
 
     So does what the system refuses, such as a full disk, with status 1.
     """
+    gc.set_threshold(RARELY)
     try:
         status = main()
     except ValueError as error:
@@ -49,6 +52,7 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
         status = SOME_RUN_FAILED
     except KeyboardInterrupt:
         status = INTERRUPTED
+    gc.freeze()  # or the interpreter looks at all of it once more before it ends
     sys.exit(status)
 
 
