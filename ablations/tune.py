@@ -3,9 +3,13 @@
 Each variant has an Optuna study of its own, with the same space, the same number of trials and the same random numbers. Trials come
 in batches of BATCH by synchronous successive halving (Jamieson and Talwalkar, arXiv:1502.07943): all train to the first rung, the
 better half goes on to the next, from where it stood. The first trial, which has the protocol's own setting, always trains to the
-end, lest tuning lose it to a slow start. So every variant spends the same number of training images, to the image,
-which no pruner that decides by results alone would see to (WilcoxonPruner, across seeds, cannot prune below four of them either):
-with several seeds a trial is as good as their mean.
+end, lest tuning lose it to a slow start. So every variant spends the same number of training images, to the image.
+
+Trials of several seeds are as good as their mean. From PAIRED seeds on they are not halved: all trials of a variant have the same
+seeds, train them one after another to the end, and one that Wilcoxon's signed-rank test finds worse than the best so far, seed by
+seed, ends there (Optuna's WilcoxonPruner, which cannot tell with fewer). What that spends depends on the results, so variants come to
+different numbers of training images, which the report counts.
+
 What is maximised is validation accuracy; the test set is never read. `python -m ablations.tune best` searches a whole network.
 """
 
@@ -15,6 +19,7 @@ import math
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -38,15 +43,34 @@ if TYPE_CHECKING:
     from ablations.tracking import Tracker
 
 BATCH = 4  # trials that are halved together
-RUNGS = (0.25, 0.5, 1.0)  # shares of the whole training at which the worse half ends
+SHARES = (0.25, 0.5, 1.0)  # of the whole training, at which the worse half ends
+PAIRED, PRUNED_AT = (
+    4,
+    0.1,
+)  # seeds per trial, from which on they are compared one by one, and the p at which a trial ends
 OWN = 0  # the trial that has the protocol's own setting
-FIRST_SEED = 1000  # of tuning: trial k trains with seed 1000 + k, final runs with seeds from 0
+FIRST_SEED = 1000  # of tuning: trial k trains with seed 1000 + k, or all with the same from 1000 on; final runs with seeds from 0
 TRIES = 3  # of a trial whose worker fails or dies
 MOST_PARAMS = 1_000_000  # of the network that `best` searches
 OBJECTIVES = ("accuracy", "accuracy,params", "accuracy,gflops")
+OUTCOMES = ("learned", "collapsed", "diverged")  # of a trial: that of its worst seed
 POLL = 1.0  # seconds between two looks at what other drivers are doing
 # Where `make dashboard` listens, and the storage that it opens unless told otherwise
 DASHBOARD, DASHBOARD_STORAGE = "http://127.0.0.1:8080", "sqlite:///results/optuna.db"
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Where trials are judged.
+
+    step   its name to Optuna
+    share  of their training that runs come to
+    seeds  which of a trial's train until here
+    """
+
+    step: int
+    share: float
+    seeds: range
 
 
 @dataclass(frozen=True)
@@ -62,15 +86,30 @@ class Task:
     most_params: int = 0
 
     @property
-    def rungs(self) -> tuple[float, ...]:
+    def is_paired(self) -> bool:
+        """Whether trials are compared seed by seed."""
+        return self.objective == "accuracy" and self.seeds >= PAIRED
+
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
         """With several objectives nothing is pruned: a small network that trains slowly is no worse for it."""
-        return RUNGS if self.objective == "accuracy" else RUNGS[-1:]
+        if self.is_paired:
+            return tuple(Rung(k, SHARES[-1], range(k, k + 1)) for k in range(self.seeds))
+        shares = SHARES if self.objective == "accuracy" else SHARES[-1:]
+        return tuple(Rung(round(100 * share), share, range(self.seeds)) for share in shares)
 
     def runs_of(self, trial: "FrozenTrial") -> list[Run]:
         """The runs of a trial, one per seed."""
         run = self.run.with_settings(trial.params)
-        first = FIRST_SEED + self.seeds * trial.number
+        first = FIRST_SEED + (0 if self.is_paired else self.seeds * trial.number)
         return [replace(run, seed=first + k, trial=trial.number) for k in range(self.seeds)]
+
+    def accuracy(self, trial: "FrozenTrial") -> float:
+        """Of a trial as far as it has come: on validation images, the mean over its seeds; nan if it has not come to any rung."""
+        values = trial.intermediate_values
+        if not values:
+            return math.nan
+        return sum(values.values()) / len(values) if self.is_paired else values[max(values)]
 
 
 def tune(
@@ -86,7 +125,7 @@ def tune(
     make_engine  an engine whose runs pause at that share of their training
     """
     # The last rung of a batch has one run; more batches than keep all workers busy are left to others.
-    at_once = max(1, make_engine(RUNGS[-1]).workers)
+    at_once = max(1, make_engine(SHARES[-1]).workers)
     with claims:
         while left := [task for task in tasks if _num_ended(task) < task.num_trials]:
             mine: list[Task] = []
@@ -113,34 +152,33 @@ def _run_batches(
     from optuna.exceptions import UpdateFinishedTrialError
 
     batches = [(task, range(*_batch(task))) for task in tasks if _num_ended(task) < task.num_trials]
-    for rung in RUNGS:
-        todo: list[tuple[Task, FrozenTrial, Run]] = []
+    for rung in batches[0][0].rungs if batches else ():  # the same for all
+        todo = [
+            run
+            for task, numbers in batches
+            for trial in _members(task, numbers)
+            if _is_open(trial) and rung.step not in trial.intermediate_values
+            for run in _until(rung, task, trial)
+        ]
+        records = _execute_to(rung.share, todo, make_engine, tracker, say)
         for task, numbers in batches:
-            if rung in task.rungs:
-                alive = [trial for trial in task.trials.get_trials() if trial.number in numbers and _is_open(trial)]
-                runs = [
-                    (trial, run)
-                    for trial in alive
-                    if _step(rung) not in trial.intermediate_values
-                    for run in task.runs_of(trial)
-                ]
-                todo += [(task, *pair) for pair in runs]
-        records = _execute_to(rung, todo, make_engine, store, tracker, say)
-        for task, numbers in batches:
-            if rung in task.rungs:
-                with suppress(UpdateFinishedTrialError):  # we stood still so long that another driver took over
-                    _settle_rung(task, numbers, rung, records, store, tracker, say)
+            with suppress(UpdateFinishedTrialError):  # we stood still so long that another driver took over
+                _settle_rung(task, numbers, rung, records, store, tracker, say)
+
+
+def _until(rung: Rung, task: Task, trial: "FrozenTrial") -> list[Run]:
+    """The trial's runs that train until the rung."""
+    return [task.runs_of(trial)[k] for k in rung.seeds]
 
 
 def _execute_to(
-    rung: float,
-    todo: Sequence[tuple[Task, "FrozenTrial", Run]],
+    share: float,
+    todo: Sequence[Run],
     make_engine: Callable[[float], "Engine"],
-    store: "Store",
     tracker: "Tracker",
     say: Callable[[str], None],
 ) -> dict[str, "RunRecord"]:
-    """Train all runs until the rung, each up to TRIES times; the records by run_id, of a failed one its error.
+    """Train all runs to that share, each up to TRIES times; the records by run_id, of a failed one its error.
 
     Raises CommonFailureError if all of several runs failed alike each time.
     """
@@ -150,10 +188,10 @@ def _execute_to(
     from ablations.tracking import redacted
 
     records: dict[str, RunRecord] = {}
-    waiting = {run.run_id: run for _, _, run in todo}
+    waiting = {run.run_id: run for run in todo}
     if not waiting:
         return records
-    engine = make_engine(rung)
+    engine = make_engine(share)
     for _ in range(TRIES):
         events = engine.execute(list(waiting.values()))
         try:
@@ -166,7 +204,7 @@ def _execute_to(
                     case Ended():
                         records[event.run.run_id] = event.record
                         del waiting[event.run.run_id]
-                        say(f"{event.run.label}: {rung:.0%}, validation accuracy {event.record.val_accuracy:.4f}")
+                        say(f"{event.run.label}: {share:.0%}, validation accuracy {event.record.val_accuracy:.4f}")
                     case Failed():
                         records[event.run.run_id] = RunRecord(
                             event.run,
@@ -196,26 +234,29 @@ def _execute_to(
 def _settle_rung(
     task: Task,
     numbers: range,
-    rung: float,
+    rung: Rung,
     records: Mapping[str, "RunRecord"],
     store: "Store",
     tracker: "Tracker",
     say: Callable[[str], None],
 ) -> None:
-    """Tell Optuna how far the batch's trials have come; the worse half of those that still train ends here, but for OWN."""
+    """Tell Optuna how far the batch's trials have come; those end here that are not worth going on with."""
     from optuna.trial import Trial, TrialState
 
     for trial in _members(task, numbers):
-        ours = [records[run.run_id] for run in task.runs_of(trial) if run.run_id in records] if _is_open(trial) else []
+        runs = _until(rung, task, trial) if _is_open(trial) else []
+        ours = [records[run.run_id] for run in runs if run.run_id in records]
         if not ours:
             continue
         live = Trial(task.trials, trial._trial_id)
         failed = [record for record in ours if record.status == "failed"]
-        live.set_user_attr("outcome", failed[0].status if failed else _outcome(ours))
-        live.set_user_attr("examples", sum(record.examples_seen for record in ours))
+        before = trial.user_attrs if task.is_paired else {}  # of its earlier seeds; otherwise ours go on from there
+        worst = max(before.get("outcome", OUTCOMES[0]), _outcome(ours), key=OUTCOMES.index) if not failed else "failed"
+        live.set_user_attr("outcome", worst)
+        live.set_user_attr("examples", before.get("examples", 0) + sum(record.examples_seen for record in ours))
         live.set_user_attr("params", ours[0].params_trunk + ours[0].params_head)
         live.set_user_attr("gflops", ours[0].gflops)
-        live.set_user_attr("seeds", [record.run.seed for record in ours])
+        live.set_user_attr("seeds", before.get("seeds", []) + [record.run.seed for record in ours])
         for record in ours:
             store.write(record)
         if failed:
@@ -223,17 +264,27 @@ def _settle_rung(
             task.trials.tell(trial.number, state=TrialState.FAIL)
             tracker.run_ended(failed[0])
         else:
-            _report(task, live, _step(rung), sum(record.val_accuracy for record in ours) / len(ours))
-    racing = [trial for trial in _members(task, numbers) if _step(rung) in trial.intermediate_values]
-    racing.sort(key=lambda trial: (-_rank(trial, rung), trial.number))
-    if rung < RUNGS[-1]:
-        others = [trial for trial in racing if trial.number != OWN]
-        racing = others[math.ceil(len(others) / 2) :]
-    for trial in racing:
+            _report(task, live, rung.step, sum(record.val_accuracy for record in ours) / len(ours))
+    there = [trial for trial in _members(task, numbers) if rung.step in trial.intermediate_values]
+    is_last = rung == task.rungs[-1]
+    for trial in there if is_last else _worse(task, [trial for trial in there if trial.number != OWN]):
         if _is_open(trial):
-            _end(task, trial, rung, store, tracker)
-            fate = "ends" if rung < RUNGS[-1] else "complete"
-            say(f"{task.run.variant} trial {trial.number}: {fate} at {rung:.0%}, {trial.user_attrs['outcome']}")
+            _end(task, trial, is_last, store, tracker)
+            place = f"seed {rung.step + 1} of {task.seeds}" if task.is_paired else f"{rung.share:.0%}"
+            fate = "complete" if is_last else "ends"
+            say(f"{task.run.variant} trial {trial.number}: {fate} at {place}, {trial.user_attrs['outcome']}")
+
+
+def _worse(task: Task, trials: Sequence["FrozenTrial"]) -> list["FrozenTrial"]:
+    """Of trials at one rung those not worth going on with: what the pruner says seed by seed, otherwise the worse half."""
+    from optuna.pruners import WilcoxonPruner
+
+    if task.is_paired:
+        with warnings.catch_warnings(action="ignore"):  # that it is experimental
+            pruner = WilcoxonPruner(p_threshold=PRUNED_AT, n_startup_steps=PAIRED)
+        return [trial for trial in trials if pruner.prune(task.trials, trial)]
+    best_first = sorted(trials, key=lambda trial: (-_rank(task, trial), trial.number))
+    return best_first[math.ceil(len(trials) / 2) :]
 
 
 def _report(task: Task, trial: "Trial", step: int, value: float) -> None:
@@ -244,18 +295,18 @@ def _report(task: Task, trial: "Trial", step: int, value: float) -> None:
         trial.storage.set_trial_intermediate_value(trial._trial_id, step, value)
 
 
-def _end(task: Task, trial: "FrozenTrial", rung: float, store: "Store", tracker: "Tracker") -> None:
+def _end(task: Task, trial: "FrozenTrial", is_complete: bool, store: "Store", tracker: "Tracker") -> None:
     """A trial's last word to Optuna, its record and MLflow."""
     from optuna.trial import TrialState
 
-    accuracy = trial.intermediate_values[_step(rung)]
+    accuracy = task.accuracy(trial)
     accuracy = accuracy if math.isfinite(accuracy) else 0.0
-    if rung < RUNGS[-1]:
+    if not is_complete:
         task.trials.tell(trial.number, state=TrialState.PRUNED)
     else:
         size = {"accuracy,params": "params", "accuracy,gflops": "gflops"}.get(task.objective)
         task.trials.tell(trial.number, accuracy if size is None else [accuracy, float(trial.user_attrs[size])])
-    status = trial.user_attrs["outcome"] if rung == RUNGS[-1] else "pruned"
+    status = trial.user_attrs["outcome"] if is_complete else "pruned"
     for run in task.runs_of(trial):
         record = store.read(run.run_id)
         if record is not None:
@@ -337,12 +388,8 @@ def _is_open(trial: "FrozenTrial") -> bool:
     return not trial.state.is_finished()
 
 
-def _step(rung: float) -> int:
-    return round(100 * rung)
-
-
-def _rank(trial: "FrozenTrial", rung: float) -> float:
-    value = trial.intermediate_values[_step(rung)]
+def _rank(task: Task, trial: "FrozenTrial") -> float:
+    value = task.accuracy(trial)
     broken = not math.isfinite(value) or trial.user_attrs["outcome"] == "diverged"
     return -math.inf if broken or trial.constraints.get("params", 0.0) > 0 else value
 
@@ -516,14 +563,12 @@ def winners_of(tasks: Sequence[Task]) -> dict[str, Winner]:
     """The best complete trial of each variant: the most accurate on the validation images, within the constraint."""
     winners = {}
     for task in tasks:
-        complete = [
-            t for t in task.trials.get_trials() if t.state.name == "COMPLETE" and _rank(t, RUNGS[-1]) > -math.inf
-        ]
+        complete = [t for t in task.trials.get_trials() if t.state.name == "COMPLETE" and _rank(task, t) > -math.inf]
         if complete and task.objective == "accuracy":
-            best = max(complete, key=lambda trial: (_rank(trial, RUNGS[-1]), -trial.number))
-            value = best.intermediate_values[_step(RUNGS[-1])]
+            best = max(complete, key=lambda trial: (_rank(task, trial), -trial.number))
             seeds = [int(seed) for seed in best.user_attrs["seeds"]]
-            winners[task.run.variant] = Winner(best.number, value, dict(best.params), seeds, task.run.settings)
+            params, value = dict(best.params), task.accuracy(best)
+            winners[task.run.variant] = Winner(best.number, value, params, seeds, task.run.settings)
     return winners
 
 
@@ -535,7 +580,11 @@ def _parser() -> OneLineParser:
         "--objective", choices=OBJECTIVES, default=OBJECTIVES[0], help="with a size, widths and depths are searched too"
     )
     parser.add_argument(
-        "--seeds-per-trial", type=positive, default=1, metavar="N", help="whose mean counts (default: 1)"
+        "--seeds-per-trial",
+        type=positive,
+        default=1,
+        metavar="N",
+        help=f"whose mean counts; from {PAIRED} on trials are pruned seed by seed, not halved (default: 1)",
     )
     parser.add_argument(
         "--storage",

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MIN_COMPLETE = 4  # trials, below which a figure of parameters says nothing
 ACCURACY = "validation accuracy"
+HALVING_RULE = "the worse half at a quarter and at half of the training"
+PAIRED_RULE = "worse than the best trial so far, seed by seed (Wilcoxon's signed-rank test, p below 0.1)"
 PUBLISHED = (  # beside the search for the best small network; from the data set's own table
     "Published on Fashion-MNIST, test accuracy: 95.4 % by DenseNet-BC with 768,000 parameters, 93.5 % by VGG-16 with 26 million."
 )
@@ -44,6 +46,8 @@ def write_tuning_report(tasks: "Sequence[Task]", store: Store, command: str) -> 
     equal = (
         "the same for every variant"
         if len(set(spent.values())) == 1
+        else "not the same: trials are pruned by their results, seed by seed"
+        if tasks[0].is_paired
         else "not the same: a trial failed or diverged, or variants came to their number of trials in different steps"
     )
     run = tasks[0].run
@@ -54,7 +58,7 @@ def write_tuning_report(tasks: "Sequence[Task]", store: Store, command: str) -> 
         f"{', '.join(f'{name} {count:,}' for name, count in spent.items())}; {equal}. What counts is validation accuracy; the test set "
         "was not read.",
         tabulate([_row(task, winners) for task in tasks], headers="keys", tablefmt="pipe", disable_numparse=True),
-        "*Pruned*: the worse half at a quarter and at half of the training, but never a variant's own setting. *Failed*: its worker "
+        f"*Pruned*: {PAIRED_RULE if tasks[0].is_paired else HALVING_RULE}, but never a variant's own setting. *Failed*: its worker "
         "raised or died, each time. Of those that did not fail, *collapsed*: not above chance until they ended, which a pruned one "
         "might have been later; *diverged*: a loss was not finite.",
         f"*Too large*: more than {tasks[0].most_params:,} parameters, which no winner has. {PUBLISHED}"
@@ -75,7 +79,6 @@ def write_tuning_report(tasks: "Sequence[Task]", store: Store, command: str) -> 
 def _row(task: "Task", winners: dict[str, Winner]) -> dict[str, object]:
     trials = task.trials.get_trials()
     outcomes = [trial.user_attrs.get("outcome", "") for trial in trials]
-    own = trials[0].intermediate_values if trials else {}
     row: dict[str, object] = {
         "variant": task.run.variant,
         "trials": len(trials),
@@ -84,7 +87,7 @@ def _row(task: "Task", winners: dict[str, Winner]) -> dict[str, object]:
         "failed": sum(trial.state.name == "FAIL" for trial in trials),
         "collapsed": outcomes.count("collapsed"),
         "diverged": outcomes.count("diverged"),
-        "own setting, % (at)": f"{100 * own[max(own)]:.2f} ({max(own)} %)" if own else "",
+        "own setting, % (at)": _own_setting(task),
     }
     if task.objective != "accuracy":  # of several objectives there is no one winner
         return row
@@ -97,6 +100,15 @@ def _row(task: "Task", winners: dict[str, Winner]) -> dict[str, object]:
         "trial": winner.trial if winner else "",
         "its parameters": ", ".join(f"{key} {_short(value)}" for key, value in winner.params.items()) if winner else "",
     }
+
+
+def _own_setting(task: "Task") -> str:
+    """How accurate the trial with the protocol's own setting is, and how far it has come."""
+    own = task.trials.get_trials()[:1]
+    if not own or not own[0].intermediate_values:
+        return ""
+    steps = own[0].intermediate_values
+    return f"{100 * task.accuracy(own[0]):.2f} ({f'{len(steps)} seeds' if task.is_paired else f'{max(steps)} %'})"
 
 
 def _warnings(task: "Task", winners: dict[str, Winner]) -> list[str]:
@@ -182,7 +194,7 @@ def _draw(task: "Task", folder: Path) -> list[str]:
             axes = plot()
             figure = (axes.flat[0] if hasattr(axes, "flat") else axes).figure
             if kind == "rungs":
-                axes.set(xlabel="% of the training", ylabel=ACCURACY)
+                axes.set(xlabel="seed" if task.is_paired else "% of the training", ylabel=ACCURACY)
             if kind == "parallel":  # each axis brings a grid, which would hide the lines; the palest would be white
                 for axis in figure.axes:
                     axis.grid(False)

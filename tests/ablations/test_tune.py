@@ -120,6 +120,48 @@ def test_every_variant_spends_the_same_number_of_images(tmp_path: Path, trials: 
         assert sorted(examples(task)) == sorted(expected)
 
 
+def paired_task(tmp_path: Path, trials: int) -> tune.Task:
+    (task,) = toy_tasks(tmp_path, trials, ["2x"])
+    return replace(task, seeds=6)
+
+
+def test_trials_of_many_seeds_end_where_they_are_worse_seed_by_seed(tmp_path: Path) -> None:
+    """In the toy every seed says the same, so four are enough to tell, once a trial is complete to compare with."""
+    task = paired_task(tmp_path, 12)
+    tune_toy(tmp_path, [task])
+    first, later = task.trials.get_trials()[:4], task.trials.get_trials()[4:]
+    assert [trial.user_attrs["seeds"] for trial in first] == [list(range(1000, 1006))] * 4
+    best = max(trial.value for trial in first)
+    assert {trial.state.name for trial in later} == {"COMPLETE", "PRUNED"}
+    for trial in later:
+        pruned = trial.state.name == "PRUNED"
+        assert pruned == (task.accuracy(trial) < best)
+        best = best if pruned else max(best, trial.value)
+        assert trial.user_attrs["seeds"] == list(range(1000, 1004 if pruned else 1006))
+        assert trial.user_attrs["examples"] == len(trial.user_attrs["seeds"]) * 512 * 3
+    (winner,) = tune.winners_of([task]).values()
+    assert winner.value == pytest.approx(best)
+
+
+def test_a_trial_of_many_seeds_goes_on_at_the_seed_where_a_driver_was_stopped(tmp_path: Path) -> None:
+    task = paired_task(tmp_path, 4)
+    with pytest.raises(CommonFailureError):
+        tune_toy(tmp_path, [task], fail=dict.fromkeys(range(4), tune.TRIES))
+    tune_toy(tmp_path, [task])
+    assert examples(task) == [6 * 512 * 3] * 4
+    own, *_ = task.trials.get_trials()
+    assert own.state.name == "COMPLETE"
+
+
+def test_trials_of_few_seeds_are_halved_by_their_mean(tmp_path: Path) -> None:
+    task = replace(paired_task(tmp_path, 4), seeds=tune.PAIRED - 1)
+    tune_toy(tmp_path, [task])
+    total = 3 * 512 * 3
+    assert sorted(examples(task)) == [total // 4, total // 2, total, total]
+    seeds = [seed for trial in task.trials.get_trials() for seed in trial.user_attrs["seeds"]]
+    assert len(set(seeds)) == 12
+
+
 def test_the_first_trial_is_the_protocols_own_setting_and_variants_share_their_random_numbers(tmp_path: Path) -> None:
     tasks = toy_tasks(tmp_path, 8)
     tune_toy(tmp_path, tasks)
