@@ -5,10 +5,10 @@ in batches of BATCH by synchronous successive halving (Jamieson and Talwalkar, a
 better half goes on to the next, from where it stood. The first trial, which has the protocol's own setting, always trains to the
 end, lest tuning lose it to a slow start. So every variant spends the same number of training images, to the image.
 
-Trials of several seeds are as good as their mean. From PAIRED seeds on they are not halved: all trials of a variant have the same
+Trials of several seeds are as good as their mean. With more than FEW seeds they are not halved: all trials of a variant have the same
 seeds, train them one after another to the end, and one that Wilcoxon's signed-rank test finds worse than the best so far, seed by
-seed, ends there (Optuna's WilcoxonPruner, which cannot tell with fewer). What that spends depends on the results, so variants come to
-different numbers of training images, which the report counts.
+seed, ends there (Optuna's WilcoxonPruner, which cannot tell before it has seen that many). What that spends depends on the results,
+so variants come to different numbers of training images, which the report counts.
 
 What is maximised is validation accuracy; the test set is never read. `python -m ablations.tune best` searches a whole network.
 """
@@ -44,10 +44,8 @@ if TYPE_CHECKING:
 
 BATCH = 4  # trials that are halved together
 SHARES = (0.25, 0.5, 1.0)  # of the whole training, at which the worse half ends
-PAIRED, PRUNED_AT = (
-    4,
-    0.1,
-)  # seeds per trial, from which on they are compared one by one, and the p at which a trial ends
+PRUNED_AT = 0.1  # p of Wilcoxon's test at which a trial ends
+FEW = 4  # seeds, below which the smallest p that there can be, 2^-n, is above that
 OWN = 0  # the trial that has the protocol's own setting
 FIRST_SEED = 1000  # of tuning: trial k trains with seed 1000 + k, or all with the same from 1000 on; final runs with seeds from 0
 TRIES = 3  # of a trial whose worker fails or dies
@@ -88,7 +86,7 @@ class Task:
     @property
     def is_paired(self) -> bool:
         """Whether trials are compared seed by seed."""
-        return self.objective == "accuracy" and self.seeds >= PAIRED
+        return self.objective == "accuracy" and self.seeds > FEW
 
     @property
     def rungs(self) -> tuple[Rung, ...]:
@@ -281,7 +279,7 @@ def _worse(task: Task, trials: Sequence["FrozenTrial"]) -> list["FrozenTrial"]:
 
     if task.is_paired:
         with warnings.catch_warnings(action="ignore"):  # that it is experimental
-            pruner = WilcoxonPruner(p_threshold=PRUNED_AT, n_startup_steps=PAIRED)
+            pruner = WilcoxonPruner(p_threshold=PRUNED_AT, n_startup_steps=FEW)
         return [trial for trial in trials if pruner.prune(task.trials, trial)]
     best_first = sorted(trials, key=lambda trial: (-_rank(task, trial), trial.number))
     return best_first[math.ceil(len(trials) / 2) :]
@@ -584,7 +582,7 @@ def _parser() -> OneLineParser:
         type=positive,
         default=1,
         metavar="N",
-        help=f"whose mean counts; from {PAIRED} on trials are pruned seed by seed, not halved (default: 1)",
+        help=f"whose mean counts; with more than {FEW} trials are pruned seed by seed, not halved (default: 1)",
     )
     parser.add_argument(
         "--storage",

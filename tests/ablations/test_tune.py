@@ -154,12 +154,12 @@ def test_a_trial_of_many_seeds_goes_on_at_the_seed_where_a_driver_was_stopped(tm
 
 
 def test_trials_of_few_seeds_are_halved_by_their_mean(tmp_path: Path) -> None:
-    task = replace(paired_task(tmp_path, 4), seeds=tune.PAIRED - 1)
+    task = replace(paired_task(tmp_path, 4), seeds=tune.FEW)
     tune_toy(tmp_path, [task])
-    total = 3 * 512 * 3
+    total = 4 * 512 * 3
     assert sorted(examples(task)) == [total // 4, total // 2, total, total]
     seeds = [seed for trial in task.trials.get_trials() for seed in trial.user_attrs["seeds"]]
-    assert len(set(seeds)) == 12
+    assert len(set(seeds)) == 16
 
 
 def test_the_first_trial_is_the_protocols_own_setting_and_variants_share_their_random_numbers(tmp_path: Path) -> None:
