@@ -1,6 +1,7 @@
 """What tuning came to: a table of variants, warnings, Optuna's own figures, and the winners for `--tuned`."""
 
 import json
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from ablations.tuned import Winner
 if TYPE_CHECKING:
     from ablations.tune import Task
 
+LEGEND_ROWS = 16
 MIN_COMPLETE = 4  # trials, below which a figure of parameters says nothing
 ACCURACY = "validation accuracy"
 HALVING_RULE = "the worse half at a quarter and at half of the training"
@@ -195,9 +197,15 @@ def _draw(task: "Task", folder: Path) -> list[str]:
             figure = (axes.flat[0] if hasattr(axes, "flat") else axes).figure
             if kind == "rungs":
                 axes.set(xlabel="seed" if task.is_paired else "% of the training", ylabel=ACCURACY)
+                columns = math.ceil(
+                    len(axes.get_lines()) / LEGEND_ROWS
+                )  # in one, many trials would be higher than the axes
+                axes.legend(ncols=columns, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
             if kind == "parallel":  # each axis brings a grid, which would hide the lines; the palest would be white
                 for axis in figure.axes:
                     axis.grid(False)
+                axes.set_title(axes.get_title(), loc="left")  # above the middle there may be a legend
+                axes.set_title("")
                 for lines in axes.collections:
                     lines.set_cmap(ListedColormap(mpl.colormaps["Blues"](np.linspace(0.3, 1.0, 256))))
             if kind == "slice":
@@ -208,7 +216,8 @@ def _draw(task: "Task", folder: Path) -> list[str]:
                         axis.xaxis.set_minor_locator(NullLocator())
                     for label in axis.get_xticklabels():  # level, those of neighbours would run into each other
                         label.set(rotation=30, ha="right", rotation_mode="anchor")
-            figure.set_size_inches(9 if kind != "slice" else 3 * len(task.space), 4.5)
+            widths = {"slice": 3.0 * len(task.space), "parallel": max(9.0, 1.4 * len(task.space))}
+            figure.set_size_inches(widths.get(kind, 9.0), 4.5)
             title = f"{task.run.study} under {task.run.protocol}: {task.run.variant}, {complete} complete trials"
             figure.suptitle(title, fontsize=10, x=0.01, ha="left", y=1.06 if kind == "parallel" else None)
             name = f"{task.run.variant}-{kind}".replace("/", "_").replace(" ", "_")
