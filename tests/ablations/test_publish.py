@@ -12,7 +12,8 @@ from builders import record_of
 from ablations import run
 from ablations.publish import main
 from ablations.records import PROVENANCE, Store
-from ablations.report import write_report
+from ablations.report import covered, write_report
+from ablations.stats import EQUIVALENT, compare
 from ablations.study import Study, load_study
 from ablations.tuned import Winner, load_tuned, tuned_path
 
@@ -104,3 +105,15 @@ def by_name(folder: Path) -> str:
 )
 def test_reports_of_the_reference_results_follow_from_their_records(folder: Path, tmp_path: Path) -> None:
     assert_report_can_be_made_again(folder, tmp_path)
+
+
+def test_published_runs_in_bf16_are_as_accurate_as_in_float32() -> None:
+    """Equivalent by two one-sided tests at 0.3 points: what lets protocols train in bf16."""
+    study = load_study("precision")
+    records, _ = covered(study, "quick", Store(REFERENCE, "precision", "quick"))
+    samples = {
+        name: {record.run.seed: record.test_accuracy for record in records if record.run.variant == name}
+        for name in study.variants
+    }
+    assert all(len(sample) == 30 for sample in samples.values())
+    assert compare(samples, "float32", ["bf16"], margin=0.003)["bf16"].verdict == EQUIVALENT
