@@ -15,7 +15,7 @@ here = Path(__file__).parent
 connect(cpus=2, packages=[*PACKAGES, str(here / "fake_tasks.py"), str(here / "builders.py")])
 for name in sys.argv[1:]:
     runs = smoke_runs(seeds=2, variants=["0x"])
-    engine = RayEngine(getattr(fake_tasks, name), workers=2, time_limit=6)
+    engine = RayEngine(getattr(fake_tasks, name), workers=2, time_limit=15)
     events = defaultdict(list)
     for event in engine.execute(runs):
         error = f" {event.error}" if isinstance(event, Failed) else ""

@@ -50,7 +50,7 @@ def test_every_run_starts_progresses_and_ends_once(told: dict[str, dict[str, lis
     [
         ("raise_once", "Failed RuntimeError: the first run fails"),
         ("kill_once", "Failed WorkerCrashedError: "),  # after Ray has tried it again
-        ("hang_once", "Failed took longer than its time limit of 6 s"),
+        ("hang_once", "Failed took longer than its time limit of 15 s"),
     ],
 )
 def test_a_run_that_goes_wrong_fails_alone(told: dict[str, dict[str, list[str]]], task: str, error: str) -> None:

@@ -123,3 +123,12 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_trial_that_collapsed_is_a_sound_record_although_it_has_read_no_test_set(tmp_path: Path) -> None:
+    run = replace(smoke_runs()[0], trial=3)
+    store = Store(tmp_path, run.study, run.protocol)
+    store.write(replace(record_of(run, status="collapsed"), test_accuracy=math.nan))
+    read = store.read(run.run_id)
+    assert read is not None
+    assert (read.status, read.run.trial) == ("collapsed", 3)
