@@ -160,7 +160,9 @@ def default_workers(device: str) -> int:
 
 
 def require_writable(results: Path) -> None:
-    """Raises ValueError if nothing can be written there."""
+    """Raises ValueError if nothing can be written there, or the databases there would have no address."""
+    if "?" in str(results.resolve()):
+        raise ValueError(f"--results {results}: a '?' ends the name of a database's file; choose another folder")
     try:
         results.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=results):

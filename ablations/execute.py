@@ -29,6 +29,8 @@ from nin.spec import DataSpec, ModelSpec, TrainSpec, choose
 from nin.train import OPTIMIZERS, SCHEDULES, evaluate, train
 from nin.weights import Card, to_bytes
 
+PROBED_STEPS = 4
+
 
 def execute(
     run: Run,
@@ -99,20 +101,21 @@ def execute(
     return Executed(record, to_bytes(model, _card(record, data)) if keep_weights else b"")
 
 
-def probe(run: Run, device: str) -> float:
-    """Seconds that the run would take, judged from a few training steps on this device after one to warm up."""
+def probe(run: Run, device: str, threads: int = 1) -> float:
+    """Seconds that the run would take, judged from the fastest of a few training steps on this device, after one to warm up.
+
+    The fastest, since whatever else the machine does only adds to the others.
+    """
+    torch.set_num_threads(threads)
     data = load_cached(run.data, device)
     model = build_model(run.model, data.in_shape, data.num_classes, seed=run.seed)
-
-    def seconds_per_example(num_batches: int) -> float:
-        part = data.first(num_batches * run.train.batch_size, 1)
-        last = train(model, part, replace(run.train, epochs=1, evals_per_epoch=1), seed=run.seed).curve[-1]
-        return last.seconds / last.examples
-
-    seconds_per_example(1)
+    part = data.first(run.train.batch_size, 1)
+    step = replace(run.train, epochs=1, evals_per_epoch=1)
+    lasts = [train(model, part, step, seed=run.seed).curve[-1] for _ in range(1 + PROBED_STEPS)]
+    seconds_per_example = min(last.seconds / last.examples for last in lasts[1:])
     evaluated = run.train.epochs * run.train.evals_per_epoch * len(data.val.labels) + 2 * len(data.test.labels)
     # A forward pass is about a third of a training step.
-    return seconds_per_example(4) * (run.train.epochs * len(data.train.labels) + evaluated / 3)
+    return seconds_per_example * (run.train.epochs * len(data.train.labels) + evaluated / 3)
 
 
 def network_size(run: Run, data: ImageData) -> NetworkSize:

@@ -478,6 +478,8 @@ def _statement(
 def _tuning_fact(study: Study) -> str:
     if study.pairs:
         return "Variants marked as tuned have parameters of training found by tuning, the rest the protocol's, the same for all"
+    if study.searches:
+        return "Variant found has what tuning has found, the rest the protocol's parameters of training"
     studied = sorted(set[str]().union(*(variant.train for variant in study.variants.values())))
     besides = f" but for what is studied ({_listed(studied)})" if studied else ""
     return f"Parameters of training are fixed, the same for all variants{besides}; none was tuned for any of them"

@@ -35,12 +35,13 @@ STYLE = (
 
 @dataclass(frozen=True)
 class Report:
-    """A written report: where it is, its first sentence, its tables, and the records it is made from."""
+    """A written report: where it is, its first sentence, its tables, the records it is made from, a line for each damaged one."""
 
     folder: Path
     answer: str
     summary: "Summary"
     records: Sequence[RunRecord]
+    damaged: Sequence[str]
 
 
 def covered(
@@ -92,7 +93,7 @@ def write_report(study: Study, protocol: str, store: Store, overrides: Sequence[
     made_from, inputs = fingerprint(study, protocol, records, notes), store.folder / ".inputs"
     page = store.folder / "report.html"
     if not anew and page.exists() and inputs.exists() and inputs.read_text() == made_from:
-        return Report(store.folder, answer, summary, records)
+        return Report(store.folder, answer, summary, records, damaged)
 
     from ablations.plots import Tables, figures_of, save
     from ablations.summary import published_runs
@@ -116,7 +117,7 @@ def write_report(study: Study, protocol: str, store: Store, overrides: Sequence[
     write_atomically(store.folder / "report.md", text + "\n")
     write_atomically(page, _html(study, text, store.folder))
     write_atomically(inputs, made_from)
-    return Report(store.folder, answer, summary, records)
+    return Report(store.folder, answer, summary, records, damaged)
 
 
 def fingerprint(study: Study, protocol: str, records: Iterable[RunRecord], notes: Iterable[str] = ()) -> str:
@@ -225,6 +226,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.against:
         return _print_comparison(store, Store(arguments.against, study.name, arguments.protocol), console)
     report = write_report(study, arguments.protocol, store, arguments.overrides)
+    for line in report.damaged:
+        warn(line)
     print_summary(report, console)
     print(f"report:  {store.folder / 'report.md'}")
     if arguments.sync:

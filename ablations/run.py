@@ -111,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _studies(arguments: argparse.Namespace) -> list[Study]:
     """Those that are asked for."""
     if arguments.all == (arguments.study is not None):
-        raise ValueError("name a study to run, or say --all: " + ", ".join(study_names()))
+        wanted = "either name studies or say --all, not both" if arguments.all else "name a study to run, or say --all"
+        raise ValueError(f"{wanted}: {', '.join(study_names())}")
     choose(PROTOCOLS, arguments.protocol, "protocol")
     chosen = names(arguments.study, "study") or study_names()
     if len(chosen) > 1 and arguments.variants:
@@ -217,14 +218,14 @@ def _print_plans(parts: Sequence[Part], arguments: argparse.Namespace, console: 
 
     device = choose_device(arguments.device).type
     missing = sum(len(part.missing) for part in parts)
-    total = sum(_print_plan(part, device, console) for part in parts)
+    total = sum(_print_plan(part, device, arguments.threads, console) for part in parts)
     at_a_time = min(arguments.workers or default_workers(device), max(1, missing))
     minutes = total / at_a_time / 60
     print(f"{missing} runs to do, about {minutes:.1f} minutes with {at_a_time} at a time on {device}")
     return SUCCESS
 
 
-def _print_plan(part: Part, device: str, console: "Console") -> float:
+def _print_plan(part: Part, device: str, threads: int, console: "Console") -> float:
     """What would be trained, how large it is, and how long it takes by a short timed probe; all its seconds, one run at a time."""
     from rich.table import Table
 
@@ -240,7 +241,7 @@ def _print_plan(part: Part, device: str, console: "Console") -> float:
         to_do = sum(other.variant == run.variant for other in part.missing)
         network = sizes[run.run_id]
         try:
-            seconds_each = probe(run, device)
+            seconds_each = probe(run, device, threads)
         except RuntimeError as error:  # torch's, when there is too little memory
             raise ValueError(f"variant {run.variant!r} cannot be trained here: {error}") from error
         total += seconds_each * to_do

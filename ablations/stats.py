@@ -245,7 +245,7 @@ def detectable_difference(
         lambda log_shift: _power(math.exp(log_shift), thresholds) - wanted_power,
         math.log(1e-6),
         math.log(1e9),
-        xtol=1e-7,
+        xtol=1e-12,
     )
     return math.exp(log_shift) * math.hypot(sd, base) / math.sqrt(num_seeds)
 

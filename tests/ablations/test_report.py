@@ -192,6 +192,15 @@ def test_every_seed_on_disk_is_covered_whatever_is_missing_between(tmp_path: Pat
     assert damaged == []
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_damaged_record_is_a_warning_beside_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = filled(tmp_path, plain, seeds=2)
+    run = NUM_1X1.expand("smoke", 1)[0]
+    (store.runs_folder / f"{run.run_id}.json").write_text("{")
+    assert main(["num_1x1", "--protocol", "smoke", "--results", str(tmp_path)]) == 0
+    assert re.search(rf"warning: .*{run.run_id}.json is damaged", capsys.readouterr().err)
+
+
 @pytest.mark.parametrize("options", [["--seeds", "2"], ["--variants", "1x"]])
 def test_a_report_covers_all_there_is_and_says_so_if_asked_for_less(tmp_path: Path, options: list[str]) -> None:
     with pytest.raises(ValueError, match="every variant and seed on disk"):

@@ -204,7 +204,9 @@ def test_what_came_of_a_study_is_shown_before_mlflow_is_waited_for(
     ("arguments", "message"),
     [
         (["num_1x"], "nearest is 'num_1x1'"),
-        (["num_1x1", "--all"], "name a study to run, or say --all"),
+        (["num_1x1", "--all"], "either name studies or say --all, not both"),
+        ([], "name a study to run, or say --all"),
+        (["num_1x1", "--protocol", "smoke", "--results", "what?"], "choose another folder"),
         (["num_1x1,heads", "--variants", "2x"], "is for one study at a time"),
         (["num_1x1", "--budget", "25"], "must be a time such as"),
         (["num_1x1", "--protocol", "smok"], "nearest is 'smoke'"),
