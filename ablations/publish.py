@@ -12,19 +12,15 @@ from pathlib import Path
 from ablations.cli import add_study_options
 from ablations.records import PROVENANCE, RunRecord, Store, write_atomically
 from ablations.report import covered, write_report
-from ablations.study import Study, command_of, load_study
+from ablations.study import Study, asked, command_of, load_study
 from ablations.tuned import load_tuned, tuned_path
 from nin.cli import SUCCESS, OneLineParser, exit_with
 
 SCRATCH = ("report.html", ".inputs", "figures/*.svg")  # made again from the rest, and large
 
 
-def publish(
-    study: Study, asked: str, protocol: str, results: Path, published: Path, overrides: Sequence[str] = ()
-) -> Store:
+def publish(study: Study, protocol: str, results: Path, published: Path, overrides: Sequence[str] = ()) -> Store:
     """Copy all finished runs of a study under a protocol into `published`, in the place of what was there.
-
-    asked  how the study is asked for ("num_1x1 --protocol quick"), which tells a tuned one from the study it was made of
 
     Raises ValueError if there are none, or if one is damaged or failed: what is published is whole.
     """
@@ -44,7 +40,7 @@ def publish(
     for pattern in SCRATCH:
         for path in store.folder.glob(pattern):
             path.unlink()
-    write_atomically(store.folder / PROVENANCE, _provenance(study, asked, protocol, records, overrides))
+    write_atomically(store.folder / PROVENANCE, _provenance(study, protocol, records, overrides))
     return store
 
 
@@ -59,7 +55,7 @@ def publish_tuning(study: str, protocol: str, results: Path, published: Path) ->
             shutil.copyfile(path, place)
 
 
-def _provenance(study: Study, asked: str, protocol: str, records: Sequence[RunRecord], overrides: Sequence[str]) -> str:
+def _provenance(study: Study, protocol: str, records: Sequence[RunRecord], overrides: Sequence[str]) -> str:
     num_seeds = 1 + max(record.run.seed for record in records)
     dates = sorted(record.started_at[:10] for record in records if record.started_at)
     minutes = sum(record.wall_seconds for record in records) / 60
@@ -69,7 +65,7 @@ def _provenance(study: Study, asked: str, protocol: str, records: Sequence[RunRe
 
     facts = {
         "Command": f"`{command_of(study, [record.run for record in records], overrides)}`",
-        "Report": f"`python -m ablations.report {asked} --results results/reference`",
+        "Report": f"`python -m ablations.report {asked(study, protocol, overrides)} --results results/reference`",
         "Runs": f"{len(records)}: {len({record.run.variant for record in records})} variants, {num_seeds} seeds or fewer",
         "Dates": " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "unknown",
         "Device": listed("device"),
@@ -94,13 +90,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.seeds is not None or arguments.variants is not None:
         raise ValueError("all runs of a study are published: --seeds and --variants are for ablations.run")
     study, protocol, overrides = load_study(arguments.study), arguments.protocol, arguments.overrides
-    asked = " ".join([study.name, "--protocol", protocol, *(f"--set {override}" for override in overrides)])
     if arguments.tuned:
         tuned = load_tuned(study, protocol, arguments.results, overrides)
-        store = publish(tuned, f"{asked} --tuned", protocol, arguments.results, arguments.to, overrides)
+        store = publish(tuned, protocol, arguments.results, arguments.to, overrides)
         publish_tuning(study.name, protocol, arguments.results, arguments.to)
     else:
-        store = publish(study, asked, protocol, arguments.results, arguments.to, overrides)
+        store = publish(study, protocol, arguments.results, arguments.to, overrides)
     print(f"published: {store.folder}")
     return SUCCESS
 

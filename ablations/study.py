@@ -255,15 +255,18 @@ def load_study(name: str) -> Study:
 def command_of(study: Study, runs: Sequence[Run], overrides: Sequence[str] = ()) -> str:
     """What makes these runs of a study, and all between, again: "python -m ablations.run heads --protocol quick --seeds 3"."""
     protocol, there = runs[0].protocol, {run.variant for run in runs}
-    words = [study.name.removesuffix("-tuned"), "--protocol", protocol]
-    if study.pairs:
-        words.append("--tuned")
-    elif {run.variant for run in study.expand(protocol, 1, overrides=overrides)} - there:
-        words += ["--variants", ",".join(name for name in study.variants if name in there)]
-    words += ["--seeds", str(1 + max(run.seed for run in runs))]
-    for override in overrides:
-        words += ["--set", override]
-    return f"python -m ablations.run {shlex.join(words)}"
+    options = []
+    if not study.pairs and {run.variant for run in study.expand(protocol, 1, overrides=overrides)} - there:
+        options += ["--variants", ",".join(name for name in study.variants if name in there)]
+    options += ["--seeds", str(1 + max(run.seed for run in runs))]
+    return f"python -m ablations.run {asked(study, protocol, overrides, options)}"
+
+
+def asked(study: Study, protocol: str, overrides: Sequence[str] = (), options: Sequence[str] = ()) -> str:
+    """How commands are asked for a study: "heads --protocol quick"; for a tuned one by the name of what was tuned."""
+    tuned = ["--tuned"] if study.pairs else []
+    changes = [word for override in overrides for word in ("--set", override)]
+    return shlex.join([study.name.removesuffix("-tuned"), "--protocol", protocol, *tuned, *options, *changes])
 
 
 def _flat(model: Changes, data: Changes, train: Changes) -> dict[str, object]:
