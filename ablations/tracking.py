@@ -584,9 +584,8 @@ def _times(record: RunRecord) -> tuple[int, int]:
     if not record.started_at:
         return _now(), _now()
     started = round(1000 * datetime.fromisoformat(record.started_at).timestamp())
-    seconds = (
-        record.train_seconds if math.isnan(record.wall_seconds) else record.wall_seconds
-    )  # of a trial there is no other
+    # A trial has no wall time.
+    seconds = record.train_seconds if math.isnan(record.wall_seconds) else record.wall_seconds
     return started, started + round(1000 * seconds)
 
 

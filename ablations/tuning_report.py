@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 LEGEND_ROWS = 16
 MIN_COMPLETE = 4  # trials, below which a figure of parameters says nothing
 ACCURACY = "validation accuracy"
-HALVING_RULE = "the worse half at a quarter and at half of the training"
-PAIRED_RULE = "worse than the best trial so far, seed by seed (Wilcoxon's signed-rank test, p below 0.1)"
 PUBLISHED = (  # beside the search for the best small network; from the data set's own table
     "Published on Fashion-MNIST, test accuracy: 95.4 % by DenseNet-BC with 768,000 parameters, 93.5 % by VGG-16 with 26 million."
 )
@@ -37,7 +35,7 @@ class TuningReport:
 
 def write_tuning_report(tasks: "Sequence[Task]", store: Store, command: str) -> TuningReport:
     """report.md, tuned.json and figures/ in the store's folder; of a search for small networks report-params.md or report-gflops.md."""
-    from ablations.tune import winners_of
+    from ablations.tune import PRUNED_AT, winners_of
 
     winners = winners_of(tasks)
     if winners:
@@ -52,6 +50,11 @@ def write_tuning_report(tasks: "Sequence[Task]", store: Store, command: str) -> 
         if tasks[0].is_paired
         else "not the same: a trial failed or diverged, or variants came to their number of trials in different steps"
     )
+    rule = (
+        f"worse than the best trial so far, seed by seed (Wilcoxon's signed-rank test, p below {PRUNED_AT:g})"
+        if tasks[0].is_paired
+        else "the worse half at a quarter and at half of the training"
+    )
     run = tasks[0].run
     parts = [
         f"# {run.study} under {run.protocol}",
@@ -60,7 +63,7 @@ def write_tuning_report(tasks: "Sequence[Task]", store: Store, command: str) -> 
         f"{', '.join(f'{name} {count:,}' for name, count in spent.items())}; {equal}. What counts is validation accuracy; the test set "
         "was not read.",
         tabulate([_row(task, winners) for task in tasks], headers="keys", tablefmt="pipe", disable_numparse=True),
-        f"*Pruned*: {PAIRED_RULE if tasks[0].is_paired else HALVING_RULE}, but never a variant's own setting. *Failed*: its worker "
+        f"*Pruned*: {rule}, but never a variant's own setting. *Failed*: its worker "
         "raised or died, each time. Of those that did not fail, *collapsed*: not above chance until they ended, which a pruned one "
         "might have been later; *diverged*: a loss was not finite.",
         f"*Too large*: more than {tasks[0].most_params:,} parameters, which no winner has. {PUBLISHED}"
@@ -197,9 +200,8 @@ def _draw(task: "Task", folder: Path) -> list[str]:
             figure = (axes.flat[0] if hasattr(axes, "flat") else axes).figure
             if kind == "rungs":
                 axes.set(xlabel="seed" if task.is_paired else "% of the training", ylabel=ACCURACY)
-                columns = math.ceil(
-                    len(axes.get_lines()) / LEGEND_ROWS
-                )  # in one, many trials would be higher than the axes
+                # In one column many trials would be higher than the axes.
+                columns = math.ceil(len(axes.get_lines()) / LEGEND_ROWS)
                 axes.legend(ncols=columns, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
             if kind == "parallel":  # each axis brings a grid, which would hide the lines; the palest would be white
                 for axis in figure.axes:

@@ -409,11 +409,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
         except Exception as error:  # of MLflow, of its databases, of the network
             reason = f"{type(error).__name__}: {error}".partition("[SQL")[0]
-            reason = re.sub(r"://\S*@", "://***@", " ".join(reason.split()))[
-                :300
-            ]  # who logs in is nobody else's business
+            reason = re.sub(r"://\S*@", "://***@", " ".join(reason.split()))  # who logs in is nobody else's business
             raise ValueError(
-                f"--mlflow: the network could not be registered ({reason}); the file above is complete"
+                f"--mlflow: the network could not be registered ({reason[:300]}); the file above is complete"
             ) from error
         where = "" if own else f"MLFLOW_TRACKING_URI={uri} "
         print(

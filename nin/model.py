@@ -55,9 +55,10 @@ def build_model(spec: ModelSpec, in_shape: Shape, num_classes: int, seed: int = 
         network_trunk = trunk(in_shape[0], spec)
         torch.manual_seed(stream(seed, "head biases"))
         network_head = head(feature_shape, num_classes, spec)
-        for name, part in (("trunk", network_trunk), ("head", network_head)):
-            if torch.get_default_device().type == "meta":
-                break  # there are no numbers, and drawing none takes long
+        parts = {"trunk": network_trunk, "head": network_head}
+        if torch.get_default_device().type == "meta":  # has no numbers, and drawing none takes long
+            parts = {}
+        for name, part in parts.items():
             for i, layer in enumerate(weight_layers(part)):
                 torch.manual_seed(stream(seed, f"{name} weights {i}"))
                 init(layer.weight)

@@ -204,18 +204,21 @@ class _Tally:
 
     def correct(self) -> Tensor:
         """Which predictions are right: (N,) bool."""
-        return torch.cat(self.logits).argmax(dim=1) == torch.cat(self.labels)
+        return self._predictions() == torch.cat(self.labels)
 
     def score(self) -> Score:
-        logits_NK, mean_losses = torch.cat(self.logits), torch.stack(self.mean_losses)
+        predictions_N, num_classes = self._predictions(), self.logits[0].shape[1]
+        mean_losses = torch.stack(self.mean_losses)
         sizes = torch.tensor([float(len(labels_N)) for labels_N in self.labels], device=mean_losses.device)
-        num_classes = logits_NK.shape[1]
-        predicted = torch.bincount(logits_NK.argmax(dim=1), minlength=num_classes) > 0
+        predicted_K = torch.bincount(predictions_N, minlength=num_classes) > 0
         return Score(
-            loss=float((mean_losses * sizes).double().sum()) / len(logits_NK),
-            accuracy=float(self.correct().double().mean()),
-            dead_classes=num_classes - int(predicted.sum()),
+            loss=float((mean_losses * sizes).double().sum()) / len(predictions_N),
+            accuracy=float((predictions_N == torch.cat(self.labels)).double().mean()),
+            dead_classes=num_classes - int(predicted_K.sum()),
         )
+
+    def _predictions(self) -> Tensor:
+        return torch.cat(self.logits).argmax(dim=1)
 
 
 class _Clock:
