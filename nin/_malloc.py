@@ -1,14 +1,18 @@
-"""What the C library does with memory that is freed; on a CPU this costs a network on large images a fifth of its time.
+"""What the C library does with memory; left as it is, this costs a network on large images a fifth of its time on a CPU.
 
 Activations are allocated in the forward pass and freed in the backward pass. By default glibc gives blocks above 32 MB back to
 the system at once, which hands them out again page by page, cleared, at the next step: millions of page faults per epoch.
 
 Kept, they go well together where all weights are small. The gradients of a very large layer, allocated anew at each step, find no
 gap that fits among what is kept: a layer of 51 million weights filled 19 GB in minutes. There the default is better.
+
+What is kept is walked through from end to end at every step, which pages of 2 MB make faster than those of 4 kB (`d2l` by 2 %,
+`full` by 4 %, on an Intel Xeon). Linux has them for those who ask.
 """
 
 import ctypes
 import platform
+from functools import cache
 
 from torch import nn
 
@@ -19,19 +23,43 @@ KEEP = {
     M_TRIM_THRESHOLD: -1,
     M_MMAP_MAX: 0,
 }  # nothing given back from the heap's end, no block of its own from the system
+HUGE_PAGE = 2**21
+MADV_HUGEPAGE = 14  # madvise(2)
+RESERVED = 2**31  # bytes; a process that trains d2l takes 1.5 GB in all
 LARGE_WEIGHTS = 16 * 2**20  # bytes of one layer's weights
 
 
 def keep_freed_memory(model: nn.Module) -> None:
-    """From now on this process keeps what it frees and uses it again, unless a layer of `model` is very large.
+    """From now on this process keeps what it frees, in large pages, and uses it again, unless a layer of `model` is very large.
 
     Changes no result. Does nothing without glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return
-    library = ctypes.CDLL(None)
+    library = _c_library()
     largest = max((weights.nbytes for weights in model.parameters()), default=0)
     for option, value in (DEFAULTS if largest > LARGE_WEIGHTS else KEEP).items():
         library.mallopt(option, value)
     if largest > LARGE_WEIGHTS:
         library.malloc_trim(0)  # what earlier networks have left
+    else:
+        _reserve_huge_pages()
+
+
+@cache
+def _reserve_huge_pages() -> None:
+    """Let the heap grow, once, by addresses that take no memory until they are used, and then large pages."""
+    library = _c_library()
+    block = library.malloc(RESERVED)
+    if block:
+        first = -(-block // HUGE_PAGE) * HUGE_PAGE
+        library.madvise(first, block + RESERVED - first, MADV_HUGEPAGE)
+        library.free(block)
+
+
+def _c_library() -> ctypes.CDLL:
+    library = ctypes.CDLL(None)
+    library.malloc.argtypes, library.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+    library.free.argtypes = [ctypes.c_void_p]
+    library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return library

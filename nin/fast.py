@@ -167,7 +167,10 @@ class _ConvReLU(torch.autograd.Function):
         """Gradients of what `forward` was given."""
         x_NCHW, weight, y_NCHW = ctx.saved_tensors
         stride, padding = ctx.geometry
-        gradient_NCHW = torch.ops.aten.threshold_backward(gradient_NCHW, y_NCHW, 0)
+        # As integers, whose order is that of bf16's bits where these are not negative: in less time than as bf16.
+        gradient_NCHW = torch.ops.aten.threshold_backward(
+            gradient_NCHW.view(torch.int16), y_NCHW.view(torch.int16), 0
+        ).view(torch.bfloat16)
         gradients = torch.ops.aten.convolution_backward(
             *(gradient_NCHW, x_NCHW, weight, [len(weight)], stride, padding, (1, 1), False, (0, 0), 1),
             ctx.needs_input_grad[:3],

@@ -4,6 +4,7 @@ import platform
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,3 +85,26 @@ def test_memory_that_was_freed_is_not_faulted_in_again_unless_a_layer_is_very_la
     assert faults(10) < 1 + faults() / 2
     assert faults(10, 4096) > faults() / 2  # whatever was trained before
     assert faults(4096, 10) < 1 + faults() / 2
+
+
+HEAP_FLAGS = """
+import torch
+from nin._malloc import keep_freed_memory
+keep_freed_memory(torch.nn.Linear({size}, {size}))
+flags, in_heap = [], False
+for line in open("/proc/self/smaps"):
+    if line[0] in "0123456789abcdef" and "-" in line.split()[0]:
+        in_heap = "[heap]" in line
+    elif in_heap and line.startswith("VmFlags:"):
+        flags += line.split()[1:]
+print("hg" in flags)  # proc(5): huge pages advised
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this kernel has no huge pages")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's heap is known")
+@pytest.mark.parametrize(("size", "expected"), [(10, "True"), (4096, "False")])
+def test_the_heap_of_a_training_may_have_huge_pages(size: int, expected: str) -> None:
+    output = subprocess.check_output([sys.executable, "-c", HEAP_FLAGS.format(size=size)], text=True)
+    assert output.strip() == expected
