@@ -128,6 +128,19 @@ def test_the_last_layer_may_learn_more_slowly(data: ImageData) -> None:
     assert not any(torch.equal(a, b) for a, b in others)
 
 
+@pytest.mark.parametrize("pooling", ["attention", "simpool", "flatten"])
+def test_the_last_layer_is_none_of_a_poolings_own(data: ImageData, pooling: str) -> None:
+    model = replace(SMALL, pooling=pooling)
+    network = trained(data, replace(SPEC, epochs=1, momentum=0.0, last_lr_factor=1e-9), model)[0]
+    start = build_model(model, data.in_shape, data.num_classes)
+    moved = {
+        name: not torch.allclose(weight, start.get_parameter(name), rtol=0, atol=1e-6)
+        for name, weight in network.named_parameters()
+    }
+    last = "head.3" if pooling == "flatten" else "head.1.4"  # the linear layer after it, else what makes the class maps
+    assert {name for name in moved if not moved[name]} == {f"{last}.weight", f"{last}.bias"}
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_as_diverged(data: ImageData) -> None:
     history = trained(data, replace(SPEC, lr=1e9))[1]
     assert history.outcome == "diverged"
