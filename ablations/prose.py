@@ -447,6 +447,7 @@ def _statement(
         if data.val_examples == 0
         else f"{data.val_examples:,} images set aside from the training set (split {data.split!r})"
     )
+    devices = {r.environment.get("device", "") for r in records}
     facts = [
         f"Protocol `{protocol}`: {settings.purpose}. {settings.note}".strip(),
         f"Seeds {_seeds_text(seeds)}, {same} every variant. Variants: {len({r.run.variant for r in records})} of "
@@ -460,7 +461,7 @@ def _statement(
         f"Data: {data.name}, checksum {_listed({r.data_checksum[:12] for r in records if r.data_checksum})}. Train accuracy is on "
         f"training images, in evaluation mode after the last step. Validation accuracy (targets, curves) is on {validation}. Test "
         f"accuracy is on the test set after the last step{', read once' if data.val_examples else ''}.",
-        f"Device: {_listed({r.environment.get('device', '') for r in records})}. Versions: "
+        f"Device: {_listed(devices)}{'; seconds of one are not those of another' if len(devices) > 1 else ''}. Versions: "
         f"{_listed({_versions(r) for r in records})}.",
         f"Commit: {_listed({r.environment.get('commit') or 'unknown' for r in records})}.",
         f"Wall time: {sum(r.wall_seconds for r in records if r.is_result) / 60:.1f} minutes summed over runs, "

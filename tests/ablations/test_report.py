@@ -139,6 +139,16 @@ def test_the_report_states_what_it_rests_on(written: Store) -> None:
         assert wanted in text, wanted
 
 
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(("devices", "said"), [(("cpu (a)", "cpu (a)"), False), (("cpu (a)", "cpu (b)"), True)])
+def test_seconds_of_different_devices_are_not_to_be_compared(
+    devices: tuple[str, str], said: bool, tmp_path: Path
+) -> None:
+    store = filled(tmp_path, lambda run: record_of(run, environment={"device": devices[run.seed % 2]}))
+    write_report(NUM_1X1, "smoke", store)
+    assert ("seconds of one are not those of another" in text_of(store)) == said
+
+
 def test_html_is_one_file_that_fetches_nothing(written: Store) -> None:
     page = (written.folder / "report.html").read_text()
     assert page.count('src="data:image/png;base64,') == len(FIGURES)
