@@ -85,8 +85,18 @@ def test_convolutions_that_only_mix_are_one_affine_map_and_with_relu_they_are_no
         assert torch.allclose(block(x + y) + block(zero), block(x) + block(y)) == is_affine
 
 
-def test_maxout_keeps_the_largest_of_its_pieces() -> None:
-    x = torch.tensor([1.0, 5.0, -2.0, -3.0]).reshape(1, 4, 1, 1)
-    assert Maxout(2)(x).flatten().tolist() == [5.0, -2.0]
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("pieces", [2, 3])
+def test_maxout_keeps_the_largest_of_its_pieces(pieces: int, memory_format: torch.memory_format) -> None:
+    parts = torch.randn(pieces, 4, 5, 6, 7, generator=torch.Generator().manual_seed(0))
+    x = torch.cat([*parts], dim=1).contiguous(memory_format=memory_format).requires_grad_()
+    y = Maxout(pieces)(x)
+    y.sum().backward()
+    assert torch.equal(y, parts.amax(dim=0))
+    is_largest = torch.cat([*(parts == parts.amax(dim=0))], dim=1)
+    assert torch.equal(x.grad, is_largest.float())
+
+
+def test_maxout_has_its_pieces_made_by_the_convolution_before_it() -> None:
     convolutions = [layer for layer in mlp_conv(3, [4, 5], 3, activation="maxout3") if isinstance(layer, nn.Conv2d)]
     assert [(layer.in_channels, layer.out_channels) for layer in convolutions] == [(3, 12), (4, 15)]
