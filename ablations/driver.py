@@ -27,8 +27,8 @@ from ablations.engines import Ended, Engine, Event, Failed, Progressed, Started,
 from ablations.execute import code_commit, environment, execute
 from ablations.records import RunRecord, Store
 from ablations.study import Run
-from ablations.tracking import Tracker, redacted, stop_all
-from nin.cli import INTERRUPTED
+from ablations.tracking import Tracker, stop_all
+from nin.cli import INTERRUPTED, redacted
 from nin.machine import choose_device
 from nin.measure import NetworkSize
 

@@ -33,6 +33,7 @@ from urllib.parse import quote
 
 from ablations.records import RunRecord
 from ablations.study import Run, Study
+from nin.cli import reason, redacted
 from nin.history import Evaluation
 
 if TYPE_CHECKING:
@@ -110,9 +111,8 @@ def open_tracker(
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{results / 'mlflow.db'}"
 
     def lost(error: Exception) -> None:
-        reason = redacted(" ".join(f"{type(error).__name__}: {error}".partition("[SQL")[0].split()))[:300]
         warn(
-            f"MLflow at {redacted(uri)} does not answer ({reason}): no result is lost, records are complete on disk, "
+            f"MLflow at {redacted(uri)} does not answer ({reason(error)}): no result is lost, records are complete on disk, "
             "and the next call of the same command brings MLflow up to date"
         )
 
@@ -124,12 +124,6 @@ def stop_all(patience: float) -> None:
     until = time.monotonic() + patience
     for tracker in BACKGROUND:
         tracker.stop(max(0.0, until - time.monotonic()))
-
-
-def redacted(text: str) -> str:
-    """The text without who logs in, and by which password, of any URI in it: before the host or in the query."""
-    text = re.sub(r"://\S*@", "://***@", text)
-    return re.sub(r"((?:password|passwd|pwd|token)=)[^\s&;'\"]+", r"\1***", text, flags=re.IGNORECASE)
 
 
 BACKGROUND: "list[BackgroundTracker]" = []  # all of this process

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ablations.claims import Lease, Owner
+from nin.cli import reason, redacted
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -111,10 +112,7 @@ def open_storage(url: str) -> "BaseStorage":
 
 
 def _in_one_line(url: str, error: Exception, consequence: str) -> ValueError:
-    from ablations.tracking import redacted
-
-    reason = redacted(" ".join(f"{type(error).__name__}: {error}".partition("[SQL")[0].split()))[:300]
-    return ValueError(f"--storage {redacted(url)}: cannot be used ({reason}); {consequence}")
+    return ValueError(f"--storage {redacted(url)}: cannot be used ({reason(error)}); {consequence}")
 
 
 def _opened(url: str) -> "BaseStorage":

@@ -30,7 +30,7 @@ from ablations.spaces import Choice, Range, space_of
 from ablations.study import Run, Study, load_study, parse_overrides
 from ablations.trials import StorageClaims, one_line_errors, open_storage
 from ablations.tuned import Winner, tuned_path, tuning_name
-from nin.cli import INTERRUPTED, SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with, positive
+from nin.cli import INTERRUPTED, SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with, positive, redacted
 from nin.spec import stream
 
 if TYPE_CHECKING:
@@ -183,7 +183,6 @@ def _execute_to(
     from ablations.driver import CommonFailureError, without_numbers
     from ablations.engines import Ended, Failed, Progressed, Started, Warned
     from ablations.records import RunRecord
-    from ablations.tracking import redacted
 
     records: dict[str, RunRecord] = {}
     waiting = {run.run_id: run for run in todo}
@@ -430,7 +429,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ablations.driver import CommonFailureError, handle_signals, make_engine, require_writable
     from ablations.execute import load_cached, network_size
     from ablations.records import Store, write_atomically
-    from ablations.tracking import open_tracker, redacted
+    from ablations.tracking import open_tracker
     from ablations.tuning_report import write_tuning_report
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -506,8 +505,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dashboard(url: str) -> list[str]:
     """A line that says how to look at the trials; none for Optuna's proxy, which the dashboard does not know."""
-    from ablations.tracking import redacted
-
     if url.startswith("grpc://"):
         return []
     storage = "" if url == DASHBOARD_STORAGE else f"OPTUNA_STORAGE='{redacted(url.removeprefix('journal:'))}' "
@@ -517,8 +514,6 @@ def _dashboard(url: str) -> list[str]:
 def _task(study: Study, run: Run, arguments: argparse.Namespace, storage: "BaseStorage", url: str) -> Task:
     """The variant's Optuna study, found again or made. Raises ValueError if what is there was tuned otherwise."""
     import optuna
-
-    from ablations.tracking import redacted
 
     directions: list[Literal["minimize", "maximize"]]
     directions = ["maximize"] if arguments.objective == "accuracy" else ["maximize", "minimize"]

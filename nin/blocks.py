@@ -99,3 +99,9 @@ def weight_layers(network: nn.Module) -> Iterator[nn.Conv2d | nn.Linear]:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             yield module
+
+
+def last_layer(network: nn.Module) -> nn.Conv2d | nn.Linear:
+    """What makes the class maps or logits: the last of `weight_layers` but for those that a pooling has for itself."""
+    in_poolings = {m for part in network.modules() if getattr(part, "is_global_pooling", False) for m in part.modules()}
+    return [layer for layer in weight_layers(network) if layer not in in_poolings][-1]

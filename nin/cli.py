@@ -1,13 +1,15 @@
-"""What all command lines share: errors of one line on stderr, and exit statuses. Standard library only."""
+"""What all command lines share: errors of one line on stderr without log-ins, and exit statuses. Standard library only."""
 
 import argparse
 import gc
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 RARELY = 100_000  # new objects between two searches for garbage: what torch and MLflow load is none, and takes a second to look at
+LONGEST_REASON = 300  # characters
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 SUCCESS, SOME_RUN_FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
@@ -33,6 +35,18 @@ def require_figure_file(path: Path) -> None:
     """Raises ValueError unless a figure can be drawn into a file of that name."""
     if path.suffix not in FIGURE_SUFFIXES:
         raise ValueError(f"--out {str(path)!r}: must end in {', '.join(FIGURE_SUFFIXES[:-1])} or {FIGURE_SUFFIXES[-1]}")
+
+
+def redacted(text: str) -> str:
+    """The text without who logs in, and by which password, of any URI in it: before the host or in the query."""
+    text = re.sub(r"://\S*@", "://***@", text)
+    return re.sub(r"((?:password|passwd|pwd|token)=)[^\s&;'\"]+", r"\1***", text, flags=re.IGNORECASE)
+
+
+def reason(error: Exception) -> str:
+    """What another library raised, in a line of bearable length, without log-ins and without a database's statements."""
+    text = f"{type(error).__name__}: {error}".partition("[SQL")[0]
+    return redacted(" ".join(text.split()))[:LONGEST_REASON]
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nin.cli import OneLineParser, exit_with, positive
+from nin.cli import OneLineParser, exit_with, positive, reason
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -408,10 +408,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     trained, data.test.images[:2], name, uri, arguments.results / "mlartifacts", probabilities
                 )
         except Exception as error:  # of MLflow, of its databases, of the network
-            reason = f"{type(error).__name__}: {error}".partition("[SQL")[0]
-            reason = re.sub(r"://\S*@", "://***@", " ".join(reason.split()))  # who logs in is nobody else's business
             raise ValueError(
-                f"--mlflow: the network could not be registered ({reason[:300]}); the file above is complete"
+                f"--mlflow: the network could not be registered ({reason(error)}); the file above is complete"
             ) from error
         where = "" if own else f"MLFLOW_TRACKING_URI={uri} "
         print(

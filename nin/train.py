@@ -18,12 +18,11 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 
 from nin._malloc import keep_freed_memory
-from nin.blocks import weight_layers
+from nin.blocks import last_layer
 from nin.checkpoint import Checkpoint
 from nin.data import ImageData, Split
 from nin.fast import fast_layers, is_finite
 from nin.history import Evaluation, History, Score
-from nin.pooling import GlobalPool
 from nin.spec import TRAINER_VERSION, TrainSpec, choose, stream
 
 EVAL_BATCH = 500  # images; larger ones are slower on a CPU, whose caches they leave
@@ -270,12 +269,9 @@ def _laps(steps: int, evaluations: int) -> list[int]:
 
 
 def _parameter_groups(model: nn.Module, spec: TrainSpec) -> ParameterGroups:
-    """All parameters at `spec.lr`, but those of the last layer at its `last_lr_factor`: of what makes class maps or logits, which
-    a pooling with weights of its own does not.
-    """
+    """All parameters at `spec.lr`, but those of the last layer at its `last_lr_factor`."""
     if spec.last_lr_factor == 1:
         return [{"params": list(model.parameters())}]
-    in_poolings = {m for pooling in model.modules() if isinstance(pooling, GlobalPool) for m in pooling.modules()}
-    last = list([layer for layer in weight_layers(model) if layer not in in_poolings][-1].parameters())
+    last = list(last_layer(model).parameters())
     others = [p for p in model.parameters() if all(p is not q for q in last)]
     return [{"params": others}, {"params": last, "lr": spec.lr * spec.last_lr_factor}]

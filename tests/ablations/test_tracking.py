@@ -22,7 +22,7 @@ from mlflow.entities import Run as LoggedRun
 from ablations import tracking
 from ablations.records import RunRecord
 from ablations.study import Run, Study, Variant
-from ablations.tracking import Tracker, open_tracker, redacted
+from ablations.tracking import Tracker, open_tracker
 
 # SQLAlchemy, of how MLflow uses it.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -487,23 +487,6 @@ def test_without_mlflow_nothing_is_tracked(tmp_path: Path, monkeypatch: pytest.M
     tracker.close("FINISHED")
     assert lines == ["MLflow is not installed: runs are recorded on disk only"]
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("postgresql+psycopg2://me:secret@host/db", "postgresql+psycopg2://***@host/db"),
-        ("(at http://me:sec@ret/@host:5000/x)", "(at http://***@host:5000/x)"),
-        ("https://secret@host", "https://***@host"),
-        (
-            "postgresql://host/db?user=me&password=secret&sslmode=require",
-            "postgresql://host/db?user=me&password=***&sslmode=require",
-        ),
-        ("sqlite:///results/mlflow.db", "sqlite:///results/mlflow.db"),
-    ],
-)
-def test_no_password_is_shown(text: str, shown: str) -> None:
-    assert redacted(text) == shown
 
 
 @pytest.mark.parametrize(

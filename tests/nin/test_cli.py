@@ -1,0 +1,28 @@
+"""What command lines say is one line, and tells nobody how to log in."""
+
+import pytest
+
+from nin.cli import LONGEST_REASON, reason, redacted
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql+psycopg2://me:secret@host/db", "postgresql+psycopg2://***@host/db"),
+        ("(at http://me:sec@ret/@host:5000/x)", "(at http://***@host:5000/x)"),
+        ("https://secret@host", "https://***@host"),
+        (
+            "postgresql://host/db?user=me&password=secret&sslmode=require",
+            "postgresql://host/db?user=me&password=***&sslmode=require",
+        ),
+        ("sqlite:///results/mlflow.db", "sqlite:///results/mlflow.db"),
+    ],
+)
+def test_no_password_is_shown(text: str, shown: str) -> None:
+    assert redacted(text) == shown
+
+
+def test_a_librarys_error_is_a_reason_of_one_short_line_without_passwords() -> None:
+    error = RuntimeError("no answer\nfrom postgresql://me:secret@host/db [SQL: SELECT 1]")
+    assert reason(error) == "RuntimeError: no answer from postgresql://***@host/db"
+    assert len(reason(ValueError("x" * 1000))) == LONGEST_REASON
