@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablations.study import Run
+from nin.cli import one_line
 from nin.history import Evaluation
 
 if TYPE_CHECKING:
@@ -154,9 +155,7 @@ class Store:
             record = dacite.from_dict(RunRecord, json.loads(path.read_text()), dacite.Config(strict=True))
             _require_sound(record)
         except (ValueError, AttributeError, RecursionError, dacite.DaciteError) as error:
-            raise ValueError(
-                f"{path} is damaged ({' '.join(str(error).split())}): its run will be trained again"
-            ) from error
+            raise ValueError(f"{path} is damaged ({one_line(error)}): its run will be trained again") from error
         if record.run_id != run_id or record.run.run_id != run_id:
             raise ValueError(f"{path} is not the record of its own run: that run will be trained again")
         return record

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ablations.study import Run, Study, Variant, parse_overrides, require_settings
+from nin.cli import one_line
 
 SUFFIX = " tuned"
 
@@ -53,7 +54,7 @@ def read_winners(path: Path) -> dict[str, Winner]:
             require_settings(winner.params)
         return winners
     except (ValueError, KeyError, TypeError, AttributeError, dacite.DaciteError) as error:
-        raise ValueError(f"--tuned: {path} is damaged ({' '.join(str(error).split())}); tune again") from error
+        raise ValueError(f"--tuned: {path} is damaged ({one_line(error)}); tune again") from error
 
 
 def load_tuned(

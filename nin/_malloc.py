@@ -57,6 +57,7 @@ def _reserve_huge_pages() -> None:
         library.free(block)
 
 
+@cache
 def _c_library() -> ctypes.CDLL:
     library = ctypes.CDLL(None)
     library.malloc.argtypes, library.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p

@@ -37,6 +37,11 @@ def require_figure_file(path: Path) -> None:
         raise ValueError(f"--out {str(path)!r}: must end in {', '.join(FIGURE_SUFFIXES[:-1])} or {FIGURE_SUFFIXES[-1]}")
 
 
+def one_line(text: object) -> str:
+    """Without line breaks."""
+    return " ".join(str(text).split())
+
+
 def redacted(text: str) -> str:
     """The text without who logs in, and by which password, of any URI in it: before the host or in the query."""
     text = re.sub(r"://\S*@", "://***@", text)
@@ -46,7 +51,7 @@ def redacted(text: str) -> str:
 def reason(error: Exception) -> str:
     """What another library raised, in a line of bearable length, without log-ins and without a database's statements."""
     text = f"{type(error).__name__}: {error}".partition("[SQL")[0]
-    return redacted(" ".join(text.split()))[:LONGEST_REASON]
+    return redacted(one_line(text))[:LONGEST_REASON]
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:
@@ -58,7 +63,7 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
     try:
         status = main()
     except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         status = WRONG_REQUEST
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from ablations.records import Executed, RunRecord
 from ablations.study import Run
+from nin.cli import one_line
 from nin.history import Evaluation
 
 
@@ -95,8 +96,3 @@ def attempt(task: Task, run: Run, tell: Callable[[Event], None]) -> Ended | Fail
                 "MemoryError",
             )  # torch's own, whose import a worker may not need
             return Failed(run, one_line(f"{name}: {error}"), traceback.format_exc(), out_of_memory)
-
-
-def one_line(text: object) -> str:
-    """Without line breaks."""
-    return " ".join(str(text).split())

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ablations.engines import Ended, Event, Failed, Postponed, Started, Task, attempt, one_line
+from ablations.engines import Ended, Event, Failed, Postponed, Started, Task, attempt
 from ablations.study import Run
+from nin.cli import one_line
 
 if TYPE_CHECKING:
     from ray.util.queue import Queue
