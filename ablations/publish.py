@@ -13,7 +13,7 @@ from ablations.cli import add_study_options
 from ablations.records import PROVENANCE, RunRecord, Store, write_atomically
 from ablations.report import covered, write_report
 from ablations.study import Study, asked, command_of, load_study
-from ablations.tuned import load_tuned, tuned_path
+from ablations.tuning.winners import load_tuned, tuned_path
 from nin.cli import SUCCESS, OneLineParser, exit_with
 
 SCRATCH = ("report.html", ".inputs", "figures/*.svg")  # made again from the rest, and large

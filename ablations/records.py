@@ -129,7 +129,7 @@ class Store:
             self.drop_checkpoints([record.run_id])
 
     def checkpoint(self, run_id: str) -> Path:
-        """Where the run's checkpoint is while it trains. It is the worker's to write (`ablations.execute`)."""
+        """Where the run's checkpoint is while it trains. It is the worker's to write (`ablations.execution.worker`)."""
         return self.checkpoints_folder / f"{run_id}.pt"
 
     def drop_checkpoints(self, run_ids: Container[str]) -> None:

@@ -17,13 +17,13 @@ from ablations.cli import add_study_options, warn
 from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord, Store, curves_frame, runs_frame, write_atomically
 from ablations.study import Run, Study, load_study
-from ablations.tuned import load_tuned
+from ablations.tuning.winners import load_tuned
 from nin.cli import SUCCESS, OneLineParser, exit_with
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ablations.summary import Summary
+    from ablations.analysis.summary import Summary
 
 SEED_GAP = 100  # seeds are counted from 0; so many in a row without a record end the search for more
 STYLE = (
@@ -85,8 +85,8 @@ def write_report(study: Study, protocol: str, store: Store, overrides: Sequence[
             f"Not covered: {others} records in the same folder, of other settings, variants or trainer versions."
         )
 
-    from ablations.prose import first_sentence, sections
-    from ablations.summary import summarise
+    from ablations.analysis.summary import summarise
+    from ablations.reporting.sections import first_sentence, sections
 
     summary = summarise(study, protocol, records)
     answer = first_sentence(study, protocol, summary)
@@ -95,8 +95,8 @@ def write_report(study: Study, protocol: str, store: Store, overrides: Sequence[
     if not anew and page.exists() and inputs.exists() and inputs.read_text() == made_from:
         return Report(store.folder, answer, summary, records, damaged)
 
-    from ablations.plots import Tables, figures_of, save
-    from ablations.summary import published_runs
+    from ablations.analysis.summary import published_runs
+    from ablations.reporting.figures import Tables, figures_of, save
 
     target = study.target(protocol)
     results = [record for record in records if record.is_result]
@@ -132,7 +132,7 @@ def detectable_line(study: Study, runs: Sequence[Run], store: Store) -> str:
     The spread is that of the baseline and of confirmatory variants whose runs all learned: a single one that collapsed in some
     seeds, or a control that nothing is claimed of, would stand for all.
     """
-    from ablations import stats
+    from ablations.analysis import stats
 
     protocol = PROTOCOLS[runs[0].protocol]
     num_seeds = len({run.seed for run in runs})
@@ -162,8 +162,8 @@ def print_summary(report: Report, console: "Console") -> None:
     """The table at the end of a run."""
     from rich.table import Table
 
-    from ablations.prose import difference_text, interval_text
-    from ablations.summary import each_row, failures, verdict_text
+    from ablations.analysis.summary import each_row, failures, verdict_text
+    from ablations.reporting.sections import difference_text, interval_text
 
     table = Table(
         "variant", "n", "parameters", "GFLOP", "test accuracy, %", "difference, points", "verdict", "reached target"
@@ -220,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     study.expand(arguments.protocol, 1, [study.baseline], arguments.overrides)  # what is wrong is said at once
     store = Store(arguments.results, study.name, arguments.protocol)
 
-    from ablations.display import console_for_output
+    from ablations.execution.progress import console_for_output
 
     console = console_for_output()
     if arguments.against:
@@ -231,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_summary(report, console)
     print(f"report:  {store.folder / 'report.md'}")
     if arguments.sync:
-        from ablations.tracking import open_tracker
+        from ablations.tracking.mlflow_tree import open_tracker
 
         tracker = open_tracker(arguments.results, study, arguments.protocol, warn, arguments.overrides)
         tracker.sync(report.records)
@@ -246,7 +246,7 @@ def _print_comparison(store: Store, other: Store, console: "Console") -> int:
     from rich.markup import escape
     from rich.table import Table
 
-    from ablations.compare import compare_folders
+    from ablations.analysis.compare import compare_folders
 
     for side in (store, other):
         if not side.run_ids():

@@ -1,7 +1,7 @@
 """`python -m ablations.run STUDY`: execute what a study still lacks, keep the records, say what came of it.
 
 A second call trains nothing that is done; one at the same time, here or on another machine that shares the folder, takes its share
-of the runs (`ablations.driver`). Of several studies at once the first seeds of all variants come before any second.
+of the runs (`ablations.execution.driver`). Of several studies at once the first seeds of all variants come before any second.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ablations.cli import add_engine_options, add_study_options, names, seconds, warn
 from ablations.protocols import PROTOCOLS
 from ablations.study import Run, Study, load_study, study_names
-from ablations.tuned import load_tuned
+from ablations.tuning.winners import load_tuned
 from nin.cli import INTERRUPTED, SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with
 from nin.spec import choose
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ablations.records import RunRecord, Store
-    from ablations.tracking import Tracker
+    from ablations.tracking.tracker import Tracker
     from nin.measure import NetworkSize
 
 
@@ -45,8 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     studies = _studies(arguments)
 
     # From here on something is executed, and what that needs is worth the time it takes to load.
-    from ablations.display import console_for_output
-    from ablations.driver import (
+    from ablations.execution.driver import (
         CommonFailureError,
         OutOfTimeError,
         drive,
@@ -55,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_writable,
         time_limit,
     )
-    from ablations.tracking import open_tracker
+    from ablations.execution.progress import console_for_output
+    from ablations.tracking.mlflow_tree import open_tracker
 
     console = console_for_output()
     parts = [_part(study, arguments) for study in studies]
@@ -202,7 +202,7 @@ def _interrupted(parts: Sequence[Part]) -> int:
 
 def _sizes(runs: Sequence[Run]) -> dict[str, "NetworkSize"]:
     """Parameters and FLOPs by run_id. Loads the data once, here, so that workers find it; checks every name in the runs."""
-    from ablations.execute import load_cached, network_size
+    from ablations.execution.worker import load_cached, network_size
 
     by_variant: dict[tuple[str, str], NetworkSize] = {}
     for run in runs:
@@ -213,7 +213,7 @@ def _sizes(runs: Sequence[Run]) -> dict[str, "NetworkSize"]:
 
 def _print_plans(parts: Sequence[Part], arguments: argparse.Namespace, console: "Console") -> int:
     """What --dry-run shows: the table of each study, and how long all of it would take."""
-    from ablations.driver import default_workers
+    from ablations.execution.driver import default_workers
     from nin.machine import choose_device
 
     device = choose_device(arguments.device).type
@@ -229,7 +229,7 @@ def _print_plan(part: Part, device: str, threads: int, console: "Console") -> fl
     """What would be trained, how large it is, and how long it takes by a short timed probe; all its seconds, one run at a time."""
     from rich.table import Table
 
-    from ablations.execute import probe
+    from ablations.execution.worker import probe
     from ablations.report import detectable_line
 
     sizes = _sizes(part.runs)

@@ -1,4 +1,4 @@
-"""`python -m ablations.tune STUDY`: every variant at its best, by equal means. Its figures are in `ablations.tuning_report`.
+"""`python -m ablations.tune STUDY`: every variant at its best, by equal means. Its figures are in `ablations.tuning.report`.
 
 Each variant has an Optuna study of its own, with the same space, the same number of trials and the same random numbers. Trials come
 in batches of BATCH by synchronous successive halving (Jamieson and Talwalkar, arXiv:1502.07943): all train to the first rung, the
@@ -26,10 +26,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from ablations.cli import add_engine_options, add_study_options, names, warn
-from ablations.spaces import Choice, Range, space_of
 from ablations.study import Run, Study, load_study, parse_overrides
-from ablations.trials import StorageClaims, one_line_errors, open_storage
-from ablations.tuned import Winner, tuned_path, tuning_name
+from ablations.tuning.spaces import Choice, Range, space_of
+from ablations.tuning.storage import StorageClaims, one_line_errors, open_storage
+from ablations.tuning.winners import Winner, tuned_path, tuning_name
 from nin.cli import INTERRUPTED, SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with, positive, redacted
 from nin.spec import stream
 
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial, Trial
 
-    from ablations.engines import Engine
+    from ablations.execution.engines import Engine
     from ablations.records import RunRecord, Store
-    from ablations.tracking import Tracker
+    from ablations.tracking.tracker import Tracker
 
 BATCH = 4  # trials that are halved together
 SHARES = (0.25, 0.5, 1.0)  # of the whole training, at which the worse half ends
@@ -180,8 +180,8 @@ def _execute_to(
 
     Raises CommonFailureError if all of several runs failed alike each time.
     """
-    from ablations.driver import CommonFailureError, without_numbers
-    from ablations.engines import Ended, Failed, Progressed, Started, Warned
+    from ablations.execution.driver import CommonFailureError, without_numbers
+    from ablations.execution.engines import Ended, Failed, Progressed, Started, Warned
     from ablations.records import RunRecord
 
     records: dict[str, RunRecord] = {}
@@ -393,7 +393,7 @@ def _rank(task: Task, trial: "FrozenTrial") -> float:
 
 def _outcome(records: Sequence["RunRecord"]) -> str:
     """ "diverged" or "collapsed" if any seed is; else "learned"."""
-    from ablations.execute import load_cached
+    from ablations.execution.worker import load_cached
     from nin.train import chance_level
 
     if any(record.status == "diverged" for record in records):
@@ -425,12 +425,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     import optuna
     from filelock import FileLock
 
-    from ablations.display import console_for_output
-    from ablations.driver import CommonFailureError, handle_signals, make_engine, require_writable
-    from ablations.execute import load_cached, network_size
+    from ablations.execution.driver import CommonFailureError, handle_signals, make_engine, require_writable
+    from ablations.execution.progress import console_for_output
+    from ablations.execution.worker import load_cached, network_size
     from ablations.records import Store, write_atomically
-    from ablations.tracking import open_tracker
-    from ablations.tuning_report import write_tuning_report
+    from ablations.tracking.mlflow_tree import open_tracker
+    from ablations.tuning.report import write_tuning_report
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     for run in runs:  # here, so that no trial is spent on a name that does not exist, and workers find the data

@@ -23,10 +23,10 @@ NEVER = {
 
 # The only importers of a library.
 ONLY = {
-    "mlflow": ("ablations.tracking", "nin.export"),
-    "optuna": ("ablations.trials", "ablations.tune", "ablations.tuning_report"),
-    "ray": ("ablations.engines.ray",),
-    "seaborn": ("ablations.plots",),
+    "mlflow": ("ablations.tracking.mlflow_tree", "nin.export"),
+    "optuna": ("ablations.tuning.storage", "ablations.tune", "ablations.tuning.report"),
+    "ray": ("ablations.execution.engines.ray",),
+    "seaborn": ("ablations.reporting.figures",),
     "torchvision": ("nin._torchvision",),
 }
 
@@ -83,14 +83,19 @@ def forbidden(module: str, names: tuple[str, ...]) -> list[str]:
 def test_all_known_rooms_are_visited() -> None:
     assert {"nin", *(f"nin.{name}" for name in ("spec", "history", "train", "measure", "data"))} <= SOURCES.keys()
     assert {room for row in ROWS for room in row} <= SOURCES.keys()
-    assert {"ablations.study", "ablations.studies.num_1x1", "ablations.tracking", "ablations.plots"} <= SOURCES.keys()
+    assert {
+        "ablations.study",
+        "ablations.studies.num_1x1",
+        "ablations.tracking.mlflow_tree",
+        "ablations.reporting.figures",
+    } <= SOURCES.keys()
 
 
 @pytest.mark.parametrize(
     ("source", "at_import"),
     [
         ("import mlflow.entities", ["mlflow.entities"]),
-        ("from ablations import stats", ["ablations.stats"]),
+        ("from ablations.analysis import stats", ["ablations.analysis.stats"]),
         ("try:\n  import mlflow\nfinally:\n  pass", ["mlflow"]),
         ("class Room:\n  import mlflow", ["mlflow"]),
         ("def f():\n  import mlflow", []),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ablations.execute import execute
+from ablations.execution.worker import execute
 from ablations.protocols import PROTOCOLS
 from ablations.study import Study, load_study, study_names
 from nin import pooling

@@ -8,8 +8,8 @@ from pathlib import Path
 import fake_tasks
 from builders import smoke_runs
 
-from ablations.engines import Ended, Failed
-from ablations.engines.ray import PACKAGES, RayEngine, connect
+from ablations.execution.engines import Ended, Failed
+from ablations.execution.engines.ray import PACKAGES, RayEngine, connect
 
 here = Path(__file__).parent
 connect(cpus=2, packages=[*PACKAGES, str(here / "fake_tasks.py"), str(here / "builders.py")])

@@ -10,12 +10,12 @@ import pytest
 from builders import record_of
 
 from ablations import run
+from ablations.analysis.stats import EQUIVALENT, compare
 from ablations.publish import main
 from ablations.records import PROVENANCE, Store
 from ablations.report import covered, write_report
-from ablations.stats import EQUIVALENT, compare
 from ablations.study import Study, load_study
-from ablations.tuned import Winner, load_tuned, tuned_path
+from ablations.tuning.winners import Winner, load_tuned, tuned_path
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 PUBLISHED = sorted(path.parent for path in REFERENCE.rglob(PROVENANCE))

@@ -16,12 +16,13 @@ from builders import record_of, smoke_runs
 from processes import call, command
 from rich.console import Console
 
-from ablations import driver, run
-from ablations.display import Display
-from ablations.engines import Ended, Event, Failed, Started
+from ablations import run
+from ablations.execution import driver
+from ablations.execution.engines import Ended, Event, Failed, Started
+from ablations.execution.progress import Display
 from ablations.records import Store
 from ablations.study import Run
-from ablations.tracking import Tracker
+from ablations.tracking.tracker import Tracker
 from nin.measure import NetworkSize
 from nin.weights import load, load_data
 
@@ -166,8 +167,8 @@ def test_several_studies_share_a_budget_and_go_on_from_where_it_ended(
 
     monkeypatch.setattr(driver, "make_engine", lambda *_, **__: (Toy(), "cpu"))
     monkeypatch.setattr(driver, "handle_signals", lambda: None)
-    monkeypatch.setattr("ablations.plots.FIGURES", {})
-    monkeypatch.setattr("ablations.tracking.open_tracker", lambda *_: Tracker())
+    monkeypatch.setattr("ablations.reporting.figures.FIGURES", {})
+    monkeypatch.setattr("ablations.tracking.mlflow_tree.open_tracker", lambda *_: Tracker())
     studies = ["class_block,nonlinearity", "--protocol", "smoke", "--results", str(tmp_path)]
     assert run.main([*studies, "--budget", "5s"]) == 0
     assert "the time is up: 25 of 30 runs are left; the same command goes on" in capsys.readouterr().out
@@ -193,8 +194,8 @@ def test_what_came_of_a_study_is_shown_before_mlflow_is_waited_for(
     for each in smoke_runs(seeds=1, variants=["0x"]):
         store.write(record_of(each))
     monkeypatch.setattr(driver, "handle_signals", lambda: None)
-    monkeypatch.setattr("ablations.plots.FIGURES", {})
-    monkeypatch.setattr("ablations.tracking.open_tracker", lambda *_: Slow())
+    monkeypatch.setattr("ablations.reporting.figures.FIGURES", {})
+    monkeypatch.setattr("ablations.tracking.mlflow_tree.open_tracker", lambda *_: Slow())
     arguments = ["num_1x1", "--protocol", "smoke", "--variants", "0x", "--seeds", "1", "--results", str(tmp_path)]
     assert run.main(arguments) == 0
     assert "report:" in shown[0]
@@ -268,7 +269,7 @@ def test_dry_run_says_in_one_line_what_is_too_large_to_train(tmp_path: Path, mon
     def out_of_memory(*_: object) -> float:
         raise RuntimeError("can't allocate memory")
 
-    monkeypatch.setattr("ablations.execute.probe", out_of_memory)
+    monkeypatch.setattr("ablations.execution.worker.probe", out_of_memory)
     with pytest.raises(ValueError, match="variant '2x' cannot be trained here: can't allocate memory"):
         run.main(["num_1x1", *TINY, "--dry-run", "--results", str(tmp_path)])
 
@@ -277,7 +278,7 @@ def test_the_time_left_is_in_minutes_and_then_in_seconds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter((0.0, 90.0, 100.0, 110.0))
-    monkeypatch.setattr("ablations.display.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("ablations.execution.progress.time", SimpleNamespace(monotonic=lambda: next(clock)))
     runs = smoke_runs(seeds=1, variants=["0x", "1x"])
     with Display(dict.fromkeys(runs, 1.0), Console()) as display:
         for each in runs:

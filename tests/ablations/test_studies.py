@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from small_files import WRITERS
 
-from ablations.execute import execute
+from ablations.execution.worker import execute
 from ablations.protocols import PROTOCOLS
 from ablations.records import Store
 from ablations.report import write_report
@@ -29,7 +29,9 @@ def run_briefly(study: Study, folder: Path, seeds: int = 1) -> str:
 
 @pytest.mark.parametrize("name", [name for name in study_names() if name != "batch_memory"])
 def test_every_study_runs_and_reports(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ablations.plots.FIGURES", {})  # which have their own tests, and take most of the time
+    monkeypatch.setattr(
+        "ablations.reporting.figures.FIGURES", {}
+    )  # which have their own tests, and take most of the time
     text = run_briefly(load_study(name), tmp_path)
     assert text.startswith(f"# {name}: ")
     assert "Without results" not in text or "left out" in text  # in tiny networks controls coincide

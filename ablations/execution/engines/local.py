@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from ablations.engines import Ended, Event, Failed, Postponed, Started, Task, attempt
+from ablations.execution.engines import Ended, Event, Failed, Postponed, Started, Task, attempt
 from ablations.study import Run
 
 SPAWN = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA, and inherits torch's threads half dead

@@ -14,16 +14,17 @@ import pytest
 from matplotlib.figure import Figure
 from processes import PASSWORD, call, command
 
-from ablations import claims, run, tune
-from ablations.driver import CommonFailureError
-from ablations.engines import Ended, Event, Failed, Started
+from ablations import run, tune
+from ablations.execution import claims
+from ablations.execution.driver import CommonFailureError
+from ablations.execution.engines import Ended, Event, Failed, Started
 from ablations.records import RunRecord, Store
-from ablations.spaces import NUISANCE, Choice, Range, space_of
 from ablations.study import Run, load_study
-from ablations.tracking import Tracker
-from ablations.trials import StorageClaims
-from ablations.tuned import Winner, with_winners
-from ablations.tuning_report import write_tuning_report
+from ablations.tracking.tracker import Tracker
+from ablations.tuning.report import write_tuning_report
+from ablations.tuning.spaces import NUISANCE, Choice, Range, space_of
+from ablations.tuning.storage import StorageClaims
+from ablations.tuning.winners import Winner, with_winners
 from nin.history import Evaluation
 
 NUM_1X1 = load_study("num_1x1")
@@ -381,7 +382,7 @@ def test_titles_of_figures_stay_apart_and_logarithmic_axes_are_readable(
             labelled = [t for t in axes.get_xticks() if low <= t <= high]
             assert axes.get_xscale() != "log" or len(labelled) > 1, path.name
 
-    monkeypatch.setattr("ablations.plots.save", look)
+    monkeypatch.setattr("ablations.reporting.figures.save", look)
     (task,) = toy_tasks(tmp_path, 13, ["2x"])
     tune_toy(tmp_path, [task])
     write_tuning_report([task], Store(tmp_path, "toy-tuning", "smoke"), "tune")
@@ -528,7 +529,7 @@ def test_trials_of_another_setting_are_not_mixed_in(
 ) -> None:
     tasks = ["--results", str(tmp_path), "--trials", "1"]
     synced = Synced()
-    monkeypatch.setattr("ablations.tracking.open_tracker", lambda *_: synced)
+    monkeypatch.setattr("ablations.tracking.mlflow_tree.open_tracker", lambda *_: synced)
     assert tune.main([*TINY, *tasks, "--set", "train.epochs=1", "--workers", "1"]) == 0
     assert sorted(synced.labels) == ["0x trial 0", "2x trial 0"]  # in case MLflow had not heard of them
     said = capsys.readouterr().out

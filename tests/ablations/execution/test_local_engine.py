@@ -14,8 +14,8 @@ import psutil
 import pytest
 from builders import smoke_runs
 
-from ablations.engines import Ended, Failed, Postponed, Progressed, Started, Task, Warned
-from ablations.engines.local import LocalEngine
+from ablations.execution.engines import Ended, Failed, Postponed, Progressed, Started, Task, Warned
+from ablations.execution.engines.local import LocalEngine
 from ablations.study import Run
 
 RUNS = smoke_runs(seeds=2)

@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from ablations import stats
+from ablations.analysis import stats
+from ablations.analysis.summary import Summary, each_row, failures, verdict_text
 from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord
 from ablations.study import Study, command_of
-from ablations.summary import Summary, each_row, failures, verdict_text
 
 LINEAR = 0.99  # R squared from which a line is said to describe memory
 

@@ -1,4 +1,4 @@
-"""What the records of a study amount to: one row per variant, every number from `ablations.stats`.
+"""What the records of a study amount to: one row per variant, every number from `ablations.analysis.stats`.
 
 Accuracies are fractions; differences, margins and detectable differences are in points (100 x fraction).
 """
@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 from scipy.stats import linregress
 
-from ablations import stats
+from ablations.analysis import stats
 from ablations.records import RunRecord
 from ablations.study import Run, Study
 from nin.data import shape
 from nin.memory import activation_bytes
 
-REFERENCE = Path(__file__).parent.parent / "results" / "reference"
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 POINTS = 100  # points per unit of accuracy
 TRAINING_FLOPS = 3  # of a forward pass: the backward pass costs about two more
 LADDER = (-0.10, -0.05, 0.0, 0.02, 0.05)  # targets around the declared one; those of 100 % or more are left out

@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
-from ablations import plots
-from ablations.plots import FIGURES, Tables
+from ablations.analysis.summary import summarise
 from ablations.records import RunRecord, curves_frame, runs_frame
+from ablations.reporting import figures as plots
+from ablations.reporting.figures import FIGURES, Tables
 from ablations.study import Run, Study, Variant
-from ablations.summary import summarise
 
 BUDGET = 1024  # training images of a record from `builders`
 

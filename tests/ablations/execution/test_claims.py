@@ -14,8 +14,8 @@ import psutil
 import pytest
 from builders import smoke_runs
 
-from ablations import claims as claims_module
-from ablations.claims import LEASE, Claims, Owner
+from ablations.execution import claims as claims_module
+from ablations.execution.claims import LEASE, Claims, Owner
 
 RUN, OTHER_RUN = smoke_runs(seeds=1)[:2]
 WRONG_TYPES = json.dumps({**asdict(Owner.this()), "pid": "x"})

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from processes import call, command, records
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 SMALL = ["num_1x1", "--protocol", "smoke", "--variants", "0x", "--set", "train.epochs=12"]
 
 pytestmark = [

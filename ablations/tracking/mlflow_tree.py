@@ -1,16 +1,13 @@
-"""MLflow, and the only importer of it. Only the driver calls this, so a database has one writer.
+"""Log a study to MLflow as a tree of runs. The only importer of MLflow; only the driver calls this, so a database has one writer.
 
 Experiment `nin-ablations/<study>` holds one run per protocol (level "study"), under it one per variant with means over seeds as
 curves, under each one per seed. So the UI compares variants, and a variant opens into its seeds. Steps of curves are training
 images seen; what a run has only once is at step 0, which the UI draws as bars. The time of a metric is its run's start plus
 training time: a curve over relative time leaves evaluations out, and a point that is sent twice is one point.
 
-Tracking never stops a study: the records on disk are the truth. It has a thread of its own, and whatever MLflow raises there is
-one warning, after which nothing is sent until `sync` tries afresh. `sync`, at the end of this call or of a later one, logs what
-is missing, once.
+`sync`, at the end of this call or of a later one, logs what is missing, once.
 """
 
-import atexit
 import hashlib
 import importlib.util
 import json
@@ -19,28 +16,26 @@ import math
 import os
 import re
 import socket
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from queue import SimpleQueue
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from ablations.records import RunRecord
 from ablations.study import Run, Study
+from ablations.tracking.background import BackgroundTracker
+from ablations.tracking.metrics import Metrics, curve_metrics, final_metrics, over_seeds
+from ablations.tracking.tracker import Tracker
 from nin.cli import reason, redacted
 from nin.history import Evaluation
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as LoggedRun
-
-Call = Callable[["MlflowTracker"], None]
-Metrics = dict[str, float]
 
 IDENTITY = {"study": "protocol", "variant": "variant_id", "seed": "run_id"}  # the tag that tells runs of a level apart
 PARENT, DESCRIPTION = "mlflow.parentRunId", "mlflow.note.content"
@@ -51,7 +46,6 @@ BLACK = "#000000"
 ENDED = {"failed": "FAILED"}  # all else ends as "FINISHED"
 BATCH = 1000  # metrics in one request, the most that MLflow takes
 LONGEST_TAG = 5000  # characters
-PATIENCE = 300.0  # seconds that the end of a study waits for MLflow
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # what a tracking URI starts with if no server is in between
 UI = "http://127.0.0.1:5000"  # where `make ui` listens, on the database that it opens unless told otherwise:
 UI_DATABASE = "sqlite:///results/mlflow.db"
@@ -63,32 +57,6 @@ DEFAULTS = {  # where the user has not said otherwise
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-
-
-class Tracker:
-    """Tracks nothing. What the driver tells it is what `MlflowTracker` logs."""
-
-    def run_started(self, run: Run) -> None:
-        """A worker has begun the run."""
-
-    def run_progressed(self, run: Run, point: Evaluation) -> None:
-        """The run has reached its next evaluation."""
-
-    def run_ended(self, record: RunRecord) -> None:
-        """The run has ended, as a result or not."""
-
-    def sync(self, records: Iterable[RunRecord]) -> None:
-        """Log every record that is not logged yet, and the means over seeds of variants that have changed."""
-
-    def add_files(self, folder: Path) -> None:
-        """Keep the study's report, tables and figures as artifacts."""
-
-    def close(self, status: str) -> None:
-        """End what is still open, as "FINISHED" or "KILLED", and wait until all is logged."""
-
-    def links(self) -> list[str]:
-        """Lines that say where to look, once it is closed."""
-        return []
 
 
 def open_tracker(
@@ -117,103 +85,6 @@ def open_tracker(
         )
 
     return BackgroundTracker(lambda: MlflowTracker(uri, results, study, protocol, overrides), lost)
-
-
-def stop_all(patience: float) -> None:
-    """Leave no run open, as far as MLflow answers within so many seconds in all: the process is about to end."""
-    until = time.monotonic() + patience
-    for tracker in BACKGROUND:
-        tracker.stop(max(0.0, until - time.monotonic()))
-
-
-BACKGROUND: "list[BackgroundTracker]" = []  # all of this process
-
-
-class BackgroundTracker(Tracker):
-    """Has everything done in a thread, in order, so that neither a new database nor a slow server holds up a study.
-
-    Whatever is raised there is one warning, and nothing more is sent until `sync` or `close` tries once again.
-    """
-
-    def __init__(self, connect: "Callable[[], MlflowTracker]", lost: Callable[[Exception], None]) -> None:
-        self._connect, self._say_lost = connect, lost
-        self._tracker: MlflowTracker | None = None
-        self._is_lost = self._has_said = self._has_tried_again = self._is_closed = False
-        self._calls: SimpleQueue[tuple[Call, bool] | None] = SimpleQueue()
-        self._later(lambda tracker: None)  # to connect at once
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
-        self._thread.start()
-        BACKGROUND.append(self)
-        atexit.register(self.close, "KILLED")  # should the driver raise
-
-    def run_started(self, run: Run) -> None:
-        """Seen in MLflow at once."""
-        self._later(lambda tracker: tracker.run_started(run))
-
-    def run_progressed(self, run: Run, point: Evaluation) -> None:
-        """One batch of metrics."""
-        self._later(lambda tracker: tracker.run_progressed(run, point))
-
-    def run_ended(self, record: RunRecord) -> None:
-        """The final metrics and the status."""
-        self._later(lambda tracker: tracker.run_ended(record))
-
-    def sync(self, records: Iterable[RunRecord]) -> None:
-        """Connects again if MLflow was lost."""
-        all_records = list(records)
-        self._later(lambda tracker: tracker.sync(all_records), again=True)
-
-    def add_files(self, folder: Path) -> None:
-        """Takes the files as they are when their turn comes."""
-        self._later(lambda tracker: tracker.add_files(folder))
-
-    def close(self, status: str) -> None:
-        """Waits for MLflow, but not for ever. Does nothing the second time."""
-        if self._is_closed:
-            return
-        self._end_with(status)
-        self._thread.join(PATIENCE)
-        if self._thread.is_alive():
-            self._lose(TimeoutError(f"still busy after {PATIENCE:.0f} s"))
-
-    def stop(self, patience: float) -> None:
-        """Close as "KILLED", and wait so many seconds at most."""
-        if not self._is_closed:
-            self._end_with("KILLED")
-        self._thread.join(patience)
-
-    def links(self) -> list[str]:
-        """None if MLflow was lost."""
-        return self._tracker.links() if self._tracker else []
-
-    def _end_with(self, status: str) -> None:
-        self._is_closed = True
-        atexit.unregister(self.close)
-        self._later(lambda tracker: tracker.close(status), again=True)
-        self._calls.put(None)
-
-    def _later(self, call: Call, again: bool = False) -> None:
-        self._calls.put((call, again))
-
-    def _work(self) -> None:
-        while (item := self._calls.get()) is not None:
-            call, again = item
-            if self._is_lost and (self._has_tried_again or not again):
-                continue
-            self._has_tried_again = self._is_lost
-            try:
-                self._tracker = self._tracker or self._connect()
-                call(self._tracker)
-                self._is_lost = False
-            except Exception as error:
-                self._lose(error)
-
-    def _lose(self, error: Exception) -> None:
-        """Forget the tracker: what it knows may not hold any more, so the next one reads the tree anew."""
-        self._tracker, self._is_lost = None, True
-        if not self._has_said:
-            self._say_lost(error)
-        self._has_said = True
 
 
 @dataclass
@@ -277,7 +148,7 @@ class MlflowTracker(Tracker):
             node = self._start(record.run, started)
         self._log_curve(node, record.curve)
         if record.is_result and record.run.trial is None:  # of a trial there is only its curve
-            self._log(node, [(_final_metrics(record, self._target), 0, record.train_seconds)])
+            self._log(node, [(final_metrics(record, self._target), 0, record.train_seconds)])
             self._log_data(node, [record])
         device, commit = record.environment.get("device", ""), record.environment.get("commit", "")
         self._set_tags(node, {"status": record.status, "error": record.error, "device": device, COMMIT: commit})
@@ -443,7 +314,7 @@ class MlflowTracker(Tracker):
     def _log_curve(self, node: _Node, points: Iterable[Evaluation]) -> None:
         """Those of the points that have not been sent."""
         new = [point for point in points if point.examples not in node.logged]
-        self._log(node, [(_curve_metrics(point), point.examples, point.seconds) for point in new])
+        self._log(node, [(curve_metrics(point), point.examples, point.seconds) for point in new])
         node.logged.update(point.examples for point in new)
 
     def _log_means(self, variant_id: str, records: Sequence[RunRecord]) -> None:
@@ -462,10 +333,10 @@ class MlflowTracker(Tracker):
         for point in (point for record in records for point in record.curve):
             points[point.examples].append(point)
         curve = [
-            (_over_seeds([_curve_metrics(point) for point in each]), examples, fmean(point.seconds for point in each))
+            (over_seeds([curve_metrics(point) for point in each]), examples, fmean(point.seconds for point in each))
             for examples, each in points.items()
         ]
-        finals = _over_seeds([_final_metrics(record, self._target) for record in records])
+        finals = over_seeds([final_metrics(record, self._target) for record in records])
         self._log(variant, [*curve, ({**finals, "num_seeds": len(records)}, 0, finals["train_seconds"])])
         for node in (variant, self._parent):
             self._log_data(node, records)
@@ -535,42 +406,6 @@ def _reach_database(uri: str) -> None:
 def _variant_id(run: Run) -> str:
     """What all seeds of a variant, under the same overrides, have in common: the identity of seed 0."""
     return replace(run, seed=0).run_id
-
-
-def _curve_metrics(point: Evaluation) -> Metrics:
-    return {
-        "train/loss": point.train_loss,
-        "train/accuracy": point.train_accuracy,
-        "val/loss": point.val_loss,
-        "val/accuracy": point.val_accuracy,
-        "val/dead_classes": float(point.dead_classes),
-    }
-
-
-def _final_metrics(record: RunRecord, target: float) -> Metrics:
-    """The same keys for every run. One that misses the target has `examples_seen`, and convergence/reached 0."""
-    examples = record.examples_to_target(target)
-    return {
-        "test/accuracy": record.test_accuracy,
-        "test/loss": record.test_loss,
-        "generalization_gap": record.generalization_gap,
-        "dead_classes": float(record.dead_classes),
-        "params/total": float(record.params),
-        "params/trunk": float(record.params_trunk),
-        "params/head": float(record.params_head),
-        "gflops": record.gflops,
-        "peak_memory_mb": record.peak_memory_bytes / 1e6,
-        "convergence/examples_to_target": min(examples, float(record.examples_seen)),
-        "convergence/reached": float(math.isfinite(examples)),
-        "train_seconds": record.train_seconds,
-    }
-
-
-def _over_seeds(metrics: Sequence[Metrics]) -> Metrics:
-    """Means, and the standard deviations of accuracies on data not trained on, if there are two seeds or more."""
-    means = {key: fmean(each[key] for each in metrics) for key in metrics[0]}
-    spread = {"val/accuracy", "test/accuracy"} & means.keys() if len(metrics) > 1 else ()
-    return means | {f"{key}_sd": stdev(each[key] for each in metrics) for key in spread}
 
 
 def _times(record: RunRecord) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from ablations.claims import Lease, Owner
+from ablations.execution.claims import Lease, Owner
 from nin.cli import reason, redacted
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class StorageClaims(Lease):
 
     A claim is a running trial of an Optuna study of its own. Trials are numbered one after another, whoever adds them, so of all
     claims that have not ended or expired the one with the lowest number holds. A claim expires as those on runs do
-    (`ablations.claims`): its owner died on this machine, or shows no sign of life for LEASE by our clock.
+    (`ablations.execution.claims`): its owner died on this machine, or shows no sign of life for LEASE by our clock.
     """
 
     def __init__(self, storage: "BaseStorage", name: str) -> None:

@@ -23,10 +23,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-from ablations import stats
+from ablations.analysis import stats
+from ablations.analysis.summary import each_row, failures, verdict_text
 from ablations.records import write_atomically
 from ablations.study import Study
-from ablations.summary import each_row, failures, verdict_text
 
 mpl.rcParams["svg.hashsalt"] = "nin-ablations"  # else element ids differ from one drawing to the next
 WIDTH_INCHES = 8.0

@@ -13,9 +13,9 @@ from builders import record_of
 from rich.console import Console
 from scipy import stats as scipy_stats
 
-from ablations.plots import FIGURES
 from ablations.records import RunRecord, Store
 from ablations.report import covered, detectable_line, main, print_summary, write_report
+from ablations.reporting.figures import FIGURES
 from ablations.study import Run, load_study
 
 NUM_1X1 = load_study("num_1x1")
@@ -57,7 +57,7 @@ def first_paragraph(store: Store) -> str:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports without figures, which take most of a report's time."""
-    monkeypatch.setattr("ablations.plots.FIGURES", {})
+    monkeypatch.setattr("ablations.reporting.figures.FIGURES", {})
 
 
 @pytest.fixture(scope="module")
@@ -629,7 +629,7 @@ def test_published_runs_are_laid_beside_ours(tmp_path: Path, monkeypatch: pytest
     rows = ["# source", "network,train_loss,test_accuracy", *["lenet,0.4,0.70", "lenet,0.4,0.71", "lenet,0.4,0.72"]]
     rows += ["nin,0.4,0.70", "nin,0.6,0.5", "nin,2.3,0.1", "nin,,0.1"]
     (tmp_path / "textbook/published-runs.csv").write_text("\n".join(rows) + "\n")
-    monkeypatch.setattr("ablations.summary.REFERENCE", tmp_path)
+    monkeypatch.setattr("ablations.analysis.summary.REFERENCE", tmp_path)
     store = Store(tmp_path / "results", "textbook", "d2l")
     for run in study.expand("d2l", 3):
         record = record_of(run, test_accuracy=0.8 + 0.01 * run.seed)

@@ -18,8 +18,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.power import TTestIndPower
 from statsmodels.stats.weightstats import CompareMeans, ttost_ind
 
-from ablations import stats
-from ablations.stats import Interval, detectable_difference
+from ablations.analysis import stats
+from ablations.analysis.stats import Interval, detectable_difference
 
 NUM_STUDIES = 2_000  # simulated
 SEED_COUNTS = (3, 5, 10)

@@ -20,14 +20,15 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from ablations.claims import Claims
 from ablations.cli import warn
-from ablations.display import Display
-from ablations.engines import Ended, Engine, Event, Failed, Progressed, Started, Warned
-from ablations.execute import code_commit, environment, execute
+from ablations.execution.claims import Claims
+from ablations.execution.engines import Ended, Engine, Event, Failed, Progressed, Started, Warned
+from ablations.execution.progress import Display
+from ablations.execution.worker import code_commit, environment, execute
 from ablations.records import RunRecord, Store
 from ablations.study import Run
-from ablations.tracking import Tracker, stop_all
+from ablations.tracking.background import stop_all
+from ablations.tracking.tracker import Tracker
 from nin.cli import INTERRUPTED, redacted
 from nin.machine import choose_device
 from nin.measure import NetworkSize
@@ -136,14 +137,14 @@ def make_engine(arguments: argparse.Namespace, **options: object) -> tuple[Engin
     results = arguments.results.resolve()
     task = partial(execute, threads=arguments.threads, results=results, commit=code_commit(), **options)  # type: ignore[arg-type]
     if arguments.engine == "local":
-        from ablations.engines.local import LocalEngine
+        from ablations.execution.engines.local import LocalEngine
 
         device = choose_device(arguments.device).type
         workers = arguments.workers or default_workers(device)
         return LocalEngine(partial(task, device=device), workers, arguments.time_limit), device
     if importlib.util.find_spec("ray") is None:
         raise ValueError("--engine ray: Ray is not installed; pip install '.[ray]'")
-    from ablations.engines.ray import RayEngine, connect
+    from ablations.execution.engines.ray import RayEngine, connect
 
     has_gpus = connect(arguments.address or os.environ.get("RAY_ADDRESS"), (arguments.workers or 1) * arguments.threads)
     device = ("cuda" if has_gpus else "cpu") if arguments.device == "auto" else arguments.device

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from ablations.records import Store, write_atomically
-from ablations.spaces import Range
-from ablations.tuned import Winner
+from ablations.tuning.spaces import Range
+from ablations.tuning.winners import Winner
 
 if TYPE_CHECKING:
     from ablations.tune import Task
@@ -174,7 +174,7 @@ def _draw(task: "Task", folder: Path) -> list[str]:
     from optuna.importance import FanovaImportanceEvaluator
     from optuna.visualization import matplotlib as draw
 
-    from ablations.plots import save
+    from ablations.reporting.figures import save
 
     complete = sum(trial.state.name == "COMPLETE" for trial in task.trials.get_trials())
     figures: dict[str, Callable[[], Any]] = {}

@@ -19,10 +19,12 @@ from builders import record_of
 from mlflow import MlflowClient
 from mlflow.entities import Run as LoggedRun
 
-from ablations import tracking
 from ablations.records import RunRecord
 from ablations.study import Run, Study, Variant
-from ablations.tracking import Tracker, open_tracker
+from ablations.tracking import background
+from ablations.tracking import mlflow_tree as tracking
+from ablations.tracking.mlflow_tree import open_tracker
+from ablations.tracking.tracker import Tracker
 
 # SQLAlchemy, of how MLflow uses it.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -245,7 +247,7 @@ def test_a_variants_colour_is_that_of_the_figures(done: Tracked) -> None:
     import pandas as pd
     from matplotlib.colors import to_hex
 
-    from ablations.plots import Tables
+    from ablations.reporting.figures import Tables
 
     tables = Tables(done.study, "smoke", *[pd.DataFrame()] * 3)
     for run in [*done.logged("variant"), *done.logged("seed")]:
@@ -467,7 +469,7 @@ def test_a_database_that_is_not_there_is_not_waited_for(
 
 
 def test_a_server_that_never_answers_is_not_waited_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "PATIENCE", 1.0)
+    monkeypatch.setattr(background, "PATIENCE", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
         lines: list[str] = []
@@ -475,7 +477,7 @@ def test_a_server_that_never_answers_is_not_waited_for_long(tmp_path: Path, monk
         started = time.monotonic()
         tracker.close("FINISHED")
         tracker.close("KILLED")
-    assert time.monotonic() - started < 2 * tracking.PATIENCE
+    assert time.monotonic() - started < 2 * background.PATIENCE
     (line,) = lines
     assert "still busy" in line
 
@@ -514,7 +516,7 @@ import sys
 from pathlib import Path
 from builders import record_of
 from test_tracking import STUDY
-from ablations.tracking import open_tracker
+from ablations.tracking.mlflow_tree import open_tracker
 
 run, *_, last = STUDY.expand("smoke")
 tracker = open_tracker(Path(sys.argv[1]), STUDY, "smoke", print)
@@ -526,7 +528,7 @@ tracker.run_started(last)
 
 CTRL_C_TWICE = """
 import signal, time
-from ablations.driver import ECHO, handle_signals
+from ablations.execution.driver import ECHO, handle_signals
 while tracker._tracker is None or last.run_id not in tracker._tracker._open:
     time.sleep(0.1)
 handle_signals()
@@ -539,7 +541,9 @@ except KeyboardInterrupt:
 
 
 def start_driver(results: Path, end: str = "raise SystemExit(3)") -> "subprocess.Popen[str]":
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    paths = os.pathsep.join(
+        [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[3])]
+    )
     return subprocess.Popen(
         [sys.executable, "-c", DRIVER + end, str(results)],
         env={**os.environ, "PYTHONPATH": paths},

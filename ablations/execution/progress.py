@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ablations.engines import Ended, Event, Failed, Postponed, Progressed, Started
+from ablations.execution.engines import Ended, Event, Failed, Postponed, Progressed, Started
 from ablations.study import Run
 
 PLAIN_WIDTH = 140  # characters; of tables where there is no terminal to ask

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from ablations import stats
+from ablations.analysis import stats
 from ablations.records import Executed, RunRecord, Store, pack_correctness
 from ablations.study import Run
 from nin.data import AUGMENTATIONS, ImageData, load

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ablations.engines import Ended, Event, Failed, Postponed, Started, Task, attempt
+from ablations.execution.engines import Ended, Event, Failed, Postponed, Started, Task, attempt
 from ablations.study import Run
 from nin.cli import one_line
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 CONNECT_SEC = 10  # to the cluster's port
 POLL = 0.2  # seconds between two looks at what the workers say
 RETRIES = 3  # of a run whose node or worker is lost
-PACKAGES = [str(Path(__file__).parents[2] / name) for name in ("nin", "ablations")]
+PACKAGES = [str(Path(__file__).parents[3] / name) for name in ("nin", "ablations")]
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""Turn numbers into words and pictures: the report's sentences, tables and figures."""

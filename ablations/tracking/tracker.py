@@ -1,0 +1,34 @@
+"""Tell whoever keeps track how runs go: the interface, and a tracker that tracks nothing."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ablations.records import RunRecord
+from ablations.study import Run
+from nin.history import Evaluation
+
+
+class Tracker:
+    """Tracks nothing. What the driver tells it is what `ablations.tracking.mlflow_tree.MlflowTracker` logs."""
+
+    def run_started(self, run: Run) -> None:
+        """A worker has begun the run."""
+
+    def run_progressed(self, run: Run, point: Evaluation) -> None:
+        """The run has reached its next evaluation."""
+
+    def run_ended(self, record: RunRecord) -> None:
+        """The run has ended, as a result or not."""
+
+    def sync(self, records: Iterable[RunRecord]) -> None:
+        """Log every record that is not logged yet, and the means over seeds of variants that have changed."""
+
+    def add_files(self, folder: Path) -> None:
+        """Keep the study's report, tables and figures as artifacts."""
+
+    def close(self, status: str) -> None:
+        """End what is still open, as "FINISHED" or "KILLED", and wait until all is logged."""
+
+    def links(self) -> list[str]:
+        """Lines that say where to look, once it is closed."""
+        return []
