@@ -12,6 +12,8 @@ class Protocol:
 
     target    validation accuracy (a fraction) that counts as trained, unless the study declares its own
     seeds     runs per variant
+    lengths   training images seen, after each of which the question is asked; each is a complete training with its own
+              schedule. Empty: one length, that of `train`
     assumed_sd  standard deviation of test accuracy between seeds (a fraction), for planning before there are runs
     note      what a reader of a report must know about the setting
     """
@@ -25,6 +27,7 @@ class Protocol:
     target: float
     assumed_sd: float
     note: str = ""
+    lengths: tuple[int, ...] = ()
 
 
 NO_CLASS_RELU = (

@@ -125,9 +125,15 @@ class Run:
         )
 
     @property
+    def length(self) -> int:
+        """Training images seen in all, where the protocol asks a question after several lengths of training; else 0."""
+        return self.train.examples
+
+    @property
     def label(self) -> str:
-        """The name a person sees: variant and seed."""
-        return f"{self.variant} seed {self.seed}" if self.trial is None else f"{self.variant} trial {self.trial}"
+        """The name a person sees: variant, length of training if there are several, and seed."""
+        name = f"{self.variant} {length_name(self.length)}" if self.length else self.variant
+        return f"{name} seed {self.seed}" if self.trial is None else f"{name} trial {self.trial}"
 
 
 @dataclass(frozen=True)
@@ -179,12 +185,14 @@ class Study:
         seeds: int | None = None,
         variants: Sequence[str] | None = None,
         overrides: Iterable[str] = (),
+        lengths: Sequence[int] | None = None,
     ) -> tuple[Run, ...]:
-        """All runs, every variant's first seed before any variant's second.
+        """All runs, every variant's first seed before any variant's second, and short trainings before long ones.
 
         seeds      how many; the protocol's own number by default
         variants   a subset, to which the baseline is added
         overrides  "train.lr=0.05": changes to every run, checked for name and type
+        lengths    those of the protocol's lengths of training that are asked for; all of them by default
 
         A control whose size cannot be told from another's (in tiny networks) is left out. Raises ValueError for names or
         values that do not exist, or if two variants come out as the same network.
@@ -203,8 +211,15 @@ class Study:
             if name not in chosen:
                 chosen.append(name)
         changes = parse_overrides(overrides)
-        resolved = self._distinct({name: self._resolve(base, name, changes) for name in chosen})
-        return tuple(replace(run, seed=seed) for seed in range(num_seeds) for run in resolved)
+        resolved = [
+            run
+            for length in _chosen_lengths(base, lengths)
+            for run in self._distinct(
+                {name: self._resolve(base, name, {**_of_length(length), **changes}) for name in chosen}
+            )
+        ]
+        unique = {run.run_id: run for run in resolved}  # an override of the length leaves one
+        return tuple(replace(run, seed=seed) for seed in range(num_seeds) for run in unique.values())
 
     def _resolve(self, base: Protocol, name: str, overrides: Mapping[str, object]) -> Run:
         variant = self.variants[name]
@@ -234,6 +249,35 @@ class Study:
                 other = kept[run.run_id].variant
                 raise ValueError(f"variants {other!r} and {name!r} are the same run once everything is resolved")
         return list(kept.values())
+
+
+def _chosen_lengths(protocol: Protocol, wanted: Sequence[int] | None) -> Sequence[int]:
+    """Those of the protocol's lengths that are wanted, in ascending order; a single 0 where the protocol names none."""
+    if wanted is None:
+        return protocol.lengths or (0,)
+    unknown = [length_name(length) for length in wanted if length not in protocol.lengths]
+    if unknown:
+        there = ", ".join(map(length_name, protocol.lengths)) or "it trains for a number of epochs"
+        raise ValueError(f"--lengths {','.join(unknown)}: protocol {protocol.name!r} has no such length ({there})")
+    return sorted(set(wanted))
+
+
+def _of_length(length: int) -> Changes:
+    return {"train.examples": length} if length else {}
+
+
+def length_name(length: int) -> str:
+    """ "40k" for 40,000 training images; "1,500" where it is not whole thousands."""
+    return f"{length // 1000}k" if length % 1000 == 0 else f"{length:,}"
+
+
+def parse_length(text: str) -> int:
+    """40000 from "40k" or "40000". Raises ValueError for anything else."""
+    number = text.strip().lower().replace(",", "")
+    digits, factor = (number[:-1], 1000) if number.endswith("k") else (number, 1)
+    if not digits.isdecimal() or int(digits) == 0:
+        raise ValueError(f"--lengths {text!r}: must be training images seen, such as 40k or 160000")
+    return int(digits) * factor
 
 
 def study_names() -> list[str]:

@@ -151,16 +151,17 @@ def load(spec: DataSpec, root: Path | None = None, device: str | torch.device = 
     """
     choose(AUGMENTATIONS, spec.augment, "augmentation")
     source = read(spec, root or data_root())
+    noisy = replace(source.train, labels=_with_noise(source.train.labels, len(source.classes), spec))
     order = hashed_order(spec.split, len(source.train.labels))
     num_train = spec.train_examples or len(order) - spec.val_examples
     _require_enough("data.val_examples + data.train_examples", spec.val_examples + max(num_train, 1), len(order))
     _require_enough("data.test_examples", spec.test_examples, len(source.test.labels))
     test = source.test
     if spec.test_examples:
-        test = test.take(hashed_order(spec.split, len(test.labels))[: spec.test_examples])
+        test = test.take(hashed_order(spec.test_split, len(test.labels))[: spec.test_examples])
     chosen = order[spec.val_examples : spec.val_examples + num_train]
     num_different = max(1, round(spec.train_fraction * num_train))
-    train = source.train.take(chosen[torch.arange(num_train) % num_different])
+    train = noisy.take(chosen[torch.arange(num_train) % num_different])
     val = source.train.take(order[: spec.val_examples]) if spec.val_examples else test
     mean, std = _pixel_statistics(source.train.images)
     digest = hashlib.sha256()
@@ -168,6 +169,15 @@ def load(spec: DataSpec, root: Path | None = None, device: str | torch.device = 
         for tensor in (part.images, part.labels):
             digest.update(tensor.contiguous().numpy().data)
     return ImageData(spec, source.classes, train, val, test, mean, std, digest.hexdigest()).to(device)
+
+
+def _with_noise(labels_N: Tensor, num_classes: int, spec: DataSpec) -> Tensor:
+    """(N,) labels, of which a share `spec.label_noise` is drawn anew; the same for every training of the division."""
+    if not spec.label_noise:
+        return labels_N
+    generator = _generator(0, f"label noise {spec.split}")
+    is_drawn_N = torch.rand(len(labels_N), generator=generator) < spec.label_noise
+    return torch.where(is_drawn_N, torch.randint(num_classes, (len(labels_N),), generator=generator), labels_N)
 
 
 def _generator(seed: int, name: str) -> torch.Generator:

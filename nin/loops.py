@@ -114,7 +114,7 @@ class OurLoop(Loop):
         self.setting = setting
         self.device = torch.device(device)
         self.data = images(setting.data, device)
-        self.spec = replace(setting.train, epochs=1, evals_per_epoch=1)
+        self.spec = replace(setting.train, epochs=1, evals_per_epoch=1, examples=0, eval_every=0)
         self.network = build_model(setting.model, self.data.in_shape, self.data.num_classes)
         if compiled:
             self.network.compile()

@@ -26,7 +26,7 @@ def training_memory(model: ModelSpec, data: ImageData, spec: TrainSpec) -> int:
     few = 2 * spec.batch_size
     positions = torch.arange(few, device=data.train.labels.device) % len(data.train.labels)
     part = replace(data, train=data.train.take(positions), val=data.val.first(1))
-    once = replace(spec, epochs=1, evals_per_epoch=1)
+    once = replace(spec, epochs=1, evals_per_epoch=1, examples=0, eval_every=0)
 
     def two_steps() -> None:
         train(build_model(model, data.in_shape, data.num_classes), part, once)

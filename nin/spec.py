@@ -9,13 +9,15 @@ import difflib
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 T = TypeVar("T")
 Shape = tuple[int, int, int]  # (C, H, W) of an image or of features
 
 MAX_SIDE = 4096  # pixels of an image's height and width, far beyond what any network here is for
+
+BY_SEED = "by-seed"  # the division of the training images that is drawn anew for each seed
 
 TRAINER_VERSION = 1  # part of every run's identity; raised when the same specification would train differently
 
@@ -71,13 +73,16 @@ class DataSpec:
     """A data set and how much of it is used.
 
     name            a key of `nin.data.DATASETS`, or "folder:NAME" for images in folders of classes under the data root
-    split           names the division into training and validation images; the same name divides alike on every machine
+    split           names the division into training and validation images; the same name divides alike on every machine.
+                    "by-seed": each seed of a run has a division of its own (`for_seed`)
     train_examples  training images used (0: all that validation leaves)
     train_fraction  share of those that are different images; each is then seen 1/train_fraction times an epoch, so that the
                     budget and the points of evaluation stay the same
     val_examples    images set aside from the training set for validation; 0: none, the test set is watched in their place,
                     as the textbook does
-    test_examples   test images used (0: all)
+    test_examples   test images used (0: all), the same under every division
+    label_noise     share of the training labels that are drawn anew, all classes equally likely; never those of validation
+                    or test images. Which labels, and what they become, goes with the division
     image_size      height and width in pixels that networks see (0: the data set's own); made on the device, bilinear
     normalize       subtract the training set's mean and divide by its standard deviation, channel by channel;
                     otherwise pixels are in [0, 1]
@@ -93,12 +98,23 @@ class DataSpec:
     image_size: int = 0
     normalize: bool = True
     augment: str = "none"
+    label_noise: float = 0.0
 
     def __post_init__(self) -> None:
         for field in ("train_examples", "val_examples", "test_examples"):
             _require(getattr(self, field) >= 0, field, getattr(self, field), "0 or more")
         _require(0 <= self.image_size <= MAX_SIDE, "image_size", self.image_size, f"0 or more and at most {MAX_SIDE}")
         _require(0 < self.train_fraction <= 1, "train_fraction", self.train_fraction, "greater than 0 and at most 1")
+        _require(0 <= self.label_noise <= 1, "label_noise", self.label_noise, "between 0 and 1")
+
+    def for_seed(self, seed: int) -> "DataSpec":
+        """The specification of the data that a run of this seed trains on: a division by seed gets a name of its own."""
+        return replace(self, split=f"{BY_SEED}-{seed}") if self.split == BY_SEED else self
+
+    @property
+    def test_split(self) -> str:
+        """The name by which test images are chosen: one for all seeds, so that networks are compared on the same images."""
+        return BY_SEED if self.split.startswith(f"{BY_SEED}-") else self.split
 
 
 @dataclass(frozen=True)
@@ -106,6 +122,8 @@ class TrainSpec:
     """How a network is trained.
 
     epochs           passes over the training images
+    examples         training images seen in all, in the place of `epochs`; the last step may go beyond by less than a batch.
+                     0: as many as `epochs` passes
     batch_size       images per step; the last partial batch of an epoch is kept
     optimizer        a key of `nin.train.OPTIMIZERS`
     lr               learning rate; the peak where the schedule has one
@@ -114,6 +132,8 @@ class TrainSpec:
     precision        "float32", or "bf16": automatic mixed precision
     channels_last    memory format of images and convolution weights
     evals_per_epoch  evaluations at equal distances, counted in training examples, the last at the epoch's end
+    eval_every       training images between evaluations, in the place of `evals_per_epoch`; the last is at the end.
+                     0: as `evals_per_epoch` says
     """
 
     epochs: int = 10
@@ -128,16 +148,24 @@ class TrainSpec:
     precision: str = "float32"
     channels_last: bool = True
     evals_per_epoch: int = 2
+    examples: int = 0
+    eval_every: int = 0
 
     def __post_init__(self) -> None:
         for field in ("epochs", "batch_size", "evals_per_epoch"):
             _require(getattr(self, field) >= 1, field, getattr(self, field), "1 or more")
+        for field in ("examples", "eval_every"):
+            _require(getattr(self, field) >= 0, field, getattr(self, field), "0 or more")
         _require(0 < self.lr < math.inf, "lr", self.lr, "greater than 0 and finite")
         _require(0 < self.last_lr_factor < math.inf, "last_lr_factor", self.last_lr_factor, "greater than 0 and finite")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
         _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "0 or more and finite")
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "at least 0 and below 1")
         _require(self.precision in ("float32", "bf16"), "precision", self.precision, "'float32' or 'bf16'")
+
+    def images(self, num_examples: int) -> int:
+        """Training images that a run sees in all, of a training set of `num_examples`; the last step may go beyond."""
+        return self.examples or self.epochs * num_examples
 
 
 def stream(seed: int, name: str) -> int:

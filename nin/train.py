@@ -6,9 +6,9 @@ counts stay there as tensors and are read at an evaluation on the CPU, at the en
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import islice, pairwise
+from itertools import count, islice, pairwise
 from pathlib import Path
 
 import torch
@@ -75,10 +75,9 @@ def train(
         keep_freed_memory(model)
     memory_format = torch.channels_last if spec.channels_last else torch.contiguous_format
     model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
-    num_examples = len(data.train.labels)
-    steps_per_epoch = math.ceil(num_examples / spec.batch_size)
+    grid = Grid(spec, len(data.train.labels))
     optimizer = choose(OPTIMIZERS, spec.optimizer, "optimizer")(_parameter_groups(model, spec), spec)
-    schedule = choose(SCHEDULES, spec.schedule, "schedule")(optimizer, spec.epochs * steps_per_epoch)
+    schedule = choose(SCHEDULES, spec.schedule, "schedule")(optimizer, grid.steps[-1])
     torch.manual_seed(stream(seed, "dropout"))
 
     curve: list[Evaluation] = []
@@ -96,45 +95,40 @@ def train(
     if has_to_pause():
         return History("paused", curve)
     clock = _Clock(device, curve)
-    laps = _laps(steps_per_epoch, spec.evals_per_epoch)
-    first_epoch, laps_done = divmod(len(curve), len(laps))
-    for epoch in range(first_epoch, spec.epochs):
-        steps_done = sum(laps[:laps_done])
-        batches = data.epoch(spec.batch_size, seed, epoch, channels_last=spec.channels_last, first_step=steps_done)
-        unread: list[tuple[int, _Tally, _Tally]] = []
-        for steps in laps[laps_done:]:
-            clock.start()
-            trained = _train_steps(model, islice(batches, steps), optimizer, schedule, spec)
-            clock.stop()
-            steps_done += steps
-            examples = epoch * num_examples + min(steps_done * spec.batch_size, num_examples)
-            unread.append((examples, trained, _tally(model, data, data.val, spec)))
-            if device.type == "cuda" and steps_done < steps_per_epoch:
-                continue  # reading now would wait for the device
-            for examples, trained, validated in unread:
-                train_score, val_score = trained.score(), validated.score()
-                point = Evaluation(
-                    examples=examples,
-                    epoch=examples / num_examples,
-                    train_loss=train_score.loss,
-                    train_accuracy=train_score.accuracy,
-                    val_loss=val_score.loss,
-                    val_accuracy=val_score.accuracy,
-                    dead_classes=val_score.dead_classes,
-                    seconds=clock.seconds(laps=len(curve) + 1),
-                )
-                curve.append(point)
-                on_eval(point)
-                if not (math.isfinite(point.train_loss) and math.isfinite(point.val_loss)):
-                    return History("diverged", curve, clock.seconds_before)
-            unread.clear()
-            if has_to_pause():
-                if saved:
-                    saved.save(curve)
-                return History("paused", curve, clock.seconds_before)
+    steps_done = grid.steps[len(curve) - 1] if curve else 0
+    batches = _batches_from(steps_done, grid, data, spec, seed)
+    unread: list[tuple[int, _Tally, _Tally]] = []
+    for step, is_last_of_epoch in grid.from_point(len(curve)):
+        clock.start()
+        trained = _train_steps(model, islice(batches, step - steps_done), optimizer, schedule, spec)
+        clock.stop()
+        steps_done = step
+        unread.append((grid.examples_at(step), trained, _tally(model, data, data.val, spec)))
+        if device.type == "cuda" and not is_last_of_epoch:
+            continue  # reading now would wait for the device
+        for examples, trained, validated in unread:
+            train_score, val_score = trained.score(), validated.score()
+            point = Evaluation(
+                examples=examples,
+                epoch=examples / grid.num_examples,
+                train_loss=train_score.loss,
+                train_accuracy=train_score.accuracy,
+                val_loss=val_score.loss,
+                val_accuracy=val_score.accuracy,
+                dead_classes=val_score.dead_classes,
+                seconds=clock.seconds(laps=len(curve) + 1),
+            )
+            curve.append(point)
+            on_eval(point)
+            if not (math.isfinite(point.train_loss) and math.isfinite(point.val_loss)):
+                return History("diverged", curve, clock.seconds_before)
+        unread.clear()
+        if has_to_pause():
             if saved:
-                saved.save_if_due(curve)
-        laps_done = 0
+                saved.save(curve)
+            return History("paused", curve, clock.seconds_before)
+        if saved:
+            saved.save_if_due(curve)
     left_chance = max(point.val_accuracy for point in curve) > chance_level(data.val.labels)
     return History("finished" if left_chance else "collapsed", curve, clock.seconds_before)
 
@@ -261,11 +255,51 @@ class _Clock:
         return float(start.elapsed_time(stop)) / 1000
 
 
-def _laps(steps: int, evaluations: int) -> list[int]:
-    """Steps between evaluations: `steps` in at most `evaluations` nearly equal parts."""
-    evaluations = min(evaluations, steps)
-    ends = sorted({math.ceil(steps * k / evaluations) for k in range(1, evaluations + 1)})
-    return [end - start for start, end in pairwise([0, *ends])]
+class Grid:
+    """The steps of a training after which it is evaluated, counted from its start; the last is its end.
+
+    The same for all networks that are trained alike on as many images. `num_examples` is the size of the training set.
+    """
+
+    def __init__(self, spec: TrainSpec, num_examples: int) -> None:
+        self.num_examples, self._batch_size = num_examples, spec.batch_size
+        self.steps_per_epoch = math.ceil(num_examples / spec.batch_size)
+        images = spec.images(num_examples)
+        last = self._step_at(images)
+        if spec.eval_every:
+            points = {self._step_at(k * spec.eval_every) for k in range(1, math.ceil(images / spec.eval_every))}
+        else:
+            parts = min(spec.evals_per_epoch, self.steps_per_epoch)
+            within = {math.ceil(self.steps_per_epoch * k / parts) for k in range(1, parts + 1)}
+            starts = range(0, last, self.steps_per_epoch)
+            points = {start + step for start in starts for step in within if start + step < last}
+        self.steps = sorted(points | {last})
+
+    def examples_at(self, step: int) -> int:
+        """Training images seen after so many steps."""
+        epochs, steps = divmod(step, self.steps_per_epoch)
+        return epochs * self.num_examples + min(steps * self._batch_size, self.num_examples)
+
+    def from_point(self, first: int) -> Iterator[tuple[int, bool]]:
+        """The steps from point number `first` on, and for each: is no later point in its epoch?"""
+        beyond = self.steps[-1] + self.steps_per_epoch
+        for step, later in pairwise([*self.steps[first:], beyond]):
+            yield step, math.ceil(later / self.steps_per_epoch) > math.ceil(step / self.steps_per_epoch)
+
+    def _step_at(self, examples: int) -> int:
+        """The first step after which so many images were seen."""
+        epochs, rest = divmod(examples, self.num_examples)
+        return epochs * self.steps_per_epoch + math.ceil(rest / self._batch_size)
+
+
+def _batches_from(
+    step: int, grid: Grid, data: ImageData, spec: TrainSpec, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of one epoch after the other without end, from that step of the training on."""
+    first_epoch, first_step = divmod(step, grid.steps_per_epoch)
+    for epoch in count(first_epoch):
+        yield from data.epoch(spec.batch_size, seed, epoch, channels_last=spec.channels_last, first_step=first_step)
+        first_step = 0
 
 
 def _parameter_groups(model: nn.Module, spec: TrainSpec) -> ParameterGroups:

@@ -61,7 +61,7 @@ def budget(record: RunRecord) -> int:
     if record.status != "diverged" or not record.curve:
         return record.examples_seen
     last = record.curve[-1]
-    return round(last.examples / last.epoch * record.run.train.epochs)
+    return record.run.train.images(round(last.examples / last.epoch))
 
 
 def held_to_budget(record: RunRecord) -> tuple[list[int], list[float]]:

@@ -72,7 +72,7 @@ class Display:
                 if not self._console.is_terminal:
                     self._line(f"{label}: started")
             case Progressed(point=point):
-                self._done[run] = point.epoch / run.train.epochs
+                self._done[run] = min(1.0, point.examples / run.train.images(round(point.examples / point.epoch)))
                 note = f"val {point.val_accuracy:.3f}" + (f", {point.dead_classes} dead" if point.dead_classes else "")
                 self._bars.update(self._tasks[run], completed=self._done[run] * self._costs[run], note=note)
             case Ended(record=record):

@@ -26,7 +26,7 @@ from nin.measure import NetworkSize, size
 from nin.memory import training_memory
 from nin.model import build_model
 from nin.spec import DataSpec, ModelSpec, TrainSpec, choose
-from nin.train import OPTIMIZERS, SCHEDULES, evaluate, train
+from nin.train import OPTIMIZERS, SCHEDULES, Grid, evaluate, train
 from nin.weights import Card, to_bytes
 
 PROBED_STEPS = 4
@@ -59,12 +59,12 @@ def execute(
     """
     torch.set_num_threads(threads)
     started, started_at = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
-    data = load_cached(run.data, device)
+    data = load_cached(run.data.for_seed(run.seed), device)
     model = build_model(run.model, data.in_shape, data.num_classes, seed=run.seed)
     checkpoint = Store(results, run.study, run.protocol).checkpoint(run.run_id) if results else None
     if checkpoint and not checkpoint.parent.is_dir():
         checkpoint = None
-    pause_after = math.ceil(pause_at * run.train.epochs * len(data.train.labels))
+    pause_after = math.ceil(pause_at * run.train.images(len(data.train.labels)))
     history = train(model, data, run.train, on_eval, seed=run.seed, checkpoint=checkpoint, pause_after=pause_after)
     network, last = network_size(run, data), history.curve[-1]
     record = RunRecord(
@@ -95,7 +95,7 @@ def execute(
         dead_classes=test_score.dead_classes,
         test_correct=pack_correctness(correct.numpy()),
         test_examples=len(correct),
-        peak_memory_bytes=_memory(run.model, run.data, run.train, device),
+        peak_memory_bytes=_memory(run.model, run.data.for_seed(run.seed), run.train, device),
         wall_seconds=history.seconds_before + time.perf_counter() - started,
     )
     return Executed(record, to_bytes(model, _card(record, data)) if keep_weights else b"")
@@ -110,12 +110,13 @@ def probe(run: Run, device: str, threads: int = 1) -> float:
     data = load_cached(run.data, device)
     model = build_model(run.model, data.in_shape, data.num_classes, seed=run.seed)
     part = data.first(run.train.batch_size, 1)
-    step = replace(run.train, epochs=1, evals_per_epoch=1)
+    step = replace(run.train, epochs=1, evals_per_epoch=1, examples=0, eval_every=0)
     lasts = [train(model, part, step, seed=run.seed).curve[-1] for _ in range(1 + PROBED_STEPS)]
     seconds_per_example = min(last.seconds / last.examples for last in lasts[1:])
-    evaluated = run.train.epochs * run.train.evals_per_epoch * len(data.val.labels) + 2 * len(data.test.labels)
+    num_examples = len(data.train.labels)
+    evaluated = len(Grid(run.train, num_examples).steps) * len(data.val.labels) + 2 * len(data.test.labels)
     # A forward pass is about a third of a training step.
-    return seconds_per_example * (run.train.epochs * len(data.train.labels) + evaluated / 3)
+    return seconds_per_example * (run.train.images(num_examples) + evaluated / 3)
 
 
 def network_size(run: Run, data: ImageData) -> NetworkSize:
@@ -134,7 +135,7 @@ def load_cached(spec: DataSpec, device: str) -> ImageData:
 
 @lru_cache
 def _memory(model: ModelSpec, data: DataSpec, train: TrainSpec, device: str) -> int:
-    """Measured once for all seeds of a process: it does not depend on the numbers."""
+    """Measured once for all seeds of a process that share their data: it does not depend on the numbers."""
     return training_memory(model, load_cached(data, device), train)
 
 

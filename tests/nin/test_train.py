@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from nin.data import ImageData, load
 from nin.history import Evaluation, History
 from nin.model import build_model
 from nin.spec import DataSpec, ModelSpec, TrainSpec
-from nin.train import OPTIMIZERS, SCHEDULES, chance_level, evaluate, train
+from nin.train import OPTIMIZERS, SCHEDULES, Grid, chance_level, evaluate, train
 
 SMALL = ModelSpec(layout="small", width=1 / 12, init="kaiming", dropout=0.2, class_block="wide")
 SPEC = TrainSpec(epochs=2, batch_size=32, lr=0.02, momentum=0.9, evals_per_epoch=2)
@@ -196,3 +197,44 @@ def test_seconds_leave_evaluation_out(data: ImageData, monkeypatch: pytest.Monke
 def test_a_wrong_name_names_the_nearest(data: ImageData, field: str, value: str, nearest: str) -> None:
     with pytest.raises(ValueError, match=f"nearest is '{nearest}'"):
         trained(data, replace(SPEC, **{field: value}))
+
+
+def test_a_training_of_so_many_images_ends_with_the_batch_that_reaches_them(data: ImageData) -> None:
+    spec = replace(
+        SPEC, examples=250, eval_every=100
+    )  # 200 images in batches of 32; 7 steps an epoch, the last of 8 images
+    assert [point.examples for point in trained(data, spec)[1].curve] == [128, 200, 264]
+    assert spec.images(200) == 250
+    assert replace(spec, examples=0).images(200) == 400
+
+
+def test_epochs_are_a_length_like_any_other(data: ImageData) -> None:
+    by_epochs = trained(data, replace(SPEC, schedule="cosine"))[1]
+    by_images = trained(data, replace(SPEC, schedule="cosine", epochs=9, examples=400))[1]
+    assert losses(by_images) == losses(by_epochs)
+
+
+def test_evaluations_may_span_the_end_of_an_epoch(data: ImageData) -> None:
+    spec = replace(SPEC, examples=600, eval_every=300)
+    assert [point.examples for point in trained(data, spec)[1].curve] == [328, 600]
+
+
+@pytest.mark.parametrize(
+    ("spec", "last_of_epoch"),
+    [
+        (SPEC, [False, True, False, True]),
+        (replace(SPEC, examples=600, eval_every=100), [False, True, False, True, False, True]),
+        (replace(SPEC, examples=600, eval_every=250), [True, False, True]),
+    ],
+)
+def test_a_gpu_is_read_once_an_epoch_and_at_the_end(spec: TrainSpec, last_of_epoch: list[bool]) -> None:
+    assert [is_last for _, is_last in Grid(spec, 200).from_point(0)] == last_of_epoch
+
+
+def test_a_paused_training_of_so_many_images_goes_on_to_the_same_end(data: ImageData, tmp_path: Path) -> None:
+    spec = replace(SPEC, examples=600, eval_every=150, schedule="cosine")
+    network = build_model(SMALL, data.in_shape, data.num_classes)
+    paused = train(network, data, spec, checkpoint=tmp_path / "run.pt", pause_after=250)
+    assert paused.outcome == "paused"
+    resumed = train(build_model(SMALL, data.in_shape, data.num_classes), data, spec, checkpoint=tmp_path / "run.pt")
+    assert losses(resumed) == losses(trained(data, spec)[1])
