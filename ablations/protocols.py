@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from nin.settings import SETTINGS
-from nin.spec import DataSpec, ModelSpec, TrainSpec
+from nin.spec import BY_SEED, DataSpec, ModelSpec, TrainSpec
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ FULL = Protocol(
 
 D2L = Protocol(
     name="d2l",
-    purpose="the textbook's own setting: Fashion-MNIST at 224 px, SGD without momentum, lr 0.1, batch 128, Xavier",
+    purpose="the textbook's own setting, as its package d2l 0.17 has it: Fashion-MNIST at 224 px, SGD without momentum, lr 0.1, "
+    "batch 128, Xavier",
     model=SETTINGS["d2l"].model,
     data=SETTINGS["d2l"].data,
     train=SETTINGS["d2l"].train,
@@ -81,6 +82,26 @@ D2L = Protocol(
     target=0.80,
     assumed_sd=0.0145,  # 61 of the textbook's 101 published runs, those that trained well, have 0.0145
     note="Trains on all 60,000 images and watches the test set, as the textbook does; nothing is chosen by it.",
+)
+
+D2L_1_0 = replace(
+    D2L,
+    name="d2l-1.0",
+    purpose="the same as the textbook's first edition in print has it (its package d2l 1.0): lr 0.05",
+    train=replace(D2L.train, lr=0.05),
+)
+
+DIGITS = Protocol(
+    name="digits",
+    purpose="a second real data set that needs no download: scikit-learn's digits, 8x8 pixels, seconds a run",
+    model=QUICK.model,
+    data=DataSpec(name="digits", split=BY_SEED, val_examples=250),
+    train=replace(QUICK.train, eval_every=2_000),
+    seeds=10,
+    target=0.90,
+    assumed_sd=0.01,  # a guess; a test set of 299 images says little about less
+    note=NO_CLASS_RELU,
+    lengths=(10_000, 40_000),
 )
 
 # What of the authors' own training these protocols leave out.
@@ -146,5 +167,5 @@ PAPER_MNIST = replace(
 )
 
 PROTOCOLS: dict[str, Protocol] = {
-    protocol.name: protocol for protocol in (SMOKE, QUICK, FULL, D2L, PAPER, PAPER_CIFAR100, PAPER_SVHN, PAPER_MNIST)
+    protocol.name: protocol for protocol in (SMOKE, QUICK, DIGITS, FULL, D2L, D2L_1_0, PAPER, PAPER_CIFAR100, PAPER_SVHN, PAPER_MNIST)
 }

@@ -26,5 +26,5 @@ STUDY = Study(
         )
     },
     factors=("model.trunk", "model.head"),
-    protocols=("smoke", "quick", "full", "d2l"),
+    protocols=("smoke", "quick", "digits", "full", "d2l", "d2l-1.0"),
 )

@@ -1,7 +1,8 @@
 """How many 1x1 convolutions should follow each spatial convolution?
 
 The course's NiN has two. Every block changes together, the class block included. More 1x1s are also more parameters and more
-work, so controls hold each of these equal by width, and one has the depth of two 1x1s in spatial convolutions instead.
+work, so controls hold each of these equal by width, and two have the depth of two 1x1s in spatial convolutions instead: at
+the parameters of the baseline, and at its width.
 """
 
 from ablations.study import Match, Study, Variant
@@ -15,7 +16,10 @@ SIZES = {
     for by in ("params", "gflops")
 }
 
-# As deep as 2x, its 1x1s replaced by 3x3s, narrowed to the same parameters.
-DEPTH = {"3x3@2x-params": Variant(model={"inner_kernel": 3}, role="control", match=Match("2x", "params"))}
+# As deep as 2x, its 1x1s replaced by 3x3s: narrowed to the same parameters, and as wide.
+DEPTH = {
+    "3x3@2x-params": Variant(model={"inner_kernel": 3}, role="control", match=Match("2x", "params")),
+    "3x3": Variant(model={"inner_kernel": 3}, role="control"),
+}
 
 STUDY = Study(baseline="2x", variants=COUNTS | SIZES | DEPTH)

@@ -4,12 +4,13 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
 import ablations.study
 from ablations.protocols import PROTOCOLS
-from ablations.study import Study, Variant, command_of, load_study, parse_overrides, study_names
+from ablations.study import Study, Variant, command_of, load_study, parse_length, parse_overrides, study_names
 from nin.data import shape
 from nin.measure import size
 from nin.spec import DataSpec, ModelSpec, TrainSpec
@@ -194,3 +195,48 @@ def test_the_command_of_a_tuned_study_asks_for_the_study_that_was_tuned() -> Non
     tuned = replace(load_study("init_lr"), name="init_lr-tuned", pairs={"xavier 0.1 0": "xavier 0.1 0"})
     command = command_of(tuned, tuned.expand("smoke", 1))
     assert command == "python -m ablations.run init_lr --protocol smoke --tuned --seeds 1"
+
+
+LENGTHS = replace(PROTOCOLS["smoke"], name="long", lengths=(1_000, 2_500))
+
+
+def test_a_protocol_of_several_lengths_asks_after_each_shorter_ones_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROTOCOLS, "long", LENGTHS)
+    study = replace(TWO, protocols=("long",))
+    runs = study.expand("long", 2)
+    assert [(run.seed, run.length, run.variant) for run in runs] == [
+        (seed, length, variant) for seed in (0, 1) for length in (1_000, 2_500) for variant in "ab"
+    ]
+    assert [run.label for run in runs[:3]] == ["a 1k seed 0", "b 1k seed 0", "a 2,500 seed 0"]
+    assert len({run.run_id for run in runs}) == len(runs)
+    assert {run.length for run in study.expand("long", 1, lengths=[2_500])} == {2_500}
+    assert len(study.expand("long", 1, overrides=["train.examples=500"])) == 2
+
+
+def test_a_length_that_the_protocol_does_not_have_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROTOCOLS, "long", LENGTHS)
+    with pytest.raises(ValueError, match=r"--lengths 40k: protocol 'long' has no such length \(1k, 2,500\)"):
+        replace(TWO, protocols=("long",)).expand("long", lengths=[40_000])
+    with pytest.raises(ValueError, match="it trains for a number of epochs"):
+        TWO.expand("smoke", lengths=[40_000])
+
+
+@pytest.mark.parametrize(("text", "length"), [("40k", 40_000), ("160000", 160_000), ("1,500", 1_500), (" 2K ", 2_000)])
+def test_lengths_are_read_in_thousands_or_in_full(text: str, length: int) -> None:
+    assert parse_length(text) == length
+
+
+@pytest.mark.parametrize("text", ["", "k", "0", "-4k", "4.5k", "many"])
+def test_what_is_no_length_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match="must be training images seen"):
+        parse_length(text)
+
+
+def test_a_run_of_one_length_keeps_the_identity_it_always_had() -> None:
+    """The baseline of `num_1x1` under `quick`, as it was first published."""
+    assert load_study("num_1x1").expand("quick", 1, ["0x"])[1].run_id in published_ids("num_1x1")
+
+
+def published_ids(study: str) -> set[str]:
+    folder = Path(__file__).parents[2] / "results" / "reference" / study / "quick" / "runs"
+    return {path.stem for path in folder.glob("*.json")}
