@@ -528,7 +528,7 @@ tracker.run_started(last)
 
 CTRL_C_TWICE = """
 import signal, time
-from ablations.execution.driver import ECHO, handle_signals
+from ablations.execution.signals import ECHO, handle_signals
 while tracker._tracker is None or last.run_id not in tracker._tracker._open:
     time.sleep(0.1)
 handle_signals()
