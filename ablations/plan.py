@@ -13,8 +13,9 @@ from ablations.execution.progress import say
 from ablations.protocols import PROTOCOLS
 from ablations.records import Store
 from ablations.reporting.files import covered
+from ablations.runs import Run
 from ablations.session import Part, Request, find_part, network_sizes
-from ablations.study import Run, Study
+from ablations.study import Study
 from nin.machine import choose_device
 
 

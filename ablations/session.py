@@ -24,11 +24,12 @@ from ablations.execution.worker import load_cached, network_size
 from ablations.records import RunRecord, Store
 from ablations.reporting.files import Report, write_report
 from ablations.reporting.terminal import print_summary
-from ablations.study import Run, Study
+from ablations.runs import Run
+from ablations.study import Study
 from ablations.tracking.mlflow_tree import open_tracker
 from ablations.tracking.tracker import Tracker, finish
 from ablations.tuning.winners import load_tuned
-from nin.measure import NetworkSize
+from nin.sizes import NetworkSize
 
 
 @dataclass(frozen=True)

@@ -31,17 +31,19 @@ ONLY = {
 }
 
 # All that a room imports when it is imported, beside the standard library. Listing studies loads no torch.
-STUDIES = ("nin.settings", "nin.spec", "ablations.protocols", "ablations.studies", "ablations.study")
+STUDIES = ("nin.settings", "nin.spec", "ablations.protocols", "ablations.runs", "ablations.studies", "ablations.study")
 NOTHING_ELSE_THAN = {
     "nin.spec": (),
     "nin.settings": ("nin.spec",),
     "nin.history": (),
     "nin.cli": (),
-    "nin.measure": ("nin.cli", "nin.spec"),
+    "nin.sizes": ("nin.spec",),
+    "nin.measure": ("nin.cli", "nin.sizes", "nin.spec"),
     "nin.export": ("nin.cli",),
     "nin.predict": ("nin.cli",),
     "nin.cam": ("nin.cli",),
     "ablations.protocols": STUDIES,
+    "ablations.runs": ("nin.spec",),
     "ablations.study": STUDIES,
     "ablations.studies": STUDIES,
 }

@@ -16,11 +16,11 @@ from ablations.execution.engines import Ended, Engine, Event, Failed, Progressed
 from ablations.execution.progress import Display, warn
 from ablations.execution.worker import code_commit, environment
 from ablations.records import RunRecord, Store
-from ablations.study import Run
+from ablations.runs import Run
 from ablations.tracking.tracker import Tracker
 from nin.cli import redacted
 from nin.data import shape
-from nin.measure import NetworkSize, size
+from nin.sizes import NetworkSize, size
 
 POLL = 1.0  # seconds between two looks at what other drivers are doing
 

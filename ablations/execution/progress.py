@@ -18,7 +18,7 @@ from rich.progress import (
 )
 
 from ablations.execution.engines import Ended, Event, Failed, Postponed, Progressed, Started
-from ablations.study import Run
+from ablations.runs import Run
 
 PLAIN_WIDTH = 140  # characters; of tables where there is no terminal to ask
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablations.records import RunRecord, Store, curves_frame, runs_frame, write_atomically
-from ablations.study import Run, Study
+from ablations.runs import Run
+from ablations.study import Study
 
 if TYPE_CHECKING:
     from ablations.analysis.summary import Summary

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ablations.records import RunRecord
-from ablations.study import Run
+from ablations.runs import Run
 from nin.history import Evaluation
 
 

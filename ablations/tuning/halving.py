@@ -23,14 +23,14 @@ from ablations.execution.driver import CommonFailureError, follow, without_numbe
 from ablations.execution.engines import Ended, Engine, Event, Failed, Warned
 from ablations.execution.worker import load_cached
 from ablations.records import RunRecord, Store
-from ablations.study import Run
+from ablations.runs import Run
 from ablations.tracking.tracker import Tracker
 from ablations.tuning.spaces import Range
 from ablations.tuning.storage import StorageClaims
 from ablations.tuning.task import FEW, FIRST_SEED, PRUNED_AT, SHARES, Rung, Task
 from nin.cli import redacted
 from nin.data import shape
-from nin.measure import size
+from nin.sizes import size
 from nin.spec import stream
 from nin.train import chance_level
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from ablations.study import Run, Study, parse_overrides
+from ablations.runs import Run, parse_overrides
+from ablations.study import Study
 from ablations.tuning.spaces import Choice, Range, space_of
 from ablations.tuning.storage import one_line_errors
 from ablations.tuning.winners import Winner

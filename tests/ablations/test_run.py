@@ -21,7 +21,7 @@ from ablations.execution import driver, signals
 from ablations.execution.engines import Ended, Event, Failed, Started
 from ablations.execution.progress import Display
 from ablations.records import Store
-from ablations.study import Run
+from ablations.runs import Run
 from ablations.tracking.tracker import Tracker
 from nin.weights import load, load_data
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ablations.records import Executed, RunRecord
-from ablations.study import Run
+from ablations.runs import Run
 from nin.cli import one_line
 from nin.history import Evaluation
 

@@ -22,7 +22,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from ablations.execution.engines import Ended, Event, Failed, Postponed, Started, Task, attempt
-from ablations.study import Run
+from ablations.runs import Run
 
 SPAWN = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA, and inherits torch's threads half dead
 PATIENCE = 10.0  # seconds a dismissed worker may take before it is killed

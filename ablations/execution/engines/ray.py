@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations.execution.engines import Ended, Event, Failed, Postponed, Started, Task, attempt
-from ablations.study import Run
+from ablations.runs import Run
 from nin.cli import one_line
 
 if TYPE_CHECKING:

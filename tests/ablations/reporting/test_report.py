@@ -19,7 +19,8 @@ from ablations.report import main
 from ablations.reporting.figures import FIGURES
 from ablations.reporting.files import covered, write_report
 from ablations.reporting.terminal import print_summary
-from ablations.study import Run, load_study
+from ablations.runs import Run
+from ablations.study import load_study
 
 NUM_1X1 = load_study("num_1x1")
 OWN = ["0x", "1x", "3x", "4x"]

@@ -20,7 +20,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run as LoggedRun
 
 from ablations.records import RunRecord
-from ablations.study import Run, Study, Variant
+from ablations.runs import Run
+from ablations.study import Study, Variant
 from ablations.tracking import background
 from ablations.tracking import mlflow_tree as tracking
 from ablations.tracking.mlflow_tree import open_tracker

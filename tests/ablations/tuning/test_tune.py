@@ -19,7 +19,8 @@ from ablations.execution import claims
 from ablations.execution.driver import CommonFailureError
 from ablations.execution.engines import Ended, Event, Failed, Started
 from ablations.records import RunRecord, Store
-from ablations.study import Run, load_study
+from ablations.runs import Run
+from ablations.study import load_study
 from ablations.tracking.tracker import Tracker
 from ablations.tuning import halving
 from ablations.tuning.report import write_tuning_report
