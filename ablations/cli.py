@@ -2,9 +2,9 @@
 
 import argparse
 import math
-import sys
 from pathlib import Path
 
+from ablations.execution.launch import EngineOptions
 from nin.cli import positive
 
 
@@ -53,6 +53,19 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def engine_options(arguments: argparse.Namespace) -> EngineOptions:
+    """The values of the options of `add_engine_options`."""
+    return EngineOptions(
+        engine=arguments.engine,
+        address=arguments.address or "",
+        workers=arguments.workers or 0,
+        gpu_share=arguments.gpu_share,
+        threads=arguments.threads,
+        device=arguments.device,
+        time_limit=arguments.time_limit,
+    )
+
+
 def names(text: str | None, kind: str) -> list[str] | None:
     """["a", "b"] from "a,b"; None stays None. Raises ValueError if no name of that kind ("variant", "study") is left."""
     if text is None:
@@ -73,11 +86,6 @@ def seconds(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r}: must be a time such as 90s, 10m or 2h")
     return value
-
-
-def warn(line: str) -> None:
-    """What the user should know, while the command goes on."""
-    sys.stderr.write(f"warning: {line}\n")  # in one piece, because two threads may have something to say at once
 
 
 def _share(text: str) -> float:

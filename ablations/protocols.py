@@ -167,5 +167,6 @@ PAPER_MNIST = replace(
 )
 
 PROTOCOLS: dict[str, Protocol] = {
-    protocol.name: protocol for protocol in (SMOKE, QUICK, DIGITS, FULL, D2L, D2L_1_0, PAPER, PAPER_CIFAR100, PAPER_SVHN, PAPER_MNIST)
+    protocol.name: protocol
+    for protocol in (SMOKE, QUICK, DIGITS, FULL, D2L, D2L_1_0, PAPER, PAPER_CIFAR100, PAPER_SVHN, PAPER_MNIST)
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ablations.cli import add_study_options
 from ablations.records import PROVENANCE, RunRecord, Store, write_atomically
-from ablations.report import covered, write_report
+from ablations.reporting.files import covered, write_report
 from ablations.study import Study, asked, command_of, load_study
 from ablations.tuning.winners import load_tuned, tuned_path
 from nin.cli import SUCCESS, OneLineParser, exit_with

@@ -19,7 +19,7 @@ import dacite
 import numpy as np
 from numpy.typing import NDArray
 
-from ablations.study import Run
+from ablations.runs import Run
 from nin.cli import one_line
 from nin.history import Evaluation
 

@@ -3,22 +3,15 @@
 Everything a run needs is resolved here, before anything is executed. Imports no torch, so studies can be listed at once.
 """
 
-import ast
-import hashlib
 import importlib
-import json
 import pkgutil
 import shlex
-import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
 
 from ablations.protocols import PROTOCOLS, Protocol
-from nin.spec import TRAINER_VERSION, DataSpec, ModelSpec, TrainSpec, choose
-
-Spec = TypeVar("Spec", ModelSpec, DataSpec, TrainSpec)
-Changes = Mapping[str, object]
+from ablations.runs import Changes, Run, by_part, changed, flat, length_name, parse_overrides
+from nin.spec import choose
 
 MAX_SEEDS = 10_000  # runs of a variant; all are made before the first is executed
 ROLES = ("baseline", "confirmatory", "control", "exploratory")
@@ -62,7 +55,7 @@ class Variant:
     @property
     def settings(self) -> dict[str, object]:
         """All changes: {"model.head": "nin", ...}."""
-        return _flat(self.model, self.data, self.train)
+        return flat(self.model, self.data, self.train)
 
 
 @dataclass(frozen=True)
@@ -80,60 +73,6 @@ class Published:
     networks: Mapping[str, str]
     protocol: str
     failed_loss: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training, fully resolved. Its identity is what is trained, not what it is called or where it is executed.
-
-    trial  its number among those that tune the variant, if it is one of them
-    """
-
-    study: str
-    protocol: str
-    variant: str
-    role: str
-    seed: int
-    model: ModelSpec
-    data: DataSpec
-    train: TrainSpec
-    trial: int | None = None
-
-    @property
-    def run_id(self) -> str:
-        """16 hexadecimal digits: a hash over network, data, training, seed and the trainer's version.
-
-        Fields at their default are left out, so a new field whose default means what was there before changes no identity.
-        A default that changes needs a new trainer version.
-        """
-        what = [*(_differences(spec) for spec in (self.model, self.data, self.train)), self.seed, TRAINER_VERSION]
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-
-    @property
-    def settings(self) -> dict[str, object]:
-        """Every field of network, data and training: {"model.head": "nin", ...}."""
-        return _flat(asdict(self.model), asdict(self.data), asdict(self.train))
-
-    def with_settings(self, settings: Mapping[str, object]) -> "Run":
-        """The run with some of its settings changed."""
-        changes = by_part(settings)
-        return replace(
-            self,
-            model=_changed(self.model, changes["model"]),
-            data=_changed(self.data, changes["data"]),
-            train=_changed(self.train, changes["train"]),
-        )
-
-    @property
-    def length(self) -> int:
-        """Training images seen in all, where the protocol asks a question after several lengths of training; else 0."""
-        return self.train.examples
-
-    @property
-    def label(self) -> str:
-        """The name a person sees: variant, length of training if there are several, and seed."""
-        name = f"{self.variant} {length_name(self.length)}" if self.length else self.variant
-        return f"{name} seed {self.seed}" if self.trial is None else f"{name} trial {self.trial}"
 
 
 @dataclass(frozen=True)
@@ -229,15 +168,16 @@ class Study:
             variant=name,
             role=self.role(name),
             seed=0,
-            model=_changed(base.model, variant.model),
-            data=_changed(base.data, variant.data),
-            train=_changed(base.train, variant.train),
+            model=changed(base.model, variant.model),
+            data=changed(base.data, variant.data),
+            train=changed(base.train, variant.train),
         ).with_settings(overrides)
         if variant.match is None:
             return run
         from ablations.controls import matched  # counts parameters, for which it needs torch
 
-        return matched(run, self._resolve(base, variant.match.variant, overrides), variant.match)
+        other = self._resolve(base, variant.match.variant, overrides)
+        return matched(run, other, variant.match.field, variant.match.by)
 
     def _distinct(self, runs: Mapping[str, Run]) -> list[Run]:
         """Without the controls that came out as a network that is there already; any other pair alike is an error."""
@@ -264,20 +204,6 @@ def _chosen_lengths(protocol: Protocol, wanted: Sequence[int] | None) -> Sequenc
 
 def _of_length(length: int) -> Changes:
     return {"train.examples": length} if length else {}
-
-
-def length_name(length: int) -> str:
-    """ "40k" for 40,000 training images; "1,500" where it is not whole thousands."""
-    return f"{length // 1000}k" if length % 1000 == 0 else f"{length:,}"
-
-
-def parse_length(text: str) -> int:
-    """40000 from "40k" or "40000". Raises ValueError for anything else."""
-    number = text.strip().lower().replace(",", "")
-    digits, factor = (number[:-1], 1000) if number.endswith("k") else (number, 1)
-    if not digits.isdecimal() or int(digits) == 0:
-        raise ValueError(f"--lengths {text!r}: must be training images seen, such as 40k or 160000")
-    return int(digits) * factor
 
 
 def study_names() -> list[str]:
@@ -311,78 +237,3 @@ def asked(study: Study, protocol: str, overrides: Sequence[str] = (), options: S
     tuned = ["--tuned"] if study.pairs else []
     changes = [word for override in overrides for word in ("--set", override)]
     return shlex.join([study.name.removesuffix("-tuned"), "--protocol", protocol, *tuned, *options, *changes])
-
-
-def _flat(model: Changes, data: Changes, train: Changes) -> dict[str, object]:
-    parts = {"model": model, "data": data, "train": train}
-    return {f"{part}.{name}": value for part, changes in parts.items() for name, value in changes.items()}
-
-
-def require_settings(settings: object) -> None:
-    """Raises ValueError if they are not {"train.lr": 0.05, ...}: fields of a run, with values of the fields' types."""
-    if not isinstance(settings, dict):
-        raise ValueError(f"{settings!r} must be fields of a run and their values")
-    types = _types()
-    for key, value in settings.items():
-        wanted = choose(types, key, "field of a run")
-        if type(value) is not wanted and not (wanted is float and type(value) is int):
-            raise ValueError(f"{key}={value!r} must be {wanted.__name__}")
-
-
-def by_part(settings: Mapping[str, object]) -> dict[str, dict[str, object]]:
-    """{"model": {}, "data": {}, "train": {"lr": 0.05}} from {"train.lr": 0.05}: what a `Variant` is made of."""
-    parts: dict[str, dict[str, object]] = {"model": {}, "data": {}, "train": {}}
-    for setting, value in settings.items():
-        part, _, name = setting.partition(".")
-        parts[part][name] = value
-    return parts
-
-
-def parse_overrides(overrides: Iterable[str]) -> dict[str, object]:
-    """{"train.lr": 0.05} from ["train.lr=0.05"].
-
-    Raises ValueError for a key that does not exist, naming the nearest, or a value that is not of the field's type.
-    """
-    types = _types()
-    settings: dict[str, object] = {}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise ValueError(f"--set {override!r}: must be key=value, such as train.lr=0.05")
-        settings[key] = _parse(key, text, choose(types, key, "--set key"))
-    return settings
-
-
-def _types() -> dict[str, type]:
-    """The type of each field of a run: {"model.head": str, ...}."""
-    specs = {"model": ModelSpec, "data": DataSpec, "train": TrainSpec}
-    return {
-        f"{part}.{key}": type_ for part, spec in specs.items() for key, type_ in typing.get_type_hints(spec).items()
-    }
-
-
-def _differences(spec: ModelSpec | DataSpec | TrainSpec) -> dict[str, object]:
-    """The fields that are not at their default."""
-    return {f.name: getattr(spec, f.name) for f in fields(spec) if getattr(spec, f.name) != f.default}
-
-
-def _parse(key: str, text: str, wanted: type) -> object:
-    if wanted is str:
-        return text
-    try:
-        value = ast.literal_eval(text.capitalize() if wanted is bool else text)
-    except (ValueError, SyntaxError):
-        value = text
-    if wanted is float and type(value) is int:
-        value = float(value)
-    if type(value) is not wanted:
-        raise ValueError(f"--set {key}={text!r}: must be {'true or false' if wanted is bool else wanted.__name__}")
-    return value
-
-
-def _changed(spec: Spec, changes: Changes) -> Spec:
-    names = {f.name: None for f in fields(spec)}
-    for name in changes:
-        choose(names, name, f"field of {type(spec).__name__}")
-    values: Any = dict(changes)
-    return replace(spec, **values)

@@ -58,7 +58,7 @@ def compared(textbook: "Sequence[Pace]", ours: "Sequence[Pace]") -> dict[str, fl
 
 def arithmetic(setting: Setting, step_images_per_sec: float, matrix_flops: float) -> dict[str, float]:
     """10^12 FLOP/s that training achieves without evaluation, those of the machine's matrix products, and the share."""
-    from nin.measure import size
+    from nin.sizes import size
 
     flops = 3e9 * size(setting.model, setting.in_shape, 10).gflops * step_images_per_sec
     return {

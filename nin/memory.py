@@ -8,8 +8,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from nin.data import ImageData
-from nin.measure import layers
 from nin.model import build_model
+from nin.sizes import layers
 from nin.spec import ModelSpec, Shape, TrainSpec
 from nin.train import train
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nin.cli import OneLineParser, require_figure_file, text_table
-from nin.measure import NETWORKS, image_shape, layer_modules, layers, product, spec_changes
+from nin.sizes import NETWORKS, image_shape, layer_modules, layers, product, spec_changes
 from nin.spec import ModelSpec, Shape, choose
 
 if TYPE_CHECKING:

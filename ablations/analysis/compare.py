@@ -6,7 +6,7 @@ from dataclasses import asdict
 from itertools import zip_longest
 
 from ablations.records import RunRecord, Store
-from ablations.study import Run
+from ablations.runs import Run
 
 ASIDE = {"run", "environment", "train_seconds", "wall_seconds", "started_at", "error_detail"}  # times and places
 Row = dict[str, object]

@@ -15,7 +15,8 @@ from scipy.stats import linregress
 
 from ablations.analysis import stats
 from ablations.records import RunRecord
-from ablations.study import Run, Study
+from ablations.runs import Run
+from ablations.study import Study
 from nin.data import shape
 from nin.memory import activation_bytes
 

@@ -26,7 +26,7 @@ from typing import Self
 import dacite
 import psutil
 
-from ablations.study import Run
+from ablations.runs import Run
 
 LEASE = 60.0  # seconds
 BEAT = 10.0  # seconds between two signs of life

@@ -1,50 +1,32 @@
-"""What a driver does while runs train: it claims them, keeps their records, tells MLflow, and shows how far they are.
+"""Coordinate runs: claim, execute, persist, track, display.
 
 Workers train, the driver writes. Several drivers on one folder share the work; any of them may be killed at any moment.
 """
 
-import argparse
-import importlib.util
-import math
-import os
 import re
-import signal
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 
-from ablations.cli import warn
 from ablations.execution.claims import Claims
 from ablations.execution.engines import Ended, Engine, Event, Failed, Progressed, Started, Warned
-from ablations.execution.progress import Display
-from ablations.execution.worker import code_commit, environment, execute
+from ablations.execution.progress import Display, warn
+from ablations.execution.worker import code_commit, environment
 from ablations.records import RunRecord, Store
-from ablations.study import Run
-from ablations.tracking.background import stop_all
+from ablations.runs import Run
 from ablations.tracking.tracker import Tracker
-from nin.cli import INTERRUPTED, redacted
-from nin.machine import choose_device
-from nin.measure import NetworkSize
+from nin.cli import redacted
+from nin.data import shape
+from nin.sizes import NetworkSize, size
 
 POLL = 1.0  # seconds between two looks at what other drivers are doing
-ECHO = 0.5  # seconds in which a signal that comes again is the same one: `timeout` and `make` send theirs twice
-GRACE = 2.0  # seconds that MLflow has to close what is open when a command is stopped at once
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class CommonFailureError(Exception):
-    """Nothing that is tried works, so there is no point in going on; the message says why."""
-
-
-class OutOfTimeError(KeyboardInterrupt):
-    """The time for training is up: a kind of interruption, so that nothing on its way takes it for a failure."""
+    """Every variant failed with the same error, so there is no point in going on; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -67,141 +49,68 @@ class Book:
         self.tracker.run_ended(record)
 
 
-def drive(
-    runs: Iterable[Run],
-    engine: Engine,
-    places: Mapping[str, tuple[Store, Tracker]],
-    sizes: Mapping[str, NetworkSize],
-    device: str,
-    console: Console,
-) -> None:
+def drive(runs: Iterable[Run], engine: Engine, places: Mapping[str, tuple[Store, Tracker]], console: Console) -> None:
     """Have each of the runs executed, here or by another driver that works on them now; keep, track and show what happens.
 
     places  where each study's records and curves go
-    sizes   of the runs' networks, by run_id
 
     Raises CommonFailureError if the first runs of all variants fail alike.
     """
-    costs = {run: _cost(run, sizes[run.run_id]) for run in runs}
+    costs = {run: _cost(run) for run in runs}
     failures, said = _Failures(costs), set[str]()
     with Display(costs, console) as display, ExitStack() as entered:
         books = {
             study: Book(store, tracker, entered.enter_context(Claims(store.runs_folder)))
             for study, (store, tracker) in places.items()
         }
+
+        def show(event: Event) -> None:
+            if isinstance(event, Warned) and event.line not in said:
+                said.add(event.line)
+                warn(event.line)
+            display.show(event)
+            failures.watch(event)
+
         shared = _Shared(costs, books, display)
         while shared.left:
-            events = engine.execute(shared.claimed())
-            try:
-                for event in events:
-                    book = books[event.run.study]
-                    match event:  # what has ended is on disk before anything else is done about it
-                        case Started():
-                            book.tracker.run_started(event.run)
-                        case Progressed():
-                            book.tracker.run_progressed(event.run, event.point)
-                        case Ended():
-                            book.keep(event.record, event.weights)
-                        case Failed():
-                            book.keep(_failed_record(event, sizes[event.run.run_id], device))
-                        case Warned() if event.line not in said:
-                            said.add(event.line)
-                            warn(event.line)
-                    display.show(event)
-                    failures.watch(event)
-            finally:
-                events.close()  # type: ignore[attr-defined]
+            follow(
+                shared.claimed(),
+                engine,
+                tracker_of=lambda run: books[run.study].tracker,
+                keep=lambda record, weights: books[record.run.study].keep(record, weights),
+                show=show,
+            )
             shared.wait_for_others()
 
 
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raises OutOfTimeError in what is inside when that time is up; never if it is infinite."""
-    if seconds == math.inf:
-        yield
-        return
+def follow(
+    runs: Iterable[Run],
+    engine: Engine,
+    tracker_of: Callable[[Run], Tracker],
+    keep: Callable[[RunRecord, bytes], None],
+    show: Callable[[Event], None],
+) -> None:
+    """Execute runs of studies or trials, and do what is to be done about each event.
 
-    def out_of_time(signum: int, frame: object) -> NoReturn:
-        raise OutOfTimeError
-
-    signal.signal(signal.SIGALRM, out_of_time)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    keep  gets the record of each run that ended, with its weights if there are any, or that failed: before anything else is
+          done about the event, so that nothing that has ended is lost
+    show  gets every event; what it raises ends the runs
+    """
+    events = engine.execute(runs)
     try:
-        yield
+        for event in events:
+            match event:
+                case Started():
+                    tracker_of(event.run).run_started(event.run)
+                case Progressed():
+                    tracker_of(event.run).run_progressed(event.run, event.point)
+                case Ended():
+                    keep(event.record, event.weights)
+                case Failed():
+                    keep(failed_record(event, engine.device), b"")
+            show(event)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def make_engine(arguments: argparse.Namespace, **options: object) -> tuple[Engine, str]:
-    """What executes runs, by the options of `add_engine_options`, and on which device; `options` are `execute`'s."""
-    results = arguments.results.resolve()
-    task = partial(execute, threads=arguments.threads, results=results, commit=code_commit(), **options)  # type: ignore[arg-type]
-    if arguments.engine == "local":
-        from ablations.execution.engines.local import LocalEngine
-
-        device = choose_device(arguments.device).type
-        workers = arguments.workers or default_workers(device)
-        return LocalEngine(partial(task, device=device), workers, arguments.time_limit), device
-    if importlib.util.find_spec("ray") is None:
-        raise ValueError("--engine ray: Ray is not installed; pip install '.[ray]'")
-    from ablations.execution.engines.ray import RayEngine, connect
-
-    has_gpus = connect(arguments.address or os.environ.get("RAY_ADDRESS"), (arguments.workers or 1) * arguments.threads)
-    device = ("cuda" if has_gpus else "cpu") if arguments.device == "auto" else arguments.device
-    gpus = 0.0 if device == "cpu" else arguments.gpu_share
-    task = partial(task, device=device)
-    return RayEngine(task, arguments.workers or 0, arguments.time_limit, cpus=arguments.threads, gpus=gpus), device
-
-
-def default_workers(device: str) -> int:
-    """Runs at a time: one per core that this process may use, or 1 on a GPU."""
-    if device != "cpu":
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def require_writable(results: Path) -> None:
-    """Raises ValueError if nothing can be written there, or the databases there would have no address."""
-    if "?" in str(results.resolve()):
-        raise ValueError(f"--results {results}: a '?' ends the name of a database's file; choose another folder")
-    try:
-        results.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=results):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"--results {results}: cannot write there ({error.strerror}); choose another folder"
-        ) from error
-
-
-def handle_signals() -> None:
-    """Of those that end a command the first does so cleanly, by KeyboardInterrupt, the second at once."""
-    for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants
-            signal.signal(number, _interrupt)
-
-
-def _interrupt(signum: int, frame: object) -> NoReturn:
-    interrupted = time.monotonic()
-
-    def again(signum: int, frame: object) -> None:
-        if time.monotonic() > interrupted + ECHO:
-            _stop_at_once()
-
-    for number in SIGNALS:
-        if signal.getsignal(number) is _interrupt:
-            signal.signal(number, again)
-    raise KeyboardInterrupt
-
-
-def _stop_at_once() -> NoReturn:
-    show_cursor = b"\x1b[?25h" if os.isatty(2) else b""  # which live bars hide
-    os.write(2, show_cursor + b"stopped at once\n")
-    for number in SIGNALS:  # a third one does not wait either
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
-    stop_all(GRACE)
-    os._exit(INTERRUPTED)  # workers see that and end, too
+        events.close()  # type: ignore[attr-defined]
 
 
 class _Shared:
@@ -273,7 +182,9 @@ def without_numbers(error: str) -> str:
     return re.sub(r"\d+(\.\d+)?", "0", error)
 
 
-def _failed_record(event: Failed, network: NetworkSize, device: str) -> RunRecord:
+def failed_record(event: Failed, device: str) -> RunRecord:
+    """The record of a run that failed on a device of that kind."""
+    network = _size(event.run)
     return RunRecord(
         run=event.run,
         run_id=event.run.run_id,
@@ -287,6 +198,13 @@ def _failed_record(event: Failed, network: NetworkSize, device: str) -> RunRecor
     )
 
 
-def _cost(run: Run, network: NetworkSize) -> float:
+def _size(run: Run) -> NetworkSize:
+    try:
+        return size(run.model, *shape(run.data))
+    except ValueError:  # a trial whose network cannot be built, or data that only workers have
+        return NetworkSize(0, 0, 0.0)
+
+
+def _cost(run: Run) -> float:
     """Work of a run, for the time left: images x (their FLOPs + what any image costs however small the network)."""
-    return float(run.train.epochs) * (network.gflops + 0.01)
+    return float(run.train.epochs) * (_size(run).gflops + 0.01)

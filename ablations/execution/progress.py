@@ -1,5 +1,6 @@
-"""What a person sees while a study runs: live bars with the time left in a terminal, plain lines elsewhere."""
+"""Progress display: live bars with the time left in a terminal, plain lines elsewhere; and warnings."""
 
+import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -17,7 +18,7 @@ from rich.progress import (
 )
 
 from ablations.execution.engines import Ended, Event, Failed, Postponed, Progressed, Started
-from ablations.study import Run
+from ablations.runs import Run
 
 PLAIN_WIDTH = 140  # characters; of tables where there is no terminal to ask
 
@@ -26,6 +27,16 @@ def console_for_output() -> Console:
     """Standard output, as wide as the terminal."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+
+
+def say(console: Console, line: str) -> None:
+    """Print a line as it is: nothing in it is markup, and nothing breaks it."""
+    console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def warn(line: str) -> None:
+    """Tell the user of something while the work goes on."""
+    sys.stderr.write(f"warning: {line}\n")  # in one piece, because two threads may have something to say at once
 
 
 class Display:

@@ -18,13 +18,13 @@ import torch
 
 from ablations.analysis import stats
 from ablations.records import Executed, RunRecord, Store, pack_correctness
-from ablations.study import Run
+from ablations.runs import Run
 from nin.data import AUGMENTATIONS, ImageData, load
 from nin.history import Evaluation
 from nin.machine import device_name
-from nin.measure import NetworkSize, size
 from nin.memory import training_memory
 from nin.model import build_model
+from nin.sizes import NetworkSize, size
 from nin.spec import DataSpec, ModelSpec, TrainSpec, choose
 from nin.train import OPTIMIZERS, SCHEDULES, Grid, evaluate, train
 from nin.weights import Card, to_bytes

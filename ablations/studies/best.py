@@ -7,7 +7,8 @@ search has found is kept in `best.json` beside this file, and is variant "found"
 import json
 from pathlib import Path
 
-from ablations.study import Study, Variant, require_settings
+from ablations.runs import require_settings
+from ablations.study import Study, Variant
 
 FOUND = Path(__file__).with_suffix(".json")
 

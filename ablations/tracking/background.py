@@ -12,7 +12,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from ablations.records import RunRecord
-from ablations.study import Run
+from ablations.runs import Run
 from ablations.tracking.tracker import Tracker
 from nin.history import Evaluation
 

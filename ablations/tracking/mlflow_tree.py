@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from ablations.records import RunRecord
-from ablations.study import Run, Study
+from ablations.runs import Run
+from ablations.study import Study
 from ablations.tracking.background import BackgroundTracker
 from ablations.tracking.metrics import Metrics, curve_metrics, final_metrics, over_seeds
 from ablations.tracking.tracker import Tracker

@@ -1,10 +1,10 @@
 """Tell whoever keeps track how runs go: the interface, and a tracker that tracks nothing."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ablations.records import RunRecord
-from ablations.study import Run
+from ablations.runs import Run
 from nin.history import Evaluation
 
 
@@ -32,3 +32,12 @@ class Tracker:
     def links(self) -> list[str]:
         """Lines that say where to look, once it is closed."""
         return []
+
+
+def finish(tracker: Tracker, records: Iterable[RunRecord], folder: Path, say: Callable[[str], None]) -> None:
+    """Close a session: log what is missing, keep the folder's files, wait until all is logged, say where to look."""
+    tracker.sync(records)
+    tracker.add_files(folder)
+    tracker.close("FINISHED")  # which may have to wait for MLflow
+    for line in tracker.links():
+        say(line)

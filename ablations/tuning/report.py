@@ -6,16 +6,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tabulate import tabulate
 
 from ablations.records import Store, write_atomically
 from ablations.tuning.spaces import Range
+from ablations.tuning.task import PRUNED_AT, Task, winners_of
 from ablations.tuning.winners import Winner
-
-if TYPE_CHECKING:
-    from ablations.tune import Task
 
 LEGEND_ROWS = 16
 MIN_COMPLETE = 4  # trials, below which a figure of parameters says nothing
@@ -33,10 +31,8 @@ class TuningReport:
     winners: dict[str, Winner]
 
 
-def write_tuning_report(tasks: "Sequence[Task]", store: Store, command: str) -> TuningReport:
+def write_tuning_report(tasks: Sequence[Task], store: Store, command: str) -> TuningReport:
     """report.md, tuned.json and figures/ in the store's folder; of a search for small networks report-params.md or report-gflops.md."""
-    from ablations.tune import PRUNED_AT, winners_of
-
     winners = winners_of(tasks)
     if winners:
         content = {"variants": {name: asdict(winner) for name, winner in winners.items()}}
@@ -81,7 +77,7 @@ def write_tuning_report(tasks: "Sequence[Task]", store: Store, command: str) -> 
     return TuningReport(path, winners)
 
 
-def _row(task: "Task", winners: dict[str, Winner]) -> dict[str, object]:
+def _row(task: Task, winners: dict[str, Winner]) -> dict[str, object]:
     trials = task.trials.get_trials()
     outcomes = [trial.user_attrs.get("outcome", "") for trial in trials]
     row: dict[str, object] = {
@@ -107,7 +103,7 @@ def _row(task: "Task", winners: dict[str, Winner]) -> dict[str, object]:
     }
 
 
-def _own_setting(task: "Task") -> str:
+def _own_setting(task: Task) -> str:
     """How accurate the trial with the protocol's own setting is, and how far it has come."""
     own = task.trials.get_trials()[:1]
     if not own or not own[0].intermediate_values:
@@ -116,7 +112,7 @@ def _own_setting(task: "Task") -> str:
     return f"{100 * task.accuracy(own[0]):.2f} ({f'{len(steps)} seeds' if task.is_paired else f'{max(steps)} %'})"
 
 
-def _warnings(task: "Task", winners: dict[str, Winner]) -> list[str]:
+def _warnings(task: Task, winners: dict[str, Winner]) -> list[str]:
     winner = winners.get(task.run.variant)
     if winner is None:
         return (
@@ -134,7 +130,7 @@ def _warnings(task: "Task", winners: dict[str, Winner]) -> list[str]:
     ]
 
 
-def _pareto_fronts(tasks: "Sequence[Task]") -> list[str]:
+def _pareto_fronts(tasks: Sequence[Task]) -> list[str]:
     """Of a search for small networks: a table of the trials that none beats in both accuracy and size."""
     rows = [
         {
@@ -158,11 +154,11 @@ def _range_row(key: str, each: Any) -> dict[str, object]:
     return {"parameter": key, "values": ", ".join(str(value) for value in each.values)}
 
 
-def _examples(task: "Task") -> int:
+def _examples(task: Task) -> int:
     return sum(int(trial.user_attrs.get("examples", 0)) for trial in task.trials.get_trials())
 
 
-def _draw(task: "Task", folder: Path) -> list[str]:
+def _draw(task: Task, folder: Path) -> list[str]:
     """Optuna's figures of one variant; the names of those that there are trials enough for."""
     import matplotlib as mpl
     import numpy as np

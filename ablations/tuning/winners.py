@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ablations.study import Run, Study, Variant, parse_overrides, require_settings
+from ablations.runs import Run, parse_overrides, require_settings
+from ablations.study import Study, Variant
 from nin.cli import one_line
 
 SUFFIX = " tuned"

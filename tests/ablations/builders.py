@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from ablations.records import RunRecord, pack_correctness
-from ablations.study import Run, load_study
+from ablations.runs import Run
+from ablations.study import load_study
 from nin.history import Evaluation
 
 NUM_TEST = 200

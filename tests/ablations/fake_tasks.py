@@ -12,7 +12,7 @@ from pathlib import Path
 from builders import record_of
 
 from ablations.records import Executed
-from ablations.study import Run
+from ablations.runs import Run
 from nin.history import Evaluation
 
 OnEval = Callable[[Evaluation], None]

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ablations.records import Store, curves_frame, runs_frame
-from ablations.study import Run, parse_overrides
+from ablations.runs import Run, parse_overrides
 from nin.spec import DataSpec, ModelSpec, TrainSpec
 
 SPECS = {"model": ModelSpec, "data": DataSpec, "train": TrainSpec}

@@ -13,7 +13,7 @@ from ablations import run
 from ablations.analysis.stats import EQUIVALENT, compare
 from ablations.publish import main
 from ablations.records import PROVENANCE, Store
-from ablations.report import covered, write_report
+from ablations.reporting.files import covered, write_report
 from ablations.study import Study, load_study
 from ablations.tuning.winners import Winner, load_tuned, tuned_path
 

@@ -17,13 +17,12 @@ from processes import call, command
 from rich.console import Console
 
 from ablations import run
-from ablations.execution import driver
+from ablations.execution import driver, signals
 from ablations.execution.engines import Ended, Event, Failed, Started
 from ablations.execution.progress import Display
 from ablations.records import Store
-from ablations.study import Run
+from ablations.runs import Run
 from ablations.tracking.tracker import Tracker
-from nin.measure import NetworkSize
 from nin.weights import load, load_data
 
 TINY = ["--protocol", "smoke", "--variants", "0x", "--set", "train.epochs=2"]
@@ -139,11 +138,13 @@ def test_a_run_that_fails_when_trained_again_keeps_its_record(
     store.write(record_of(run))
 
     class Failing:
+        workers = 1
+        device = "cpu"
+
         def execute(self, runs: Iterable[Run]) -> Iterator[Event]:
             yield from (event for run in runs for event in (Started(run), Failed(run, "lost", "")))
 
-    sizes = {run.run_id: NetworkSize(1, 1, 1.0)}
-    driver.drive([run], Failing(), {run.study: (store, Tracker())}, sizes, "cpu", Console())
+    driver.drive([run], Failing(), {run.study: (store, Tracker())}, Console())
     kept = store.read(run.run_id)
     assert kept is not None
     assert kept.is_result
@@ -157,6 +158,7 @@ def test_several_studies_share_a_budget_and_go_on_from_where_it_ended(
 
     class Toy:
         workers = 1
+        device = "cpu"
 
         def execute(self, runs: Iterable[Run]) -> Iterator[Event]:
             for each in runs:
@@ -165,10 +167,10 @@ def test_several_studies_share_a_budget_and_go_on_from_where_it_ended(
                 executed.append(each)
                 yield Ended(each, record_of(each))
 
-    monkeypatch.setattr(driver, "make_engine", lambda *_, **__: (Toy(), "cpu"))
-    monkeypatch.setattr(driver, "handle_signals", lambda: None)
+    monkeypatch.setattr("ablations.session.make_engine", lambda *_, **__: Toy())
+    monkeypatch.setattr("ablations.session.handle_signals", lambda: None)
     monkeypatch.setattr("ablations.reporting.figures.FIGURES", {})
-    monkeypatch.setattr("ablations.tracking.mlflow_tree.open_tracker", lambda *_: Tracker())
+    monkeypatch.setattr("ablations.session.open_tracker", lambda *_: Tracker())
     studies = ["class_block,nonlinearity", "--protocol", "smoke", "--results", str(tmp_path)]
     assert run.main([*studies, "--budget", "5s"]) == 0
     assert "the time is up: 25 of 30 runs are left; the same command goes on" in capsys.readouterr().out
@@ -193,9 +195,9 @@ def test_what_came_of_a_study_is_shown_before_mlflow_is_waited_for(
     store = Store(tmp_path, "num_1x1", "smoke")
     for each in smoke_runs(seeds=1, variants=["0x"]):
         store.write(record_of(each))
-    monkeypatch.setattr(driver, "handle_signals", lambda: None)
+    monkeypatch.setattr("ablations.session.handle_signals", lambda: None)
     monkeypatch.setattr("ablations.reporting.figures.FIGURES", {})
-    monkeypatch.setattr("ablations.tracking.mlflow_tree.open_tracker", lambda *_: Slow())
+    monkeypatch.setattr("ablations.session.open_tracker", lambda *_: Slow())
     arguments = ["num_1x1", "--protocol", "smoke", "--variants", "0x", "--seeds", "1", "--results", str(tmp_path)]
     assert run.main(arguments) == 0
     assert "report:" in shown[0]
@@ -290,16 +292,16 @@ def test_the_time_left_is_in_minutes_and_then_in_seconds(
 
 def test_a_signal_that_comes_twice_at_once_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """`timeout` signals its command and then its command's group."""
-    monkeypatch.setattr(driver, "_stop_at_once", lambda: stopped.append(True))
-    handlers = {number: signal.getsignal(number) for number in driver.SIGNALS}
+    monkeypatch.setattr(signals, "_stop_at_once", lambda: stopped.append(True))
+    handlers = {number: signal.getsignal(number) for number in signals.SIGNALS}
     stopped: list[bool] = []
     try:
-        driver.handle_signals()
+        signals.handle_signals()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
         assert not stopped
-        monkeypatch.setattr(driver, "ECHO", 0.0)
+        monkeypatch.setattr(signals, "ECHO", 0.0)
         signal.raise_signal(signal.SIGINT)
         assert stopped
     finally:

@@ -9,7 +9,7 @@ from small_files import WRITERS
 from ablations.execution.worker import execute
 from ablations.protocols import PROTOCOLS
 from ablations.records import Store
-from ablations.report import write_report
+from ablations.reporting.files import write_report
 from ablations.studies import best
 from ablations.study import Study, load_study, study_names
 from nin.spec import ModelSpec

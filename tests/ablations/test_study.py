@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-import ablations.study
+import ablations.runs
 from ablations.protocols import PROTOCOLS
-from ablations.study import Study, Variant, command_of, load_study, parse_length, parse_overrides, study_names
+from ablations.runs import parse_length, parse_overrides
+from ablations.study import Study, Variant, command_of, load_study, study_names
 from nin.data import shape
-from nin.measure import size
+from nin.sizes import size
 from nin.spec import DataSpec, ModelSpec, TrainSpec
 
 TWO = Study(baseline="a", variants={"a": Variant(), "b": Variant(model={"num_1x1": 0})}, name="two")
@@ -80,8 +81,8 @@ def test_run_id_outlives_new_fields_that_are_at_their_default(monkeypatch: pytes
     """An older version of the code, which did not know of a field, gave the same run the same identity."""
     run = TWO.expand("smoke", seeds=1)[0]
     assert run.model.activation == ModelSpec().activation
-    known = ablations.study.fields
-    monkeypatch.setattr(ablations.study, "fields", lambda spec: [f for f in known(spec) if f.name != "activation"])
+    known = ablations.runs.fields
+    monkeypatch.setattr(ablations.runs, "fields", lambda spec: [f for f in known(spec) if f.name != "activation"])
     older = run.run_id
     monkeypatch.undo()
     assert run.run_id == older

@@ -16,9 +16,9 @@ from nin import bench, loops
 from nin.bench import arithmetic, compared, main
 from nin.loops import PHASES, OurLoop, Pace, TextbookLoop
 from nin.machine import device_name
-from nin.measure import layers
 from nin.roofline import Machine
 from nin.settings import SETTINGS, Setting
+from nin.sizes import layers
 from nin.spec import DataSpec, ModelSpec, TrainSpec
 
 TINY = Setting(

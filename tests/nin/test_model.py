@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from nin.blocks import weight_layers
 from nin.heads import HEADS
-from nin.measure import size
 from nin.model import INITS, build_model, predict
 from nin.pooling import POOLINGS
+from nin.sizes import size
 from nin.spec import ModelSpec, stream
 from nin.trunks import TRUNKS
 

@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from nin import measure, roofline
-from nin.measure import NETWORKS
 from nin.roofline import LayerCost, Machine, conclusion, figure, layer_costs, least_seconds
+from nin.sizes import NETWORKS, layers
 
 MACHINE = Machine("a card", 1, {"bf16": 100e12, "float32": 50e12}, bandwidth=1e12, bus=1e9)  # ridge: 100 FLOP/byte
 
@@ -23,7 +23,7 @@ def one_second_per_call(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("name", "batch"), [("lenet", 3), ("nin-small", 2), ("nin-cifar", 1)])
 def test_flops_are_nin_measures_times_the_batch(name: str, batch: int) -> None:
-    counted = {f"{row.part}.{row.name}": batch * row.flops for row in measure.layers(*NETWORKS[name], 10) if row.flops}
+    counted = {f"{row.part}.{row.name}": batch * row.flops for row in layers(*NETWORKS[name], 10) if row.flops}
     costs = layer_costs(*NETWORKS[name], 10, batch=batch)
     assert {cost.name: cost.flops for cost in costs if cost.flops} == counted
 
@@ -74,7 +74,7 @@ def test_a_faster_memory_helps_what_waits_for_memory() -> None:
 
 @pytest.mark.parametrize("name", ["nin-d2l", "vgg16"])
 def test_labels_of_the_figure_do_not_overlap(name: str) -> None:
-    rows = [row for row in measure.layers(*NETWORKS[name], 10) if row.flops]
+    rows = [row for row in layers(*NETWORKS[name], 10) if row.flops]
     costs = [LayerCost(f"{r.part}.{r.name}", r.kind, r.output_shape, r.flops, r.flops // 300, 1e-5) for r in rows]
     picture = figure("a network", costs, MACHINE, "bf16")
     canvas = FigureCanvasAgg(picture)

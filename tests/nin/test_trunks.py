@@ -10,8 +10,8 @@ from torch import nn
 from nin import _torchvision  # noqa: F401  (makes torchvision importable beside a CPU build of torch)
 from nin.blocks import scaled
 from nin.layouts import NIN_LAYOUTS
-from nin.measure import layers, size
 from nin.model import build_model
+from nin.sizes import layers, size
 from nin.spec import ModelSpec
 from nin.trunks import TRUNKS
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from nin.data import load
-from nin.measure import size
 from nin.model import build_model
+from nin.sizes import size
 from nin.spec import DataSpec, ModelSpec, TrainSpec
 from nin.weights import Card, TrainedNetwork, to_bytes
 

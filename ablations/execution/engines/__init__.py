@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ablations.records import Executed, RunRecord
-from ablations.study import Run
+from ablations.runs import Run
 from nin.cli import one_line
 from nin.history import Evaluation
 
@@ -67,9 +67,10 @@ Task = Callable[[Run, Callable[[Evaluation], None]], Executed]  # executes one r
 
 
 class Engine(Protocol):
-    """Executes runs, `workers` at a time, in any order of completion."""
+    """Executes runs, `workers` at a time on a device of one kind ("cpu", "cuda"), in any order of completion."""
 
     workers: int
+    device: str
 
     def execute(self, runs: Iterable[Run]) -> Iterator[Event]:
         """Every run ends in exactly one `Ended` or `Failed`. Closing the iterator stops the workers.

@@ -22,7 +22,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from ablations.execution.engines import Ended, Event, Failed, Postponed, Started, Task, attempt
-from ablations.study import Run
+from ablations.runs import Run
 
 SPAWN = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA, and inherits torch's threads half dead
 PATIENCE = 10.0  # seconds a dismissed worker may take before it is killed
@@ -42,12 +42,14 @@ class LocalEngine:
     """A pool of `workers` processes, each calling `task` on one run at a time. `task` must be importable by its name.
 
     time_limit  seconds that one try of a run may take, its worker's start included
+    device      that the task uses
     """
 
-    def __init__(self, task: Task, workers: int, time_limit: float = math.inf) -> None:
+    def __init__(self, task: Task, workers: int, time_limit: float = math.inf, device: str = "cpu") -> None:
         self.task = task
         self.workers = workers
         self.time_limit = time_limit
+        self.device = device
 
     def execute(self, runs: Iterable[Run]) -> Iterator[Event]:
         """Events of all runs. A run whose worker dies or hangs ends in `Failed`; another worker takes the next run.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations.execution.engines import Ended, Event, Failed, Postponed, Started, Task, attempt
-from ablations.study import Run
+from ablations.runs import Run
 from nin.cli import one_line
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class RayEngine:
 
     workers     runs submitted at a time; 0: as many as the connected cluster has room for now
     time_limit  seconds that one try of a run may take from its start
+    device      that the task uses
 
     Raises ValueError if there is no room for any.
     """
@@ -85,11 +86,12 @@ class RayEngine:
         task: Task,
         workers: int = 0,
         time_limit: float = math.inf,
+        device: str = "cpu",
         *,
         cpus: int = 1,
         gpus: float = 0.0,
     ) -> None:
-        self.task, self.time_limit, self.cpus, self.gpus = task, time_limit, cpus, gpus
+        self.task, self.time_limit, self.device, self.cpus, self.gpus = task, time_limit, device, cpus, gpus
         room = self._room()
         if not room:
             needs = f"{cpus} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")

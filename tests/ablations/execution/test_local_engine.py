@@ -16,7 +16,7 @@ from builders import smoke_runs
 
 from ablations.execution.engines import Ended, Failed, Postponed, Progressed, Started, Task, Warned
 from ablations.execution.engines.local import LocalEngine
-from ablations.study import Run
+from ablations.runs import Run
 
 RUNS = smoke_runs(seeds=2)
 

@@ -19,7 +19,8 @@ from ablations.analysis.summary import summarise
 from ablations.records import RunRecord, curves_frame, runs_frame
 from ablations.reporting import figures as plots
 from ablations.reporting.figures import FIGURES, Tables
-from ablations.study import Run, Study, Variant
+from ablations.runs import Run
+from ablations.study import Study, Variant
 
 BUDGET = 1024  # training images of a record from `builders`
 

@@ -13,10 +13,14 @@ from builders import record_of
 from rich.console import Console
 from scipy import stats as scipy_stats
 
+from ablations.plan import detectable_line
 from ablations.records import RunRecord, Store
-from ablations.report import covered, detectable_line, main, print_summary, write_report
+from ablations.report import main
 from ablations.reporting.figures import FIGURES
-from ablations.study import Run, load_study
+from ablations.reporting.files import covered, write_report
+from ablations.reporting.terminal import print_summary
+from ablations.runs import Run
+from ablations.study import load_study
 
 NUM_1X1 = load_study("num_1x1")
 OWN = ["0x", "1x", "3x", "4x"]

@@ -20,7 +20,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run as LoggedRun
 
 from ablations.records import RunRecord
-from ablations.study import Run, Study, Variant
+from ablations.runs import Run
+from ablations.study import Study, Variant
 from ablations.tracking import background
 from ablations.tracking import mlflow_tree as tracking
 from ablations.tracking.mlflow_tree import open_tracker
@@ -528,7 +529,7 @@ tracker.run_started(last)
 
 CTRL_C_TWICE = """
 import signal, time
-from ablations.execution.driver import ECHO, handle_signals
+from ablations.execution.signals import ECHO, handle_signals
 while tracker._tracker is None or last.run_id not in tracker._tracker._open:
     time.sleep(0.1)
 handle_signals()

@@ -19,11 +19,14 @@ from ablations.execution import claims
 from ablations.execution.driver import CommonFailureError
 from ablations.execution.engines import Ended, Event, Failed, Started
 from ablations.records import RunRecord, Store
-from ablations.study import Run, load_study
+from ablations.runs import Run
+from ablations.study import load_study
 from ablations.tracking.tracker import Tracker
+from ablations.tuning import halving
 from ablations.tuning.report import write_tuning_report
 from ablations.tuning.spaces import NUISANCE, Choice, Range, space_of
-from ablations.tuning.storage import StorageClaims
+from ablations.tuning.storage import StorageClaims, open_storage
+from ablations.tuning.task import FEW, FIRST_SEED, Task, winners_of
 from ablations.tuning.winners import Winner, with_winners
 from nin.history import Evaluation
 
@@ -42,6 +45,7 @@ class Toy:
     """An engine that trains nothing: accuracy is best at lr = 0.01, whatever the variant; `fail` counts failures by trial."""
 
     workers = 2
+    device = "cpu"
     PAUSE = 0.0  # seconds
 
     def __init__(self, at: float, fail: dict[int, int]) -> None:
@@ -59,12 +63,12 @@ class Toy:
                 yield Ended(each, made_up(each, round(self.at * 512 * each.train.epochs), accuracy))
 
 
-def toy_tasks(tmp_path: Path, trials: int, variants: Iterable[str] = ("2x", "0x")) -> list[tune.Task]:
-    storage = tune.open_storage(f"journal:{tmp_path / 'trials.log'}")
+def toy_tasks(tmp_path: Path, trials: int, variants: Iterable[str] = ("2x", "0x")) -> list[Task]:
+    storage = open_storage(f"journal:{tmp_path / 'trials.log'}")
     runs = [each for each in NUM_1X1.expand("smoke", 1) if each.variant in variants]
     space = {"train.lr": Range(0.0005, 0.05, log=True)}
     return [
-        tune.Task(
+        Task(
             each,
             space,
             optuna.create_study(storage=storage, study_name=each.variant, direction="maximize", load_if_exists=True),
@@ -76,17 +80,17 @@ def toy_tasks(tmp_path: Path, trials: int, variants: Iterable[str] = ("2x", "0x"
     ]
 
 
-def tune_toy(tmp_path: Path, tasks: list[tune.Task], fail: dict[int, int] | None = None) -> list[str]:
+def tune_toy(tmp_path: Path, tasks: list[Task], fail: dict[int, int] | None = None) -> list[str]:
     """Tune; the lines that were said."""
     said: list[str] = []
     failures = dict(fail or {})
     claims = StorageClaims(tasks[0].trials._storage, "claims")
     store = Store(tmp_path, "toy-tuning", "smoke")
-    tune.tune(tasks, lambda at: Toy(at, failures), claims, store, Tracker(), said.append)
+    halving.tune(tasks, lambda at: Toy(at, failures), claims, store, Tracker(), said.append)
     return said
 
 
-def examples(task: tune.Task) -> list[int]:
+def examples(task: Task) -> list[int]:
     return [trial.user_attrs["examples"] for trial in task.trials.get_trials()]
 
 
@@ -98,7 +102,7 @@ def _quiet() -> None:
 def test_a_known_optimum_is_found(tmp_path: Path) -> None:
     tasks = toy_tasks(tmp_path, 24)
     tune_toy(tmp_path, tasks)
-    for winner in tune.winners_of(tasks).values():
+    for winner in winners_of(tasks).values():
         assert winner.params["train.lr"] == pytest.approx(0.01, rel=0.25)
 
 
@@ -121,7 +125,7 @@ def test_every_variant_spends_the_same_number_of_images(tmp_path: Path, trials: 
         assert sorted(examples(task)) == sorted(expected)
 
 
-def paired_task(tmp_path: Path, trials: int) -> tune.Task:
+def paired_task(tmp_path: Path, trials: int) -> Task:
     (task,) = toy_tasks(tmp_path, trials, ["2x"])
     return replace(task, seeds=6)
 
@@ -140,14 +144,14 @@ def test_trials_of_many_seeds_end_where_they_are_worse_seed_by_seed(tmp_path: Pa
         best = best if pruned else max(best, trial.value)
         assert trial.user_attrs["seeds"] == list(range(1000, 1004 if pruned else 1006))
         assert trial.user_attrs["examples"] == len(trial.user_attrs["seeds"]) * 512 * 3
-    (winner,) = tune.winners_of([task]).values()
+    (winner,) = winners_of([task]).values()
     assert winner.value == pytest.approx(best)
 
 
 def test_a_trial_of_many_seeds_goes_on_at_the_seed_where_a_driver_was_stopped(tmp_path: Path) -> None:
     task = paired_task(tmp_path, 4)
     with pytest.raises(CommonFailureError):
-        tune_toy(tmp_path, [task], fail=dict.fromkeys(range(4), tune.TRIES))
+        tune_toy(tmp_path, [task], fail=dict.fromkeys(range(4), halving.TRIES))
     tune_toy(tmp_path, [task])
     assert examples(task) == [6 * 512 * 3] * 4
     own, *_ = task.trials.get_trials()
@@ -155,7 +159,7 @@ def test_a_trial_of_many_seeds_goes_on_at_the_seed_where_a_driver_was_stopped(tm
 
 
 def test_trials_of_few_seeds_are_halved_by_their_mean(tmp_path: Path) -> None:
-    task = replace(paired_task(tmp_path, 4), seeds=tune.FEW)
+    task = replace(paired_task(tmp_path, 4), seeds=FEW)
     tune_toy(tmp_path, [task])
     total = 4 * 512 * 3
     assert sorted(examples(task)) == [total // 4, total // 2, total, total]
@@ -206,15 +210,15 @@ def test_a_trial_that_keeps_failing_is_told_and_blocks_nothing(tmp_path: Path) -
 
 def test_a_trial_that_dies_is_tried_again(tmp_path: Path) -> None:
     tasks = toy_tasks(tmp_path, 4, ["2x"])
-    said = tune_toy(tmp_path, tasks, fail={1: tune.TRIES - 1})
-    assert sum("failed" in line for line in said) == tune.TRIES - 1
+    said = tune_toy(tmp_path, tasks, fail={1: halving.TRIES - 1})
+    assert sum("failed" in line for line in said) == halving.TRIES - 1
     assert sorted(trial.state.name for trial in tasks[0].trials.get_trials()) == [*["COMPLETE"] * 2, *["PRUNED"] * 2]
 
 
 def test_a_failure_common_to_all_trials_is_told_of_none_and_the_next_call_has_them_anew(tmp_path: Path) -> None:
     tasks = toy_tasks(tmp_path, 4)
     with pytest.raises(CommonFailureError, match="all 8 runs failed: RuntimeError: no"):
-        tune_toy(tmp_path, tasks, fail=dict.fromkeys(range(4), 2 * tune.TRIES))
+        tune_toy(tmp_path, tasks, fail=dict.fromkeys(range(4), 2 * halving.TRIES))
     tune_toy(tmp_path, tasks)
     for task in tasks:
         states = sorted(trial.state.name for trial in task.trials.get_trials())
@@ -242,7 +246,7 @@ def test_two_tuners_with_nothing_but_the_storage_in_common_share_the_work(
 ) -> None:
     monkeypatch.setattr(Toy, "PAUSE", 0.01)
     monkeypatch.setattr(Toy, "workers", 1)
-    monkeypatch.setattr(tune, "POLL", 0.01)
+    monkeypatch.setattr(halving, "POLL", 0.01)
 
     def tune_here(name: str) -> list[str]:
         return tune_toy(tmp_path / name, toy_tasks(tmp_path, 12))
@@ -262,7 +266,7 @@ def test_two_tuners_with_nothing_but_the_storage_in_common_share_the_work(
 
 @pytest.fixture
 def storage(tmp_path: Path) -> optuna.storages.BaseStorage:
-    return tune.open_storage(f"journal:{tmp_path / 'claims.log'}")
+    return open_storage(f"journal:{tmp_path / 'claims.log'}")
 
 
 def test_a_claim_is_one_drivers_until_it_is_released(storage: optuna.storages.BaseStorage) -> None:
@@ -279,7 +283,7 @@ def test_a_claim_is_one_drivers_until_it_is_released(storage: optuna.storages.Ba
 
 def test_of_many_drivers_at_once_one_has_the_claim(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'claims.db'}"
-    drivers = [StorageClaims(tune.open_storage(url), "claims") for _ in range(6)]
+    drivers = [StorageClaims(open_storage(url), "claims") for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
         for _ in range(3):
             taken = list(pool.map(lambda driver: driver.take("2x"), drivers))
@@ -529,7 +533,7 @@ def test_trials_of_another_setting_are_not_mixed_in(
 ) -> None:
     tasks = ["--results", str(tmp_path), "--trials", "1"]
     synced = Synced()
-    monkeypatch.setattr("ablations.tracking.mlflow_tree.open_tracker", lambda *_: synced)
+    monkeypatch.setattr("ablations.tuning.session.open_tracker", lambda *_: synced)
     assert tune.main([*TINY, *tasks, "--set", "train.epochs=1", "--workers", "1"]) == 0
     assert sorted(synced.labels) == ["0x trial 0", "2x trial 0"]  # in case MLflow had not heard of them
     said = capsys.readouterr().out
@@ -573,7 +577,7 @@ def test_a_tuning_that_was_killed_goes_on_to_exactly_as_many_trials(tmp_path: Pa
     assert budgets[0] == budgets[1]
     tuned = json.loads((tmp_path / "num_1x1-tuning/smoke/tuned.json").read_text())["variants"]
     assert set(tuned) == {"2x", "0x"}
-    assert all(seed >= tune.FIRST_SEED for winner in tuned.values() for seed in winner["seeds"])
+    assert all(seed >= FIRST_SEED for winner in tuned.values() for seed in winner["seeds"])
     records = [json.loads(path.read_text()) for path in tmp_path.rglob("runs/*.json")]
     assert len(records) == 12
     assert all(math.isnan(record["test_accuracy"]) for record in records)  # the test set was not read

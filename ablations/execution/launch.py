@@ -1,0 +1,96 @@
+"""Choose where runs are executed: the options, and the engine that they make. Imports torch and Ray only to make one."""
+
+import importlib.util
+import math
+import os
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ablations.execution.engines import Engine
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Where runs are executed, and how many at a time.
+
+    engine      "local" (processes on this machine) or "ray"
+    address     the Ray cluster, "host:port"; empty: RAY_ADDRESS, else one is started here
+    workers     runs at a time; 0: one per core, or 1 on a GPU; on Ray as many as there is room for
+    gpu_share   of a GPU, that a run is given on Ray
+    threads     CPU threads of each worker
+    device      "auto", "cpu" or "cuda"
+    time_limit  seconds after which a run fails
+    """
+
+    engine: str = "local"
+    address: str = ""
+    workers: int = 0
+    gpu_share: float = 1.0
+    threads: int = 1
+    device: str = "auto"
+    time_limit: float = math.inf
+
+
+def make_engine(options: EngineOptions, results: Path, keep_weights: bool = False, pause_at: float = 0) -> "Engine":
+    """The engine that those options describe; `keep_weights` and `pause_at` are those of `ablations.execution.worker.execute`.
+
+    Raises ValueError for an engine or device that is not there.
+    """
+    from ablations.execution.worker import code_commit, execute
+    from nin.machine import choose_device
+    from nin.spec import choose
+
+    choose(dict.fromkeys(("local", "ray")), options.engine, "engine")
+    task = partial(
+        execute,
+        threads=options.threads,
+        results=results.resolve(),
+        commit=code_commit(),
+        keep_weights=keep_weights,
+        pause_at=pause_at,
+    )
+    if options.engine == "local":
+        from ablations.execution.engines.local import LocalEngine
+
+        device = choose_device(options.device).type
+        workers = options.workers or default_workers(device)
+        return LocalEngine(partial(task, device=device), workers, options.time_limit, device)
+    if importlib.util.find_spec("ray") is None:
+        raise ValueError("--engine ray: Ray is not installed; pip install '.[ray]'")
+    from ablations.execution.engines.ray import RayEngine, connect
+
+    has_gpus = connect(options.address or os.environ.get("RAY_ADDRESS"), (options.workers or 1) * options.threads)
+    device = ("cuda" if has_gpus else "cpu") if options.device == "auto" else options.device
+    return RayEngine(
+        partial(task, device=device),
+        options.workers,
+        options.time_limit,
+        device,
+        cpus=options.threads,
+        gpus=0.0 if device == "cpu" else options.gpu_share,
+    )
+
+
+def default_workers(device: str) -> int:
+    """Runs at a time: one per core that this process may use, or 1 on a GPU."""
+    if device != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def require_writable(results: Path) -> None:
+    """Raises ValueError if nothing can be written there, or the databases there would have no address."""
+    if "?" in str(results.resolve()):
+        raise ValueError(f"--results {results}: a '?' ends the name of a database's file; choose another folder")
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=results):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"--results {results}: cannot write there ({error.strerror}); choose another folder"
+        ) from error

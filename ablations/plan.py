@@ -1,0 +1,91 @@
+"""Show what a call would do (`--dry-run`): the runs of each study, their sizes, how long they take, what they could find."""
+
+import math
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from ablations.analysis import stats
+from ablations.execution import worker
+from ablations.execution.launch import default_workers
+from ablations.execution.progress import say
+from ablations.protocols import PROTOCOLS
+from ablations.records import Store
+from ablations.reporting.files import covered
+from ablations.runs import Run
+from ablations.session import Part, Request, find_part, network_sizes
+from ablations.study import Study
+from nin.machine import choose_device
+
+
+def plan_studies(studies: Sequence[Study], request: Request, console: Console) -> None:
+    """Show the table of each study, and how long all of it would take. Trains a few steps to see, and writes nothing."""
+    parts = [find_part(study, request) for study in studies]
+    device = choose_device(request.engine.device).type
+    missing = sum(len(part.missing) for part in parts)
+    total = sum(_print_plan(part, device, request.engine.threads, console) for part in parts)
+    at_a_time = min(request.engine.workers or default_workers(device), max(1, missing))
+    minutes = total / at_a_time / 60
+    say(console, f"{missing} runs to do, about {minutes:.1f} minutes with {at_a_time} at a time on {device}")
+
+
+def detectable_line(study: Study, runs: Sequence[Run], store: Store) -> str:
+    """What the design can find before it is run: from the spread of the records there are, else from the protocol's assumption.
+
+    The spread is that of the baseline and of confirmatory variants whose runs all learned: a single one that collapsed in some
+    seeds, or a control that nothing is claimed of, would stand for all.
+    """
+    protocol = PROTOCOLS[runs[0].protocol]
+    num_seeds = len({run.seed for run in runs})
+    num_comparisons = len({run.variant for run in runs if run.role == "confirmatory"})
+    records, _ = covered(study, protocol.name, store)
+    groups = {name: [r for r in records if r.is_result and r.run.variant == name] for name in study.variants}
+    kept = [
+        [r.test_accuracy for r in group]
+        for name, group in groups.items()
+        if study.role(name) == "baseline"
+        or (study.role(name) == "confirmatory" and all(r.status == "finished" and not r.dead_classes for r in group))
+    ]
+    sd = stats.pooled_sd(kept)
+    source = "measured in the runs there are" if sd > 0 else "assumed"
+    sd = sd if sd > 0 else protocol.assumed_sd
+    found = stats.detectable_difference(sd, num_seeds, max(1, num_comparisons))
+    if math.isnan(found):
+        return "with one seed no difference can be told from chance"
+    size = f"differences of {100 * found:.2f} points or more" if found <= 1 else "no difference that there can be"
+    return (
+        f"{num_seeds} seeds and {num_comparisons} comparisons find {size} "
+        f"(power 80 %, Holm; standard deviation between seeds {100 * sd:.2f} points, {source})"
+    )
+
+
+def _print_plan(part: Part, device: str, threads: int, console: Console) -> float:
+    """What would be trained, how large it is, and how long it takes by a short timed probe; all its seconds, one run at a time."""
+    sizes = network_sizes(part.runs)
+    table = Table("variant", "role", "runs to do", "parameters", "trunk", "head", "GFLOP/image", "minutes/run")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    total = 0.0
+    for run in {run.variant: run for run in part.runs}.values():
+        to_do = sum(other.variant == run.variant for other in part.missing)
+        network = sizes[run.run_id]
+        try:
+            seconds_each = worker.probe(run, device, threads)
+        except RuntimeError as error:  # torch's, when there is too little memory
+            raise ValueError(f"variant {run.variant!r} cannot be trained here: {error}") from error
+        total += seconds_each * to_do
+        table.add_row(
+            run.variant,
+            run.role,
+            str(to_do),
+            f"{network.params:,}",
+            f"{network.params_trunk:,}",
+            f"{network.params_head:,}",
+            f"{network.gflops:.4f}",
+            f"{seconds_each / 60:.1f}",
+        )
+    say(console, f"{part.study.name}: {part.study.question}")
+    console.print(table)
+    say(console, detectable_line(part.study, part.runs, part.store))
+    return total

@@ -1,0 +1,234 @@
+"""Run studies: execute the runs that are missing, keep their records, write the reports.
+
+`run_studies` is what `python -m ablations.run` does between its options and its exit status, with plain values in the place of
+options. A second call trains nothing that is done; several at one time, here or on other machines that share the folder, share
+the runs. Of several studies at once the first seeds of all variants come before any second.
+"""
+
+import gc
+import math
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from ablations.execution.driver import CommonFailureError, drive
+from ablations.execution.engines import Engine
+from ablations.execution.launch import EngineOptions, make_engine, require_writable
+from ablations.execution.progress import say, warn
+from ablations.execution.signals import OutOfTimeError, handle_signals, time_limit
+from ablations.execution.worker import load_cached, network_size
+from ablations.records import RunRecord, Store
+from ablations.reporting.files import Report, write_report
+from ablations.reporting.terminal import print_summary
+from ablations.runs import Run
+from ablations.study import Study
+from ablations.tracking.mlflow_tree import open_tracker
+from ablations.tracking.tracker import Tracker, finish
+from ablations.tuning.winners import load_tuned
+from nin.sizes import NetworkSize
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which runs of studies are meant, how they are executed, and where they are kept.
+
+    seeds         runs per variant; None: the protocol's own number
+    variants      only these, and the baseline; of one study alone
+    overrides     changes to every run, such as "train.lr=0.05"
+    budget        seconds of training, after which the next call goes on
+    retries       of a run that failed
+    keep_weights  keep each run's trained network; a run that lacks it is trained again
+    tuned         train each variant that was tuned twice, as it is and as tuned
+    """
+
+    protocol: str = "quick"
+    seeds: int | None = None
+    variants: Sequence[str] | None = None
+    overrides: Sequence[str] = ()
+    results: Path = Path("results")
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    budget: float = math.inf
+    retries: int = 0
+    keep_weights: bool = False
+    tuned: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """One study's part in a call: its runs, those of them that are to be executed, and where all are kept.
+
+    adopted  of a tuned study, what the plain one has of these runs: those that tuning did not change are the same
+    """
+
+    study: Study
+    runs: Sequence[Run]
+    missing: Sequence[Run]
+    store: Store
+    adopted: Sequence[RunRecord] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call ended.
+
+    parts      as they were before anything was executed; a tuned study has a name of its own
+    reports    by the study's name; none of a study without any record
+    remaining  runs for which the time did not suffice
+    failed     the records of runs that are no result, or lack their weights
+    stopped    why no more was tried, if every variant failed alike
+    """
+
+    parts: Sequence[Part]
+    reports: dict[str, Report] = field(default_factory=dict)
+    remaining: int = 0
+    failed: Sequence[RunRecord] = ()
+    stopped: str = ""
+
+    @property
+    def num_runs(self) -> int:
+        """All runs that were meant."""
+        return sum(len(part.runs) for part in self.parts)
+
+
+def run_studies(
+    studies: Sequence[Study], request: Request, console: Console, ends_with_signals: bool = False
+) -> Outcome:
+    """Execute what the studies still lack, keep the records, and write, show and track what came of it.
+
+    ends_with_signals  handle those that end a command (`ablations.execution.signals.handle_signals`)
+
+    Raises ValueError, in one line and before anything is written, for what cannot be run; KeyboardInterrupt, after a line that
+    says how much is done, if it is interrupted.
+    """
+    parts = [find_part(study, request) for study in studies]
+    missing = sorted((run for part in parts for run in part.missing), key=lambda run: run.seed)
+    network_sizes(missing)
+    engine = make_engine(request.engine, request.results, keep_weights=request.keep_weights) if missing else None
+    require_writable(request.results)
+    for part in parts:
+        for record in part.adopted:
+            part.store.write(record)
+        part.store.checkpoints_folder.mkdir(parents=True, exist_ok=True)
+    if ends_with_signals:
+        handle_signals()
+    side_by_side = f"; {min(engine.workers, len(missing))} at a time on {engine.device}" if engine else ""
+    for part in parts:
+        say(console, f"{part.study.name} under {request.protocol}: {part.study.question}")
+    num_runs = sum(len(part.runs) for part in parts)
+    say(console, f"{num_runs} runs, {num_runs - len(missing)} done, {len(missing)} to do{side_by_side}")
+    with ExitStack() as at_the_end:
+        trackers: dict[str, Tracker] = {}
+        for part in parts:
+            tracker = open_tracker(request.results, part.study, request.protocol, warn, request.overrides)
+            at_the_end.callback(tracker.close, "KILLED")  # changes nothing if it is closed
+            trackers[part.study.name] = tracker
+        gc.freeze()  # what is loaded is no garbage: statsmodels looks for some at every correction of p-values
+        try:
+            stopped, is_out_of_time = "", False
+            try:
+                if engine:
+                    _execute(parts, missing, engine, trackers, request, console)
+            except CommonFailureError as reason:
+                stopped = f"stopped early: {reason}; the same command tries again"
+            except OutOfTimeError:
+                is_out_of_time = True
+            reports: dict[str, Report] = {}
+            for part in parts:
+                if not part.store.run_ids():
+                    say(console, f"{part.study.name}: no run has ended yet")
+                else:
+                    reports[part.study.name] = _conclude(part, trackers[part.study.name], request, console)
+        except KeyboardInterrupt:
+            done = sum(part.store.has_result(run) for part in parts for run in part.runs)
+            print(
+                f"interrupted: {done} of {num_runs} runs are finished and kept; the same command goes on",
+                file=sys.stderr,
+            )
+            raise
+    remaining = sum(not part.store.is_done(run) for part in parts for run in part.runs) if is_out_of_time else 0
+    failed = [record for part in parts for record in _failed(part, reports.get(part.study.name))]
+    return Outcome(parts, reports, remaining, failed, stopped)
+
+
+def find_part(study: Study, request: Request) -> Part:
+    """Which of the study's runs there are, and which are missing. Writes nothing.
+
+    Raises ValueError for runs that cannot be, or a folder of published results.
+    """
+    variants = request.variants
+    plain = Store(request.results, study.name, request.protocol)
+    if request.tuned:
+        study = load_tuned(study, request.protocol, request.results, request.overrides, variants)
+        variants = None
+    runs = study.expand(request.protocol, request.seeds, variants, request.overrides)
+    store = Store(request.results, study.name, request.protocol, request.keep_weights)
+    if store.is_published:
+        raise ValueError(
+            f"--results {request.results}: published results, which are never added to; choose another folder"
+        )
+    records, damaged = store.read_all(runs)
+    for line in damaged:
+        warn(line)
+    finished = {run_id for run_id, record in records.items() if record.is_result}
+    others = plain.read_all(runs)[0].values() if request.tuned else ()
+    adopted = [record for record in others if record.is_result and record.run_id not in finished]
+    finished |= {record.run_id for record in adopted}
+    done = {run_id for run_id in finished if store.is_whole(run_id)}
+    if finished != done:
+        print(f"{len(finished - done)} finished runs have no weights and are trained again for them")
+    return Part(study, runs, [run for run in runs if run.run_id not in done], store, adopted)
+
+
+def network_sizes(runs: Sequence[Run]) -> dict[str, NetworkSize]:
+    """Parameters and FLOPs by run_id. Loads the data once, here, so that workers find it; checks every name in the runs."""
+    by_variant: dict[tuple[str, str], NetworkSize] = {}
+    for run in runs:
+        if (run.study, run.variant) not in by_variant:
+            by_variant[run.study, run.variant] = network_size(run, load_cached(run.data, "cpu"))
+    return {run.run_id: by_variant[run.study, run.variant] for run in runs}
+
+
+def _execute(
+    parts: Sequence[Part],
+    missing: Sequence[Run],
+    engine: Engine,
+    trackers: dict[str, Tracker],
+    request: Request,
+    console: Console,
+) -> None:
+    """Raises CommonFailureError or OutOfTimeError if not every run that is missing was tried."""
+    stores = {part.study.name: part.store for part in parts}
+    for part in parts:  # a driver that is killed leaves checkpoints of runs that are done
+        part.store.drop_checkpoints({run.run_id for run in part.runs} - {run.run_id for run in part.missing})
+    places = {name: (store, trackers[name]) for name, store in stores.items()}
+    with time_limit(request.budget):
+        for _ in range(request.retries + 1):
+            if missing:
+                drive(missing, engine, places, console)
+            missing = [run for run in missing if not stores[run.study].is_done(run)]
+
+
+def _conclude(part: Part, tracker: Tracker, request: Request, console: Console) -> Report:
+    """Report what the store holds, show it, hand it to the tracker."""
+    report = write_report(part.study, request.protocol, part.store, request.overrides, anew=False)
+    print_summary(report, console)
+    say(console, f"report:  {part.store.folder / 'report.md'}")
+    say(console, f"figures: {part.store.folder / 'figures'}")
+    if part.store.weights_folder.exists():
+        say(console, f"weights: {part.store.weights_folder}")
+    finish(tracker, report.records, part.store.folder, lambda line: say(console, line))
+    return report
+
+
+def _failed(part: Part, report: Report | None) -> list[RunRecord]:
+    """The records of the part's runs that are no result, or lack their weights."""
+    ours = {run.run_id for run in part.runs}
+    return [
+        record
+        for record in (report.records if report else ())
+        if record.run_id in ours and not (record.is_result and part.store.is_whole(record.run_id))
+    ]

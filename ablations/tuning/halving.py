@@ -1,0 +1,292 @@
+"""Successive halving of every variant's trials, by equal means.
+
+Each variant has an Optuna study of its own, with the same space, the same number of trials and the same random numbers. Trials come
+in batches of BATCH by synchronous successive halving (Jamieson and Talwalkar, arXiv:1502.07943): all train to the first rung, the
+better half goes on to the next, from where it stood. The first trial, which has the protocol's own setting, always trains to the
+end, lest tuning lose it to a slow start. So every variant spends the same number of training images, to the image.
+
+Trials of several seeds are as good as their mean. With more than FEW seeds they are not halved: all trials of a variant have the same
+seeds, train them one after another to the end, and one that Wilcoxon's signed-rank test finds worse than the best so far, seed by
+seed, ends there (Optuna's WilcoxonPruner, which cannot tell before it has seen that many). What that spends depends on the results,
+so variants come to different numbers of training images, which the report counts.
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ablations.execution.driver import CommonFailureError, follow, without_numbers
+from ablations.execution.engines import Ended, Engine, Event, Failed, Warned
+from ablations.execution.worker import load_cached
+from ablations.records import RunRecord, Store
+from ablations.runs import Run
+from ablations.tracking.tracker import Tracker
+from ablations.tuning.spaces import Range
+from ablations.tuning.storage import StorageClaims
+from ablations.tuning.task import FEW, FIRST_SEED, PRUNED_AT, SHARES, Rung, Task
+from nin.cli import redacted
+from nin.data import shape
+from nin.sizes import size
+from nin.spec import stream
+from nin.train import chance_level
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial, Trial
+
+BATCH = 4  # trials that are halved together
+OWN = 0  # the trial that has the protocol's own setting
+TRIES = 3  # of a trial whose worker fails or dies
+OUTCOMES = ("learned", "collapsed", "diverged")  # of a trial: that of its worst seed
+POLL = 1.0  # seconds between two looks at what other drivers are doing
+
+
+def tune(
+    tasks: Sequence[Task],
+    make_engine: Callable[[float], Engine],
+    claims: StorageClaims,
+    store: Store,
+    tracker: Tracker,
+    say: Callable[[str], None],
+) -> None:
+    """Bring every task to its number of trials. Several drivers on one storage share the work, a batch of a variant at a time.
+
+    make_engine  an engine whose runs pause at that share of their training
+    """
+    # The last rung of a batch has one run; more batches than keep all workers busy are left to others.
+    at_once = max(1, make_engine(SHARES[-1]).workers)
+    with claims:
+        while left := [task for task in tasks if task.num_ended() < task.num_trials]:
+            mine: list[Task] = []
+            for task in left:
+                if len(mine) < at_once and claims.take(task.trials.study_name):
+                    mine.append(task)
+            try:
+                _run_batches(mine, make_engine, store, tracker, say)
+            finally:
+                for task in mine:
+                    claims.release(task.trials.study_name)
+            if not mine:
+                time.sleep(POLL)
+
+
+def _run_batches(
+    tasks: Sequence[Task],
+    make_engine: Callable[[float], Engine],
+    store: Store,
+    tracker: Tracker,
+    say: Callable[[str], None],
+) -> None:
+    """The next batch of each task, through all rungs; one that a driver left half done goes on where it stood."""
+    from optuna.exceptions import UpdateFinishedTrialError
+
+    batches = [(task, range(*_batch(task))) for task in tasks if task.num_ended() < task.num_trials]
+    for rung in batches[0][0].rungs if batches else ():  # the same for all
+        todo = [
+            run
+            for task, numbers in batches
+            for trial in _members(task, numbers)
+            if _is_open(trial) and rung.step not in trial.intermediate_values
+            for run in _until(rung, task, trial)
+        ]
+        records = _execute_to(rung.share, todo, make_engine, tracker, say)
+        for task, numbers in batches:
+            with suppress(UpdateFinishedTrialError):  # we stood still so long that another driver took over
+                _settle_rung(task, numbers, rung, records, store, tracker, say)
+
+
+def _until(rung: Rung, task: Task, trial: "FrozenTrial") -> list[Run]:
+    """The trial's runs that train until the rung."""
+    return [task.runs_of(trial)[k] for k in rung.seeds]
+
+
+def _execute_to(
+    share: float,
+    todo: Sequence[Run],
+    make_engine: Callable[[float], Engine],
+    tracker: Tracker,
+    say: Callable[[str], None],
+) -> dict[str, RunRecord]:
+    """Train all runs to that share, each up to TRIES times; the records by run_id, of a failed one its error.
+
+    Raises CommonFailureError if all of several runs failed alike each time.
+    """
+    records: dict[str, RunRecord] = {}
+    waiting = {run.run_id: run for run in todo}
+    if not waiting:
+        return records
+
+    def keep(record: RunRecord, weights: bytes) -> None:
+        records[record.run_id] = record
+        if record.status != "failed":
+            del waiting[record.run_id]
+
+    def show(event: Event) -> None:
+        match event:
+            case Ended(record=record):
+                say(f"{event.run.label}: {share:.0%}, validation accuracy {record.val_accuracy:.4f}")
+            case Failed(error=error):
+                say(f"{event.run.label}: failed, {redacted(error)}")
+            case Warned(line=line):
+                say(f"{event.run.label}: warning, {line}")
+
+    engine = make_engine(share)
+    for _ in range(TRIES):
+        follow(list(waiting.values()), engine, lambda run: tracker, keep, show)
+        if not waiting:
+            break
+    errors = [records[run_id].error for run_id in waiting]
+    if len(errors) == len(todo) > 1 and len(set(map(without_numbers, errors))) == 1:
+        # It lies in no trial, so none is told, and the next call has them anew.
+        raise CommonFailureError(f"all {len(todo)} runs failed: {errors[0]}")
+    return records
+
+
+def _settle_rung(
+    task: Task,
+    numbers: range,
+    rung: Rung,
+    records: Mapping[str, RunRecord],
+    store: Store,
+    tracker: Tracker,
+    say: Callable[[str], None],
+) -> None:
+    """Tell Optuna how far the batch's trials have come; those end here that are not worth going on with."""
+    from optuna.trial import Trial, TrialState
+
+    for trial in _members(task, numbers):
+        runs = _until(rung, task, trial) if _is_open(trial) else []
+        ours = [records[run.run_id] for run in runs if run.run_id in records]
+        if not ours:
+            continue
+        live = Trial(task.trials, trial._trial_id)
+        failed = [record for record in ours if record.status == "failed"]
+        before = trial.user_attrs if task.is_paired else {}  # of its earlier seeds; otherwise ours go on from there
+        worst = max(before.get("outcome", OUTCOMES[0]), _outcome(ours), key=OUTCOMES.index) if not failed else "failed"
+        live.set_user_attr("outcome", worst)
+        live.set_user_attr("examples", before.get("examples", 0) + sum(record.examples_seen for record in ours))
+        live.set_user_attr("params", ours[0].params_trunk + ours[0].params_head)
+        live.set_user_attr("gflops", ours[0].gflops)
+        live.set_user_attr("seeds", before.get("seeds", []) + [record.run.seed for record in ours])
+        for record in ours:
+            store.write(record)
+        if failed:
+            live.set_user_attr("error", failed[0].error)
+            task.trials.tell(trial.number, state=TrialState.FAIL)
+            tracker.run_ended(failed[0])
+        else:
+            _report(task, live, rung.step, sum(record.val_accuracy for record in ours) / len(ours))
+    there = [trial for trial in _members(task, numbers) if rung.step in trial.intermediate_values]
+    is_last = rung == task.rungs[-1]
+    for trial in there if is_last else _worse(task, [trial for trial in there if trial.number != OWN]):
+        if _is_open(trial):
+            _end(task, trial, is_last, store, tracker)
+            place = f"seed {rung.step + 1} of {task.seeds}" if task.is_paired else f"{rung.share:.0%}"
+            fate = "complete" if is_last else "ends"
+            say(f"{task.run.variant} trial {trial.number}: {fate} at {place}, {trial.user_attrs['outcome']}")
+
+
+def _worse(task: Task, trials: Sequence["FrozenTrial"]) -> list["FrozenTrial"]:
+    """Of trials at one rung those not worth going on with: what the pruner says seed by seed, otherwise the worse half."""
+    from optuna.pruners import WilcoxonPruner
+
+    if task.is_paired:
+        with warnings.catch_warnings(action="ignore"):  # that it is experimental
+            pruner = WilcoxonPruner(p_threshold=PRUNED_AT, n_startup_steps=FEW)
+        return [trial for trial in trials if pruner.prune(task.trials, trial)]
+    best_first = sorted(trials, key=lambda trial: (-task.rank(trial), trial.number))
+    return best_first[math.ceil(len(trials) / 2) :]
+
+
+def _report(task: Task, trial: "Trial", step: int, value: float) -> None:
+    """Intermediate values are for one objective; Optuna takes none with several."""
+    if task.objective == "accuracy":
+        trial.report(value, step)
+    else:
+        trial.storage.set_trial_intermediate_value(trial._trial_id, step, value)
+
+
+def _end(task: Task, trial: "FrozenTrial", is_complete: bool, store: Store, tracker: Tracker) -> None:
+    """A trial's last word to Optuna, its record and MLflow."""
+    from optuna.trial import TrialState
+
+    accuracy = task.accuracy(trial)
+    accuracy = accuracy if math.isfinite(accuracy) else 0.0
+    if not is_complete:
+        task.trials.tell(trial.number, state=TrialState.PRUNED)
+    else:
+        size = {"accuracy,params": "params", "accuracy,gflops": "gflops"}.get(task.objective)
+        task.trials.tell(trial.number, accuracy if size is None else [accuracy, float(trial.user_attrs[size])])
+    status = trial.user_attrs["outcome"] if is_complete else "pruned"
+    for run in task.runs_of(trial):
+        record = store.read(run.run_id)
+        if record is not None:
+            store.write(replace(record, run=run, status=status))
+            tracker.run_ended(replace(record, run=run, status=status))
+        store.drop_checkpoints([run.run_id])
+
+
+def _batch(task: Task) -> tuple[int, int]:
+    """First and last + 1 of the trial numbers in the batch at hand, asking for those that are not there yet."""
+    from optuna.samplers import TPESampler
+    from optuna.trial import TrialState
+
+    start, stop = task.trials.user_attrs.get("batch", (0, 0))
+    for trial in task.trials.get_trials():
+        if _is_open(trial) and not start <= trial.number < stop:  # asked for by a driver that had stood still
+            task.trials.tell(trial.number, state=TrialState.FAIL)
+    if all(trial.state.is_finished() for trial in task.trials.get_trials() if start <= trial.number < stop):
+        num_trials = len(task.trials.get_trials())
+        if num_trials >= stop:
+            start, stop = num_trials, min(num_trials + BATCH, task.num_trials)
+            task.trials.set_user_attr("batch", (start, stop))
+    # Anew for each batch, from its place alone: variants have the same random numbers, and a killed driver changes nothing.
+    task.trials.sampler = TPESampler(seed=stream(FIRST_SEED, f"batch {start}") % 2**32, n_startup_trials=2 * BATCH)
+    if start == 0 and not task.trials.get_trials():
+        task.trials.enqueue_trial(task.own_setting())
+    while len(task.trials.get_trials()) < stop or any(
+        trial.state.name == "WAITING" for trial in task.trials.get_trials()
+    ):
+        task.trials.ask()
+    for trial in _members(task, range(start, stop)):
+        if _is_open(trial):
+            _suggest(task, trial)
+    return start, stop
+
+
+def _suggest(task: Task, asked: "FrozenTrial") -> None:
+    """Give a trial its parameters; those that it has already, from a driver that was killed meanwhile, stay."""
+    from optuna.trial import Trial
+
+    trial = Trial(task.trials, asked._trial_id)
+    for key, each in task.space.items():
+        if isinstance(each, Range):
+            trial.suggest_float(key, each.low, each.high, log=each.log)
+        else:
+            trial.suggest_categorical(key, each.values)
+    if task.most_params and "params" not in trial.constraints:
+        (member,) = _members(task, range(trial.number, trial.number + 1))
+        run = task.runs_of(member)[0]
+        trial.set_constraint("params", float(size(run.model, *shape(run.data)).params - task.most_params))
+
+
+def _members(task: Task, numbers: range) -> list["FrozenTrial"]:
+    return [trial for trial in task.trials.get_trials() if trial.number in numbers]
+
+
+def _is_open(trial: "FrozenTrial") -> bool:
+    return not trial.state.is_finished()
+
+
+def _outcome(records: Sequence[RunRecord]) -> str:
+    """ "diverged" or "collapsed" if any seed is; else "learned"."""
+    if any(record.status == "diverged" for record in records):
+        return "diverged"
+    for record in records:
+        labels = load_cached(record.run.data, "cpu").val.labels
+        if max(point.val_accuracy for point in record.curve) <= chance_level(labels):
+            return "collapsed"
+    return "learned"

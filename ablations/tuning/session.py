@@ -1,0 +1,149 @@
+"""Tune a study: what `python -m ablations.tune` does between its options and its exit status, with plain values."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import optuna
+from filelock import FileLock
+from rich.console import Console
+
+from ablations.execution.engines import Engine
+from ablations.execution.launch import EngineOptions, make_engine, require_writable
+from ablations.execution.progress import say, warn
+from ablations.execution.signals import handle_signals
+from ablations.execution.worker import load_cached, network_size
+from ablations.records import Store, write_atomically
+from ablations.study import Study
+from ablations.tracking.mlflow_tree import open_tracker
+from ablations.tracking.tracker import finish
+from ablations.tuning.halving import tune
+from ablations.tuning.report import write_tuning_report
+from ablations.tuning.storage import StorageClaims, one_line_errors, open_storage
+from ablations.tuning.task import OBJECTIVES, find_or_create_task
+from ablations.tuning.winners import tuned_path, tuning_name
+from nin.cli import redacted
+
+# Where `make dashboard` listens, and the storage that it opens unless told otherwise
+DASHBOARD, DASHBOARD_STORAGE = "http://127.0.0.1:8080", "sqlite:///results/optuna.db"
+
+
+@dataclass(frozen=True)
+class TuningRequest:
+    """Which variants of a study are tuned, how, and where the trials are kept.
+
+    variants         None: the baseline and all confirmatory ones
+    overrides        changes to every run, such as "train.epochs=2"
+    trials           of each variant
+    objective        one of `OBJECTIVES`
+    seeds_per_trial  whose mean counts
+    storage          a database's URL, journal:FILE or grpc://HOST:PORT; empty: optuna.db in `results`
+    """
+
+    protocol: str = "quick"
+    variants: Sequence[str] | None = None
+    overrides: Sequence[str] = ()
+    results: Path = Path("results")
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    trials: int = 20
+    objective: str = OBJECTIVES[0]
+    seeds_per_trial: int = 1
+    storage: str = ""
+
+
+def tune_study(
+    study: Study, request: TuningRequest, command: str, console: Console, ends_with_signals: bool = False
+) -> list[str]:
+    """Bring every variant to its number of trials, and write and track what came of it; the variants that have no winner.
+
+    command            by which it is asked for, for the report
+    ends_with_signals  handle those that end a command (`ablations.execution.signals.handle_signals`)
+
+    Raises ValueError, in one line, for what cannot be tuned; CommonFailureError if all trials fail alike; KeyboardInterrupt,
+    after a line that says how much is done, if it is interrupted.
+    """
+    confirmatory = [name for name in study.variants if study.role(name) == "confirmatory" and not study.searches]
+    chosen = request.variants or [study.baseline, *confirmatory]
+    runs = study.expand(request.protocol, 1, chosen, request.overrides)
+    if any(run.data.val_examples == 0 for run in runs):
+        raise ValueError(
+            f"under {request.protocol} the test set is watched in the place of validation images, and tuning must not choose by "
+            "it: set some training images aside with --set data.val_examples=5000"
+        )
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    for run in runs:  # here, so that no trial is spent on a name that does not exist, and workers find the data
+        network_size(run, load_cached(run.data, "cpu"))
+    require_writable(request.results)
+    tuning = replace(study, name=tuning_name(study.name), question=f"Tuning of: {study.question}")
+    runs = tuple(replace(run, study=tuning.name) for run in runs)  # whose checkpoints are kept there
+    store = Store(request.results, tuning.name, request.protocol)
+    store.checkpoints_folder.mkdir(parents=True, exist_ok=True)
+    url = request.storage or f"sqlite:///{request.results / 'optuna.db'}"
+    with FileLock(request.results / ".optuna.lock"):  # two that create the tables at once would trip over each other
+        storage = open_storage(url)
+        tasks = [
+            find_or_create_task(
+                study,
+                run,
+                storage,
+                url,
+                overrides=request.overrides,
+                objective=request.objective,
+                num_trials=request.trials,
+                seeds=request.seeds_per_trial,
+            )
+            for run in runs
+        ]
+        claims = StorageClaims(storage, f"{study.name}/{request.protocol}/who works on what")
+    if ends_with_signals:
+        handle_signals()
+
+    def print_line(line: str) -> None:
+        say(console, line)
+
+    def engine_that_pauses(at: float) -> Engine:
+        return make_engine(request.engine, request.results, pause_at=at)
+
+    tracker = open_tracker(request.results, tuning, request.protocol, warn)
+    num_ended = sum(task.num_ended() for task in tasks)
+    print_line(
+        f"{study.name} under {request.protocol}: {len(tasks)} variants, {request.trials} trials each, {num_ended} done"
+    )
+    try:
+        with one_line_errors(url, "all that has ended is kept, and the same command goes on"):
+            tune(tasks, engine_that_pauses, claims, store, tracker, print_line)
+            report = write_tuning_report(tasks, store, command)
+            ended = [run for task in tasks for trial in task.trials.get_trials() for run in task.runs_of(trial)]
+        if report.winners:
+            path = tuned_path(request.results, study.name, request.protocol)
+            again = f"python -m ablations.run {study.name} --protocol {request.protocol} --tuned"
+            print_line(f"tuned:   {path}; train it with {again}")
+        if study.searches and study.baseline in report.winners:
+            found = store.folder / "best.json"
+            write_atomically(found, json.dumps(report.winners[study.baseline].params, indent=1) + "\n")
+            print_line(f"found:   {found}; copied into ablations/studies/, it is variant 'found' under every protocol")
+        print_line(f"report:  {report.path}")
+        for line in _dashboard(url):
+            print_line(line)
+        records = [record for record in store.read_all(ended)[0].values() if record.status != "paused"]
+        finish(tracker, records, store.folder, print_line)
+    except KeyboardInterrupt:
+        num_ended = sum(task.num_ended() for task in tasks)
+        print(
+            f"interrupted: {num_ended} of {len(tasks) * request.trials} trials have ended; the same command goes on",
+            file=sys.stderr,
+        )
+        raise
+    finally:
+        tracker.close("KILLED")  # changes nothing if it is closed
+    return [task.run.variant for task in tasks if task.run.variant not in report.winners]
+
+
+def _dashboard(url: str) -> list[str]:
+    """A line that says how to look at the trials; none for Optuna's proxy, which the dashboard does not know."""
+    if url.startswith("grpc://"):
+        return []
+    storage = "" if url == DASHBOARD_STORAGE else f"OPTUNA_STORAGE='{redacted(url.removeprefix('journal:'))}' "
+    return [f"trials:  {storage}make dashboard, then {DASHBOARD}"]

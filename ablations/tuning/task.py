@@ -1,0 +1,166 @@
+"""What is tuned: a variant's own run, the space, its trials in Optuna's storage, and how good a trial is."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from ablations.runs import Run, parse_overrides
+from ablations.study import Study
+from ablations.tuning.spaces import Choice, Range, space_of
+from ablations.tuning.storage import one_line_errors
+from ablations.tuning.winners import Winner
+from nin.cli import redacted
+
+if TYPE_CHECKING:
+    from optuna import Study as OptunaStudy
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
+
+SHARES = (0.25, 0.5, 1.0)  # of the whole training, at which the worse half ends
+PRUNED_AT = 0.1  # p of Wilcoxon's test at which a trial ends
+FEW = 4  # seeds, below which the smallest p that there can be, 2^-n, is above PRUNED_AT
+FIRST_SEED = 1000  # of tuning: trial k trains with seed 1000 + k, or all with the same from 1000 on; final runs with seeds from 0
+MOST_PARAMS = 1_000_000  # of the network that `best` searches
+OBJECTIVES = ("accuracy", "accuracy,params", "accuracy,gflops")
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Where trials are judged.
+
+    step   its name to Optuna
+    share  of their training that runs come to
+    seeds  which of a trial's train until here
+    """
+
+    step: int
+    share: float
+    seeds: range
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is tuned: a variant's own run, the space, and where its trials are kept."""
+
+    run: Run
+    space: Mapping[str, Range | Choice]
+    trials: "OptunaStudy"
+    objective: str
+    num_trials: int
+    seeds: int
+    most_params: int = 0
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether trials are compared seed by seed."""
+        return self.objective == "accuracy" and self.seeds > FEW
+
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        """With several objectives nothing is pruned: a small network that trains slowly is no worse for it."""
+        if self.is_paired:
+            return tuple(Rung(k, SHARES[-1], range(k, k + 1)) for k in range(self.seeds))
+        shares = SHARES if self.objective == "accuracy" else SHARES[-1:]
+        return tuple(Rung(round(100 * share), share, range(self.seeds)) for share in shares)
+
+    def runs_of(self, trial: "FrozenTrial") -> list[Run]:
+        """The runs of a trial, one per seed."""
+        run = self.run.with_settings(trial.params)
+        first = FIRST_SEED + (0 if self.is_paired else self.seeds * trial.number)
+        return [replace(run, seed=first + k, trial=trial.number) for k in range(self.seeds)]
+
+    def accuracy(self, trial: "FrozenTrial") -> float:
+        """Of a trial as far as it has come: on validation images, the mean over its seeds; nan if it has not come to any rung."""
+        values = trial.intermediate_values
+        if not values:
+            return math.nan
+        return sum(values.values()) / len(values) if self.is_paired else values[max(values)]
+
+    def rank(self, trial: "FrozenTrial") -> float:
+        """Accuracy by which trials are ordered: -infinity for one that diverged, has not come to any rung or is too large."""
+        value = self.accuracy(trial)
+        broken = not math.isfinite(value) or trial.user_attrs["outcome"] == "diverged"
+        return -math.inf if broken or trial.constraints.get("params", 0.0) > 0 else value
+
+    def num_ended(self) -> int:
+        """Trials that have ended, one way or another."""
+        return sum(trial.state.is_finished() for trial in self.trials.get_trials(deepcopy=False))
+
+    def own_setting(self) -> dict[str, object]:
+        """The protocol's own values, which the first trial has; of what lies outside of the space, its nearest end."""
+        own: dict[str, object] = {}
+        for key, range_ in self.space.items():
+            value = self.run.settings[key]
+            if isinstance(range_, Range):
+                assert isinstance(value, int | float)
+                value = min(max(float(value), range_.low), range_.high)
+            elif value not in range_.values:
+                value = range_.values[0]
+            own[key] = value
+        return own
+
+
+def find_or_create_task(
+    study: Study,
+    run: Run,
+    storage: "BaseStorage",
+    url: str,
+    *,
+    overrides: Sequence[str],
+    objective: str,
+    num_trials: int,
+    seeds: int,
+) -> Task:
+    """The variant's Optuna study, found again or made. Raises ValueError if what is there was tuned otherwise."""
+    import optuna
+
+    directions: list[Literal["minimize", "maximize"]]
+    directions = ["maximize"] if objective == "accuracy" else ["maximize", "minimize"]
+    kind = "" if objective == "accuracy" else f"/{objective}"
+    name = f"{study.name}/{run.protocol}/{run.variant}{kind}"
+    held = parse_overrides(overrides)
+    space = space_of(study, run.protocol, with_sizes=bool(kind))
+    space = {key: each for key, each in space.items() if key not in held}
+    settings = {
+        "base": run.settings,
+        "space": json.loads(json.dumps({key: asdict(each) for key, each in space.items()})),
+        "seeds_per_trial": seeds,
+    }
+    with one_line_errors(url, "nothing in it was changed"):
+        trials = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+        if "settings" not in trials.user_attrs:
+            trials.set_user_attr("settings", settings)
+        before = trials.user_attrs["settings"]
+    for key, now in settings.items():
+        if before.get(key) != now:
+            raise ValueError(
+                f"--storage {redacted(url)}: {name} was tuned with another {key} ({_difference(before.get(key), now)}); "
+                "choose another --storage or --results"
+            )
+    most_params = MOST_PARAMS if study.searches else 0
+    return Task(run, space, trials, objective, num_trials, seeds, most_params)
+
+
+def winners_of(tasks: Sequence[Task]) -> dict[str, Winner]:
+    """The best complete trial of each variant: the most accurate on the validation images, within the constraint."""
+    winners = {}
+    for task in tasks:
+        complete = [t for t in task.trials.get_trials() if t.state.name == "COMPLETE" and task.rank(t) > -math.inf]
+        if complete and task.objective == "accuracy":
+            best = max(complete, key=lambda trial: (task.rank(trial), -trial.number))
+            seeds = [int(seed) for seed in best.user_attrs["seeds"]]
+            params, value = dict(best.params), task.accuracy(best)
+            winners[task.run.variant] = Winner(best.number, value, params, seeds, task.run.settings)
+    return winners
+
+
+def _difference(before: object, now: object) -> str:
+    """The first thing in which two nested settings differ, such as "train.epochs: 4, now 5"."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*now, *before]:
+            if before.get(key) != now.get(key):
+                inner = _difference(before.get(key), now.get(key))
+                return f"{key}{'.' if isinstance(now.get(key), dict) else ': '}{inner}"
+    return f"{before}, now {now}"
