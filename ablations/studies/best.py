@@ -32,5 +32,5 @@ STUDY = Study(
     baseline="nin",
     variants={"nin": Variant()} | _found(),
     searches=True,
-    protocols=("smoke", "quick", "full"),
+    protocols=("smoke", "quick", "standard", "full"),
 )

@@ -26,5 +26,5 @@ STUDY = Study(
         )
     },
     factors=("model.trunk", "model.head"),
-    protocols=("smoke", "quick", "digits", "full", "d2l", "d2l-1.0"),
+    protocols=("smoke", "quick", "standard", "digits", "full", "d2l", "d2l-1.0"),
 )
