@@ -16,13 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nin.cli import one_line
 from nin.fetch import DataError, data_root
-from nin.sources import DATASETS, Split, hashed_order, read, shape
+from nin.sources import DATASETS, FOLDER, Split, hashed_order, read, shape
 from nin.spec import DataSpec, Shape, choose, stream
 
 __all__ = ["AUGMENTATIONS", "DATASETS", "DataError", "ImageData", "Split", "data_root", "hashed_order", "load", "shape"]
 
 CROP_MARGIN = 4  # pixels of black around an image before it is cropped at random
+MOST_LISTED = 12  # classes, in the line on a folder of images
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +33,7 @@ class ImageData:
 
     mean, std  (C,) of the pixels, in [0, 1], of all training images of the data set
     checksum   SHA-256 over images and labels of all three splits, in order
+    notes      for a folder of images: a line on its classes and splits, then one each for what a person should know of it
     """
 
     spec: DataSpec
@@ -41,6 +44,7 @@ class ImageData:
     mean: Tensor
     std: Tensor
     checksum: str
+    notes: tuple[str, ...] = ()
 
     def first(self, num_train: int, num_val: int) -> "ImageData":
         """The same with only the first images of training and of validation."""
@@ -153,22 +157,43 @@ def load(spec: DataSpec, root: Path | None = None, device: str | torch.device = 
     source = read(spec, root or data_root())
     noisy = replace(source.train, labels=_with_noise(source.train.labels, len(source.classes), spec))
     order = hashed_order(spec.split, len(source.train.labels))
-    num_train = spec.train_examples or len(order) - spec.val_examples
-    _require_enough("data.val_examples + data.train_examples", spec.val_examples + max(num_train, 1), len(order))
+    num_held = 0 if source.val else spec.val_examples
+    num_train = spec.train_examples or len(order) - num_held
+    _require_enough("data.val_examples + data.train_examples", num_held + max(num_train, 1), len(order))
     _require_enough("data.test_examples", spec.test_examples, len(source.test.labels))
     test = source.test
     if spec.test_examples:
         test = test.take(hashed_order(spec.test_split, len(test.labels))[: spec.test_examples])
-    chosen = order[spec.val_examples : spec.val_examples + num_train]
+    chosen = order[num_held : num_held + num_train]
     num_different = max(1, round(spec.train_fraction * num_train))
     train = noisy.take(chosen[torch.arange(num_train) % num_different])
     val = source.train.take(order[: spec.val_examples]) if spec.val_examples else test
+    if source.val and spec.val_examples:
+        val = source.val.take(hashed_order(spec.split, len(source.val.labels))[: spec.val_examples])
     mean, std = _pixel_statistics(source.train.images)
     digest = hashlib.sha256()
     for part in (train, val, test):
         for tensor in (part.images, part.labels):
             digest.update(tensor.contiguous().numpy().data)
-    return ImageData(spec, source.classes, train, val, test, mean, std, digest.hexdigest()).to(device)
+    data = ImageData(spec, source.classes, train, val, test, mean, std, digest.hexdigest())
+    notes = (_summary(data), *source.notes) if spec.name.startswith(FOLDER) else source.notes
+    return replace(data, notes=notes).to(device)
+
+
+def _summary(data: ImageData) -> str:
+    """Classes, images per class and split in one line: "pets: 2 classes (training/validation/test): cat 80/10/18, dog 78/12/16"."""
+    splits = [data.train, *([] if data.val_is_test else [data.val]), data.test]
+    counts = torch.stack([torch.bincount(split.labels, minlength=data.num_classes) for split in splits], dim=1).tolist()
+    parts = "training/test" if data.val_is_test else "training/validation/test"
+    totals = "/".join(f"{len(split.labels):,}" for split in splits)
+    if data.num_classes > MOST_LISTED:
+        each = [count for count, *_ in counts]
+        classes = f"{min(each):,} to {max(each):,} training images each"
+    else:
+        each_class = zip(data.classes, counts, strict=True)
+        classes = ", ".join(f"{one_line(name)} {'/'.join(map(str, numbers))}" for name, numbers in each_class)
+    shape = "x".join(str(n) for n in data.in_shape)
+    return f"{data.name}: {totals} images for {parts}, {shape}, {data.num_classes} classes: {classes}"
 
 
 def _with_noise(labels_N: Tensor, num_classes: int, spec: DataSpec) -> Tensor:

@@ -23,10 +23,11 @@ def training_memory(model: ModelSpec, data: ImageData, spec: TrainSpec) -> int:
     The network is built anew on the data's device; the data set's own bytes are not counted. Torch's random state is left as
     it was. On the CPU what libraries allocate on their own, past PyTorch, is not seen.
     """
-    few = 2 * spec.batch_size
+    batch_size = min(spec.batch_size, len(data.train.labels))
+    few = 2 * batch_size
     positions = torch.arange(few, device=data.train.labels.device) % len(data.train.labels)
     part = replace(data, train=data.train.take(positions), val=data.val.first(1))
-    once = replace(spec, epochs=1, evals_per_epoch=1, examples=0, eval_every=0)
+    once = replace(spec, batch_size=batch_size, epochs=1, evals_per_epoch=1, examples=0, eval_every=0)
 
     def two_steps() -> None:
         train(build_model(model, data.in_shape, data.num_classes), part, once)

@@ -3,7 +3,8 @@
     python -m nin.predict RUN photo.png other.jpg       the likeliest classes of each, with probabilities
     python -m nin.predict RUN photo.png --invert        dark on light: Fashion-MNIST shows light clothes on black
 
-Images are turned upright as their camera says, made grey or RGB, and squeezed to the size of the network's data set.
+Images are decoded as those of a training folder are: upright as their camera says, over white where they are transparent, in
+grey or RGB, squeezed to the size of the network's data set.
 """
 
 import argparse
@@ -24,20 +25,19 @@ LIGHT_ON_BLACK = ("fashion-mnist", "mnist", "kmnist")
 BATCH = 256  # images
 
 
-def read_images(paths: Sequence[Path], shape: "Shape", invert: bool = False) -> "Tensor":
-    """(N, C, H, W) uint8 in that (C, H, W). Raises DataError, naming the file, for what is not a whole image."""
+def read_images(paths: Sequence[Path], shape: "Shape", invert: bool = False) -> "tuple[Tensor, list[str]]":
+    """(N, C, H, W) uint8 in that (C, H, W), and lines on what was made of the files (`nin.images.decode`).
+
+    Raises DataError, naming the file, for what is not a whole image.
+    """
+    import numpy as np
     import torch
-    from PIL import ImageOps
 
-    from nin.sources import as_pixels, opened
+    from nin.images import decode, notes
 
-    channels, height, width = shape
-    images = []
-    for path in paths:
-        with opened(path) as image:
-            pixels = torch.tensor(as_pixels(ImageOps.exif_transpose(image), channels, height, width))
-        images.append(255 - pixels if invert else pixels)
-    return torch.stack(images).permute(0, 3, 1, 2).contiguous()
+    decoded = [decode(path, *shape) for path in paths]
+    images = torch.from_numpy(np.stack([pixels for pixels, _ in decoded])).permute(0, 3, 1, 2).contiguous()
+    return 255 - images if invert else images, notes(remarks for _, remarks in decoded)
 
 
 def probabilities(trained: "TrainedNetwork", images_NCHW: "Tensor") -> "Tensor":
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     trained = load(find(arguments.run, arguments.results))
     card = trained.card
-    images = read_images(arguments.images, card.image_shape, arguments.invert)
+    images, notes = read_images(arguments.images, card.image_shape, arguments.invert)
     probabilities_NK = probabilities(trained, images)
     if not bool(probabilities_NK.isfinite().all()):
         raise ValueError(f"{card.name} gives no probabilities: its logits are not finite, as after a run that diverged")
@@ -102,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         console = Console(highlight=False, width=140)
     console.print(_table(arguments.images, probabilities_NK, card.classes, arguments.top))
     console.print(f"{card.name}, {card.test_accuracy:.1%} right on the test images of {card.data.name}", markup=False)
+    for note in notes:
+        console.print(f"note: {note}", markup=False)
     if card.data.name in LIGHT_ON_BLACK and any(seems_inverted(image) for image in images):
         hint = "try without --invert" if arguments.invert else "try --invert"
         console.print(f"note: {card.data.name} shows light things on black, these images are light around: {hint}")

@@ -1,24 +1,21 @@
 """The data sets we know, read as they are published: training and test images as bytes, labels, and the names of classes."""
 
 import hashlib
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nin.cli import one_line
 from nin.fetch import DataError, data_root, fashion_mnist, fetch_by_torchvision
+from nin.folders import ImageFolder, find
+from nin.images import decode, is_grey
+from nin.images import notes as image_notes
 from nin.spec import DataSpec, Shape, choose, stream
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from PIL.Image import Image
 
 FASHION_MNIST_CLASSES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -27,7 +24,6 @@ FASHION_MNIST_CLASSES = (
 FOLDER = "folder:"  # how the names of data sets begin that are folders of images
 FOLDER_SIZE = 32  # pixels; height and width of a folder's images where the specification names none
 FOLDER_TEST_SHARE = 6  # one image in six is a test image where a folder has no test images of its own
-GREY_MODES = ("1", "L", "LA")  # as PIL calls them
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +48,17 @@ class Split:
 
 @dataclass(frozen=True)
 class Source:
-    """A whole data set as published: training and test images, and the names of the classes."""
+    """A whole data set as published: training and test images, and the names of the classes.
+
+    val    validation images, where the data set has some of its own
+    notes  one line each for what a person should know before training on it
+    """
 
     train: Split
     test: Split
     classes: tuple[str, ...]
+    val: Split | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def _through_torchvision(dataset: str, *entries: str) -> Callable[[Path], Source
         except Exception as error:  # torchvision lets through whatever its parsers stumble on
             where = " or ".join(str(root / entry) for entry in entries)
             raise DataError(
-                f"{where} is damaged ({_one_line(error)}): delete it, and it is fetched again next time"
+                f"{where} is damaged ({one_line(error)}): delete it, and it is fetched again next time"
             ) from error
 
     return read
@@ -185,8 +187,8 @@ def shape(spec: DataSpec, root: Path | None = None) -> tuple[Shape, int]:
     Raises ValueError for a name that does not exist, DataError for a folder that does not.
     """
     if spec.name.startswith(FOLDER):
-        folders, size = _image_folders(spec, root or data_root()), spec.image_size or FOLDER_SIZE
-        return (_num_channels(folders), size, size), len(folders[0].classes)
+        folder, size = _image_folder(spec, root or data_root()), spec.image_size or FOLDER_SIZE
+        return (_num_channels(folder), size, size), len(folder.classes)
     dataset = choose(DATASETS, spec.name, "data set")
     channels, height, width = dataset.in_shape
     return (channels, spec.image_size or height, spec.image_size or width), dataset.num_classes
@@ -200,89 +202,67 @@ def hashed_order(name: str, count: int) -> Tensor:
     return torch.tensor(sorted(range(count), key=lambda index: hashlib.sha256(f"{name}:{index}".encode()).digest()))
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def _read_folder(spec: DataSpec, root: Path) -> Source:
     """Images of a folder, squeezed into squares; a sixth of them becomes the test set where it has none."""
-    folders, size = _image_folders(spec, root), spec.image_size or FOLDER_SIZE
-    num_channels = _num_channels(folders)
-    parts = [_read_images(folder.samples, num_channels, size) for folder in folders]
-    if len(parts) == 1:
-        order = hashed_order(f"{spec.test_split}-test", len(parts[0].labels))
+    folder, size = _image_folder(spec, root), spec.image_size or FOLDER_SIZE
+    num_channels = _num_channels(folder)
+    remarks: list[tuple[str, ...]] = []
+    parts: dict[str, Split] = {}
+    files: dict[str, list[Path]] = {}
+    for part in folder.parts:
+        files[part] = [file for file, _ in folder.samples(part)]
+        images_NCHW = torch.empty(len(files[part]), num_channels, size, size, dtype=torch.uint8)
+        for i, file in enumerate(files[part]):
+            pixels_HWC, remarks_of_file = decode(file, num_channels, size, size)
+            images_NCHW[i] = torch.tensor(pixels_HWC).permute(2, 0, 1)
+            remarks.append(remarks_of_file)
+        parts[part] = Split(images_NCHW, torch.tensor([label for _, label in folder.samples(part)]))
+    if "test" not in parts:
+        order = hashed_order(f"{spec.test_split}-test", len(parts["train"].labels))
         num_test = len(order) // FOLDER_TEST_SHARE
         if num_test == 0:
-            raise DataError(f"{folders[0].root} has {len(order)} images, fewer than the {FOLDER_TEST_SHARE} needed")
-        parts = [parts[0].take(order[num_test:]), parts[0].take(order[:num_test])]
-    train, test = parts
-    return Source(train, test, tuple(folders[0].classes))
+            raise DataError(
+                f"{root / _inside(spec)} has {len(order)} images, fewer than the {FOLDER_TEST_SHARE} needed"
+            )
+        for part, chosen in (("test", order[:num_test]), ("train", order[num_test:])):
+            parts[part] = parts["train"].take(chosen)
+            files[part] = [files["train"][i] for i in chosen.tolist()]
+    notes = (*folder.notes, *image_notes(remarks), *_repeats(parts, files))
+    return Source(parts["train"], parts["test"], folder.classes, parts.get("val"), notes)
 
 
-def _image_folders(spec: DataSpec, root: Path) -> list[Any]:
-    """The folder's train/ and test/, or the one set of classes that it has, as torchvision lists them; nothing is decoded.
-
-    Raises DataError if the name leaves the data root, or what is there is not folders of images.
-    """
-    from nin._torchvision import datasets
-
+def _inside(spec: DataSpec) -> Path:
+    """The folder's place in the data root. Raises DataError if it would lie elsewhere."""
     name = Path(spec.name.removeprefix(FOLDER))
     if not name.parts or name.is_absolute() or ".." in name.parts:
-        raise DataError(f"data set {spec.name!r}: the folder must lie inside the data root {root}")
-    folder = root / name
-    if not folder.is_dir():
-        raise DataError(f"data set {spec.name!r}: there is no folder {folder}; put images into {folder}/train/<class>/")
-    parts = [folder / part for part in ("train", "test") if (folder / part).is_dir()]
-    try:
-        folders = [datasets.ImageFolder(part) for part in parts or [folder]]
-    except OSError as error:
-        raise DataError(f"{folder}: {_one_line(error)}") from error
-    if parts and (folder / "train" not in parts or folders[0].classes != folders[-1].classes):
-        raise DataError(f"{folder}: train and test must hold folders of the same classes")
-    return folders
+        raise DataError(f"data set {spec.name!r}: the folder must lie inside the data root")
+    return name
 
 
-def _num_channels(folders: list[Any]) -> int:
+def _image_folder(spec: DataSpec, root: Path) -> ImageFolder:
+    """Its classes and files; nothing is decoded."""
+    return find(root / _inside(spec))
+
+
+def _num_channels(folder: ImageFolder) -> int:
     """1 if all files are stored as grey, else 3."""
-    for folder in folders:
-        for path, _ in folder.samples:
-            with opened(path) as image:
-                if image.mode not in GREY_MODES:
-                    return 3
-    return 1
+    return 1 if all(is_grey(file) for part in folder.parts for file, _ in folder.samples(part)) else 3
 
 
-def _read_images(samples: list[tuple[str, int]], num_channels: int, size: int) -> Split:
-    pixels = np.empty((len(samples), size, size, num_channels), np.uint8)
-    for i, (path, _) in enumerate(samples):
-        with opened(path) as image:
-            pixels[i] = as_pixels(image, num_channels, size, size)
-    return Split(
-        torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.tensor([label for _, label in samples])
-    )
-
-
-def as_pixels(image: "Image", num_channels: int, height: int, width: int) -> "NDArray[np.uint8]":
-    """(height, width, num_channels): the image in grey or RGB, squeezed. Raises ValueError if its pixels are no bytes."""
-    from PIL import Image
-
-    if image.mode.startswith(("I", "F")):
-        raise ValueError("it has more than a byte per channel")
-    decoded = image.convert("L" if num_channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(decoded).reshape(height, width, num_channels)
-
-
-@contextmanager
-def opened(path: str | Path) -> "Iterator[Image]":
-    """The image file, not yet decoded. Whatever goes wrong with it becomes a DataError that names it."""
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if image.format == "EPS":  # whatever the file is called; PIL would have Ghostscript run it
-                    raise ValueError("PostScript is a program")
-                yield image
-    except Exception as error:  # PIL's decoders raise what they stumble on
-        raise DataError(f"{path} cannot be read as an image ({_one_line(error)}): repair or remove it") from error
+def _repeats(parts: Mapping[str, Split], files: Mapping[str, Sequence[Path]]) -> Iterator[str]:
+    """Lines on images that are there twice, as the network sees them: within training, or in training and elsewhere."""
+    train: dict[bytes, Path] = {}
+    for part in ("train", "val", "test"):
+        if part not in parts:
+            continue
+        digests = [hashlib.blake2b(image.numpy().data, digest_size=16).digest() for image in parts[part].images]
+        again: list[tuple[Path, Path]] = []
+        for file, digest in zip(files[part], digests, strict=True):
+            if digest in train:
+                again.append((file, train[digest]))
+            elif part == "train":
+                train[digest] = file
+        if again:
+            (file, other), name = again[0], {"train": "training", "val": "validation", "test": "test"}[part]
+            what = "repeat another one" if part == "train" else "are training images as well"
+            yield f"{len(again):,} of {len(digests):,} {name} images {what}, pixel by pixel: {file} is {other}"

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 
@@ -68,8 +69,9 @@ def train(
     pause_after  training images after which, at the next evaluation, the training pauses: its outcome is "paused", and a later
                 call with the same checkpoint goes on; without one it begins again. 0: never
 
-    Raises ValueError for an unknown optimizer or schedule.
+    Raises ValueError for an unknown optimizer or schedule, and as `require_batches` does.
     """
+    require_batches(model, len(data.train.labels), spec)
     device = data.train.images.device
     if device.type == "cpu":
         keep_freed_memory(model)
@@ -131,6 +133,21 @@ def train(
             saved.save_if_due(curve)
     left_chance = max(point.val_accuracy for point in curve) > chance_level(data.val.labels)
     return History("finished" if left_chance else "collapsed", curve, clock.seconds_before)
+
+
+def require_batches(model: nn.Module, num_examples: int, spec: TrainSpec) -> None:
+    """Raises ValueError if a batch of one image would meet batch normalisation, which has nothing to average over there.
+
+    Torch refuses that only at the end of the first epoch, and only where maps are of one pixel; else the image is normalised by
+    itself, and the running statistics take a step of its own.
+    """
+    last = num_examples % spec.batch_size or min(spec.batch_size, num_examples)
+    reached = spec.images(num_examples) > num_examples - last
+    if last == 1 and reached and any(isinstance(module, _BatchNorm) for module in model.modules()):
+        raise ValueError(
+            f"train.batch_size={spec.batch_size} leaves a batch of one of {num_examples:,} training images, in which batch "
+            "normalisation has nothing to average over: choose another batch size or another data.train_examples"
+        )
 
 
 def evaluate(model: nn.Module, data: ImageData, split: Split, spec: TrainSpec) -> tuple[Score, Tensor]:

@@ -63,3 +63,9 @@ def test_measuring_leaves_the_random_state_alone(data: ImageData) -> None:
     torch.manual_seed(5)
     training_memory(ModelSpec(layout="small", width=0.1), data, SGD)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_batch_beyond_the_data_takes_the_memory_of_the_batch_that_is_trained(data: ImageData) -> None:
+    few, spec = data.first(64, 10), ModelSpec(layout="small", width=0.1)
+    of_all = training_memory(spec, few, TrainSpec(batch_size=64))
+    assert training_memory(spec, few, TrainSpec(batch_size=100_000)) == pytest.approx(of_all, rel=0.01)

@@ -12,6 +12,7 @@ from trained_networks import DATA, keep, make
 from nin.data import load
 from nin.model import predict
 from nin.predict import main, probabilities, read_images, seems_inverted
+from nin.spec import Shape
 
 GREY = (1, 28, 28)
 
@@ -27,19 +28,23 @@ def picture(image: Tensor) -> Image.Image:
     return Image.fromarray(image.numpy())
 
 
+def pixels_of(path: Path, shape: Shape = GREY, invert: bool = False) -> Tensor:
+    return read_images([path], shape, invert)[0]
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P"])
 def test_an_image_of_the_right_size_is_taken_as_it_is(
     mode: str, image: Tensor, picture: Image.Image, tmp_path: Path
 ) -> None:
     picture.convert(mode).save(tmp_path / "a.png")
-    assert torch.equal(read_images([tmp_path / "a.png"], GREY), image[None, None])
+    assert torch.equal(pixels_of(tmp_path / "a.png"), image[None, None])
 
 
 def test_grey_becomes_three_channels_where_the_network_wants_them(
     image: Tensor, picture: Image.Image, tmp_path: Path
 ) -> None:
     picture.save(tmp_path / "a.png")
-    assert torch.equal(read_images([tmp_path / "a.png"], (3, 28, 28)), image.expand(1, 3, 28, 28))
+    assert torch.equal(pixels_of(tmp_path / "a.png", (3, 28, 28)), image.expand(1, 3, 28, 28))
 
 
 def test_other_shapes_are_squeezed_whole(tmp_path: Path) -> None:
@@ -47,21 +52,21 @@ def test_other_shapes_are_squeezed_whole(tmp_path: Path) -> None:
     pixels = np.zeros((90, 200), np.uint8)
     pixels[:45] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    found = read_images([tmp_path / "a.png"], GREY)[0, 0]
+    found = pixels_of(tmp_path / "a.png")[0, 0]
     assert (found[:13] == 255).all()
     assert (found[15:] == 0).all()
 
 
 def test_inverting_swaps_light_and_dark(picture: Image.Image, image: Tensor, tmp_path: Path) -> None:
     ImageOps.invert(picture).save(tmp_path / "a.png")
-    assert torch.equal(read_images([tmp_path / "a.png"], GREY, invert=True), image[None, None])
+    assert torch.equal(pixels_of(tmp_path / "a.png", invert=True), image[None, None])
 
 
 def test_a_photo_is_turned_as_its_camera_says(picture: Image.Image, image: Tensor, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[274] = 6  # orientation: to be turned by 90 degrees clockwise
     picture.rotate(90, expand=True).save(tmp_path / "a.png", exif=exif)
-    assert torch.equal(read_images([tmp_path / "a.png"], GREY), image[None, None])
+    assert torch.equal(pixels_of(tmp_path / "a.png"), image[None, None])
 
 
 def test_probabilities_are_the_networks_own() -> None:
@@ -100,7 +105,7 @@ def test_more_classes_than_there_are_shows_all(picture: Image.Image, tmp_path: P
     assert main(["2x:0", str(tmp_path / "a.png"), "--top", "99", "--results", str(tmp_path)]) == 0
 
 
-@pytest.mark.parametrize("problem", ["truncated", "text", "missing", "folder", "16 bits"])
+@pytest.mark.parametrize("problem", ["truncated", "text", "missing", "folder", "integers"])
 def test_what_is_no_whole_image_is_one_line_that_names_it(problem: str, picture: Image.Image, tmp_path: Path) -> None:
     keep(make(), tmp_path)
     path = tmp_path / "a.png"
@@ -112,11 +117,19 @@ def test_what_is_no_whole_image_is_one_line_that_names_it(problem: str, picture:
             path.write_text("no image")
         case "folder":
             path.mkdir()
-        case "16 bits":
-            Image.fromarray(np.zeros((28, 28), np.uint16)).save(path)
+        case "integers":
+            Image.fromarray(np.zeros((28, 28), np.int32)).save(path, format="TIFF")
     with pytest.raises(ValueError, match=r"a\.png cannot be read as an image") as caught:
         main(["2x:0", str(path), "--results", str(tmp_path)])
     assert "\n" not in str(caught.value)
+
+
+def test_what_was_made_of_a_file_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keep(make(), tmp_path)
+    for name in ("a", "b"):
+        Image.new("LA", (28, 28)).save(tmp_path / f"{name}.png")
+    assert main(["2x:0", *(str(tmp_path / f"{name}.png") for name in ("a", "b")), "--results", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("note: 2 of 2 images have transparent parts, which are shown white") == 1
 
 
 def test_a_network_that_diverged_is_one_line(picture: Image.Image, tmp_path: Path) -> None:

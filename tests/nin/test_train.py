@@ -238,3 +238,23 @@ def test_a_paused_training_of_so_many_images_goes_on_to_the_same_end(data: Image
     assert paused.outcome == "paused"
     resumed = train(build_model(SMALL, data.in_shape, data.num_classes), data, spec, checkpoint=tmp_path / "run.pt")
     assert losses(resumed) == losses(trained(data, spec)[1])
+
+
+BATCHNORM = replace(SMALL, activation="batchnorm-relu")
+
+
+@pytest.mark.parametrize(("num_images", "batch_size"), [(65, 64), (65, 32), (1, 64), (7, 1)])
+def test_a_batch_of_one_image_is_refused_where_batches_are_normalised(num_images: int, batch_size: int) -> None:
+    few = load(DataSpec(name="synthetic", train_examples=num_images, val_examples=10, test_examples=10))
+    spec = replace(SPEC, epochs=1, batch_size=batch_size)
+    with pytest.raises(
+        ValueError, match=f"batch_size={batch_size} leaves a batch of one of {num_images} training images"
+    ):
+        trained(few, spec, BATCHNORM)
+    assert trained(few, spec)[1].outcome in ("finished", "collapsed")
+
+
+@pytest.mark.parametrize("spec", [replace(SPEC, epochs=1, batch_size=63), replace(SPEC, batch_size=64, examples=64)])
+def test_batches_of_more_are_not(spec: TrainSpec) -> None:
+    few = load(DataSpec(name="synthetic", train_examples=65, val_examples=10, test_examples=10))
+    assert trained(few, spec, BATCHNORM)[1].curve[-1].examples == spec.images(65)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nin.data import load
+from nin.data import ImageData, load
 from nin.model import build_model
 from nin.sizes import size
 from nin.spec import DataSpec, ModelSpec, TrainSpec
@@ -13,9 +13,14 @@ DATA = DataSpec(name="synthetic", train_examples=64, val_examples=50, test_examp
 
 
 def make(
-    model: ModelSpec = TINY, data: DataSpec = DATA, name: str = "num_1x1/smoke/2x:0", run_id: str = "0123456789abcdef"
+    model: ModelSpec = TINY,
+    data: DataSpec = DATA,
+    name: str = "num_1x1/smoke/2x:0",
+    run_id: str = "0123456789abcdef",
+    loaded: ImageData | None = None,
 ) -> TrainedNetwork:
-    images = load(data)
+    images = loaded or load(data)
+    channels, height, width = images.test.images.shape[1:]
     network = size(model, images.in_shape, images.num_classes)
     card = Card(
         name=name,
@@ -25,11 +30,11 @@ def make(
         model=model,
         data=data,
         train=TrainSpec(epochs=3),
-        image_shape=(1, 28, 28),
+        image_shape=(channels, height, width),
         in_shape=images.in_shape,
         classes=images.classes,
-        mean=tuple(images.mean.tolist()) if data.normalize else (0.0,),
-        std=tuple(images.std.tolist()) if data.normalize else (1.0,),
+        mean=tuple(images.mean.tolist()) if data.normalize else (0.0,) * channels,
+        std=tuple(images.std.tolist()) if data.normalize else (1.0,) * channels,
         data_checksum=images.checksum,
         test_accuracy=0.9,
         test_interval=(0.798512, 0.953351),  # Wilson's for 54 of 60

@@ -1,0 +1,111 @@
+"""Image files to pixels: one function for training, prediction and class maps, so that all see the same of a file."""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from nin.cli import one_line
+from nin.fetch import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+DEEP = ("I;16", "I;16L", "I;16B", "I;16N")  # PIL's modes of 16 bits per pixel
+GREY = ("1", "L", "LA", "F", *DEEP)
+DARK = 2**12  # a 16-bit value below which at most 16 levels of a byte are left
+
+# What to say of images that are not shown as they are stored, by the remark that `decode` makes.
+REMARKS = {
+    "transparent": "have transparent parts, which are shown white",
+    "deep": "have 16 bits per pixel, of which the upper 8 are used",
+    "dark": f"stay below {DARK:,} of 65,535, so that few grey levels are left: scale them to the full range first",
+}
+
+
+class Decoded(NamedTuple):
+    """Pixels (height, width, num_channels) and the keys of REMARKS that hold for the file."""
+
+    pixels: "NDArray[np.uint8]"
+    remarks: tuple[str, ...]
+
+
+def decode(path: str | Path, num_channels: int, height: int, width: int) -> Decoded:
+    """Decode a file: upright as its orientation tag says, over white, in grey or RGB, squeezed to height x width (bilinear).
+
+    Of an animation or a file of several pages the first image counts. 16 bits become their upper 8, as PIL has it for colours;
+    floats count from 0 (black) to 1 (white). Colour profiles are not applied.
+
+    Raises DataError, naming the file, for anything that is no whole image.
+    """
+    from PIL import Image, ImageOps
+
+    with _opened(path) as image:
+        upright = ImageOps.exif_transpose(image)
+        shallow, remarks = _in_bytes(upright)
+        if shallow.has_transparency_data:
+            remarks += ("transparent",) if _shows_through(shallow) else ()
+            shallow = Image.alpha_composite(Image.new("RGBA", shallow.size, "white"), shallow.convert("RGBA"))
+        converted = shallow.convert("L" if num_channels == 1 else "RGB")
+        resized = converted.resize((width, height), Image.Resampling.BILINEAR)
+        return Decoded(np.asarray(resized).reshape(height, width, num_channels), remarks)
+
+
+def is_grey(path: str | Path) -> bool:
+    """Read the file's header alone: is it stored without colours? Raises DataError as `decode` does."""
+    with _opened(path) as image:
+        return image.mode in GREY
+
+
+def notes(remarks: Iterable[tuple[str, ...]]) -> list[str]:
+    """One line for each kind of remark, with the number of images; `remarks` has an entry per image."""
+    remarks = list(remarks)
+    counts = Counter(remark for each in remarks for remark in each)
+    return [f"{counts[key]:,} of {len(remarks):,} images {text}" for key, text in REMARKS.items() if counts[key]]
+
+
+def _in_bytes(image: "Image") -> "tuple[Image, tuple[str, ...]]":
+    """The image with a byte per channel, and what was done to it. Raises ValueError if black and white have no fixed value."""
+    from PIL import Image
+
+    if image.mode in DEEP:
+        deep = np.asarray(image)
+        remarks = ("deep", "dark") if deep.max() < DARK else ("deep",)
+        return Image.fromarray((deep >> 8).astype(np.uint8)), remarks
+    if image.mode == "F":
+        pixels = np.asarray(image)
+        low, high = float(pixels.min()), float(pixels.max())
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"its floats go from {low:g} to {high:g}: scale them to 0 for black and 1 for white")
+        return Image.fromarray(np.round(pixels * 255).astype(np.uint8)), ()
+    if image.mode == "I":
+        raise ValueError("32-bit integers have no value for white: save it with 8 or 16 bits per pixel")
+    return image, ()
+
+
+def _shows_through(image: "Image") -> bool:
+    """Does any pixel have an opacity below 100 %?"""
+    low, _ = image.convert("RGBA").getchannel("A").getextrema()
+    return isinstance(low, int) and low < 255
+
+
+@contextmanager
+def _opened(path: str | Path) -> "Iterator[Image]":
+    """The image file, not yet decoded. Whatever goes wrong with it becomes a DataError that names it."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if image.format == "EPS":  # whatever the file is called; PIL would have Ghostscript run it
+                    raise ValueError("PostScript is a program")
+                yield image
+    except Exception as error:  # PIL's decoders raise what they stumble on
+        why = one_line(error) or type(error).__name__
+        raise DataError(f"{path} cannot be read as an image ({why}): repair or remove it") from error
