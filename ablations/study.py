@@ -62,7 +62,7 @@ class Variant:
 class Published:
     """Runs that others have published, to be laid beside a study's own.
 
-    file         a CSV under `results/reference`, one row per run, with columns network, train_loss (nats, mean over the last
+    file         a CSV beside the study's file, one row per run, with columns network, train_loss (nats, mean over the last
                  epoch) and test_accuracy (a fraction)
     networks     what the file calls each variant
     protocol     under which ours have the same settings

@@ -6,7 +6,9 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from nin import __version__
 
 RARELY = 100_000  # new objects between two searches for garbage: what torch and MLflow load is none, and takes a second to look at
 LONGEST_REASON = 300  # characters
@@ -15,7 +17,11 @@ SUCCESS, SOME_RUN_FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line on stderr, without the usage."""
+    """An argument parser with --version whose errors are one line on stderr, without the usage."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.add_argument("--version", action="version", version=f"nin-ablations {__version__}")
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and exit with status 2."""

@@ -36,7 +36,7 @@ NOTHING_ELSE_THAN = {
     "nin.spec": (),
     "nin.settings": ("nin.spec",),
     "nin.history": (),
-    "nin.cli": (),
+    "nin.cli": ("nin.__version__",),
     "nin.sizes": ("nin.spec",),
     "nin.measure": ("nin.cli", "nin.sizes", "nin.spec"),
     "nin.export": ("nin.cli",),

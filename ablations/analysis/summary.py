@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import linregress
 
+import ablations.studies
 from ablations.analysis import stats
 from ablations.records import RunRecord
 from ablations.runs import Run
@@ -20,7 +21,7 @@ from ablations.study import Study
 from nin.data import shape
 from nin.memory import activation_bytes
 
-REFERENCE = Path(__file__).parents[2] / "results" / "reference"
+PUBLISHED = Path(ablations.studies.__path__[0])  # runs of others, beside the studies that name them
 POINTS = 100  # points per unit of accuracy
 TRAINING_FLOPS = 3  # of a forward pass: the backward pass costs about two more
 LADDER = (-0.10, -0.05, 0.0, 0.02, 0.05)  # targets around the declared one; those of 100 % or more are left out
@@ -361,7 +362,7 @@ def _memory_lines(by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
 
 def published_runs(study: Study, protocol: str) -> pd.DataFrame:
     """Runs that others have published, a row each: variant, train_loss, test_accuracy; empty where the study names none."""
-    file = REFERENCE / study.published.file if study.published and study.published.protocol == protocol else None
+    file = PUBLISHED / study.published.file if study.published and study.published.protocol == protocol else None
     if study.published is None or file is None or not file.exists():
         return pd.DataFrame(columns=["variant", "train_loss", "test_accuracy"])
     table = pd.read_csv(file, comment="#")

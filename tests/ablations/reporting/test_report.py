@@ -629,11 +629,10 @@ def test_factors_are_compared_within_each_setting_of_the_rest(tmp_path: Path) ->
 def test_published_runs_are_laid_beside_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ours are better in every run and never fail; of theirs, two have a loss above the limit and one has none."""
     study = load_study("textbook")
-    (tmp_path / "textbook").mkdir()
     rows = ["# source", "network,train_loss,test_accuracy", *["lenet,0.4,0.70", "lenet,0.4,0.71", "lenet,0.4,0.72"]]
     rows += ["nin,0.4,0.70", "nin,0.6,0.5", "nin,2.3,0.1", "nin,,0.1"]
-    (tmp_path / "textbook/published-runs.csv").write_text("\n".join(rows) + "\n")
-    monkeypatch.setattr("ablations.analysis.summary.REFERENCE", tmp_path)
+    (tmp_path / "textbook.csv").write_text("\n".join(rows) + "\n")
+    monkeypatch.setattr("ablations.analysis.summary.PUBLISHED", tmp_path)
     store = Store(tmp_path / "results", "textbook", "d2l")
     for run in study.expand("d2l", 3):
         record = record_of(run, test_accuracy=0.8 + 0.01 * run.seed)
