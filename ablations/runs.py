@@ -6,11 +6,9 @@ import json
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, TypeVar
 
-from nin.spec import TRAINER_VERSION, DataSpec, ModelSpec, TrainSpec, choose
+from nin.spec import TRAINER_VERSION, DataSpec, ModelSpec, TrainSpec, changed, choose
 
-Spec = TypeVar("Spec", ModelSpec, DataSpec, TrainSpec)
 Changes = Mapping[str, object]
 
 
@@ -148,12 +146,3 @@ def _parse(key: str, text: str, wanted: type) -> object:
     if type(value) is not wanted:
         raise ValueError(f"--set {key}={text!r}: must be {'true or false' if wanted is bool else wanted.__name__}")
     return value
-
-
-def changed(spec: Spec, changes: Changes) -> Spec:
-    """The specification with some fields changed. Raises ValueError for a field that does not exist, naming the nearest."""
-    names = {f.name: None for f in fields(spec)}
-    for name in changes:
-        choose(names, name, f"field of {type(spec).__name__}")
-    values: Any = dict(changes)
-    return replace(spec, **values)

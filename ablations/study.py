@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ablations.protocols import PROTOCOLS, Protocol
-from ablations.runs import Changes, Run, by_part, changed, flat, length_name, parse_overrides
-from nin.spec import choose
+from ablations.runs import Changes, Run, by_part, flat, length_name, parse_overrides
+from nin.spec import changed, choose
 
 MAX_SEEDS = 10_000  # runs of a variant; all are made before the first is executed
 ROLES = ("baseline", "confirmatory", "control", "exploratory")

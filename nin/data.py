@@ -27,7 +27,7 @@ CROP_MARGIN = 4  # pixels of black around an image before it is cropped at rando
 MOST_LISTED = 12  # classes, in the line on a folder of images
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageData:
     """A data set, divided, on one device.
 
@@ -45,6 +45,12 @@ class ImageData:
     std: Tensor
     checksum: str
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{len(getattr(self, part).labels):,} {part}" for part in ("train", "val", "test"))
+        shape = "×".join(str(n) for n in self.in_shape)
+        device = self.train.images.device
+        return f"ImageData({self.name}: {sizes} images, {shape}, {self.num_classes} classes, on {device})"
 
     def first(self, num_train: int, num_val: int) -> "ImageData":
         """The same with only the first images of training and of validation."""

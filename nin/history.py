@@ -1,6 +1,11 @@
 """What a training leaves behind: its learning curve and how it ended. Standard library only, so reading one loads no torch."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -47,5 +52,26 @@ class History:
     """
 
     outcome: str
-    curve: list[Evaluation]
+    curve: list[Evaluation] = field(repr=False)
     seconds_before: float = 0.0
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per point of the curve, in the columns of `Evaluation`."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(point) for point in self.curve])
+
+    def plot(self) -> "Figure":
+        """Loss and accuracy over epochs, in training and on the validation images."""
+        from matplotlib import pyplot  # also registers how notebooks show a figure
+        from matplotlib.figure import Figure
+
+        del pyplot
+        figure = Figure(figsize=(8, 3), layout="constrained")
+        epochs = [point.epoch for point in self.curve]
+        for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+            for part, label in (("train", "training"), ("val", "validation")):
+                axes.plot(epochs, [getattr(point, f"{part}_{quantity}") for point in self.curve], label=label)
+            axes.set(xlabel="epoch", ylabel="cross-entropy, nats" if quantity == "loss" else quantity)
+            axes.legend()
+        return figure

@@ -1,7 +1,7 @@
 """A network from its specification: trunk + head, initialised from named random streams."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 
@@ -26,12 +26,18 @@ MAXOUT_POWER = {2: 1.0, 3: 1 + math.sqrt(3) / (2 * math.pi)}
 
 
 class Network(nn.Module):
-    """Images (N, C, H, W) -> logits (N, K), by way of features."""
+    """Images (N, C, H, W) of in_shape = (C, H, W) -> logits (N, K), by way of features."""
 
-    def __init__(self, trunk: nn.Module, head: nn.Module) -> None:
+    def __init__(self, trunk: nn.Module, head: nn.Module, in_shape: Shape) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = head
+        self.in_shape = in_shape
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        """Blocks in the order of the forward pass, as the textbook goes through them to print shapes."""
+        for part in (self.trunk, self.head):
+            yield from part if isinstance(part, nn.Sequential) else [part]
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Logits (N, K); see `predict` for probabilities."""
@@ -64,7 +70,7 @@ def build_model(spec: ModelSpec, in_shape: Shape, num_classes: int, seed: int = 
                 init(layer.weight)
             if spec.init == "kaiming":
                 _for_what_follows(part)
-    return Network(network_trunk, network_head)
+    return Network(network_trunk, network_head, in_shape)
 
 
 @torch.no_grad()

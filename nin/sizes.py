@@ -70,10 +70,14 @@ def size(spec: ModelSpec, in_shape: "Shape", num_classes: int) -> NetworkSize:
 
 def layers(spec: ModelSpec, in_shape: "Shape", num_classes: int) -> list[LayerRow]:
     """One row per layer, in the order of the forward pass."""
+    return layer_rows(*_on_meta(spec, in_shape, num_classes))
+
+
+def layer_rows(network: "nn.Module", image_1CHW: "Tensor") -> list[LayerRow]:
+    """One row per layer of a network that was built, from a forward pass of one image in evaluation mode."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    network, image = _on_meta(spec, in_shape, num_classes)
     counter = FlopCounterMode(display=False)
     rows: list[LayerRow] = []
     seen = 0  # FLOPs counted before the layer at hand
@@ -86,10 +90,19 @@ def layers(spec: ModelSpec, in_shape: "Shape", num_classes: int) -> list[LayerRo
         rows.append(LayerRow(part, path, kind, tuple(output.shape[1:]), _params(module), total - seen))
         seen = total
 
-    for name, module in layer_modules(network):
+    hooks = [
         module.register_forward_hook(lambda module, _, output, name=name: record(name, module, output))
-    with counter, torch.no_grad():
-        network(image)
+        for name, module in layer_modules(network)
+    ]
+    was_training = network.training
+    network.eval()
+    try:
+        with counter, torch.no_grad():
+            network(image_1CHW)
+    finally:
+        network.train(was_training)
+        for hook in hooks:
+            hook.remove()
     return rows
 
 

@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 T = TypeVar("T")
 Shape = tuple[int, int, int]  # (C, H, W) of an image or of features
@@ -20,6 +20,8 @@ MAX_SIDE = 4096  # pixels of an image's height and width, far beyond what any ne
 BY_SEED = "by-seed"  # the division of the training images that is drawn anew for each seed
 
 TRAINER_VERSION = 1  # part of every run's identity; raised when the same specification would train differently
+
+AnySpec = TypeVar("AnySpec", "ModelSpec", "DataSpec", "TrainSpec")
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,20 @@ def choose(registry: Mapping[str, T], name: str, kind: str) -> T:
             f"unknown {kind} {name!r}: the nearest is {nearest(name, registry)!r} (of {', '.join(registry)})"
         )
     return registry[name]
+
+
+def changed(spec: AnySpec, changes: Mapping[str, object]) -> AnySpec:
+    """The specification with these fields changed.
+
+    Raises ValueError for a field that does not exist, naming the nearest, or a value that is not of the field's type.
+    """
+    types = get_type_hints(type(spec))
+    for name, value in changes.items():
+        wanted = choose(types, name, f"field of {type(spec).__name__}")
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            raise ValueError(f"{name}={value!r} must be {wanted.__name__}")
+    values: Any = dict(changes)
+    return replace(spec, **values)
 
 
 def _require(condition: bool, field: str, value: object, wanted: str) -> None:

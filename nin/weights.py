@@ -67,12 +67,16 @@ class Card:
         return f"{variant} seed {seed}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainedNetwork:
     """A network in evaluation mode, on the CPU, with its card."""
 
     network: Network
     card: Card
+
+    def __repr__(self) -> str:
+        card = self.card
+        return f"TrainedNetwork({card.name}: {card.test_accuracy:.1%} right on the test images of {card.data.name})"
 
     def classifier(self, probabilities: bool = False) -> "Classifier":
         """The network behind its own preprocessing, for images as bytes."""

@@ -1,0 +1,163 @@
+"""What notebooks and scripts call: build a network, look at its layers, train it, use it. Exported by `nin`.
+
+Whatever a caller gets wrong is a ValueError of one line, as on the command lines. pandas is imported by `layers` alone, so that
+training needs nothing but torch and rich.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+import nin.data
+import nin.model
+import nin.predict
+import nin.weights
+from nin.data import ImageData
+from nin.history import Evaluation, History
+from nin.machine import choose_device
+from nin.model import Network, build_model
+from nin.progress import progress_bar
+from nin.settings import SETTINGS
+from nin.sizes import NETWORKS, layer_rows
+from nin.spec import DataSpec, ModelSpec, Shape, TrainSpec, changed, choose
+from nin.train import train
+from nin.weights import TrainedNetwork, find
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def build(
+    network: str | ModelSpec = "nin-d2l",
+    in_shape: Shape | None = None,
+    num_classes: int = 10,
+    *,
+    seed: int = 0,
+    **changes: object,
+) -> Network:
+    """A network with fresh weights, on the CPU; iterating over it gives its blocks in the order of the forward pass.
+
+    network   a name ("nin-d2l", "nin-cifar", "nin-small", "alexnet", "vgg11", "vgg16", "lenet") or a specification
+    in_shape  (C, H, W) of the images; a name has its textbook's own, a specification needs one (`data.in_shape`)
+    seed      of the weights, layer by layer: networks that share a trunk start with the same one
+    changes   fields of `ModelSpec`, such as num_1x1=3 or pooling="max"
+
+    Raises ValueError for a name or value that does not exist, or images that are too small for the network.
+    """
+    spec, known_shape = (network, None) if isinstance(network, ModelSpec) else choose(NETWORKS, network, "network")
+    in_shape = in_shape or known_shape
+    if in_shape is None:
+        raise ValueError("in_shape: a ModelSpec does not say the size of its images; name it, such as (1, 28, 28)")
+    return build_model(changed(spec, changes), in_shape, num_classes, seed)
+
+
+def layers(
+    network: str | ModelSpec | nn.Module, in_shape: Shape | None = None, num_classes: int = 10, **changes: object
+) -> "pd.DataFrame":
+    """One row per layer, in the order of the forward pass: part, name, kind, output_shape, params, flops.
+
+    network   as `build` has it, or a network that was built; of a module from elsewhere in_shape must be given
+
+    Output shapes are (C, H, W) or (C,). FLOPs are those of one image's forward pass, two per multiply-accumulate.
+    """
+    import pandas as pd
+
+    if not isinstance(network, nn.Module):
+        with torch.device("meta"):  # which has shapes but no numbers
+            network = build(network, in_shape, num_classes, **changes)
+    elif changes:
+        raise ValueError(f"{', '.join(changes)}: a network that was built cannot be changed; name it, or give its spec")
+    in_shape = in_shape or getattr(network, "in_shape", None)
+    if in_shape is None:
+        raise ValueError("in_shape: this module does not say the size of its images; name it, such as (1, 28, 28)")
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    rows = layer_rows(network, torch.zeros(1, *in_shape, device=device))
+    return pd.DataFrame([asdict(row) for row in rows])
+
+
+def load_data(
+    data: str | DataSpec = "fashion-mnist",
+    *,
+    seed: int = 0,
+    root: Path | None = None,
+    device: str = "auto",
+    **changes: object,
+) -> ImageData:
+    """A data set, found in the data root or fetched into it, divided, on the device that trains.
+
+    data     a name ("fashion-mnist", "cifar-10", "synthetic", "folder:NAME", ...) or a specification
+    seed     whose division it is, where each seed has one of its own (split="by-seed")
+    root     where data sets are; by default `$NIN_DATA`, or `~/.cache/nin-ablations/data`
+    device   "auto": a GPU if there is one; "cpu" or "cuda"
+    changes  fields of `DataSpec`, such as train_examples=10_000 or image_size=224
+
+    Raises ValueError for a name or value that does not exist, `nin.data.DataError` for files that are missing or damaged.
+    """
+    spec = DataSpec(name=data) if isinstance(data, str) else data
+    return nin.data.load(changed(spec, changes).for_seed(seed), root, choose_device(device))
+
+
+def fit(
+    network: nn.Module,
+    data: ImageData,
+    training: str | TrainSpec = "quick",
+    on_eval: Callable[[Evaluation], None] = lambda _: None,
+    *,
+    seed: int = 0,
+    progress: bool = True,
+    checkpoint: Path | None = None,
+    **changes: object,
+) -> History:
+    """Train `network` in place on `data.train`, on the device of the data; evaluate it on `data.val` from time to time.
+
+    training    a setting ("quick", "full", or "d2l", the textbook's own) or a specification
+    on_eval     called with each point of the learning curve
+    seed        of the order of images, augmentation and dropout
+    progress    show a bar, in a terminal or a notebook
+    checkpoint  a file to go on from, if it exists, and to keep the state in from time to time
+    changes     fields of `TrainSpec`, such as epochs=1 or lr=0.05
+
+    Raises ValueError for a name or value that does not exist. A training that diverges is an outcome, not an error.
+    """
+    spec = choose(SETTINGS, training, "training").train if isinstance(training, str) else training
+    spec = changed(spec, changes)
+    with progress_bar(spec.images(len(data.train.labels)), shown=progress) as show:
+
+        def told(point: Evaluation) -> None:
+            show(point)
+            on_eval(point)
+
+        return train(network, data, spec, told, seed=seed, checkpoint=checkpoint)
+
+
+def load_trained(run: str | Path, results: str | Path = "results") -> TrainedNetwork:
+    """A trained network that a run kept (`keep_weights`), with a card that says what it is.
+
+    run  a .safetensors file, (the start of) a run_id, or a name such as "2x:0", looked for under `results`
+
+    Raises ValueError, saying what there is, if there is none or more than one.
+    """
+    return nin.weights.load(find(str(run), Path(results)))
+
+
+def probabilities(
+    network: nn.Module | TrainedNetwork, images: Tensor | Sequence[str | Path], *, invert: bool = False
+) -> Tensor:
+    """Class probabilities (N, K) on the CPU, each row summing to 1.
+
+    network  a trained network, which takes images as bytes or image files; or a module, which takes what it was trained on
+    images   (N, C, H, W), or paths of image files; files are squeezed to the size of the trained network's data set
+    invert   swap light and dark of image files; Fashion-MNIST shows light clothes on black
+    """
+    if not isinstance(network, TrainedNetwork):
+        if not isinstance(images, Tensor):
+            raise ValueError("images: a bare network takes a tensor; files need a trained network (load_trained)")
+        device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+        return nin.model.predict(network, images.to(device)).cpu()
+    if not isinstance(images, Tensor):
+        images = nin.predict.read_images([Path(path) for path in images], network.card.image_shape, invert)
+    return nin.predict.probabilities(network, images)

@@ -1,0 +1,178 @@
+"""What notebooks and scripts call, as `nin` exports it."""
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from trained_networks import make
+
+import nin
+from nin.progress import progress_bar
+from nin.sizes import NETWORKS, size
+
+TINY = {"width": 1 / 8, "dropout": 0.2, "class_block": "wide", "init": "kaiming"}
+FEW = {"train_examples": 64, "val_examples": 50, "test_examples": 50}
+
+# What the textbook's notebook prints for a 224 px image (Dive into Deep Learning, section 8.3), but for the shape after
+# pooling: its 1x1 map is flattened in a layer of its own.
+SHAPES = (
+    ("Sequential", (1, 96, 54, 54)),
+    ("MaxPool2d", (1, 96, 26, 26)),
+    ("Sequential", (1, 256, 26, 26)),
+    ("MaxPool2d", (1, 256, 12, 12)),
+    ("Sequential", (1, 384, 12, 12)),
+    ("MaxPool2d", (1, 384, 5, 5)),
+    ("Dropout", (1, 384, 5, 5)),
+    ("Sequential", (1, 10, 5, 5)),
+    ("AveragePool", (1, 10)),
+)
+
+
+def in_another_process(code: str) -> str:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def data() -> nin.ImageData:
+    return nin.load_data("synthetic", device="cpu", **FEW)
+
+
+def test_every_exported_name_is_there() -> None:
+    assert all(getattr(nin, name) is not None for name in nin.__all__)
+    assert set(nin.__all__) <= set(dir(nin))
+    with pytest.raises(AttributeError, match="no attribute 'tensor'"):
+        _ = nin.tensor
+
+
+def test_importing_nin_loads_no_torch() -> None:
+    assert in_another_process("import nin, sys; print('torch' in sys.modules)") == "False\n"
+
+
+def test_nin_trains_without_the_libraries_of_experiments() -> None:
+    code = """
+import sys
+for name in ("mlflow", "optuna", "pandas", "scipy", "matplotlib"):
+    sys.modules[name] = None
+import nin
+data = nin.load_data("synthetic", device="cpu", train_examples=64, val_examples=50, test_examples=50)
+network = nin.build("nin-small", data.in_shape, width=1 / 8)
+print(len(nin.fit(network, data, epochs=1, evals_per_epoch=2).curve))
+"""
+    assert in_another_process(code) == "2\n"
+
+
+def test_iterating_over_a_network_gives_the_shapes_of_the_textbook() -> None:
+    x = torch.zeros(1, 1, 224, 224)
+    shapes = []
+    for block in nin.build("nin-d2l").eval():
+        x = block(x)
+        shapes.append((type(block).__name__, tuple(x.shape)))
+    assert tuple(shapes) == SHAPES
+
+
+def test_blocks_one_after_the_other_are_the_network() -> None:
+    network, x = nin.build("lenet").eval(), torch.rand(2, 1, 28, 28)
+    y = x
+    for block in network:
+        y = block(y)
+    assert torch.equal(network(x), y)
+
+
+def test_a_network_is_built_by_name_or_specification_with_changes() -> None:
+    by_name = nin.build("nin-small", num_1x1=1, seed=3)
+    by_spec = nin.build(nin.ModelSpec(layout="small"), (1, 28, 28), num_1x1=1, seed=3)
+    ours, theirs = by_name.state_dict(), by_spec.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert ours.keys() == theirs.keys()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_layers_sum_to_the_network(name: str) -> None:
+    table, counted = nin.layers(name), size(*NETWORKS[name], 10)
+    assert table["params"].sum() == counted.params
+    assert table["flops"].sum() == pytest.approx(1e9 * counted.gflops)
+
+
+def test_layers_of_a_network_that_was_built_are_those_of_its_name() -> None:
+    network = nin.build("nin-small")
+    assert nin.layers(network).equals(nin.layers("nin-small"))
+    assert network.training  # as it was
+    assert nin.layers(torch.nn.Conv2d(3, 4, 1), (3, 8, 8))["output_shape"].tolist() == [(4, 8, 8)]
+
+
+def test_a_network_learns_and_its_history_is_a_table_and_a_figure() -> None:
+    data = nin.load_data("synthetic", device="cpu", train_examples=512, val_examples=200, test_examples=200)
+    network, points = nin.build("nin-small", data.in_shape, num_1x1=0, **TINY), []
+    training = nin.TrainSpec(epochs=3, batch_size=16, optimizer="adamw", schedule="one-cycle")
+    history = nin.fit(network, data, training, points.append, lr=0.005)
+    assert history.outcome == "finished"
+    assert history.curve == points
+    table = history.to_frame()
+    assert table["examples"].iloc[-1] == 3 * 512
+    assert table["val_accuracy"].max() > 0.5
+    loss, accuracy = history.plot().axes
+    assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("cross-entropy, nats", "accuracy")
+    assert [line.get_ydata()[-1] for line in accuracy.lines] == table[["train_accuracy", "val_accuracy"]].iloc[
+        -1
+    ].tolist()
+    x, labels = next(data.batches(data.test, 200))
+    predicted = nin.probabilities(network, x)
+    assert predicted.sum(dim=1) == pytest.approx(torch.ones(200), abs=1e-5)
+    assert float((predicted.argmax(dim=1) == labels).float().mean()) > 0.5
+
+
+def test_data_say_what_they_are_in_one_line(data: nin.ImageData) -> None:
+    sizes = "64 train, 50 val, 50 test images, 1×28×28, 10 classes"
+    assert repr(data) == f"ImageData(synthetic: {sizes}, on cpu)"
+
+
+def test_a_trained_network_takes_bytes_and_files(tmp_path: Path) -> None:
+    network = make()
+    Image.new("L", (28, 28), 200).save(tmp_path / "light.png")
+    from_bytes = nin.probabilities(network, torch.full((1, 1, 28, 28), 200, dtype=torch.uint8))
+    torch.testing.assert_close(nin.probabilities(network, [tmp_path / "light.png"]), from_bytes)
+    assert network.card.name in repr(network)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_bar_is_for_terminals(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = io.StringIO()
+    monkeypatch.setattr("nin.progress.Console", lambda: Console(file=output, force_terminal=is_terminal, width=120))
+    with progress_bar(100) as show:
+        show(nin.Evaluation(100, 1.0, 0.5, 0.8, 0.6, 0.75, 0, 1.0))
+    assert ("epoch 1.0, loss 0.500, validation accuracy 75.0%" in output.getvalue()) is is_terminal
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda data: nin.build("nin-d3l"), "unknown network 'nin-d3l': the nearest is 'nin-d2l'"),
+        (
+            lambda data: nin.build("nin-d2l", num_1x2=3),
+            "unknown field of ModelSpec 'num_1x2': the nearest is 'num_1x1'",
+        ),
+        (lambda data: nin.build("nin-d2l", num_1x1="3"), "num_1x1='3' must be int"),
+        (lambda data: nin.build("nin-d2l", (1, 28, 28)), "images of 28x28 px are too small"),
+        (lambda data: nin.build(nin.ModelSpec()), "in_shape: a ModelSpec does not say"),
+        (lambda data: nin.layers(torch.nn.Identity()), "in_shape: this module does not say"),
+        (lambda data: nin.layers(nin.build("lenet"), num_1x1=2), "num_1x1: a network that was built"),
+        (lambda data: nin.load_data("fashion"), "unknown data set 'fashion': the nearest is 'fashion-mnist'"),
+        (lambda data: nin.fit(nin.build("lenet"), data, "quik"), "unknown training 'quik': the nearest is 'quick'"),
+        (lambda data: nin.fit(nin.build("lenet"), data, epoch=1), "unknown field of TrainSpec 'epoch'"),
+        (lambda data: nin.probabilities(nin.build("lenet"), ["a.png"]), "images: a bare network takes a tensor"),
+        (lambda data: nin.load_trained("2x:0", "/nowhere"), "there is no trained network under /nowhere"),
+    ],
+)
+def test_what_a_caller_gets_wrong_is_one_line(
+    call: Callable[[nin.ImageData], object], message: str, data: nin.ImageData
+) -> None:
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")) as error:
+        call(data)
+    assert "\n" not in str(error.value)
