@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ablations.execution.launch import EngineOptions
 from nin.cli import positive
+from nin.spec import DEVICES
 
 
 def add_study_options(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +44,9 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=positive, default=1, metavar="N", help="CPU threads of each worker (default: 1)"
     )
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument(
+        "--device", choices=DEVICES, default="auto", help="default: an accelerator that torch sees, else the CPU"
+    )
     parser.add_argument(
         "--time-limit",
         type=seconds,

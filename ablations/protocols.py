@@ -139,7 +139,7 @@ PAPER = Protocol(
         momentum=0.9,
         weight_decay=1e-5,
         schedule="cosine",
-        precision="bf16",
+        precision="auto",
         evals_per_epoch=1,
     ),
     seeds=5,

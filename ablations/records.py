@@ -19,7 +19,7 @@ import dacite
 import numpy as np
 from numpy.typing import NDArray
 
-from ablations.runs import Run
+from ablations.runs import AUTO_IDENTITY, Run
 from nin.cli import one_line
 from nin.history import Evaluation
 
@@ -43,7 +43,7 @@ class RunRecord:
     test_correct     which test images are right: bits, packed, base64 (`test_correctness` unpacks them)
     train_seconds    training alone; wall_seconds also evaluation and preparation
     peak_memory_bytes  of training, as `nin.memory.training_memory` measures it; 0 if it was not measured
-    environment      device, versions, host and commit that the run was executed with
+    environment      device, precision, versions, host and commit that the run was executed with
     """
 
     run: Run
@@ -74,6 +74,12 @@ class RunRecord:
     def is_result(self) -> bool:
         """Whether the outcome is one to keep; a failed run is tried again."""
         return self.status in RESULTS
+
+    @property
+    def precision(self) -> str:
+        """The precision that the run was computed in. Records from before it was kept had what protocols asked for then."""
+        asked = self.run.train.precision
+        return self.environment.get("precision") or (AUTO_IDENTITY if asked == "auto" else asked)
 
     @property
     def params(self) -> int:

@@ -11,6 +11,8 @@ from nin.spec import TRAINER_VERSION, DataSpec, ModelSpec, TrainSpec, changed, c
 
 Changes = Mapping[str, object]
 
+AUTO_IDENTITY = "bf16"  # what precision "auto" goes by: what protocols asked for before, equivalent by study precision
+
 
 @dataclass(frozen=True)
 class Run:
@@ -34,15 +36,17 @@ class Run:
         """16 hexadecimal digits: a hash over network, data, training, seed and the trainer's version.
 
         Fields at their default are left out, so a new field whose default means what was there before changes no identity.
-        A default that changes needs a new trainer version.
+        A default that changes needs a new trainer version. Precision "auto" is AUTO_IDENTITY, whatever a device makes of it.
         """
-        what = [*(_differences(spec) for spec in (self.model, self.data, self.train)), self.seed, TRAINER_VERSION]
+        train = replace(self.train, precision=AUTO_IDENTITY) if self.train.precision == "auto" else self.train
+        what = [*(_differences(spec) for spec in (self.model, self.data, train)), self.seed, TRAINER_VERSION]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def settings(self) -> dict[str, object]:
-        """Every field of network, data and training: {"model.head": "nin", ...}."""
-        return flat(asdict(self.model), asdict(self.data), asdict(self.train))
+        """Every field of network, data and training: {"model.head": "nin", ...}; precision "auto" as in `run_id`."""
+        settings = flat(asdict(self.model), asdict(self.data), asdict(self.train))
+        return settings | ({"train.precision": AUTO_IDENTITY} if self.train.precision == "auto" else {})
 
     def with_settings(self, settings: Mapping[str, object]) -> "Run":
         """The run with some of its settings changed."""

@@ -15,6 +15,7 @@ from nin.spec import changed, choose
 
 MAX_SEEDS = 10_000  # runs of a variant; all are made before the first is executed
 ROLES = ("baseline", "confirmatory", "control", "exploratory")
+AUTO_IDENTITY = "bf16"  # what precision "auto" goes by: what protocols asked for before, equivalent by study precision
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from nin.cli import OneLineParser, exit_with, text_table
 from nin.settings import SETTINGS, Setting
-from nin.spec import choose
+from nin.spec import DEVICES, choose
 
 if TYPE_CHECKING:
     from nin.loops import Pace
@@ -263,7 +263,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile as well")
     parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one"
+        "--device", choices=DEVICES, default="auto", help="default: an accelerator that torch sees, else the CPU"
     )
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count(), metavar="N", help="of a CPU (default: all cores)"

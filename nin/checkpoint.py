@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from nin.history import Evaluation
+from nin.machine import is_accelerator, rng_state, set_rng_state
 
 SHARE = 0.01  # of a training's wall time, at most, that goes into writing checkpoints
 FIRST_COST_SEC = 0.01  # what writing one is taken to cost before the first has been timed
@@ -28,20 +26,19 @@ FIRST_COST_SEC = 0.01  # what writing one is taken to cost before the first has 
 class Checkpoint:
     """Where the state of one training is kept, and the parts that it is made of.
 
+    parts       by name, each with state_dict and load_state_dict: the model, its optimiser, ...
     belongs_to  plain values by name that the training must have in common with the one that wrote the file
     """
 
     def __init__(
         self,
         path: Path,
-        model: nn.Module,
-        optimizer: Optimizer,
-        schedule: LRScheduler,
+        parts: Mapping[str, Any],
         device: torch.device,
         belongs_to: Mapping[str, object],
     ) -> None:
         self.path = path
-        self._parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
+        self._parts = parts
         self._device = device
         threads = torch.get_num_threads() if device.type == "cpu" else 0  # sums on a CPU are split among them
         environment = {"torch": str(torch.__version__), "device": device.type, "threads": threads}
@@ -70,8 +67,8 @@ class Checkpoint:
             curve = [Evaluation(**point) for point in state["curve"]]
             for name, part in self._parts.items():
                 part.load_state_dict(state[name])
-            if self._device.type == "cuda":
-                torch.cuda.set_rng_state(state["cuda_rng"], self._device)
+            if is_accelerator(self._device):
+                set_rng_state(state[f"{self._device.type}_rng"], self._device)
             torch.set_rng_state(state["rng"])
         except Exception as error:  # parsers raise whatever they stumble on
             for name, values in before.items():
@@ -107,8 +104,8 @@ class Checkpoint:
         state: dict[str, Any] = {name: part.state_dict() for name, part in self._parts.items()}
         state |= {"curve": [asdict(point) for point in curve], "belongs_to": self._belongs_to}
         state["rng"] = torch.get_rng_state()
-        if self._device.type == "cuda":
-            state["cuda_rng"] = torch.cuda.get_rng_state(self._device)
+        if is_accelerator(self._device):
+            state[f"{self._device.type}_rng"] = rng_state(self._device)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_name(f"{self.path.name}.part")  # written by the one process that trains this
         try:

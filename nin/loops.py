@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nin.data import ImageData, Split, load
 from nin.fetch import DEBIAN_FOLDER, data_root
-from nin.machine import synchronize
+from nin.machine import seconds_between, synchronize, timestamp
 from nin.model import build_model
 from nin.roofline import Machine, measure_machine
 from nin.spec import DataSpec
@@ -229,16 +229,16 @@ class _PilImages(Dataset[tuple[Tensor, int]]):
 
 
 class _Stopwatch:
-    """Time by phase; on a GPU from events, which the host does not wait for."""
+    """Time by phase; on an accelerator from events, which the host does not wait for."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.marks: list[tuple[str, float | torch.cuda.Event]] = []
+        self.marks: list[tuple[str, float | torch.Event]] = []
 
     def switch(self, phase: str, condition: bool = True) -> None:
         """From now on time is `phase`'s, if the condition holds."""
         if condition:
-            self.marks.append((phase, self._now()))
+            self.marks.append((phase, timestamp(self.device)))
 
     def seconds(self) -> dict[str, float]:
         """Of each of PHASES until now."""
@@ -246,20 +246,8 @@ class _Stopwatch:
         synchronize(self.device)
         total = dict.fromkeys(PHASES, 0.0)
         for (phase, start), (_, stop) in pairwise(self.marks):
-            if isinstance(start, float):
-                assert isinstance(stop, float)
-                total[phase] += stop - start
-            else:
-                assert not isinstance(stop, float)
-                total[phase] += start.elapsed_time(stop) / 1000
+            total[phase] += seconds_between(start, stop)
         return total
-
-    def _now(self) -> "float | torch.cuda.Event":
-        if self.device.type != "cuda":
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
 
 
 class _WatchedData(ImageData):

@@ -8,20 +8,22 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from nin.data import ImageData
+from nin.machine import is_accelerator, synchronize
 from nin.model import build_model
+from nin.precision import BYTES
 from nin.sizes import layers
 from nin.spec import ModelSpec, Shape, TrainSpec
 from nin.train import train
 
 IN_PLACE = ("ReLU", "Dropout", "Flatten", "Identity")  # layers whose output needs no memory of its own, or little
-BYTES = {"float32": 4, "bf16": 2}  # of an activation
 
 
 def training_memory(model: ModelSpec, data: ImageData, spec: TrainSpec) -> int:
     """Bytes at the worst moment of two training steps: weights, gradients, the optimiser's state, activations, workspace.
 
     The network is built anew on the data's device; the data set's own bytes are not counted. Torch's random state is left as
-    it was. On the CPU what libraries allocate on their own, past PyTorch, is not seen.
+    it was. On the CPU what libraries allocate on their own, past PyTorch, is not seen. 0 on Apple's GPUs, of whose memory
+    torch keeps no maximum.
     """
     batch_size = min(spec.batch_size, len(data.train.labels))
     few = 2 * batch_size
@@ -33,15 +35,17 @@ def training_memory(model: ModelSpec, data: ImageData, spec: TrainSpec) -> int:
         train(build_model(model, data.in_shape, data.num_classes), part, once)
 
     device = data.train.images.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    if device.type == "mps":
+        return 0
+    with torch.random.fork_rng(devices=[device] if is_accelerator(device) else [], device_type=device.type):
         return peak_bytes(two_steps, device)
 
 
 def activation_bytes(model: ModelSpec, in_shape: Shape, num_classes: int, precision: str) -> int:
     """What one image's activations take by counting: the outputs of all layers that need memory of their own.
 
-    Precision "float32" or "bf16". The input and what the backward pass needs besides (such as the positions of maxima) are not
-    in it.
+    Precision is "float32", "bf16" or "float16". The input and what the backward pass needs besides (such as the positions of
+    maxima) are not in it.
     """
     rows = layers(model, in_shape, num_classes)
     elements = sum(torch.Size(row.output_shape).numel() for row in rows if row.kind not in IN_PLACE)
@@ -50,12 +54,12 @@ def activation_bytes(model: ModelSpec, in_shape: Shape, num_classes: int, precis
 
 def peak_bytes(work: Callable[[], None], device: torch.device) -> int:
     """The most bytes that `work` has allocated at one time, beyond what was allocated before it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
+    if is_accelerator(device):
+        synchronize(device)
+        before = torch.accelerator.memory_allocated(device)
+        torch.accelerator.reset_peak_memory_stats(device)
         work()
-        return torch.cuda.max_memory_allocated(device) - before
+        return torch.accelerator.max_memory_allocated(device) - before
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes to stderr
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         work()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from nin.cli import OneLineParser, require_figure_file, text_table
 from nin.sizes import NETWORKS, image_shape, layer_modules, layers, product, spec_changes
-from nin.spec import ModelSpec, Shape, choose
+from nin.spec import DEVICES, ModelSpec, Shape, choose
 
 if TYPE_CHECKING:
     import torch
@@ -291,7 +291,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=128, metavar="N", help="images at a time (default: 128)")
     parser.add_argument("--precision", choices=BYTES, default="bf16", help="default: bf16")
     parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one"
+        "--device", choices=DEVICES, default="auto", help="default: an accelerator that torch sees, else the CPU"
     )
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count(), metavar="N", help="of a CPU (default: all cores)"

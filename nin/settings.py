@@ -24,7 +24,7 @@ SETTINGS: dict[str, Setting] = {
     "d2l": Setting(
         ModelSpec(layout="d2l", init="xavier"),
         DataSpec(val_examples=0, image_size=224, normalize=False),
-        TrainSpec(epochs=10, batch_size=128, lr=0.1, precision="bf16", evals_per_epoch=2),
+        TrainSpec(epochs=10, batch_size=128, lr=0.1, precision="auto", evals_per_epoch=2),
     ),
     "full": Setting(
         ModelSpec(layout="small", init="kaiming", class_block="wide", class_relu=False),
@@ -36,7 +36,7 @@ SETTINGS: dict[str, Setting] = {
             momentum=0.9,
             weight_decay=5e-4,
             schedule="one-cycle",
-            precision="bf16",
+            precision="auto",
             evals_per_epoch=2,
         ),
     ),
@@ -50,7 +50,7 @@ SETTINGS: dict[str, Setting] = {
             last_lr_factor=0.1,
             momentum=0.9,
             schedule="one-cycle",
-            precision="bf16",
+            precision="auto",
             evals_per_epoch=3,
         ),
     ),

@@ -146,7 +146,7 @@ def _digits(root: Path) -> Source:
 
     They come as one set of 1,797; every sixth, in an order of its own, is a test image.
     """
-    from sklearn.datasets import load_digits
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
     bunch = load_digits()
     images = torch.from_numpy(bunch.images * 255 / 16).round().to(torch.uint8)[:, None]

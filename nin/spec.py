@@ -18,6 +18,9 @@ Shape = tuple[int, int, int]  # (C, H, W) of an image or of features
 MAX_SIDE = 4096  # pixels of an image's height and width, far beyond what any network here is for
 
 BY_SEED = "by-seed"  # the division of the training images that is drawn anew for each seed
+ACCELERATORS = ("cuda", "mps", "xpu")  # kinds of device besides "cpu"
+DEVICES = ("auto", "cpu", *ACCELERATORS)  # what --device takes
+PRECISIONS = ("auto", "float32", "bf16", "float16")
 
 TRAINER_VERSION = 1  # part of every run's identity; raised when the same specification would train differently
 
@@ -131,7 +134,8 @@ class TrainSpec:
     lr               learning rate; the peak where the schedule has one
     last_lr_factor   factor on the learning rate of the network's last layer (a tenth in Lin, Chen and Yan)
     schedule         a key of `nin.train.SCHEDULES`, over all steps of the run
-    precision        "float32", or "bf16": automatic mixed precision
+    precision        "float32"; "bf16" or "float16": automatic mixed precision; "auto": the one of these that the device is
+                     made for (`nin.precision`)
     channels_last    memory format of images and convolution weights
     evals_per_epoch  evaluations at equal distances, counted in training examples, the last at the epoch's end
     eval_every       training images between evaluations, in the place of `evals_per_epoch`; the last is at the end.
@@ -163,7 +167,8 @@ class TrainSpec:
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
         _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "0 or more and finite")
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "at least 0 and below 1")
-        _require(self.precision in ("float32", "bf16"), "precision", self.precision, "'float32' or 'bf16'")
+        nearest_one = f"one of {', '.join(PRECISIONS)}; the nearest is {nearest(self.precision, PRECISIONS)!r}"
+        _require(self.precision in PRECISIONS, "precision", self.precision, nearest_one)
 
     def images(self, num_examples: int) -> int:
         """Training images that a run sees in all, of a training set of `num_examples`; the last step may go beyond."""

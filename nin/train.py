@@ -1,18 +1,18 @@
 """How a network is trained: plain minibatch descent, watched on a grid of training examples seen.
 
 `train` is handed a network and data and builds neither. Within an epoch nothing on the host waits for the device: losses and
-counts stay there as tensors and are read at an evaluation on the CPU, at the end of the epoch on a GPU.
+counts stay there as tensors and are read at an evaluation on the CPU, at the end of the epoch elsewhere.
 """
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count, islice, pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, AdamW, Optimizer
@@ -24,6 +24,8 @@ from nin.checkpoint import Checkpoint
 from nin.data import ImageData, Split
 from nin.fast import fast_layers, is_finite
 from nin.history import Evaluation, History, Score
+from nin.machine import seconds_between, timestamp
+from nin.precision import autocast, precision_on
 from nin.spec import TRAINER_VERSION, TrainSpec, choose, stream
 
 EVAL_BATCH = 500  # images; larger ones are slower on a CPU, whose caches they leave
@@ -73,6 +75,7 @@ def train(
     """
     require_batches(model, len(data.train.labels), spec)
     device = data.train.images.device
+    spec = replace(spec, precision=precision_on(device, spec.precision))
     if device.type == "cpu":
         keep_freed_memory(model)
     memory_format = torch.channels_last if spec.channels_last else torch.contiguous_format
@@ -80,13 +83,15 @@ def train(
     grid = Grid(spec, len(data.train.labels))
     optimizer = choose(OPTIMIZERS, spec.optimizer, "optimizer")(_parameter_groups(model, spec), spec)
     schedule = choose(SCHEDULES, spec.schedule, "schedule")(optimizer, grid.steps[-1])
+    scaler = GradScaler(device.type, enabled=spec.precision == "float16")  # else it changes nothing
     torch.manual_seed(stream(seed, "dropout"))
 
     curve: list[Evaluation] = []
     saved = None
     if checkpoint:
         belongs_to = {**asdict(spec), "seed": seed, "data": data.checksum, "trainer": TRAINER_VERSION}
-        saved = Checkpoint(checkpoint, model, optimizer, schedule, device, belongs_to)
+        parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+        saved = Checkpoint(checkpoint, parts | ({"scaler": scaler} if scaler.is_enabled() else {}), device, belongs_to)
         curve = saved.restore()
     for point in curve:
         on_eval(point)
@@ -102,11 +107,11 @@ def train(
     unread: list[tuple[int, _Tally, _Tally]] = []
     for step, is_last_of_epoch in grid.from_point(len(curve)):
         clock.start()
-        trained = _train_steps(model, islice(batches, step - steps_done), optimizer, schedule, spec)
+        trained = _train_steps(model, islice(batches, step - steps_done), optimizer, schedule, scaler, spec)
         clock.stop()
         steps_done = step
         unread.append((grid.examples_at(step), trained, _tally(model, data, data.val, spec)))
-        if device.type == "cuda" and not is_last_of_epoch:
+        if device.type != "cpu" and not is_last_of_epoch:
             continue  # reading now would wait for the device
         for examples, trained, validated in unread:
             train_score, val_score = trained.score(), validated.score()
@@ -152,6 +157,7 @@ def require_batches(model: nn.Module, num_examples: int, spec: TrainSpec) -> Non
 
 def evaluate(model: nn.Module, data: ImageData, split: Split, spec: TrainSpec) -> tuple[Score, Tensor]:
     """The score of `model` on `split`, and which of its images it gets right: (N,) bool, on the CPU."""
+    spec = replace(spec, precision=precision_on(split.images.device, spec.precision))
     tally = _tally(model, data, split, spec)
     return tally.score(), tally.correct().cpu()
 
@@ -167,19 +173,21 @@ def _train_steps(
     batches: Iterable[tuple[Tensor, Tensor]],
     optimizer: Optimizer,
     schedule: LRScheduler,
+    scaler: GradScaler,
     spec: TrainSpec,
 ) -> "_Tally":
     model.train()
     tally = _Tally()
     with fast_layers(model, spec.precision) as are_fast:
         for x_NCHW, labels_N in batches:
-            with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
+            with autocast(x_NCHW.device, spec.precision):
                 logits_NK = model(x_NCHW)
             logits_NK = logits_NK.float()
             loss = F.cross_entropy(logits_NK, labels_N, label_smoothing=spec.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            scaler.step(optimizer)  # fused optimisers skip a step that overflowed without telling the host
+            scaler.update()
             schedule.step()
             tally.add(loss.detach(), logits_NK.detach(), labels_N)
     if are_fast and not is_finite(model):  # which fast layers can hide from the loss
@@ -193,7 +201,7 @@ def _tally(model: nn.Module, data: ImageData, split: Split, spec: TrainSpec) -> 
     tally = _Tally()
     with fast_layers(model, spec.precision):
         for x_NCHW, labels_N in data.batches(split, EVAL_BATCH, channels_last=spec.channels_last):
-            with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
+            with autocast(x_NCHW.device, spec.precision):
                 logits_NK = model(x_NCHW)
             logits_NK = logits_NK.float()
             tally.add(F.cross_entropy(logits_NK, labels_N), logits_NK, labels_N)
@@ -233,43 +241,27 @@ class _Tally:
 
 
 class _Clock:
-    """Time on the device between start and stop, summed over laps; on a GPU it is read from events, without waiting.
+    """Time on the device between start and stop, summed over laps; on an accelerator it is read from events, without waiting.
 
     curve  what an earlier process has done of the same training: a lap each
     """
 
     def __init__(self, device: torch.device, curve: list[Evaluation]) -> None:
-        self._on_gpu = device.type == "cuda"
+        self._device = device
         self.seconds_before = curve[-1].seconds if curve else 0.0
         before = pairwise([0.0, *(point.seconds for point in curve)])
-        self._laps: list[tuple[float | torch.cuda.Event, float | torch.cuda.Event]] = list(before)
-        self._started: float | torch.cuda.Event = 0.0
-
-    def _now(self) -> "float | torch.cuda.Event":
-        if not self._on_gpu:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
+        self._laps: list[tuple[float | torch.Event, float | torch.Event]] = list(before)
+        self._started: float | torch.Event = 0.0
 
     def start(self) -> None:
-        self._started = self._now()
+        self._started = timestamp(self._device)
 
     def stop(self) -> None:
-        self._laps.append((self._started, self._now()))
+        self._laps.append((self._started, timestamp(self._device)))
 
     def seconds(self, laps: int) -> float:
         """Sum over the first `laps` laps."""
-        return sum(self._between(start, stop) for start, stop in self._laps[:laps])
-
-    @staticmethod
-    def _between(start: "float | torch.cuda.Event", stop: "float | torch.cuda.Event") -> float:
-        if isinstance(start, float) and isinstance(stop, float):
-            return stop - start
-        assert not isinstance(start, float)
-        assert not isinstance(stop, float)
-        stop.synchronize()
-        return float(start.elapsed_time(stop)) / 1000
+        return sum(seconds_between(start, stop) for start, stop in self._laps[:laps])
 
 
 class Grid:

@@ -20,7 +20,7 @@ def compare_folders(store: Store, other: Store) -> list[Row]:
     ours, rows = _read(store, "here")
     theirs, more = _read(other, "there")
     pairs = [(ours.pop(run_id), theirs.pop(run_id)) for run_id in sorted(ours.keys() & theirs.keys())]
-    rows += more + [_row("same run", here, there, _result_differences(here, there)) for here, there in pairs]
+    rows += more + [_same_run(here, there) for here, there in pairs]
     by_label: dict[str, tuple[list[RunRecord], list[RunRecord]]] = defaultdict(lambda: ([], []))
     for side, records in enumerate((ours, theirs)):
         for record in records.values():
@@ -33,6 +33,13 @@ def compare_folders(store: Store, other: Store) -> list[Row]:
             else:
                 rows.append(_row("only here" if left else "only there", left, right, ""))
     return sorted(rows, key=_by_variant_and_seed)
+
+
+def _same_run(here: RunRecord, there: RunRecord) -> Row:
+    """Results of two precisions are never identical, so their precisions are named instead."""
+    if here.precision != there.precision:
+        return _row("same run, another precision", here, there, f"precision {here.precision} / {there.precision}")
+    return _row("same run", here, there, _result_differences(here, there))
 
 
 def _read(store: Store, side: str) -> tuple[dict[str, RunRecord], list[Row]]:

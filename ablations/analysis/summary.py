@@ -344,7 +344,7 @@ def _memory_lines(by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
             continue
         fit = linregress(batches, [record.peak_memory_bytes / 1e6 for record in records])
         copies = 2 + (2 if run.train.optimizer == "adamw" else 1 if run.train.momentum else 0)
-        counted = activation_bytes(run.model, *shape(run.data), run.train.precision)
+        counted = activation_bytes(run.model, *shape(run.data), records[0].precision)
         rows.append(
             {
                 "network": network,

@@ -8,6 +8,7 @@ import platform
 import socket
 import subprocess
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from nin.history import Evaluation
 from nin.machine import device_name
 from nin.memory import training_memory
 from nin.model import build_model
+from nin.precision import precision_on, slow_precision
 from nin.sizes import NetworkSize, size
 from nin.spec import DataSpec, ModelSpec, TrainSpec, choose
 from nin.train import OPTIMIZERS, SCHEDULES, Grid, evaluate, train
@@ -58,6 +60,8 @@ def execute(
     network that never leaves chance are outcomes, not errors.
     """
     torch.set_num_threads(threads)
+    if advice := slow_precision(device, run.train.precision):
+        warnings.warn(advice, stacklevel=2)
     started, started_at = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     data = load_cached(run.data.for_seed(run.seed), device)
     model = build_model(run.model, data.in_shape, data.num_classes, seed=run.seed)
@@ -74,7 +78,8 @@ def execute(
         params_trunk=network.params_trunk,
         params_head=network.params_head,
         gflops=network.gflops,
-        environment=environment(device, code_commit() if commit is None else commit),
+        environment=environment(device, code_commit() if commit is None else commit)
+        | {"precision": precision_on(device, run.train.precision)},
         val_accuracy=last.val_accuracy,
         dead_classes=last.dead_classes,
         data_checksum=data.checksum,
@@ -168,7 +173,7 @@ def _card(record: RunRecord, data: ImageData) -> Card:
         outcome=record.status,
         model=run.model,
         data=run.data,
-        train=run.train,
+        train=replace(run.train, precision=record.precision),
         image_shape=(channels, height, width),
         in_shape=data.in_shape,
         classes=data.classes,

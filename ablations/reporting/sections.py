@@ -1,6 +1,7 @@
 """The words and tables of a report, in Markdown: what is claimed, how sure it is, and what it rests on."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -454,7 +455,7 @@ def _statement(
         f"{len(study.variants)}.",
         f"Budget: {given('train.epochs')} epochs, {max(r.examples_seen for r in records):,} training images; "
         f"batch {given('train.batch_size')}; {given('train.optimizer')}, lr {given('train.lr')}, momentum {given('train.momentum')}, "
-        f"weight decay {given('train.weight_decay')}, schedule {given('train.schedule')}, {given('train.precision')}; "
+        f"weight decay {given('train.weight_decay')}, schedule {given('train.schedule')}, {_precisions_text(records)}; "
         f"weights {given('model.init')}.",
         _tuning_fact(study)
         + (f"; changed from the protocol by {', '.join(f'`--set {o}`' for o in overrides)}." if overrides else "."),
@@ -474,6 +475,15 @@ def _statement(
         is_control = all(study.variants[name].match and not num_seeds[name] for name in lacking)
         facts.append(f"Without results for some seeds: {_listed(lacking)}{left_out if is_control else ''}.")
     return "\n".join(f"- {fact}" for fact in [*facts, *damaged])
+
+
+def _precisions_text(records: Sequence[RunRecord]) -> str:
+    """ "bf16", or that runs which ask for one precision were computed in several, as on machines of different kinds."""
+    runs = Counter(record.precision for record in records)
+    asked = {(record.run.settings["train.precision"], record.precision) for record in records}
+    if len(asked) == len({question for question, _ in asked}):
+        return _listed(sorted(runs))
+    return f"**computed in different precisions ({_listed([f'{name}: {runs[name]} runs' for name in sorted(runs)])})**"
 
 
 def _tuning_fact(study: Study) -> str:

@@ -152,7 +152,8 @@ class MlflowTracker(Tracker):
             self._log(node, [(final_metrics(record, self._target), 0, record.train_seconds)])
             self._log_data(node, [record])
         device, commit = record.environment.get("device", ""), record.environment.get("commit", "")
-        self._set_tags(node, {"status": record.status, "error": record.error, "device": device, COMMIT: commit})
+        tags = {"status": record.status, "error": record.error, "device": device, "precision": record.precision}
+        self._set_tags(node, tags | {COMMIT: commit})
         self._end(node, ENDED.get(record.status, "FINISHED"), ended)
 
     def sync(self, records: Iterable[RunRecord]) -> None:
@@ -267,12 +268,12 @@ class MlflowTracker(Tracker):
                 node.status = "RUNNING"
         tags = {"level": "seed", PARENT: variant.mlflow_id, **self._tags(run), "status": "running"}
         tags |= {"seed": str(run.seed), "run_id": run.run_id}
-        return self._create(run.label, started, tags, {**run.settings, "seed": run.seed})
+        return self._create(run.label, started, tags, _parameters(run) | {"seed": run.seed})
 
     def _create_variant(self, run: Run) -> _Node:
         tags = {"level": "variant", PARENT: self._parent.mlflow_id, **self._tags(run)}
         name = run.variant if run.trial is None else run.label
-        return self._create(" ".join([name, *self._overrides]), _now(), tags, run.settings)
+        return self._create(" ".join([name, *self._overrides]), _now(), tags, _parameters(run))
 
     def _tags(self, run: Run) -> dict[str, str]:
         others = [name for name in self._study.variants if name != self._study.baseline]
@@ -402,6 +403,11 @@ def _reach_database(uri: str) -> None:
         engine = create_engine(uri)
         engine.connect().close()
         engine.dispose()
+
+
+def _parameters(run: Run) -> dict[str, object]:
+    """The run's settings, with the precision as it was asked for; the tag "precision" says which one was used."""
+    return {**run.settings, "train.precision": run.train.precision}
 
 
 def _variant_id(run: Run) -> str:

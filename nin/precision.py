@@ -1,0 +1,101 @@
+"""The number formats that networks train in, and which of them a device multiplies natively.
+
+A device without instructions for bf16 emulates it: a processor with AVX-512 but not its bf16 part trains `quick` in bf16 more than
+twice as long as in float32. So "auto" takes the narrowest format that the device is made for.
+"""
+
+import os
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import NamedTuple
+
+import torch
+
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.float16}
+BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()}  # of an activation
+
+# Values of oneDNN's variable ONEDNN_MAX_CPU_ISA that keep it from instructions for bf16; all others allow these.
+ISAS_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
+# How many times as long as in the precision that "auto" takes `quick` trains where that one is emulated, as docs/speed.md has it.
+EMULATION_FACTORS = {("cpu", "bf16"): 2.5}
+TENSOR_CORES = 7  # major compute capability of the first NVIDIA GPUs that multiply float16 faster than float32
+
+
+class Choice(NamedTuple):
+    """The precision that "auto" stands for on a device, and why, in words."""
+
+    precision: str
+    reason: str
+
+
+def best_precision(native: Collection[str]) -> Choice:
+    """bf16 where a device multiplies it natively; float16, with scaled losses, where only that; else float32."""
+    if "bf16" in native:
+        return Choice("bf16", "multiplies bf16 natively")
+    if "float16" in native:
+        return Choice("float16", "multiplies float16 natively, and no bf16")
+    return Choice("float32", "has no native bf16")
+
+
+def choose_precision(device: torch.device | str) -> Choice:
+    """The precision that "auto" stands for on this device."""
+    return best_precision(native_formats(torch.device(device)))
+
+
+def precision_on(device: torch.device | str, precision: str) -> str:
+    """The precision in which a network trains on this device when `precision` is asked for, "auto" included."""
+    return choose_precision(device).precision if precision == "auto" else precision
+
+
+@cache
+def native_formats(device: torch.device) -> frozenset[str]:
+    """The formats of 16 bits that the device has instructions for.
+
+    Of Apple's GPUs torch does not say, so they count as having none.
+    """
+    match device.type:
+        case "cpu":
+            has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+            return cpu_formats(torch.cpu.get_capabilities(), os.environ.get("ONEDNN_MAX_CPU_ISA", ""), has_onednn)
+        case "cuda":
+            return cuda_formats(torch.cuda.get_device_capability(device), is_rocm=torch.version.hip is not None)
+        case "xpu":
+            return frozenset({"bf16"} if torch.xpu.is_bf16_supported(including_emulation=False) else ())
+    return frozenset()
+
+
+def cpu_formats(capabilities: Mapping[str, object], max_isa: str = "", has_onednn: bool = True) -> frozenset[str]:
+    """The same for a processor, from its flags (`torch.cpu.get_capabilities`).
+
+    max_isa  the value of ONEDNN_MAX_CPU_ISA, which keeps oneDNN from newer instructions
+    """
+    flags = ("avx512_bf16", "amx_bf16", "bf16")  # the last is what ARM calls it
+    is_native = any(capabilities.get(flag) for flag in flags)
+    return frozenset({"bf16"} if is_native and has_onednn and max_isa.upper() not in ISAS_WITHOUT_BF16 else ())
+
+
+def cuda_formats(capability: tuple[int, int], is_rocm: bool = False) -> frozenset[str]:
+    """The same for a GPU of NVIDIA, from its compute capability, or of AMD, all of which torch gives bf16."""
+    if is_rocm or capability[0] > TENSOR_CORES:
+        return frozenset({"bf16", "float16"})
+    return frozenset({"float16"} if capability[0] == TENSOR_CORES else ())
+
+
+def slow_precision(device: torch.device | str, precision: str) -> str:
+    """Advice to a user who asks for a format that the device emulates, in one line; empty if it does not."""
+    device = torch.device(device)
+    if precision in ("auto", "float32") or precision in native_formats(device):
+        return ""
+    instead = choose_precision(device).precision
+    factor = EMULATION_FACTORS.get((device.type, precision))
+    expected = f"expect about {factor:g} times its time" if factor else "expect it to be slower"
+    return (
+        f"train.precision={precision}: this {device.type} has no instructions for {precision} and emulates them; "
+        f"{instead} (train.precision=auto) is faster: {expected}"
+    )
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Automatic mixed precision, or nothing in float32."""
+    return nullcontext() if precision == "float32" else torch.autocast(device.type, DTYPES[precision])
