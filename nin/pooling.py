@@ -20,7 +20,7 @@ class GlobalPool(nn.Module):
     """
 
     channel_by_channel = True
-    is_global_pooling = True  # for rooms that need not know this one
+    is_global_pooling = True  # for modules that need not know this one
 
     def __init__(self, in_shape: Shape) -> None:
         super().__init__()

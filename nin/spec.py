@@ -1,7 +1,7 @@
 """What a run is made of: frozen specifications of the network, the data and the training.
 
 Standard library only, so that reading or listing experiments loads no torch. Names in these specifications (`trunk`,
-`pooling`, ...) are keys of the registries in the rooms that build them; `choose` looks a name up and, where there is none,
+`pooling`, ...) are keys of the registries in the modules that build them; `choose` looks a name up and, where there is none,
 says which one is nearest.
 """
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 
-from ablations.analysis import stats
 from ablations.records import Executed, RunRecord, Store, pack_correctness
 from ablations.runs import Run
 from nin.data import AUGMENTATIONS, ImageData, load
@@ -162,8 +161,10 @@ def environment(device: str, commit: str) -> dict[str, str]:
 
 def _card(record: RunRecord, data: ImageData) -> Card:
     """What goes with the weights of a run. Where it was trained is told without the name of the machine."""
+    from ablations.analysis.stats import wilson  # here, because loading it takes longer than most of what workers load
+
     run = record.run
-    accuracy = stats.wilson(int(record.test_correctness().sum()), record.test_examples)
+    accuracy = wilson(int(record.test_correctness().sum()), record.test_examples)
     normalized = run.data.normalize
     channels, height, width = data.test.images.shape[1:]
     return Card(

@@ -77,7 +77,8 @@ def write_report(study: Study, protocol: str, store: Store, overrides: Sequence[
         )
 
     from ablations.analysis.summary import summarise
-    from ablations.reporting.sections import first_sentence, sections
+    from ablations.reporting.answer import first_sentence
+    from ablations.reporting.sections import sections
 
     summary = summarise(study, protocol, records)
     answer = first_sentence(study, protocol, summary)

@@ -8,7 +8,7 @@ from rich.table import Table
 from ablations.analysis.compare import compare_folders
 from ablations.analysis.summary import each_row, failures, verdict_text
 from ablations.records import Store
-from ablations.reporting.sections import difference_text, interval_text
+from ablations.reporting.formatting import difference_text, interval_text
 
 if TYPE_CHECKING:
     from rich.console import Console

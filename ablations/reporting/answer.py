@@ -1,0 +1,116 @@
+"""The answer: a report's first sentence, in terms of what the study is about."""
+
+import pandas as pd
+
+from ablations.analysis import stats
+from ablations.analysis.summary import Summary, each_row, failures
+from ablations.reporting.formatting import ends_text, interval_text, listed, megabytes_text, p_is, p_text
+from ablations.study import Study
+
+LINEAR = 0.99  # R squared from which a line is said to describe memory
+
+
+def first_sentence(study: Study, protocol: str, summary: Summary) -> str:
+    """The answer, in terms of what the study is about."""
+    if study.answers == "memory":
+        return _memory_sentence(protocol, summary)
+    if study.answers == "failures" and len(summary.variants):
+        return _failure_sentence(study, protocol, summary) + " " + _accuracy_sentence(study, protocol, summary)
+    failed = [f"{row.variant} ({failures(row)})" for row in each_row(summary.variants) if failures(row)]
+    note = f" Runs that did not learn are in these numbers: {listed(failed)}." if failed else ""
+    beside = _published_sentence(protocol, summary) + " " if len(summary.published) else ""
+    return beside + _accuracy_sentence(study, protocol, summary) + note
+
+
+def _published_sentence(protocol: str, summary: Summary) -> str:
+    parts = [
+        f"**{row.variant} {100 * row.median_ours:.1f} % (n = {row.n_ours}) against {100 * row.median_theirs:.1f} % "
+        f"(n = {row.n_theirs}), {p_is(row.p_location)}**"
+        for row in each_row(summary.published)
+    ]
+    return f"Under `{protocol}`, median test accuracy beside that of published runs: {'; '.join(parts)} (Mann-Whitney's test)."
+
+
+def _memory_sentence(protocol: str, summary: Summary) -> str:
+    lines = summary.memory
+    if not len(lines):
+        return f"Not answered yet: under `{protocol}` no network was measured with two batches or more."
+    is_linear = lines["r_squared"] >= LINEAR
+    bent = listed(lines["network"][~is_linear])
+    verdict = (
+        "grows linearly with the batch"
+        if is_linear.all()
+        else f"does not grow linearly with the batch for {bent} (R squared below {LINEAR:g})"
+    )
+    parts = [
+        f"{row.network} {megabytes_text(row.fixed_mb)} + {megabytes_text(row.per_image_mb)} per image (R squared {row.r_squared:.4f})"
+        for row in each_row(lines)
+    ]
+    return f"Under `{protocol}`, peak memory of training **{verdict}**: {'; '.join(parts)}."
+
+
+def _failure_sentence(study: Study, protocol: str, summary: Summary) -> str:
+    variants_by_count: dict[tuple[int, int], list[str]] = {}
+    for row in each_row(summary.variants.sort_values("impaired", ascending=False, kind="stable")):
+        variants_by_count.setdefault((row.impaired, row.n), []).append(row.variant)
+    parts = []
+    for (count, num), variants in variants_by_count.items():
+        share = stats.wilson(count, num)
+        parts.append(
+            f"**{count} of {num}** ({100 * share.low:.0f} to {100 * share.high:.0f} %) with {listed(variants)}"
+        )
+    counts = f"Under `{protocol}`, runs that collapsed, diverged or lost classes for good: {'; '.join(parts)}."
+    return " ".join([counts, *_failure_comparisons(study, summary.variants)])
+
+
+def _failure_comparisons(study: Study, table: pd.DataFrame) -> list[str]:
+    """The rates of the confirmatory variants against the baseline's: Fisher's exact test, corrected by Holm."""
+    base, others = table[table["variant"] == study.baseline], table[table["role"] == "confirmatory"]
+    if not len(base) or not len(others):
+        return []
+    (row,) = each_row(base)
+    tests = [stats.compare_rates(other.impaired, other.n, row.impaired, row.n) for other in each_row(others)]
+    by_outcome: dict[str, list[str]] = {"fewer": [], "more": [], "undecided": []}
+    for name, (difference, _), p in zip(others["variant"], tests, stats.holm([p for _, p in tests]), strict=True):
+        outcome = "undecided" if not p <= 0.05 else "fewer" if difference.estimate < 0 else "more"
+        by_outcome[outcome].append(name if outcome == "undecided" else f"{name} ({p_text(p)})")
+    said = [
+        f"**{outcome} with {listed(names)}**"
+        for outcome, names in by_outcome.items()
+        if names and outcome != "undecided"
+    ]
+    if by_outcome["undecided"]:
+        said.append(f"undecided with {listed(by_outcome['undecided'])}")
+    return [f"Compared with {study.baseline} (Fisher's exact test, corrected p): {'; '.join(said)}."]
+
+
+def _accuracy_sentence(study: Study, protocol: str, summary: Summary) -> str:
+    """Which confirmatory variants are better, worse, equivalent, and which the data cannot tell apart."""
+    table = summary.variants
+    base = table[table["variant"] == study.baseline] if len(table) else table
+    others = table[table["role"] == "confirmatory"] if len(table) else table
+    if not len(base) or not len(others):
+        return f"Not answered yet: under `{protocol}` there are no results of both the baseline {study.baseline} and a variant."
+    row = base.iloc[0]
+    interval = interval_text(row.test_accuracy_mean, row.test_accuracy_low, row.test_accuracy_high, 100, " %")
+    start = f"Under `{protocol}`, compared with {study.baseline} (test accuracy {interval}, n = {row.n}): "
+    parts = []
+    for verdict in ("better", "worse", "equivalent"):
+        for other in each_row(others[others["verdict"] == verdict]):
+            size, low, high = other.difference, other.difference_low, other.difference_high
+            if verdict == "worse":
+                size, low, high = -size, -high, -low
+            gap = interval_text(size, low, high, unit=" points")
+            corrected = f"corrected {p_is(other.p_equivalent if verdict == 'equivalent' else other.p_holm)}"
+            relation = "is equivalent, differing" if verdict == "equivalent" else f"is {verdict}"
+            parts.append(f"**{other.variant} {relation} by {gap}, {corrected}**")
+    undecided = others[others["verdict"] == "inconclusive"]
+    if len(undecided):
+        finds = undecided["detectable"].dropna()
+        could = (
+            f" (with a power of 80 % only differences of {ends_text(finds, 1)} points or more would have been found)"
+            if len(finds)
+            else ""
+        )
+        parts.append(f"{listed(undecided['variant'])} {'is' if len(undecided) == 1 else 'are'} inconclusive{could}")
+    return start + "; ".join(parts) + "."

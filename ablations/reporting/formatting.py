@@ -1,0 +1,71 @@
+"""Numbers, intervals and lists as a report has them."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+
+def markdown_table(rows: Sequence[dict[str, object]]) -> str:
+    """A table in Markdown, with the rows' keys as headings."""
+    return str(tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True))
+
+
+def interval_text(estimate: float, low: float, high: float, scale: float = 1, unit: str = "", digits: int = 2) -> str:
+    """For example "80.12 % (78.00 to 82.24)"; without ends where there are none."""
+    if math.isnan(estimate):
+        return "–"
+    if math.isnan(low):
+        return f"{scale * estimate:.{digits}f}{unit}"
+    return f"{scale * estimate:.{digits}f}{unit} ({scale * low:.{digits}f} to {scale * high:.{digits}f})"
+
+
+def difference_text(row: Any) -> str:
+    """A row's difference in points with its interval, such as "+4.62 (+2.43 to +6.80)"."""
+    if math.isnan(row.difference):
+        return "–"
+    ends = "" if math.isnan(row.difference_low) else f" ({row.difference_low:+.2f} to {row.difference_high:+.2f})"
+    return f"{row.difference:+.2f}{ends}"
+
+
+def p_text(p: float) -> str:
+    """ "0.0123", "< 0.0001", or a dash for nan."""
+    if math.isnan(p):
+        return "–"
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def p_is(p: float) -> str:
+    """ "p = 0.0123", or "p < 0.0001"."""
+    return f"p {text}" if (text := p_text(p)).startswith("<") else f"p = {text}"
+
+
+def ends_text(values: pd.Series, digits: int) -> str:
+    """ "3.5 to 10.6", or "3.5" if that is all; in points, of which there are a hundred."""
+    low, high = (f"{min(value, 100):.{digits}f}" for value in (values.min(), values.max()))
+    return low if low == high else f"{low} to {high}"
+
+
+def count_text(value: float) -> str:
+    """ "12,345", the sign of infinity, or a dash for nan."""
+    if math.isnan(value):
+        return "–"
+    return "∞" if math.isinf(value) else f"{value:,.0f}"
+
+
+def megabytes_text(value: float) -> str:
+    """ "1,234 MB", or three digits of less than a hundred."""
+    return f"{value:,.0f} MB" if value >= 100 else f"{value:.3g} MB"
+
+
+def number_text(value: float) -> str:
+    """Three digits of a number."""
+    return count_text(value) if not math.isfinite(value) else f"{value:.3g}"
+
+
+def listed(items: Iterable[object]) -> str:
+    """ "a, b and c", in their order or, of a set, sorted; "none" of nothing."""
+    words = [str(item) for item in (sorted(items, key=str) if isinstance(items, set) else items)]
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1] if words else "none"

@@ -1,0 +1,103 @@
+"""What was run: the facts under which a report's numbers hold."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from ablations.protocols import PROTOCOLS
+from ablations.records import RunRecord
+from ablations.reporting.formatting import listed
+from ablations.study import Study, command_of
+
+
+def what_was_run(
+    study: Study,
+    protocol: str,
+    records: Sequence[RunRecord],
+    overrides: Sequence[str],
+    damaged: Sequence[str],
+) -> str:
+    """The facts under which the numbers hold."""
+    settings = PROTOCOLS[protocol]
+    run = next((r.run for r in records if r.run.variant == study.baseline), records[0].run)
+    train, data = run.train, run.data
+    settings_of_runs = [record.run.settings for record in records]
+
+    def given(setting: str) -> str:
+        return _range_text({settings[setting] for settings in settings_of_runs})
+
+    seeds = sorted({record.run.seed for record in records})
+    num_seeds = {
+        name: len({r.run.seed for r in records if r.is_result and r.run.variant == name}) for name in study.variants
+    }
+    lacking = [name for name, num in num_seeds.items() if num < len(seeds)]
+    same = "but not all of them of" if any(num_seeds[name] for name in lacking) else "the same for"
+    validation = (
+        f"the test set, watched {train.evals_per_epoch} times an epoch"
+        if data.val_examples == 0
+        else f"{data.val_examples:,} images set aside from the training set (split {data.split!r})"
+    )
+    devices = {r.environment.get("device", "") for r in records}
+    facts = [
+        f"Protocol `{protocol}`: {settings.purpose}. {settings.note}".strip(),
+        f"Seeds {_seeds_text(seeds)}, {same} every variant. Variants: {len({r.run.variant for r in records})} of "
+        f"{len(study.variants)}.",
+        f"Budget: {given('train.epochs')} epochs, {max(r.examples_seen for r in records):,} training images; "
+        f"batch {given('train.batch_size')}; {given('train.optimizer')}, lr {given('train.lr')}, momentum {given('train.momentum')}, "
+        f"weight decay {given('train.weight_decay')}, schedule {given('train.schedule')}, {_precisions_text(records)}; "
+        f"weights {given('model.init')}.",
+        _tuning_fact(study)
+        + (f"; changed from the protocol by {', '.join(f'`--set {o}`' for o in overrides)}." if overrides else "."),
+        f"Data: {data.name}, checksum {listed({r.data_checksum[:12] for r in records if r.data_checksum})}. Train accuracy is on "
+        f"training images, in evaluation mode after the last step. Validation accuracy (targets, curves) is on {validation}. Test "
+        f"accuracy is on the test set after the last step{', read once' if data.val_examples else ''}.",
+        f"Device: {listed(devices)}{'; seconds of one are not those of another' if len(devices) > 1 else ''}. Versions: "
+        f"{listed({_versions(r) for r in records})}.",
+        f"Commit: {listed({r.environment.get('commit') or 'unknown' for r in records})}.",
+        f"Wall time: {sum(r.wall_seconds for r in records if r.is_result) / 60:.1f} minutes summed over runs, "
+        f"{sum(r.train_seconds for r in records if r.is_result) / 60:.1f} of them training.",
+    ]
+    facts.append(f"Command: `{command_of(study, [record.run for record in records], overrides)}`")
+    facts += [f"Failed: {record.run.label}: {record.error}" for record in records if not record.is_result]
+    if lacking:
+        left_out = " (a control that comes out as a network that is there already is left out)"
+        is_control = all(study.variants[name].match and not num_seeds[name] for name in lacking)
+        facts.append(f"Without results for some seeds: {listed(lacking)}{left_out if is_control else ''}.")
+    return "\n".join(f"- {fact}" for fact in [*facts, *damaged])
+
+
+def _precisions_text(records: Sequence[RunRecord]) -> str:
+    """ "bf16", or that runs which ask for one precision were computed in several, as on machines of different kinds."""
+    runs = Counter(record.precision for record in records)
+    asked = {(record.run.settings["train.precision"], record.precision) for record in records}
+    if len(asked) == len({question for question, _ in asked}):
+        return listed(sorted(runs))
+    return f"**computed in different precisions ({listed([f'{name}: {runs[name]} runs' for name in sorted(runs)])})**"
+
+
+def _tuning_fact(study: Study) -> str:
+    if study.pairs:
+        return "Variants marked as tuned have parameters of training found by tuning, the rest the protocol's, the same for all"
+    if study.searches:
+        return "Variant found has what tuning has found, the rest the protocol's parameters of training"
+    studied = sorted(set[str]().union(*(variant.train for variant in study.variants.values())))
+    besides = f" but for what is studied ({listed(studied)})" if studied else ""
+    return f"Parameters of training are fixed, the same for all variants{besides}; none was tuned for any of them"
+
+
+def _seeds_text(seeds: Sequence[int]) -> str:
+    """ "0, 1 and 2", or "0 to 9" of many without a gap."""
+    whole = len(seeds) > 3 and seeds[-1] - seeds[0] == len(seeds) - 1
+    return f"{seeds[0]} to {seeds[-1]}" if whole else listed(seeds)
+
+
+def _range_text(values: Iterable[object]) -> str:
+    """ "0.1", "0.01, 0.05 and 0.1" or, of many numbers, "1 to 512"."""
+    numbers = sorted(value for value in values if isinstance(value, int | float))
+    if len(numbers) > 3:
+        return f"{numbers[0]:g} to {numbers[-1]:g}"
+    return listed([f"{number:g}" for number in numbers] or sorted(map(str, values)))
+
+
+def _versions(record: RunRecord) -> str:
+    kept = ("python", "torch", "cuda", "threads")
+    return ", ".join(f"{key} {record.environment[key]}" for key in kept if record.environment.get(key))
