@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import wraps
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +15,7 @@ from ablations import run
 from ablations.analysis.stats import EQUIVALENT, compare
 from ablations.publish import main
 from ablations.records import PROVENANCE, Store
+from ablations.reporting.figures import Tables, figures_of
 from ablations.reporting.files import covered, write_report
 from ablations.study import Study, load_study
 from ablations.tuning.winners import Winner, load_tuned, tuned_path
@@ -36,16 +39,22 @@ def publish(tmp_path: Path, *options: str) -> Path:
     return tmp_path / "theirs" / ("heads-tuned" if options else "heads") / "smoke"
 
 
-def assert_report_can_be_made_again(folder: Path, tmp_path: Path) -> None:
+def report_made_again(folder: Path, tmp_path: Path) -> Store:
+    """Where the report of a published folder was written once more, from its records alone."""
     name, protocol = folder.parts[-2:]
     study = load_study(name.removesuffix("-tuned"))
     if name.endswith("-tuned"):
         study = load_tuned(study, protocol, folder.parents[1])
     copy = Store(tmp_path / "copy", name, protocol)
-    (copy.folder).mkdir(parents=True)
+    copy.folder.mkdir(parents=True)
     shutil.copytree(folder / "runs", copy.runs_folder)
     write_report(study, protocol, copy)
-    assert (copy.folder / "report.md").read_text() == (folder / "report.md").read_text()
+    return copy
+
+
+def assert_report_can_be_made_again(folder: Path, tmp_path: Path) -> None:
+    copy = report_made_again(folder, tmp_path)
+    assert (copy.folder / "report.md").read_bytes() == (folder / "report.md").read_bytes()
     for name in ("runs", "curves", "summary"):
         made, committed = (pd.read_csv(place / f"{name}.csv") for place in (copy.folder, folder))
         pd.testing.assert_frame_equal(made, committed, rtol=1e-6)
@@ -93,6 +102,19 @@ def test_failed_runs_are_not_published_and_what_was_published_stays(tmp_path: Pa
     assert (folder / "report.md").read_text() == before
 
 
+def test_every_published_record_loads_under_the_identity_it_was_published_with() -> None:
+    """`Store.read` refuses a record whose run comes out with another run_id than its file's name."""
+    num_records = 0
+    for folder in PUBLISHED:
+        store = Store(REFERENCE, *folder.parts[-2:])
+        for run_id in store.run_ids():
+            record = store.read(run_id)
+            assert record is not None
+            assert (record.run.run_id, record.is_result) == (run_id, True)
+            num_records += 1
+    assert num_records == len(list(REFERENCE.rglob("runs/*.json"))) > 500
+
+
 def by_name(folder: Path) -> str:
     return "/".join(folder.parts[-2:])
 
@@ -105,6 +127,29 @@ def by_name(folder: Path) -> str:
 )
 def test_reports_of_the_reference_results_follow_from_their_records(folder: Path, tmp_path: Path) -> None:
     assert_report_can_be_made_again(folder, tmp_path)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures with their names and captions, but empty."""
+
+    def without_drawing(tables: Tables) -> dict[str, Callable[[Tables], None]]:
+        return {name: wraps(draw)(lambda tables: None) for name, draw in figures_of(tables).items()}
+
+    def save_empty(figure: None, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".png").touch()
+
+    monkeypatch.setattr("ablations.reporting.figures.figures_of", without_drawing)
+    monkeypatch.setattr("ablations.reporting.figures.save", save_empty)
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("name", ["batch_memory/quick", "num_1x1-tuned/quick", "textbook/d2l", "dropout/quick"])
+def test_reports_of_every_kind_come_out_byte_for_byte(name: str, tmp_path: Path) -> None:
+    """A report on memory, one with tuned settings and controls, one beside published runs, one of two factors."""
+    copy = report_made_again(REFERENCE / name, tmp_path)
+    assert (copy.folder / "report.md").read_bytes() == (REFERENCE / name / "report.md").read_bytes()
 
 
 def test_published_runs_in_bf16_are_as_accurate_as_in_float32() -> None:
