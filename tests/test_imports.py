@@ -18,6 +18,13 @@ SOURCES = {
 # What a package or module must not import, not even inside a function.
 NEVER = {
     "nin": ("ablations", "optuna", "seaborn"),
+    **dict.fromkeys(
+        [
+            f"ablations.{name}"
+            for name in ("execution", "tracking", "analysis", "reporting", "tuning", "session", "plan")
+        ],
+        ("argparse", "nin.cli.OneLineParser", "ablations.cli"),  # plain values below the command lines
+    ),
     "nin.train": ("nin.heads", "nin.model", "nin.pooling", "nin.trunks"),
     "nin.data": ("nin.model", "nin.train", "nin.trunks"),
 }

@@ -8,18 +8,14 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from builders import record_of, smoke_runs
 from processes import call, command
-from rich.console import Console
 
 from ablations import run
-from ablations.execution import driver, signals
-from ablations.execution.engines import Ended, Event, Failed, Started
-from ablations.execution.progress import Display
+from ablations.execution.engines import Ended, Event, Started
 from ablations.records import Store
 from ablations.runs import Run
 from ablations.tracking.tracker import Tracker
@@ -128,27 +124,6 @@ def test_weights_are_kept_only_where_they_are_asked_for(
     again = call("num_1x1", *TINY, "--seeds", "1", "--keep-weights", "--dry-run", cwd=tmp_path)
     assert "0 runs to do" in again.stdout
     assert "trained again" not in again.stdout
-
-
-def test_a_run_that_fails_when_trained_again_keeps_its_record(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = smoke_runs(seeds=1, variants=["0x"])[0]
-    store = Store(tmp_path, "num_1x1", "smoke", keep_weights=True)
-    store.write(record_of(run))
-
-    class Failing:
-        workers = 1
-        device = "cpu"
-
-        def execute(self, runs: Iterable[Run]) -> Iterator[Event]:
-            yield from (event for run in runs for event in (Started(run), Failed(run, "lost", "")))
-
-    driver.drive([run], Failing(), {run.study: (store, Tracker())}, Console())
-    kept = store.read(run.run_id)
-    assert kept is not None
-    assert kept.is_result
-    assert "2x seed 0: failed" in capsys.readouterr().out
 
 
 def test_several_studies_share_a_budget_and_go_on_from_where_it_ended(
@@ -274,39 +249,6 @@ def test_dry_run_says_in_one_line_what_is_too_large_to_train(tmp_path: Path, mon
     monkeypatch.setattr("ablations.execution.worker.probe", out_of_memory)
     with pytest.raises(ValueError, match="variant '2x' cannot be trained here: can't allocate memory"):
         run.main(["num_1x1", *TINY, "--dry-run", "--results", str(tmp_path)])
-
-
-def test_the_time_left_is_in_minutes_and_then_in_seconds(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clock = iter((0.0, 90.0, 100.0, 110.0))
-    monkeypatch.setattr("ablations.execution.progress.time", SimpleNamespace(monotonic=lambda: next(clock)))
-    runs = smoke_runs(seeds=1, variants=["0x", "1x"])
-    with Display(dict.fromkeys(runs, 1.0), Console()) as display:
-        for each in runs:
-            display.show(Started(each))
-            display.show(Ended(each, record_of(each)))
-    ended = [line for line in capsys.readouterr().out.splitlines() if "finished" in line]
-    assert [line.partition("; ")[2] for line in ended] == ["about 3 min left", "about 50 s left", ""]
-
-
-def test_a_signal_that_comes_twice_at_once_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`timeout` signals its command and then its command's group."""
-    monkeypatch.setattr(signals, "_stop_at_once", lambda: stopped.append(True))
-    handlers = {number: signal.getsignal(number) for number in signals.SIGNALS}
-    stopped: list[bool] = []
-    try:
-        signals.handle_signals()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)
-        assert not stopped
-        monkeypatch.setattr(signals, "ECHO", 0.0)
-        signal.raise_signal(signal.SIGINT)
-        assert stopped
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 @pytest.mark.slow

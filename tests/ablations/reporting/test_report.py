@@ -2,14 +2,12 @@
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-from builders import record_of
+from builders import filled, plain, record_of
 from rich.console import Console
 from scipy import stats as scipy_stats
 
@@ -30,24 +28,6 @@ SUMMARY_COLUMNS = {
     *("examples_to_target_median", "examples_to_target_restricted_mean", "p_logrank_holm", "collapsed", "diverged"),
     "generalization_gap_mean",
 }
-
-
-def filled(results: Path, record: Callable[[Run], RunRecord], seeds: int = 3, study: str = "num_1x1") -> Store:
-    """A store with a record of every run of a study under `smoke`."""
-    store = Store(results, study, "smoke")
-    for run in load_study(study).expand("smoke", seeds):
-        store.write(record(run))
-    return store
-
-
-def accuracy(run: Run) -> float:
-    """A plausible test accuracy: rises with the number of 1x1s, with noise that the seed decides."""
-    noise = np.random.default_rng([run.seed, run.model.num_1x1]).normal(0, 0.004)
-    return float(0.80 + 0.03 * run.model.num_1x1 + noise)
-
-
-def plain(run: Run) -> RunRecord:
-    return record_of(run, test_accuracy=accuracy(run))
 
 
 def text_of(store: Store) -> str:
@@ -463,81 +443,6 @@ def test_main_effects_and_interactions_are_contrasts_of_cells(tmp_path: Path) ->
     )
     assert trunk == pytest.approx(100 * ((0.80 + 0.70) / 2 - (0.90 + 0.88) / 2))
     assert "Main effects and interactions" in text_of(store)
-
-
-# --- two folders
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_two_folders_are_compared_run_by_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    filled(tmp_path / "a", plain, seeds=1)
-    theirs = filled(tmp_path / "b", plain, seeds=1)
-    first, second, third = NUM_1X1.expand("smoke", 1)[:3]
-    theirs.write(record_of(first, test_accuracy=0.123))
-    (theirs.runs_folder / f"{second.run_id}.json").unlink()
-    changed = next(
-        run for run in NUM_1X1.expand("smoke", 1, overrides=["train.lr=0.5"]) if run.variant == second.variant
-    )
-    theirs.write(plain(changed))
-    (theirs.runs_folder / f"{third.run_id}.json").unlink()
-    arguments = ["num_1x1", "--protocol", "smoke", "--results", str(tmp_path / "a"), "--against", str(tmp_path / "b")]
-    assert main(arguments) == 0
-    lines = {line.split("│")[1].strip(): line for line in capsys.readouterr().out.splitlines() if line.startswith("│")}
-    assert "test_accuracy" in lines[first.label]
-    assert "train.lr 0.005 / 0.5" in lines[second.label]
-    assert "only here" in lines[third.label]
-    assert "nothing: identical" in lines["4x seed 0"]
-
-
-def against(capsys: pytest.CaptureFixture[str], here: Path, there: Path) -> list[list[str]]:
-    """The cells of the table of two folders, row by row."""
-    assert main(["num_1x1", "--protocol", "smoke", "--results", str(here), "--against", str(there)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│")]
-
-
-def test_a_folder_without_runs_is_an_error_and_no_difference(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    filled(tmp_path / "a", plain, seeds=1)
-    for here, there in (("a", "nowhere"), ("nowhere", "a")):
-        with pytest.raises(ValueError, match=r"no runs to compare in .*nowhere"):
-            against(capsys, tmp_path / here, tmp_path / there)
-
-
-def test_every_record_of_both_folders_is_in_the_table_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    filled(tmp_path / "a", plain, seeds=1)
-    theirs = filled(tmp_path / "b", plain, seeds=1)
-    first = NUM_1X1.expand("smoke", 1)[0]
-    for overrides in (["train.lr=0.5"], ["train.lr=0.25"]):
-        again = NUM_1X1.expand("smoke", 1, overrides=overrides)[0]
-        theirs.write(plain(again))
-    broken = theirs.runs_folder / f"{'0' * 16}.json"
-    broken.write_text("{")
-    rows = [row for row in against(capsys, tmp_path / "a", tmp_path / "b") if row[0]]  # others are wrapped text
-    assert len(rows) == len(theirs.run_ids())
-    assert [row[1] for row in rows if row[0] == first.label] == ["same run", "only there", "only there"]
-    assert [row[0] for row in rows if row[1] == "unreadable there"] == ["0" * 16]
-
-
-def test_a_diverged_run_is_identical_to_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def diverged(run: Run) -> RunRecord:
-        record = plain(run)
-        curve = [replace(record.curve[0], train_loss=math.nan, seconds=float(len(str(tmp_path))))]
-        return replace(record, status="diverged", test_loss=math.nan, curve=curve)
-
-    for folder in ("a", "b"):
-        filled(tmp_path / folder, diverged, seeds=1)
-    assert {row[-1] for row in against(capsys, tmp_path / "a", tmp_path / "b")} == {"nothing: identical"}
-
-
-def test_runs_are_listed_by_variant_and_then_by_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for folder in ("a", "b"):
-        store = Store(tmp_path / folder, "num_1x1", "smoke")
-        for run in NUM_1X1.expand("smoke", 11, ["1x"]):
-            store.write(plain(run))
-    labels = [row[0] for row in against(capsys, tmp_path / "a", tmp_path / "b")]
-    assert labels == [f"{variant} seed {seed}" for variant in ("1x", "2x") for seed in range(11)]
 
 
 # --- what studies ask beside accuracy

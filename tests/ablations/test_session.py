@@ -1,0 +1,118 @@
+"""A session takes plain values, and returns what it came to: what a notebook calls, and the commands too."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from builders import plain, record_of
+from rich.console import Console
+
+from ablations.execution.engines import Ended, Event, Failed, Started
+from ablations.records import RunRecord, Store
+from ablations.runs import Run
+from ablations.session import Request, find_part, run_studies
+from ablations.study import load_study
+from ablations.tracking.tracker import Tracker, finish
+from ablations.tuning.winners import Winner, tuned_path
+
+NUM_1X1 = load_study("num_1x1")
+
+
+class Toy:
+    """An engine that trains nothing; runs of `fails` fail."""
+
+    workers = 1
+    device = "cpu"
+
+    def __init__(self, *fails: str) -> None:
+        self.fails, self.executed = fails, list[Run]()
+
+    def execute(self, runs: Iterable[Run]) -> Iterator[Event]:
+        for run in runs:
+            self.executed.append(run)
+            yield Started(run)
+            yield Failed(run, "RuntimeError: no", "") if run.variant in self.fails else Ended(run, plain(run))
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Toy:
+    engine = Toy()
+    monkeypatch.setattr("ablations.session.make_engine", lambda *_, **__: engine)
+    monkeypatch.setattr("ablations.session.open_tracker", lambda *_: Tracker())
+    monkeypatch.setattr("ablations.reporting.figures.FIGURES", {})
+    return engine
+
+
+def request(results: Path, **changes: object) -> Request:
+    return Request("smoke", seeds=2, variants=["0x"], results=results, **changes)  # type: ignore[arg-type]
+
+
+def test_a_session_returns_reports_and_executes_only_what_is_missing(toy: Toy, tmp_path: Path) -> None:
+    outcome = run_studies([NUM_1X1], request(tmp_path), Console(quiet=True))
+    assert (outcome.num_runs, outcome.remaining, outcome.failed, outcome.stopped) == (4, 0, [], "")
+    report = outcome.reports["num_1x1"]
+    assert (report.folder / "report.md").exists()
+    assert set(report.summary.variants["variant"]) == {"0x", "2x"}
+    assert len(toy.executed) == 4
+    again = run_studies([NUM_1X1], request(tmp_path), Console(quiet=True))
+    assert again.reports["num_1x1"].answer == report.answer
+    assert len(toy.executed) == 4
+
+
+def test_a_failed_run_is_tried_as_often_as_asked_and_then_named(toy: Toy, tmp_path: Path) -> None:
+    toy.fails = ("0x",)
+    outcome = run_studies([NUM_1X1], request(tmp_path, retries=2), Console(quiet=True))
+    assert [record.run.label for record in outcome.failed] == ["0x seed 0", "0x seed 1"]
+    assert [run.variant for run in toy.executed].count("0x") == 2 * 3
+    assert [run.variant for run in toy.executed].count("2x") == 2
+
+
+def test_what_every_variant_fails_at_is_said_once(toy: Toy, tmp_path: Path) -> None:
+    toy.fails = ("0x", "2x")
+    outcome = run_studies([NUM_1X1], request(tmp_path), Console(quiet=True))
+    assert "the first run of each of the 2 variants failed: RuntimeError: no" in outcome.stopped
+    assert len(toy.executed) == 2
+
+
+def test_runs_that_tuning_did_not_change_are_taken_over_from_the_plain_study(toy: Toy, tmp_path: Path) -> None:
+    store = Store(tmp_path, "num_1x1", "smoke")
+    runs = NUM_1X1.expand("smoke", 2, ["0x"])
+    for run in runs:
+        store.write(record_of(run))
+    own = {run.variant: run.settings for run in runs}
+    winners = {
+        "2x": Winner(3, 0.9, {"train.lr": 0.01}, [1003], own["2x"]),
+        "0x": Winner(0, 0.8, {}, [1000], own["0x"]),  # its own setting has won
+    }
+    path = tuned_path(tmp_path, "num_1x1", "smoke")
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"variants": {name: asdict(winner) for name, winner in winners.items()}}))
+    asked = request(tmp_path, tuned=True)
+    part = find_part(NUM_1X1, asked)
+    assert [run.label for run in part.missing] == ["2x tuned seed 0", "2x tuned seed 1"]
+    assert not part.store.folder.exists()  # a look writes nothing
+    outcome = run_studies([NUM_1X1], asked, Console(quiet=True))
+    assert [run.label for run in toy.executed] == ["2x tuned seed 0", "2x tuned seed 1"]
+    assert len(outcome.reports["num_1x1-tuned"].records) == 6
+
+
+def test_finishing_logs_what_is_missing_before_it_closes_and_says_where_to_look(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    class Told(Tracker):
+        def sync(self, records: Iterable[RunRecord]) -> None:
+            told.append(f"{len(list(records))} records")
+
+        def add_files(self, folder: Path) -> None:
+            told.append(f"files of {folder.name}")
+
+        def close(self, status: str) -> None:
+            told.append(status)
+
+        def links(self) -> list[str]:
+            return ["MLflow:  here"]
+
+    finish(Told(), [plain(NUM_1X1.expand("smoke", 1)[0])], tmp_path / "smoke", told.append)
+    assert told == ["1 records", "files of smoke", "FINISHED", "MLflow:  here"]

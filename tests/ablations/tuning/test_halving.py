@@ -1,0 +1,180 @@
+"""Equal budgets to the image, and exactly as many trials as were asked for whatever happens."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from toys import Toy, examples, toy_tasks, tune_toy
+
+from ablations.execution.driver import CommonFailureError
+from ablations.records import Store
+from ablations.tuning import halving
+from ablations.tuning.task import FEW, Task, winners_of
+
+
+def test_a_known_optimum_is_found(tmp_path: Path) -> None:
+    tasks = toy_tasks(tmp_path, 24)
+    tune_toy(tmp_path, tasks)
+    for winner in winners_of(tasks).values():
+        assert winner.params["train.lr"] == pytest.approx(0.01, rel=0.25)
+
+
+@pytest.mark.parametrize("trials", [1, 4, 6, 11])
+def test_every_variant_spends_the_same_number_of_images(tmp_path: Path, trials: int) -> None:
+    """Of four trials all train to a quarter, two to a half, one to the end; a shorter last batch is halved alike.
+
+    Of the first four, one has the protocol's own setting, which trains to the end beside the best of the others.
+    """
+    tasks = toy_tasks(tmp_path, trials)
+    tune_toy(tmp_path, tasks)
+    total = 512 * 3
+    expected = {
+        1: [total],
+        4: [total, total, total // 2, total // 4],
+        6: [total, total, total // 2, total // 4, total, total // 4],
+        11: [total, *(2 * [total, total // 2, total // 4]), total // 4, total, total // 2, total // 4],
+    }[trials]
+    for task in tasks:
+        assert sorted(examples(task)) == sorted(expected)
+
+
+def paired_task(tmp_path: Path, trials: int) -> Task:
+    (task,) = toy_tasks(tmp_path, trials, ["2x"])
+    return replace(task, seeds=6)
+
+
+def test_trials_of_many_seeds_end_where_they_are_worse_seed_by_seed(tmp_path: Path) -> None:
+    """In the toy every seed says the same, so four are enough to tell, once a trial is complete to compare with."""
+    task = paired_task(tmp_path, 12)
+    tune_toy(tmp_path, [task])
+    first, later = task.trials.get_trials()[:4], task.trials.get_trials()[4:]
+    assert [trial.user_attrs["seeds"] for trial in first] == [list(range(1000, 1006))] * 4
+    best = max(trial.value for trial in first)
+    assert {trial.state.name for trial in later} == {"COMPLETE", "PRUNED"}
+    for trial in later:
+        pruned = trial.state.name == "PRUNED"
+        assert pruned == (task.accuracy(trial) < best)
+        best = best if pruned else max(best, trial.value)
+        assert trial.user_attrs["seeds"] == list(range(1000, 1004 if pruned else 1006))
+        assert trial.user_attrs["examples"] == len(trial.user_attrs["seeds"]) * 512 * 3
+    (winner,) = winners_of([task]).values()
+    assert winner.value == pytest.approx(best)
+
+
+def test_a_trial_of_many_seeds_goes_on_at_the_seed_where_a_driver_was_stopped(tmp_path: Path) -> None:
+    task = paired_task(tmp_path, 4)
+    with pytest.raises(CommonFailureError):
+        tune_toy(tmp_path, [task], fail=dict.fromkeys(range(4), halving.TRIES))
+    tune_toy(tmp_path, [task])
+    assert examples(task) == [6 * 512 * 3] * 4
+    own, *_ = task.trials.get_trials()
+    assert own.state.name == "COMPLETE"
+
+
+def test_trials_of_few_seeds_are_halved_by_their_mean(tmp_path: Path) -> None:
+    task = replace(paired_task(tmp_path, 4), seeds=FEW)
+    tune_toy(tmp_path, [task])
+    total = 4 * 512 * 3
+    assert sorted(examples(task)) == [total // 4, total // 2, total, total]
+    seeds = [seed for trial in task.trials.get_trials() for seed in trial.user_attrs["seeds"]]
+    assert len(set(seeds)) == 16
+
+
+def test_the_first_trial_is_the_protocols_own_setting_and_variants_share_their_random_numbers(tmp_path: Path) -> None:
+    tasks = toy_tasks(tmp_path, 8)
+    tune_toy(tmp_path, tasks)
+    lrs = [[trial.params["train.lr"] for trial in task.trials.get_trials()] for task in tasks]
+    assert lrs[0][0] == tasks[0].run.train.lr
+    assert lrs[0] == lrs[1]
+
+
+def test_the_protocols_own_setting_is_never_pruned(tmp_path: Path) -> None:
+    (task,) = toy_tasks(tmp_path, 8, ["2x"])
+    task = replace(
+        task, run=replace(task.run, train=replace(task.run.train, lr=1.0))
+    )  # of all that are tried the worst
+    tune_toy(tmp_path, [task])
+    own, *others = task.trials.get_trials()
+    assert own.state.name == "COMPLETE"
+    assert own.intermediate_values[25] < max(
+        trial.intermediate_values[25] for trial in others if trial.state.name == "PRUNED"
+    )
+
+
+def test_a_second_call_goes_on_to_the_number_asked_for(tmp_path: Path) -> None:
+    tune_toy(tmp_path, toy_tasks(tmp_path, 5))
+    tasks = toy_tasks(tmp_path, 9)
+    before = [trial.params for trial in tasks[0].trials.get_trials()]
+    tune_toy(tmp_path, tasks)
+    after = [trial.params for trial in tasks[0].trials.get_trials()]
+    assert (len(after), after[:5]) == (9, before)
+    tune_toy(tmp_path, toy_tasks(tmp_path, 9))
+    assert len(tasks[0].trials.get_trials()) == 9
+
+
+def test_a_trial_that_keeps_failing_is_told_and_blocks_nothing(tmp_path: Path) -> None:
+    tasks = toy_tasks(tmp_path, 4)
+    tune_toy(tmp_path, tasks, fail={1: 100})
+    states = [trial.state.name for trial in tasks[0].trials.get_trials()]
+    assert states[1] == "FAIL"
+    assert sorted(states) == ["COMPLETE", "COMPLETE", "FAIL", "PRUNED"]
+    assert tasks[0].trials.get_trials()[1].user_attrs["error"] == "RuntimeError: no"
+    failed = tasks[0].runs_of(tasks[0].trials.get_trials()[1])[0]
+    record = Store(tmp_path, "toy-tuning", "smoke").read(failed.run_id)
+    assert record is not None
+    assert (record.status, record.error) == ("failed", "RuntimeError: no")
+    assert record.environment["device"].startswith("cpu")
+
+
+def test_a_trial_that_dies_is_tried_again(tmp_path: Path) -> None:
+    tasks = toy_tasks(tmp_path, 4, ["2x"])
+    said = tune_toy(tmp_path, tasks, fail={1: halving.TRIES - 1})
+    assert sum("failed" in line for line in said) == halving.TRIES - 1
+    assert sorted(trial.state.name for trial in tasks[0].trials.get_trials()) == [*["COMPLETE"] * 2, *["PRUNED"] * 2]
+
+
+def test_a_failure_common_to_all_trials_is_told_of_none_and_the_next_call_has_them_anew(tmp_path: Path) -> None:
+    tasks = toy_tasks(tmp_path, 4)
+    with pytest.raises(CommonFailureError, match="all 8 runs failed: RuntimeError: no"):
+        tune_toy(tmp_path, tasks, fail=dict.fromkeys(range(4), 2 * halving.TRIES))
+    tune_toy(tmp_path, tasks)
+    for task in tasks:
+        states = sorted(trial.state.name for trial in task.trials.get_trials())
+        assert states == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
+
+
+def test_each_variant_pauses_at_shares_of_its_own_length(tmp_path: Path) -> None:
+    short, long = toy_tasks(tmp_path, 4)
+    long = replace(long, run=replace(long.run, train=replace(long.run.train, epochs=6)))
+    tune_toy(tmp_path, [short, long])
+    assert [2 * each for each in sorted(examples(short))] == sorted(examples(long))
+
+
+def test_a_trial_left_over_by_a_driver_that_had_stood_still_is_closed(tmp_path: Path) -> None:
+    tasks = toy_tasks(tmp_path, 5, ["2x"])
+    tune_toy(tmp_path, toy_tasks(tmp_path, 4, ["2x"]))
+    tasks[0].trials.ask()  # outside of any batch
+    tune_toy(tmp_path, tasks)
+    states = [trial.state.name for trial in tasks[0].trials.get_trials()]
+    assert (len(states), states[4]) == (5, "FAIL")
+
+
+def test_two_tuners_with_nothing_but_the_storage_in_common_share_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Toy, "PAUSE", 0.01)
+    monkeypatch.setattr(Toy, "workers", 1)
+    monkeypatch.setattr(halving, "POLL", 0.01)
+
+    def tune_here(name: str) -> list[str]:
+        return tune_toy(tmp_path / name, toy_tasks(tmp_path, 12))
+
+    with ThreadPoolExecutor() as pool:
+        said = list(pool.map(tune_here, ["one", "other"]))
+    for task in toy_tasks(tmp_path, 12):
+        states = [trial.state.name for trial in task.trials.get_trials()]
+        assert (len(states), states.count("COMPLETE"), states.count("PRUNED")) == (12, 4, 8)
+    ended = [[line for line in lines if " at " in line] for lines in said]
+    assert all(ended)
+    assert len(set(ended[0] + ended[1])) == len(ended[0] + ended[1]) == 24

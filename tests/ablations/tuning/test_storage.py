@@ -1,0 +1,58 @@
+"""Of all drivers that share a storage, one at a time works on a variant's trials."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+
+from ablations.execution import claims
+from ablations.tuning.storage import StorageClaims, open_storage
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> optuna.storages.BaseStorage:
+    return open_storage(f"journal:{tmp_path / 'claims.log'}")
+
+
+def test_a_claim_is_one_drivers_until_it_is_released(storage: optuna.storages.BaseStorage) -> None:
+    with StorageClaims(storage, "claims") as ours, StorageClaims(storage, "claims") as theirs:
+        assert ours.take("2x")
+        assert not theirs.take("2x")
+        assert theirs.take("0x")
+        ours.release("2x")
+        assert theirs.take("2x")
+    with StorageClaims(storage, "claims") as ours:
+        assert ours.take("2x")
+        assert ours.take("0x")
+
+
+def test_of_many_drivers_at_once_one_has_the_claim(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'claims.db'}"
+    drivers = [StorageClaims(open_storage(url), "claims") for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(3):
+            taken = list(pool.map(lambda driver: driver.take("2x"), drivers))
+            assert sum(taken) <= 1  # two that are equally fast may both step back
+            for driver, has in zip(drivers, taken, strict=True):
+                if has:
+                    driver.release("2x")
+    assert drivers[0].take("2x")
+
+
+def test_a_claim_expires_when_its_driver_is_dead_or_stands_still(
+    storage: optuna.storages.BaseStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead, far, ours = (StorageClaims(storage, "claims") for _ in range(3))
+    dead._me = replace(dead._me, since=0.0)  # whose number another process has now
+    far._me = replace(far._me, host="far")
+    assert dead.take("2x")
+    assert far.take("0x")
+    assert ours.take("2x")
+    assert not ours.take("0x")
+    monkeypatch.setattr(claims, "LEASE", -1.0)
+    assert ours.take("0x")
+    far.release("0x")  # changes nothing: it has lost it
+    monkeypatch.undo()
+    assert not dead.take("0x")

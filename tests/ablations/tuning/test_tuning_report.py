@@ -1,0 +1,72 @@
+"""What tuning came to: tables, warnings, figures."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+from matplotlib.figure import Figure
+from toys import toy_tasks, tune_toy
+
+from ablations.records import Store
+from ablations.tuning.report import write_tuning_report
+from ablations.tuning.spaces import Range
+
+
+def test_a_search_for_small_networks_has_a_report_and_a_pareto_front_of_its_own(tmp_path: Path) -> None:
+    (task,) = toy_tasks(tmp_path, 4, ["2x"])
+    trials = optuna.create_study(directions=["maximize", "minimize"])
+    task = replace(task, trials=trials, objective="accuracy,params")
+    tune_toy(tmp_path, [task])
+    report = write_tuning_report([task], Store(tmp_path, "toy-tuning", "smoke"), "tune")
+    assert report.path.name == "report-params.md"
+    assert report.winners == {}
+    front = report.path.read_text().partition("## Pareto front")[2]
+    best = max(trial.values[0] for trial in trials.get_trials())  # all are equally large
+    assert f"| {100 * best:.2f} " in front
+    assert (tmp_path / "toy-tuning/smoke/figures/2x-pareto.png").stat().st_size > 0
+
+
+def test_a_search_under_a_limit_says_what_is_too_large_and_what_others_have_published(tmp_path: Path) -> None:
+    (task,) = toy_tasks(tmp_path, 4, ["2x"])
+    task = replace(task, space={"model.width": Range(0.1, 1.0)}, most_params=100_000)
+    tune_toy(tmp_path, [task])
+    too_large = [trial for trial in task.trials.get_trials() if trial.constraints["params"] > 0]
+    assert too_large
+    report = write_tuning_report([task], Store(tmp_path, "toy-tuning", "smoke"), "tune")
+    assert report.winners["2x"].trial not in {trial.number for trial in too_large}
+    header, _, row = [line for line in report.path.read_text().splitlines() if line.startswith("|")][:3]
+    cells = dict(zip(*([cell.strip() for cell in line.split("|")] for line in (header, row)), strict=True))
+    assert cells["too large"] == str(len(too_large))
+    assert cells["parameters of the best"] == "1,000"  # as `made_up` has it
+    assert "95.4 % by DenseNet-BC" in report.path.read_text()
+
+
+def test_a_best_trial_that_collapsed_is_named(tmp_path: Path) -> None:
+    (task,) = toy_tasks(tmp_path, 1, ["2x"])
+    task = replace(task, space={"train.lr": Range(0.1, 1.0)})  # where nothing learns
+    tune_toy(tmp_path, [task])
+    report = write_tuning_report([task], Store(tmp_path, "toy-tuning", "smoke"), "tune")
+    assert "- 2x: its best trial collapsed" in report.path.read_text()
+
+
+def test_titles_of_figures_stay_apart_and_logarithmic_axes_are_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = set[str]()
+
+    def look(figure: Figure, path: Path) -> None:
+        figure.canvas.draw()
+        drawn.add(path.name)
+        ours = figure._suptitle.get_window_extent()  # type: ignore[attr-defined]
+        for axes in figure.axes:
+            assert not axes.title.get_text() or not ours.overlaps(axes.title.get_window_extent()), path.name
+            low, high = axes.get_xlim()
+            labelled = [t for t in axes.get_xticks() if low <= t <= high]
+            assert axes.get_xscale() != "log" or len(labelled) > 1, path.name
+
+    monkeypatch.setattr("ablations.reporting.figures.save", look)
+    (task,) = toy_tasks(tmp_path, 13, ["2x"])
+    tune_toy(tmp_path, [task])
+    write_tuning_report([task], Store(tmp_path, "toy-tuning", "smoke"), "tune")
+    assert drawn == {f"2x-{kind}" for kind in ("history", "rungs", "importances", "slice", "parallel")}
