@@ -5,8 +5,9 @@ seeds a variance is hardly known. Each variance is therefore drawn towards a com
 as far as the variants' variances look alike. Four safeguards keep the family-wise error below 6 % where they are not alike, or
 where the shared baseline makes all of them err together (docs/statistics.md has the simulated table):
 
-- The common variance is the larger of two estimates: the mean of the paired variances, and SHARED times the residual
-  variance of a table of variants and seeds (differences have twice that variance, if all spreads are equal).
+- The common variance is the larger of two estimates: the mean of the paired variances, and twice the residual variance of a
+  table of variants and seeds, which is what differences have if all spreads are equal. The less the variances are alike, the
+  nearer it moves to their geometric mean, which a single collapsed variant cannot drive up.
 - The prior weighs at most as much as `variants - 1.5` variances.
 - A variance is never taken for less than OWN times the one seen.
 - Degrees of freedom shrink towards those of a single variance as differences correlate by more than EQUAL_CORRELATION.
@@ -25,8 +26,8 @@ Array = NDArray[np.float64]
 NAN = math.nan
 ROUNDING = 1e-9  # a spread below this part of the values is rounding, not variance
 SMALLEST = 1e-5  # part of the mean variance that a variance counts as at least, since its logarithm is taken
-SHARED = 1.8  # not 2: the larger of two noisy estimates is too large on average
-OWN = 0.7
+ALIKE = 1.5  # exponent of how alike the variances look, from 0 to 1, in the weight of the larger common variance
+OWN = 0.9
 EQUAL_CORRELATION = 0.5  # of differences that share a baseline, where all spreads are equal
 FEWEST_SEEDS = 3  # below this degrees of freedom are not pooled
 NEWTON_STEPS = 10  # more than enough from this start: convergence is quadratic
@@ -96,8 +97,11 @@ def moderate(accuracies: ArrayLike) -> tuple[Array, Array]:
     if num_variants == 1:
         return np.where(seen > 0, seen, NAN), np.full(seen.shape, own_freedom)
     floored = np.maximum(seen, SMALLEST * mean)
-    prior_freedom = np.minimum(_prior_freedom(floored, own_freedom), own_freedom * (num_variants - 1.5))[..., None]
-    common = np.maximum(mean, SHARED * _residual_variance(y)[..., None])
+    most = own_freedom * (num_variants - 1.5)
+    prior_freedom = np.minimum(_prior_freedom(floored, own_freedom), most)[..., None]
+    larger = np.maximum(mean, 2 * _residual_variance(y)[..., None])
+    alike = (prior_freedom / most) ** ALIKE
+    common = larger**alike * np.minimum(_geometric_mean(floored, own_freedom), larger) ** (1 - alike)
     variance = (prior_freedom * common + own_freedom * floored) / (prior_freedom + own_freedom)
     correlation = 1 - _residual_variance(y[..., 1:, :])[..., None] / mean
     excess = np.clip((correlation - EQUAL_CORRELATION) / (1 - EQUAL_CORRELATION), 0, 1)
@@ -172,6 +176,12 @@ def _prior_freedom(variances: Array, freedom: float) -> Array:
     """
     excess = np.log(variances).var(axis=-1, ddof=1) - special.polygamma(1, freedom / 2)
     return np.where(excess > 0, 2 * inverse_trigamma(np.where(excess > 0, excess, 1.0)), np.inf)
+
+
+def _geometric_mean(variances: Array, freedom: float) -> Array:
+    """Of the true variances behind (..., variants) seen ones: what their logarithms tell without bias; (..., 1)."""
+    bias = special.digamma(freedom / 2) - math.log(freedom / 2)
+    return np.asarray(np.exp(np.log(variances).mean(axis=-1, keepdims=True) - bias))
 
 
 def inverse_trigamma(values: ArrayLike) -> Array:
