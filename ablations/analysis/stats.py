@@ -4,6 +4,7 @@ Accuracies are fractions throughout. What cannot be decided (a single seed, samp
 comparison that rests on it reads "inconclusive"; nothing here raises for small samples or turns them into claims.
 
 Follows Welch (1947) and Satterthwaite (1946) for differences, Holm (1979) for many of them, Schuirmann (1987) for sameness.
+The test that verdicts rest on is in `ablations.analysis.moderated`, its power in `ablations.analysis.planning`.
 """
 
 import math
@@ -18,6 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
 from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint  # type: ignore[import-untyped]
+
+from ablations.analysis import planning
+from ablations.analysis.moderated import paired_tests, welch_test
 
 if TYPE_CHECKING:
     from scipy.stats._stats_py import TtestResult  # the stubs' name
@@ -44,18 +48,28 @@ class Interval:
     high: float
 
 
+UNKNOWN = Interval(NAN, NAN, NAN)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A variant against the baseline, in test accuracy (differences as fractions: 0.01 is one point).
 
-    difference    variant minus baseline, with Welch's 95 % interval
-    p             Welch's t test; p_holm corrected over the confirmatory comparisons, nan for others
+    difference    variant minus baseline, with the 95 % interval of the primary test: paired by seed, variances moderated over the
+                  confirmatory comparisons; Welch's for exploratory ones, and where fewer than two seeds are shared
+    p             of the primary test; p_holm corrected over the confirmatory comparisons, nan for others
     p_dunnett     many-to-one comparison that assumes equal variances, nan for more than MOST_DUNNETT variants; p_sign_flip exact,
                   over differences of equal seeds
     p_equivalent  two one-sided tests at the margin, corrected like p
     prob_better   probability that a run of the variant beats one of the baseline, ties counting half
-    detectable    difference that this comparison would have found with a power of 80 %, at the spread of either side; nan without
+    detectable    difference that this comparison would have found with a power of 80 %, at the standard error seen; nan without
     verdict       "better", "worse", "equivalent" or "inconclusive"
+    method        of the primary test: "moderated", "paired" or "welch"
+    error         standard error of the difference, with `freedom` degrees of freedom, by the primary test
+    welch         variant minus baseline over all runs, with Welch's 95 % interval: a check; p_welch its p, uncorrected
+    seeds_if_seen, seeds_if_margin
+                  seeds in all that decide an inconclusive comparison with a power of 80 % if the true difference is the one seen, or
+                  the margin; infinite beyond what is feasible, nan for other verdicts
     """
 
     difference: Interval
@@ -67,6 +81,13 @@ class Comparison:
     prob_better: float
     detectable: float
     verdict: str
+    method: str = ""
+    error: float = NAN
+    freedom: float = NAN
+    welch: Interval = UNKNOWN
+    p_welch: float = NAN
+    seeds_if_seen: float = NAN
+    seeds_if_margin: float = NAN
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -153,7 +174,8 @@ def compare(
 ) -> dict[str, Comparison]:
     """Every variant against the baseline; `samples` are accuracies by variant and seed.
 
-    Without `checks` what no verdict rests on is left out (Dunnett, sign-flip, detectable difference), which is most of the work.
+    Without `checks` what no verdict rests on is left out (Welch's test beside the primary one, Dunnett, sign-flip, detectable
+    difference, seeds needed), which is most of the work.
 
     Both families of tests, for a difference and for equivalence, are Holm-corrected over `confirmatory`: among those, the
     probability of any false "better" or "worse" is at most alpha, and so is that of any false "equivalent". Other variants
@@ -165,33 +187,47 @@ def compare(
     values = {name: np.array(list(sample.values()), dtype=float) for name, sample in samples.items()}
     base = values[baseline]
     others = [name for name in samples if name != baseline]
-    differences = {name: welch(values[name], base) for name in others}
-    equivalences = {name: equivalence(values[name], base, margin) for name in others}
     family = [name for name in others if name in confirmatory]
-    p_holm = dict(zip(family, holm([differences[name][1] for name in family]), strict=True))
-    p_same = dict(zip(family, holm([equivalences[name] for name in family]), strict=True))
+    tests = {name: welch_test(samples[name], samples[baseline]) for name in others}
+    tests |= paired_tests(samples, baseline, family)
+    p_holm = dict(zip(family, holm([tests[name].p for name in family]), strict=True))
+    p_same = dict(zip(family, holm([tests[name].p_equivalent(margin) for name in family]), strict=True))
     p_dunnett = _dunnett({name: values[name] for name in family}, base) if checks else {}
     comparisons = {}
     for name in others:
-        difference, p = differences[name]
-        p_difference, p_equivalent = p_holm.get(name, p), p_same.get(name, equivalences[name])
+        test = tests[name]
+        p_difference, p_equivalent = p_holm.get(name, test.p), p_same.get(name, test.p_equivalent(margin))
         if p_equivalent < alpha:
             verdict = EQUIVALENT
         elif p_difference < alpha:
-            verdict = BETTER if difference.estimate > 0 else WORSE
+            verdict = BETTER if test.estimate > 0 else WORSE
         else:
             verdict = INCONCLUSIVE
         num_tests = len(family) if name in family else 1
+        unpaired, p_welch = welch(values[name], base) if checks else (UNKNOWN, NAN)
+        if_seen, if_margin = (
+            planning.seeds_needed(true, test.sd_difference, margin, num_tests, alpha)
+            if checks and verdict == INCONCLUSIVE
+            else NAN
+            for true in (test.estimate, margin)
+        )
         comparisons[name] = Comparison(
-            difference=difference,
-            p=p,
+            difference=Interval(test.estimate, *test.limits()),
+            p=test.p,
             p_holm=p_holm.get(name, NAN),
             p_dunnett=p_dunnett.get(name, NAN),
             p_sign_flip=sign_flip(_paired(samples[name], samples[baseline])) if checks else NAN,
             p_equivalent=p_equivalent,
             prob_better=prob_better(values[name], base),
-            detectable=_detectable_between(values[name], base, num_tests, alpha) if checks else NAN,
+            detectable=planning.detectable_at(test.error, test.freedom, num_tests, alpha) if checks else NAN,
             verdict=verdict,
+            method=test.method,
+            error=test.error,
+            freedom=test.freedom,
+            welch=unpaired,
+            p_welch=p_welch,
+            seeds_if_seen=if_seen,
+            seeds_if_margin=if_margin,
         )
     return comparisons
 
@@ -433,11 +469,6 @@ def pareto_front(costs: ArrayLike, values: ArrayLike) -> NDArray[np.bool_]:
 def _paired(variant: Mapping[int, float], baseline: Mapping[int, float]) -> list[float]:
     """Differences of equal seeds."""
     return [value - baseline[seed] for seed, value in variant.items() if seed in baseline]
-
-
-def _detectable_between(x: Array, y: Array, num_comparisons: int, alpha: float) -> float:
-    sd, base_sd = (pooled_sd([sample]) for sample in (x, y))
-    return detectable_difference(sd, min(len(x), len(y)), max(1, num_comparisons), alpha, base_sd=base_sd)
 
 
 def _dunnett(variants: Mapping[str, Array], baseline: Array) -> dict[str, float]:

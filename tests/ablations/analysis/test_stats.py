@@ -15,11 +15,11 @@ from scipy import stats as scipy_stats
 from statsmodels.duration.survfunc import survdiff
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.power import TTestIndPower
+from statsmodels.stats.power import TTestIndPower, TTestPower
 from statsmodels.stats.weightstats import CompareMeans, ttost_ind
 
-from ablations.analysis import stats
-from ablations.analysis.stats import Interval, detectable_difference
+from ablations.analysis import planning, stats
+from ablations.analysis.stats import Interval
 
 NUM_STUDIES = 2_000  # simulated
 SEED_COUNTS = (3, 5, 10)
@@ -58,11 +58,8 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def only_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thousands of `compare` in seconds: without the figures that no verdict reads, and without multipletests' gc.collect."""
+    """Thousands of `compare` in seconds: without multipletests' gc.collect."""
     monkeypatch.setattr(gc, "collect", lambda *_: 0)
-    monkeypatch.setattr(stats, "_dunnett", lambda *_: {})
-    monkeypatch.setattr(stats, "sign_flip", lambda *_: NAN)
-    monkeypatch.setattr(stats, "detectable_difference", lambda *_, **__: NAN)
 
 
 # Published examples
@@ -327,10 +324,19 @@ def test_verdict(variant: list[float], verdict: str) -> None:
 def test_only_confirmatory_comparisons_are_corrected() -> None:
     samples = {"base": SLEEP_1, "a": SLEEP_2, "b": SLEEP_2, "control": SLEEP_2}
     comparisons = stats.compare({name: by_seed(x) for name, x in samples.items()}, "base", ["a", "b"])
-    assert comparisons["a"].p_holm == comparisons["b"].p_holm == pytest.approx(2 * 0.07939, abs=1e-5)
+    assert comparisons["a"].p_welch == pytest.approx(0.07939, abs=1e-5)
+    assert comparisons["a"].p_holm == comparisons["b"].p_holm == pytest.approx(2 * comparisons["a"].p)
     assert math.isnan(comparisons["control"].p_holm)
     assert comparisons["control"].p == pytest.approx(0.07939, abs=1e-5)
-    assert comparisons["control"].detectable < comparisons["a"].detectable
+    assert [comparisons[name].method for name in ("a", "control")] == ["moderated", "welch"]
+
+
+def test_a_single_comparison_is_the_paired_t_test() -> None:
+    """Student's data: the same ten patients took both drugs, and the paired p is 0.002833."""
+    comparison = stats.compare({"base": by_seed(SLEEP_1), "a": by_seed(SLEEP_2)}, "base", ["a"])["a"]
+    assert comparison.p == pytest.approx(0.002833, abs=1e-6)
+    assert (comparison.difference.low, comparison.difference.high) == pytest.approx((0.7001142, 2.4598858), abs=1e-7)
+    assert comparison.method == "paired"
 
 
 def test_pairs_are_joined_by_seed_not_by_row() -> None:
@@ -500,10 +506,12 @@ def test_power_is_what_was_announced_of_variances_that_differ(
     assert np.mean(p < 0.05 / 4) == pytest.approx(0.80, abs=0.015)
 
 
-def test_a_comparison_says_what_it_could_find_at_the_spread_of_either_side() -> None:
+def test_a_comparison_says_what_it_could_find_at_the_error_seen() -> None:
+    """The error seen is taken for the true one, so it is what a paired t test of normal values has a power of 80 % for."""
     samples = {"base": by_seed([0.90, 0.901, 0.902]), "variant": by_seed([0.80, 0.85, 0.90])}
-    detectable = stats.compare(samples, "base", ["variant"])["variant"].detectable
-    assert detectable == pytest.approx(stats.detectable_difference(0.05, 3, base_sd=0.001))
+    comparison = stats.compare(samples, "base", ["variant"])["variant"]
+    expected = TTestPower().solve_power(nobs=3, alpha=0.05, power=0.8) * comparison.error * math.sqrt(3)
+    assert comparison.detectable == pytest.approx(float(np.ravel(expected)[0]), rel=0.01)
 
 
 # Simulated studies
@@ -593,7 +601,7 @@ def share_of_studies_with(
     for _ in range(NUM_STUDIES):
         draws = zip(names, means, deviations, strict=True)
         samples = {name: by_seed(rng.normal(mean, 0.002 * sd, num_seeds)) for name, mean, sd in draws}
-        comparisons = stats.compare(samples, "base", names)
+        comparisons = stats.compare(samples, "base", names, checks=False)
         hits.append(any(comparison.verdict in verdicts for comparison in comparisons.values()))
     return coverage(hits)
 
@@ -627,5 +635,5 @@ def test_variants_at_the_margin_are_seldom_called_equivalent(num_seeds: int, rng
 @pytest.mark.usefixtures("only_verdicts")
 @pytest.mark.parametrize("num_seeds", SEED_COUNTS)
 def test_better_variants_are_found_as_often_as_announced(num_seeds: int, rng: np.random.Generator) -> None:
-    difference = detectable_difference(0.002, num_seeds)
+    difference = planning.detectable_difference(planning.sd_of_difference(0.002), num_seeds)
     assert share_of_studies_with({"better"}, difference, (1, 1), num_seeds, rng) == pytest.approx(0.80, abs=0.03)

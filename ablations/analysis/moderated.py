@@ -1,0 +1,194 @@
+"""The primary test: differences paired by seed, their variances moderated over the declared comparisons.
+
+Runs of equal seed share their data order and first weights, so each variant is compared with the baseline seed by seed. At three
+seeds a variance is hardly known. Each variance is therefore drawn towards a common one by empirical Bayes (Smyth 2004),
+as far as the variants' variances look alike. Four safeguards keep the family-wise error below 6 % where they are not alike, or
+where the shared baseline makes all of them err together (docs/statistics.md has the simulated table):
+
+- The common variance is the larger of two estimates: the mean of the paired variances, and twice the residual variance of a
+  table of variants and seeds, which is what differences have if all spreads are equal. The less the variances are alike, the
+  nearer it moves to their geometric mean, which a single collapsed variant cannot drive up.
+- The prior weighs at most as much as `variants - 1.5` variances.
+- A variance is never taken for less than OWN times the one seen.
+- Degrees of freedom shrink towards those of a single variance as differences correlate by more than EQUAL_CORRELATION.
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special, stats
+
+Array = NDArray[np.float64]
+NAN = math.nan
+ROUNDING = 1e-9  # a spread below this part of the values is rounding, not variance
+SMALLEST = 1e-5  # part of the mean variance that a variance counts as at least, since its logarithm is taken
+ALIKE = 1.5  # exponent of how alike the variances look, from 0 to 1, in the weight of the larger common variance
+OWN = 0.9
+EQUAL_CORRELATION = 0.5  # of differences that share a baseline, where all spreads are equal
+FEWEST_SEEDS = 3  # below this degrees of freedom are not pooled
+NEWTON_STEPS = 10  # more than enough from this start: convergence is quadratic
+
+Method = Literal["moderated", "paired", "welch"]
+
+
+@dataclass(frozen=True)
+class Test:
+    """A variant against the baseline; nan where the data decide nothing.
+
+    estimate   variant minus baseline
+    error      its standard error
+    freedom    degrees of freedom of `error`
+    num_seeds  seeds that both have, or the smaller number of runs for "welch"
+    method     "moderated" over several variants; "paired" for a single one; "welch" where fewer than two seeds are shared, or no
+               difference varies
+    """
+
+    estimate: float
+    error: float
+    freedom: float
+    num_seeds: int
+    method: Method
+
+    @property
+    def p(self) -> float:
+        """Two-sided p that the means are equal."""
+        return float(2 * special.stdtr(self.freedom, -abs(self.estimate) / self.error)) if self.error > 0 else NAN
+
+    def p_equivalent(self, margin: float) -> float:
+        """p of two one-sided tests that the means differ by less than `margin` (Schuirmann 1987)."""
+        if not self.error > 0:
+            return NAN
+        return float(special.stdtr(self.freedom, -(margin - abs(self.estimate)) / self.error))
+
+    def limits(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Ends of the confidence interval of the difference."""
+        if not self.error > 0:
+            return NAN, NAN
+        half = float(stats.t.ppf((1 + confidence) / 2, self.freedom)) * self.error
+        return self.estimate - half, self.estimate + half
+
+    @property
+    def sd_difference(self) -> float:
+        """Deviation of the difference at one seed."""
+        return self.error * math.sqrt(self.num_seeds)
+
+
+UNKNOWN = Test(NAN, NAN, NAN, 0, "welch")
+
+
+def moderate(accuracies: ArrayLike) -> tuple[Array, Array]:
+    """Moderated variances of paired differences, and their degrees of freedom.
+
+    `accuracies` have the shape (..., 1 + variants, seeds), the baseline first; both results have (..., variants). A single
+    variant keeps its own variance. Variances are nan where no difference varies. Needs two seeds.
+    """
+    y = np.asarray(accuracies, dtype=float)
+    num_variants, num_seeds = y.shape[-2] - 1, y.shape[-1]
+    own_freedom = num_seeds - 1.0
+    seen = (y[..., 1:, :] - y[..., :1, :]).var(axis=-1, ddof=1)
+    rounding = (ROUNDING * np.abs(y).max(axis=(-2, -1)))[..., None] ** 2
+    seen = np.where(seen > rounding, seen, 0.0)
+    mean = seen.mean(axis=-1, keepdims=True)
+    mean = np.where(mean > 0, mean, NAN)
+    if num_variants == 1:
+        return np.where(seen > 0, seen, NAN), np.full(seen.shape, own_freedom)
+    floored = np.maximum(seen, SMALLEST * mean)
+    most = own_freedom * (num_variants - 1.5)
+    prior_freedom = np.minimum(_prior_freedom(floored, own_freedom), most)[..., None]
+    larger = np.maximum(mean, 2 * _residual_variance(y)[..., None])
+    alike = (prior_freedom / most) ** ALIKE
+    common = larger**alike * np.minimum(_geometric_mean(floored, own_freedom), larger) ** (1 - alike)
+    variance = (prior_freedom * common + own_freedom * floored) / (prior_freedom + own_freedom)
+    correlation = 1 - _residual_variance(y[..., 1:, :])[..., None] / mean
+    excess = np.clip((correlation - EQUAL_CORRELATION) / (1 - EQUAL_CORRELATION), 0, 1)
+    independent = num_variants / (1 + (num_variants - 1) * excess**2) if num_seeds >= FEWEST_SEEDS else 1.0
+    freedom = np.minimum(prior_freedom + own_freedom, own_freedom * independent)
+    return np.maximum(variance, OWN * floored), np.broadcast_to(freedom, seen.shape).copy()
+
+
+def paired_tests(
+    samples: Mapping[str, Mapping[int, float]], baseline: str, family: Collection[str]
+) -> dict[str, Test]:
+    """Tests of the `family` against the baseline; `samples` are accuracies by variant and seed.
+
+    A variant's variance is moderated together with those of the family that have all the seeds which it shares with the baseline.
+    Where no paired difference varies at all (networks that agree run by run), Welch's test takes its place.
+    """
+    base = samples[baseline]
+    family = [name for name in family if name in samples and name != baseline]
+    shared = {name: tuple(sorted(samples[name].keys() & base.keys())) for name in family}
+    finite = {name for name in family if np.isfinite([samples[name][seed] for seed in shared[name]]).all()}
+    tests: dict[str, Test] = {}
+    for seeds in dict.fromkeys(shared.values()):
+        ours = [name for name in family if shared[name] == seeds]
+        peers = [name for name in family if name in finite and samples[name].keys() >= set(seeds)]
+        values = np.array([[samples[name][seed] for seed in seeds] for name in (baseline, *peers)])
+        if len(seeds) < 2:
+            tests |= {name: welch_test(samples[name], base) for name in ours}
+        elif not peers or not np.isfinite(values).all():
+            tests |= dict.fromkeys(ours, UNKNOWN)
+        else:
+            variance, freedom = moderate(values)
+            method: Method = "moderated" if len(peers) > 1 else "paired"
+            for name in ours:
+                k = peers.index(name) if name in finite else None
+                if k is None:
+                    tests[name] = UNKNOWN
+                elif math.isnan(variance[k]):
+                    tests[name] = welch_test(samples[name], base)
+                else:
+                    difference = float((values[k + 1] - values[0]).mean())
+                    error = math.sqrt(variance[k] / len(seeds))
+                    tests[name] = Test(difference, error, float(freedom[k]), len(seeds), method)
+    return {name: tests[name] for name in family}
+
+
+def welch_test(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Test:
+    """Welch's test of all runs, paired or not; only the difference where a side has one run, or neither varies."""
+    x, y = (np.array(list(sample.values()), dtype=float) for sample in (variant, baseline))
+    num = min(len(x), len(y))
+    difference = float(x.mean() - y.mean()) if num else NAN
+    if num < 2 or not np.isfinite([*x, *y]).all():
+        return Test(difference, NAN, NAN, num, "welch")
+    parts = np.array([x.var(ddof=1) / len(x), y.var(ddof=1) / len(y)])
+    if not parts.sum() > (ROUNDING * max(np.abs(x).max(), np.abs(y).max())) ** 2:
+        return Test(difference, NAN, NAN, num, "welch")
+    freedom = parts.sum() ** 2 / (parts[0] ** 2 / (len(x) - 1) + parts[1] ** 2 / (len(y) - 1))
+    return Test(difference, math.sqrt(parts.sum()), float(freedom), num, "welch")
+
+
+def _residual_variance(y: Array) -> Array:
+    """Variance of what is left of (..., variants, seeds) without the means of variants and of seeds."""
+    rows, columns = y.shape[-2:]
+    residuals = y - y.mean(axis=-1, keepdims=True) - y.mean(axis=-2, keepdims=True)
+    residuals += y.mean(axis=(-2, -1), keepdims=True)
+    return np.asarray((residuals**2).sum(axis=(-2, -1)) / ((rows - 1) * (columns - 1)))
+
+
+def _prior_freedom(variances: Array, freedom: float) -> Array:
+    """Degrees of freedom of the prior that the logarithms of (..., variants) variances tell (Smyth 2004, section 6.2).
+
+    Infinite where they scatter less than variances of one common value do.
+    """
+    excess = np.log(variances).var(axis=-1, ddof=1) - special.polygamma(1, freedom / 2)
+    return np.where(excess > 0, 2 * inverse_trigamma(np.where(excess > 0, excess, 1.0)), np.inf)
+
+
+def _geometric_mean(variances: Array, freedom: float) -> Array:
+    """Of the true variances behind (..., variants) seen ones: what their logarithms tell without bias; (..., 1)."""
+    bias = special.digamma(freedom / 2) - math.log(freedom / 2)
+    return np.asarray(np.exp(np.log(variances).mean(axis=-1, keepdims=True) - bias))
+
+
+def inverse_trigamma(values: ArrayLike) -> Array:
+    """Positive y with trigamma(y) = value, by Newton's method on 1 / trigamma (Smyth 2004, appendix)."""
+    x = np.asarray(values, dtype=float)
+    y = 0.5 + 1 / x
+    for _ in range(NEWTON_STEPS):
+        trigamma = special.polygamma(1, y)
+        y = y + trigamma * (1 - trigamma / x) / special.polygamma(2, y)
+    return np.asarray(y)

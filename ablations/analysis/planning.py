@@ -1,0 +1,154 @@
+"""Power of the primary test, and seeds that a comparison needs: numbers in, numbers out.
+
+Given the variances that a study happens to see, a difference of means is normal. Power is therefore a normal probability,
+averaged over moderated variances of simulated studies (fixed random numbers, so equal questions get equal answers). All
+studies have equal spreads. Differences and deviations may be in any common unit.
+"""
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, special, stats
+
+from ablations.analysis.moderated import NAN, moderate
+
+Array = NDArray[np.float64]
+VALUES = 6_000  # simulated runs per variant, shared out over studies
+FEWEST_STUDIES = 40
+MOST_SEEDS = 1_000  # that a comparison is said to need
+QUANTILES = 200  # of a variance whose degrees of freedom are known
+
+
+def sd_of_difference(sd: float, correlation: float = 0.0) -> float:
+    """Deviation of a paired difference, of runs with the deviation `sd` that correlate over seeds with the baseline's."""
+    return sd * math.sqrt(2 * (1 - correlation))
+
+
+def power(
+    difference: float, sd_difference: float, num_seeds: int, num_comparisons: int = 1, alpha: float = 0.05
+) -> float:
+    """Probability that the primary test at alpha / num_comparisons finds a true difference.
+
+    Dividing by the number of comparisons is Holm's first and hardest step, so this is a lower bound. `sd_difference` is the
+    deviation of the difference at one seed (`sd_of_difference`). nan for fewer than two seeds or without variance.
+    """
+    if num_seeds < 2 or not sd_difference > 0:
+        return NAN
+    thresholds, _ = _thresholds(num_seeds, num_comparisons, alpha)
+    return _found(abs(difference) / sd_difference * math.sqrt(num_seeds), thresholds)
+
+
+def detectable_difference(
+    sd_difference: float, num_seeds: int, num_comparisons: int = 1, alpha: float = 0.05, wanted_power: float = 0.8
+) -> float:
+    """The smallest true difference that `power` finds with the wanted probability; nan if undefined."""
+    if num_seeds < 2 or not sd_difference > 0:
+        return NAN
+    thresholds, _ = _thresholds(num_seeds, num_comparisons, alpha)
+    return _shift_found(thresholds, wanted_power) * sd_difference / math.sqrt(num_seeds)
+
+
+def detectable_at(
+    error: float, freedom: float, num_comparisons: int = 1, alpha: float = 0.05, wanted_power: float = 0.8
+) -> float:
+    """The difference that a study with this standard error, known to these degrees of freedom, finds with the wanted power.
+
+    For a comparison whose runs are there: it takes the error that was seen for the true one. nan if undefined.
+    """
+    if not (error > 0 and freedom > 0):
+        return NAN
+    ratios = stats.chi2.ppf((np.arange(QUANTILES) + 0.5) / QUANTILES, freedom) / freedom  # of a variance seen to the true one
+    thresholds = np.sqrt(ratios) * stats.t.isf(alpha / num_comparisons / 2, freedom)
+    return _shift_found(thresholds, wanted_power) * error
+
+
+def prob_decided(
+    difference: float,
+    sd_difference: float,
+    num_seeds: int,
+    margin: float,
+    num_comparisons: int = 1,
+    alpha: float = 0.05,
+) -> float:
+    """Probability of any verdict but "inconclusive" at a true difference: better, worse, or equivalent within `margin`.
+
+    nan for fewer than two seeds or without variance.
+    """
+    if num_seeds < 2 or not sd_difference > 0:
+        return NAN
+    root = math.sqrt(num_seeds) / sd_difference
+    shift, reach = abs(difference) * root, margin * root
+    different, alike = _thresholds(num_seeds, num_comparisons, alpha)
+    edge = np.maximum(reach - alike, 0)  # equivalent where the estimate is nearer to 0 than this
+    start = np.maximum(different, edge)
+    return float(
+        np.mean(
+            special.ndtr(shift - start)
+            + special.ndtr(-shift - start)
+            + special.ndtr(edge - shift)
+            - special.ndtr(-edge - shift)
+        )
+    )
+
+
+def seeds_needed(
+    difference: float,
+    sd_difference: float,
+    margin: float,
+    num_comparisons: int = 1,
+    alpha: float = 0.05,
+    wanted_power: float = 0.8,
+) -> float:
+    """The smallest number of seeds in all at which `prob_decided` reaches the wanted power.
+
+    Infinite beyond MOST_SEEDS: near the margin neither a difference nor equivalence is soon shown. nan if undefined.
+    """
+    if not sd_difference > 0 or not math.isfinite(difference):
+        return NAN
+
+    def enough(num_seeds: int) -> bool:
+        return prob_decided(difference, sd_difference, num_seeds, margin, num_comparisons, alpha) >= wanted_power
+
+    low, high = 1, 2
+    while not enough(high):
+        if high >= MOST_SEEDS:
+            return math.inf
+        low, high = high, min(2 * high, MOST_SEEDS)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+@lru_cache(maxsize=4096)
+def _thresholds(num_seeds: int, num_comparisons: int, alpha: float) -> tuple[Array, Array]:
+    """Estimates from which a difference is found, and margins less estimates from which equivalence is.
+
+    Both are in units of the true standard error, one for each comparison of the simulated studies, all equally likely.
+    """
+    ratio, freedom = _moderated(num_seeds, num_comparisons)
+    level, root = alpha / num_comparisons, np.sqrt(ratio)
+    return stats.t.isf(level / 2, freedom) * root, stats.t.isf(level, freedom) * root
+
+
+@lru_cache(maxsize=1024)
+def _moderated(num_seeds: int, num_comparisons: int) -> tuple[Array, Array]:
+    """Moderated variances, over the true one, and degrees of freedom of simulated studies with equal spreads."""
+    num_studies = max(FEWEST_STUDIES, VALUES // num_seeds)
+    rng = np.random.default_rng(0)
+    variance, freedom = moderate(rng.standard_normal((num_studies, 1 + num_comparisons, num_seeds)))
+    return variance.ravel() / 2, freedom.ravel()
+
+
+def _found(shift: float, thresholds: ArrayLike) -> float:
+    """Probability that a difference of `shift` standard errors is found either way, over equally likely thresholds."""
+    at = np.asarray(thresholds, dtype=float)
+    return float(np.mean(special.ndtr(shift - at) + special.ndtr(-shift - at)))
+
+
+def _shift_found(thresholds: Array, wanted_power: float) -> float:
+    return math.exp(
+        optimize.brentq(lambda log: _found(math.exp(log), thresholds) - wanted_power, math.log(1e-6), math.log(1e9))
+    )
