@@ -39,6 +39,19 @@ MAX_BATCH = 256  # images that Triton may put together
 MAX_DELAY_MICROSECONDS = 1000  # for which Triton may wait for more of them
 EXPERIMENT = "nin-ablations/exported"
 
+# How a reader of the card makes the input of an image file: `nin.images.decode` for files of 8 bits per channel, in PIL's terms.
+FROM_FILE = """\
+import numpy as np
+from PIL import Image, ImageOps
+
+picture = ImageOps.exif_transpose(Image.open("photo.png"))  # upright, as its camera says
+if picture.has_transparency_data:
+    white = Image.new("RGBA", picture.size, "white")
+    picture = Image.alpha_composite(white, picture.convert("RGBA"))
+picture = picture.convert("{mode}").resize({size}, Image.Resampling.BILINEAR)
+images = np.asarray(picture).reshape{shape}.transpose(0, 3, 1, 2)
+images = {given}"""
+
 Runner = Callable[["Tensor"], "Tensor"]  # images as bytes (N, C, H, W) -> outputs (N, K)
 
 
@@ -244,6 +257,17 @@ def model_card(card: "Card", check: Check, kind: str, path: Path, probabilities:
             "",
             "```python",
             FORMATS[kind].example.replace("FILE", path.name).replace("OUTPUT", output),
+            "```",
+            "",
+            "An image file becomes such bytes as it did for training and does for `nin.predict`:",
+            "",
+            "```python",
+            FROM_FILE.format(
+                mode="L" if channels == 1 else "RGB",
+                size=(width, height),
+                shape=(1, height, width, channels),
+                given="images" if kind == "onnx" else "torch.from_numpy(images.copy())",
+            ),
             "```",
             "",
         ]

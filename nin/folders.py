@@ -139,14 +139,15 @@ def _unwrapped(folder: _Folder, within_part: bool = False) -> _Folder:
 
 
 def _roles(name: str) -> list[str]:
-    """The parts of a data set that a folder's name speaks of: ["train"] for "TrainData" or "seg_train"."""
+    """The part of a data set that a folder's name speaks of, ["train"] for "TrainData" or "seg_train"; empty for none or several."""
     words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
-    return [role for role, known in WORDS.items() if any(word in known for word in words)]
+    roles = [role for role, known in WORDS.items() if any(word in known for word in words)]
+    return roles if len(roles) == 1 else []
 
 
 def _parts(folder: _Folder) -> dict[str, _Folder]:
     """The folders for training, validation and test by role; empty if the folder holds classes instead."""
-    named = [(inner, roles[0]) for inner in folder.holding if len(roles := _roles(inner.path.name)) == 1]
+    named = [(inner, role) for inner in folder.holding for role in _roles(inner.path.name)]
     nested = {inner for inner, _ in named if inner.holding}
     flat = [inner for inner, _ in named if inner not in nested]
     roles = Counter(role for _, role in named)
@@ -180,10 +181,10 @@ def _classes(folder: _Folder) -> dict[str, Sequence[Path]]:
             f"{folder.path}: no images in {_named(empty)}; remove what is no class, or put images into it ({formats})"
         )
     for inner in folder.folders:
-        try:
-            inner.path.name.encode()
-        except UnicodeEncodeError:
-            raise DataError(f"{folder.path}: the name {inner.path.name!a} is not valid UTF-8: rename it") from None
+        if (
+            not inner.path.name.isprintable()
+        ):  # a line of labels.txt, a cell of a table; bytes that are no UTF-8 neither
+            raise DataError(f"{folder.path}: the name {inner.path.name!a} is no printable text in UTF-8: rename it")
     return {inner.path.name: inner.files for inner in folder.folders}
 
 

@@ -90,8 +90,7 @@ def _in_bytes(image: "Image") -> "tuple[Image, tuple[str, ...]]":
 
 def _shows_through(image: "Image") -> bool:
     """Does any pixel have an opacity below 100 %?"""
-    low, _ = image.convert("RGBA").getchannel("A").getextrema()
-    return isinstance(low, int) and low < 255
+    return bool(np.asarray(image.convert("RGBA").getchannel("A")).min() < 255)
 
 
 @contextmanager

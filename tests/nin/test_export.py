@@ -11,11 +11,14 @@ import urllib.error
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
 import torch
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from PIL import Image
 from torch import Tensor
 from trained_networks import DATA, TINY, keep, make
 
@@ -25,6 +28,7 @@ from nin.export import FORMATS, INPUT, Check, Format, export, main, triton_repos
 from nin.heads import HEADS
 from nin.model import predict
 from nin.pooling import POOLINGS
+from nin.predict import read_images
 from nin.spec import ModelSpec
 from nin.weights import TrainedNetwork
 
@@ -254,6 +258,24 @@ def test_the_cards_own_example_runs(kind: str, probabilities: bool, images: Tens
     exec(example[1].replace(out.name, str(out)), names)
     found = torch.as_tensor(names["probabilities" if probabilities else "logits"])
     torch.testing.assert_close(found, make().classifier(probabilities)(images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_cards_way_from_a_file_to_bytes_is_that_of_training(kind: str, tmp_path: Path) -> None:
+    keep(make(), tmp_path)
+    out = tmp_path / f"a{FORMATS[kind].suffix}"
+    assert main(["2x:0", "--results", str(tmp_path), "--format", kind, "--out", str(out)]) == 0
+    page = (tmp_path / f"{out.name}.md").read_text()
+    recipe = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[1]
+    exif = Image.Exif()
+    exif[274] = 6
+    photo = tmp_path / "photo.png"
+    Image.effect_noise((50, 40), 99).convert("RGBA").rotate(30).save(photo, exif=exif)  # corners are transparent
+    names: dict[str, Any] = {"torch": torch}
+    exec(recipe.replace("photo.png", str(photo)), names)
+    assert type(names["images"]) is (np.ndarray if kind == "onnx" else torch.Tensor)
+    assert torch.equal(torch.tensor(np.asarray(names["images"])), read_images([photo], (1, 28, 28))[0])
 
 
 @pytest.mark.parametrize(

@@ -161,10 +161,11 @@ def test_letters_that_unicode_writes_in_two_ways_are_pointed_out(tmp_path: Path)
     assert "differ in case, spaces or accents alone" in error_of(tmp_path)
 
 
-def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
-    lay_out(tmp_path, *both(""), os.fsdecode(b"caf\xe9/0.png"))
-    assert "is not valid UTF-8: rename it" in error_of(tmp_path)
-    error_of(tmp_path).encode()
+@pytest.mark.parametrize("name", [os.fsdecode(b"caf\xe9"), "two\nlines"])
+def test_a_class_whose_name_is_no_text_is_refused(name: str, tmp_path: Path) -> None:
+    error = error_of(lay_out(tmp_path, *both(""), f"{name}/0.png"))
+    assert "is no printable text in UTF-8: rename it" in error
+    error.encode()
 
 
 def test_what_is_left_out_is_said(tmp_path: Path) -> None:
