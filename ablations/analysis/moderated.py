@@ -110,9 +110,7 @@ def moderate(accuracies: ArrayLike) -> tuple[Array, Array]:
     return np.maximum(variance, OWN * floored), np.broadcast_to(freedom, seen.shape).copy()
 
 
-def paired_tests(
-    samples: Mapping[str, Mapping[int, float]], baseline: str, family: Collection[str]
-) -> dict[str, Test]:
+def paired_tests(samples: Mapping[str, Mapping[int, float]], baseline: str, family: Collection[str]) -> dict[str, Test]:
     """Tests of the `family` against the baseline; `samples` are accuracies by variant and seed.
 
     A variant's variance is moderated together with those of the family that have all the seeds which it shares with the baseline.

@@ -59,7 +59,9 @@ def detectable_at(
     """
     if not (error > 0 and freedom > 0):
         return NAN
-    ratios = stats.chi2.ppf((np.arange(QUANTILES) + 0.5) / QUANTILES, freedom) / freedom  # of a variance seen to the true one
+    ratios = (
+        stats.chi2.ppf((np.arange(QUANTILES) + 0.5) / QUANTILES, freedom) / freedom
+    )  # of a variance seen to the true one
     thresholds = np.sqrt(ratios) * stats.t.isf(alpha / num_comparisons / 2, freedom)
     return _shift_found(thresholds, wanted_power) * error
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-from ablations.analysis.moderated import NAN, Test, paired_tests
+from ablations.analysis.moderated import Test, paired_tests
 from ablations.analysis.stats import BETTER, EQUIVALENT, INCONCLUSIVE, UNKNOWN, WORSE, Interval
 
 Array = NDArray[np.float64]
@@ -102,11 +102,17 @@ def decide(
     levels_read: list[float] = []  # one-comparison levels of the looks so far, for the estimates
     for k, num_seeds in enumerate(looks):
         seeds = sorted(samples[baseline])[:num_seeds]
-        if not active or len(seeds) < num_seeds or not all(samples.get(name, {}).keys() >= set(seeds) for name in active):
+        if (
+            not active
+            or len(seeds) < num_seeds
+            or not all(samples.get(name, {}).keys() >= set(seeds) for name in active)
+        ):
             break
         now = {name: {seed: samples[name][seed] for seed in seeds} for name in (baseline, *active)}
         tests = paired_tests(now, baseline, active)
-        alike = _rejected({name: tests[name].p_equivalent(margin) for name in active}, num_alike, k, looks, 2 * alpha, 2)
+        alike = _rejected(
+            {name: tests[name].p_equivalent(margin) for name in active}, num_alike, k, looks, 2 * alpha, 2
+        )
         different = _rejected({name: tests[name].p for name in active}, num_different, k, looks, alpha, 1)
         num_alike -= len(alike)
         num_different -= len(different)
