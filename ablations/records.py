@@ -253,6 +253,7 @@ def runs_frame(records: Iterable[RunRecord], target: float) -> "pd.DataFrame":
             "protocol": record.run.protocol,
             "variant": record.run.variant,
             "role": record.run.role,
+            "length": record.run.length,
             "seed": record.run.seed,
             "run_id": record.run_id,
             "status": record.status,
@@ -283,7 +284,13 @@ def curves_frame(records: Iterable[RunRecord]) -> "pd.DataFrame":
     import pandas as pd
 
     return pd.DataFrame(
-        {"run_id": record.run_id, "variant": record.run.variant, "seed": record.run.seed, **asdict(point)}
+        {
+            "run_id": record.run_id,
+            "variant": record.run.variant,
+            "length": record.run.length,
+            "seed": record.run.seed,
+            **asdict(point),
+        }
         for record in records
         for point in record.curve
     )

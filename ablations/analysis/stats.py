@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 NAN = math.nan
+POINTS = 100  # per unit of accuracy
 SIGN_FLIP_MIN = 6  # below six pairs an exact sign-flip test cannot reach p = 0.05
 SIGN_FLIP_RESAMPLES = 2**16  # all sign patterns of up to 16 pairs; of more pairs, so many random ones
 SIGN_FLIP_NORMAL = 100  # pairs
@@ -46,6 +47,14 @@ class Interval:
     estimate: float
     low: float
     high: float
+
+    def in_points(self) -> dict[str, float]:
+        """A difference of accuracies in points, in the columns that tables of differences have."""
+        return {
+            "difference": POINTS * self.estimate,
+            "difference_low": POINTS * self.low,
+            "difference_high": POINTS * self.high,
+        }
 
 
 UNKNOWN = Interval(NAN, NAN, NAN)

@@ -14,7 +14,8 @@ import pandas as pd
 from scipy.stats import linregress
 
 import ablations.studies
-from ablations.analysis import stats
+from ablations.analysis import lengths, stats
+from ablations.analysis.stats import POINTS
 from ablations.records import RunRecord
 from ablations.runs import Run
 from ablations.study import Study
@@ -22,7 +23,6 @@ from nin.data import shape
 from nin.memory import activation_bytes
 
 PUBLISHED = Path(ablations.studies.__path__[0])  # runs of others, beside the studies that name them
-POINTS = 100  # points per unit of accuracy
 TRAINING_FLOPS = 3  # of a forward pass: the backward pass costs about two more
 LADDER = (-0.10, -0.05, 0.0, 0.02, 0.05)  # targets around the declared one; those of 100 % or more are left out
 
@@ -39,6 +39,9 @@ class Summary:
     over_images  each variant against the baseline over the same test images
     tuned        each variant's difference to the baseline twice, as it is and as tuned; empty unless the study has pairs
     published    our runs of each variant beside those that others have published; empty unless the study names some
+    by_length    each variant after each length of training (`lengths.by_length`), and how its difference to the baseline changes
+    change       with the length (`lengths.change`); both empty unless there are several lengths
+    length       training images after which all other tables hold, where there are several lengths; else 0
     memory       a line per network: peak memory of training against the batch; empty unless the study is about memory
     """
 
@@ -51,6 +54,15 @@ class Summary:
     memory: pd.DataFrame
     tuned: pd.DataFrame
     published: pd.DataFrame
+    by_length: pd.DataFrame
+    change: pd.DataFrame
+    length: int = 0
+
+    @property
+    def examples(self) -> tuple[int, int]:
+        """Training images after which the verdicts hold: the fewest and the most that a variant saw."""
+        seen = self.variants["examples"] if len(self.variants) else pd.Series([0])
+        return int(seen.min()), int(seen.max())
 
 
 def each_row(table: pd.DataFrame) -> Iterator[Any]:
@@ -89,9 +101,11 @@ def failures(row: Any) -> str:
 
 def summarise(study: Study, protocol: str, records: Sequence[RunRecord]) -> Summary:
     """Tables of the runs that are results; those that failed are left to the report to name."""
+    results = [record for record in records if record.is_result]
+    length = lengths.of_verdicts(study, results)
     by_variant: dict[str, list[RunRecord]] = {name: [] for name in study.variants}
-    for record in records:
-        if record.is_result:
+    for record in results:
+        if record.run.length == length:
             by_variant[record.run.variant].append(record)
     by_variant = {name: sorted(group, key=lambda r: r.run.seed) for name, group in by_variant.items() if group}
     target = study.target(protocol)
@@ -105,6 +119,9 @@ def summarise(study: Study, protocol: str, records: Sequence[RunRecord]) -> Summ
         memory=_memory_lines(by_variant) if study.answers == "memory" else pd.DataFrame(),
         tuned=_tuned(study, by_variant),
         published=_beside_published(study, protocol, by_variant),
+        by_length=lengths.by_length(study, results),
+        change=lengths.change(study, results),
+        length=length,
     )
 
 
@@ -161,6 +178,7 @@ def _row(
         "variant": name,
         "role": role,
         "n": len(group),
+        "examples": max(r.examples_seen for r in group),
         "params": first.params,
         "params_trunk": first.params_trunk,
         "params_head": first.params_head,
@@ -173,12 +191,18 @@ def _row(
         "difference_high": POINTS * against.difference.high,
         "p": against.p,
         "p_holm": against.p_holm,
+        "test": against.method,
+        "p_welch": against.p_welch,
+        "difference_welch_low": POINTS * against.welch.low,
+        "difference_welch_high": POINTS * against.welch.high,
         "p_dunnett": against.p_dunnett,
         "p_sign_flip": against.p_sign_flip,
         "p_equivalent": against.p_equivalent,
         "prob_better": against.prob_better,
         "verdict": against.verdict,
         "detectable": POINTS * against.detectable,
+        "seeds_if_seen": against.seeds_if_seen,
+        "seeds_if_margin": against.seeds_if_margin,
         "hits": to_target.hits,
         "examples_to_target_median": to_target.median,
         "examples_to_target_restricted_mean": to_target.restricted_mean.estimate,
@@ -247,25 +271,17 @@ def _tuned(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFr
             row[f"accuracy_{kind}"] = np.mean(list(samples[name].values()))
             comparison = comparisons.get(name)
             if comparison is not None:
-                row |= {f"{key}_{kind}": value for key, value in _in_points(comparison.difference).items()}
+                row |= {f"{key}_{kind}": value for key, value in comparison.difference.in_points().items()}
                 row |= {f"p_{kind}": comparison.p_holm, f"verdict_{kind}": comparison.verdict}
     for name, row in rows.items():
         gain, _ = stats.welch(*([r.test_accuracy for r in by_variant[which]] for which in (pairs[name], name)))
-        row |= {f"{key}_gain": value for key, value in _in_points(gain).items()}
+        row |= {f"{key}_gain": value for key, value in gain.in_points().items()}
     return pd.DataFrame(list(rows.values()))
 
 
 def _minus(one: str, other: str, by_variant: Mapping[str, list[RunRecord]]) -> dict[str, object]:
     interval, p = stats.welch(*([r.test_accuracy for r in by_variant[name]] for name in (one, other)))
-    return {"comparison": f"{one} minus {other}", **_in_points(interval), "p": p}
-
-
-def _in_points(interval: stats.Interval) -> dict[str, float]:
-    return {
-        "difference": POINTS * interval.estimate,
-        "difference_low": POINTS * interval.low,
-        "difference_high": POINTS * interval.high,
-    }
+    return {"comparison": f"{one} minus {other}", **interval.in_points(), "p": p}
 
 
 def _factors(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
@@ -293,7 +309,7 @@ def _factors(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.Data
                     if a is not None and b is not None
                     else f"{a or b} instead of {base[0] if a is not None else base[1]}, over {' and '.join(others)}"
                 )
-                rows.append({"effect": effect + setting, **_in_points(interval), "p": p})
+                rows.append({"effect": effect + setting, **interval.in_points(), "p": p})
     return pd.DataFrame(rows)
 
 
@@ -410,5 +426,5 @@ def _over_images(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.
         if name == study.baseline or not len(ours) or not len(base) or ours.shape[1] != base.shape[1]:
             continue
         interval, p = stats.over_examples(ours, base)
-        rows.append({"variant": name, **_in_points(interval), "p": p})
+        rows.append({"variant": name, **interval.in_points(), "p": p})
     return pd.DataFrame(rows)

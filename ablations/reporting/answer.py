@@ -28,7 +28,17 @@ def _published_sentence(protocol: str, summary: Summary) -> str:
         f"(n = {row.n_theirs}), {p_is(row.p_location)}**"
         for row in each_row(summary.published)
     ]
-    return f"Under `{protocol}`, median test accuracy beside that of published runs: {'; '.join(parts)} (Mann-Whitney's test)."
+    return (
+        f"{_under(protocol, summary)}, median test accuracy beside that of published runs: {'; '.join(parts)} (Mann-Whitney's "
+        "test)."
+    )
+
+
+def _under(protocol: str, summary: Summary) -> str:
+    """Under which protocol, and after how many training images, an answer holds: a verdict without its length misleads."""
+    fewest, most = summary.examples
+    images = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    return f"Under `{protocol}`, after {images} training images"
 
 
 def _memory_sentence(protocol: str, summary: Summary) -> str:
@@ -59,7 +69,7 @@ def _failure_sentence(study: Study, protocol: str, summary: Summary) -> str:
         parts.append(
             f"**{count} of {num}** ({100 * share.low:.0f} to {100 * share.high:.0f} %) with {listed(variants)}"
         )
-    counts = f"Under `{protocol}`, runs that collapsed, diverged or lost classes for good: {'; '.join(parts)}."
+    counts = f"{_under(protocol, summary)}, runs that collapsed, diverged or lost classes for good: {'; '.join(parts)}."
     return " ".join([counts, *_failure_comparisons(study, summary.variants)])
 
 
@@ -93,7 +103,7 @@ def _accuracy_sentence(study: Study, protocol: str, summary: Summary) -> str:
         return f"Not answered yet: under `{protocol}` there are no results of both the baseline {study.baseline} and a variant."
     row = base.iloc[0]
     interval = interval_text(row.test_accuracy_mean, row.test_accuracy_low, row.test_accuracy_high, 100, " %")
-    start = f"Under `{protocol}`, compared with {study.baseline} (test accuracy {interval}, n = {row.n}): "
+    start = f"{_under(protocol, summary)}, compared with {study.baseline} (test accuracy {interval}, n = {row.n}): "
     parts = []
     for verdict in ("better", "worse", "equivalent"):
         for other in each_row(others[others["verdict"] == verdict]):

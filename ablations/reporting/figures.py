@@ -26,6 +26,7 @@ from scipy.optimize import isotonic_regression
 from ablations.analysis import stats
 from ablations.analysis.summary import each_row, failures, verdict_text
 from ablations.records import write_atomically
+from ablations.runs import length_name
 from ablations.study import Study
 
 mpl.rcParams["svg.hashsalt"] = "nin-ablations"  # else element ids differ from one drawing to the next
@@ -53,6 +54,7 @@ class Tables:
     variants: pd.DataFrame
     memory: pd.DataFrame = field(default_factory=pd.DataFrame)
     published: pd.DataFrame = field(default_factory=pd.DataFrame)
+    by_length: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def names(self) -> list[str]:
@@ -263,6 +265,42 @@ def differences(tables: Tables) -> Figure:
     return figure
 
 
+def difference_against_images(tables: Tables) -> Figure:
+    """Difference of test accuracy to the baseline, with its 95 % interval, against the training images that each training had.
+    The margin within which variants count as equivalent is shaded. Controls and exploratory variants are dashed.
+    """
+    baseline = tables.study.baseline
+    names = [name for name in tables.study.variants if name in set(tables.by_length["variant"]) and name != baseline]
+    figure = _figure(tables, f"Difference to {baseline} against training length: 95 % intervals", height=4.6)
+    axes = _axes(figure)
+    lengths = np.sort(tables.by_length["length"].unique()).astype(float)
+    margin = 100 * tables.study.margin
+    axes.axhspan(-margin, margin, color="lightgrey", alpha=0.6, linewidth=0, label=f"margin of {margin:g} points")
+    axes.axhline(0, color="black", linewidth=1)
+    for place, name in enumerate(names):
+        rows = tables.by_length[tables.by_length["variant"] == name].sort_values("length")
+        x = rows["length"] * 1.02 ** (
+            place - (len(names) - 1) / 2
+        )  # set apart, so that intervals do not hide each other
+        axes.plot(x, rows["difference"], **tables.line(name), label=name)
+        axes.plot(x, rows["difference"], **tables.marker(name), linestyle="", markersize=4)
+        axes.vlines(x, rows["difference_low"], rows["difference_high"], color=tables.colour(name), linewidth=1)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(list(lengths)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: length_name(round(value))))
+    sizes = tables.by_length.loc[tables.by_length["variant"] != baseline, "difference"].abs()
+    limit = max(3 * margin, 1.6 * float(sizes.max()))
+    lows, highs = tables.by_length["difference_low"].min(), tables.by_length["difference_high"].max()
+    axes.set_ylim(
+        max(-limit, float(np.nanmin([lows, -margin])) - 0.1), min(limit, float(np.nanmax([highs, margin])) + 0.1)
+    )
+    axes.set_xlabel("training images, log scale; each length is a training of its own", fontsize=9)
+    axes.set_ylabel("difference of test accuracy, points", fontsize=9)
+    _legend(figure)
+    return figure
+
+
 def generalization_gap(tables: Tables) -> Figure:
     """Train minus test accuracy after the last step, both in evaluation mode: a dot per run, a bar at the mean."""
     gaps = [f"{100 * gap:+.1f}" for gap in tables.variants["generalization_gap_mean"]]
@@ -365,6 +403,7 @@ FIGURES: dict[str, Callable[[Tables], Figure]] = {
     "params_by_part": params_by_part,
     "memory_against_params": memory_against_params,
 }
+LENGTH_FIGURES: dict[str, Callable[[Tables], Figure]] = {"difference_against_images": difference_against_images}
 PUBLISHED_FIGURES: dict[str, Callable[[Tables], Figure]] = {"beside_published": beside_published}
 MEMORY_FIGURES: dict[str, Callable[[Tables], Figure]] = {"memory_against_batch": memory_against_batch}
 
@@ -373,7 +412,8 @@ def figures_of(tables: Tables) -> dict[str, Callable[[Tables], Figure]]:
     """Those that say something about the study's question, and for which there are numbers."""
     if tables.study.answers == "memory":
         return MEMORY_FIGURES
-    figures = FIGURES | (PUBLISHED_FIGURES if len(tables.published) else {})
+    figures = LENGTH_FIGURES if len(tables.by_length) else {}
+    figures = figures | FIGURES | (PUBLISHED_FIGURES if len(tables.published) else {})
     has_memory = tables.variants["peak_memory_mb"].notna().any()
     return {name: draw for name, draw in figures.items() if has_memory or draw is not memory_against_params}
 

@@ -97,9 +97,15 @@ def write_report(study: Study, protocol: str, store: Store, overrides: Sequence[
         write_atomically(store.folder / f"{name}.csv", table.to_csv(index=False))
     figures = []
     if results:
-        finished = runs[runs["status"] != "failed"]
         tables = Tables(
-            study, protocol, finished, curves, summary.variants, summary.memory, published_runs(study, protocol)
+            study,
+            protocol,
+            runs[(runs["status"] != "failed") & (runs["length"] == summary.length)],
+            curves[curves["length"] == summary.length],
+            summary.variants,
+            summary.memory,
+            published_runs(study, protocol),
+            summary.by_length,
         )
         for name, draw in figures_of(tables).items():
             save(draw(tables), store.folder / "figures" / name)

@@ -21,6 +21,7 @@ from ablations.reporting.formatting import (
     p_text,
 )
 from ablations.reporting.provenance import what_was_run
+from ablations.runs import length_name
 from ablations.study import Study
 
 
@@ -48,7 +49,9 @@ def sections(
     table = summary.variants
     if len(table):
         sections += [
+            _figure_line("difference_against_images", figures),
             _figure_line("differences", figures),
+            *_length_sections(study, summary),
             "## Accuracy on the test set",
             _accuracy_table(study, table),
             _accuracy_notes(study, table),
@@ -198,33 +201,75 @@ def _accuracy_table(study: Study, table: pd.DataFrame) -> str:
 
 def _accuracy_notes(study: Study, table: pd.DataFrame) -> str:
     lines = [
-        "Intervals are 95 % (Student's t for means, Welch's t for differences). The pre-declared comparisons are each confirmatory "
-        "variant with the baseline, Welch's test corrected by Holm; controls and exploratory variants show in brackets their raw p and "
-        "what follows from it, and no claim rests on them. *Equivalent* means that two one-sided tests place the difference within "
+        "Intervals are 95 %. The declared comparisons are each confirmatory variant with the baseline. Their test pairs runs of equal "
+        "seed, which share the order of images and their first weights, and draws the variances of all declared comparisons towards "
+        "a common one; p is corrected by Holm. Other variants are compared by Welch's test: their raw p and verdicts stand in "
+        "brackets, and no claim rests on them. *Equivalent* means that two one-sided tests place the difference within "
         f"{100 * study.margin:g} points.",
     ]
     if table["peak_memory_mb"].notna().any():
         lines.append(
             "Memory is the peak of two training steps: weights, gradients, the optimiser's state, activations."
         )
+    confirmatory = table[table["role"] == "confirmatory"]
     checks = []
-    for row in each_row(table[table["role"] == "confirmatory"]):
-        known = [
-            f"{name} {p_is(p)}"
-            for name, p in (("Dunnett", row.p_dunnett), ("sign-flip", row.p_sign_flip))
-            if not math.isnan(p)
-        ]
+    for row in each_row(confirmatory):
+        tests = (("Welch", row.p_welch), ("Dunnett, corrected", row.p_dunnett), ("sign-flip", row.p_sign_flip))
+        known = [f"{name} {p_is(p)}" for name, p in tests if not math.isnan(p)]
         if known:
             checks.append(f"{row.variant}: {', '.join(known)}")
     if checks:
-        lines.append(f"Checks by other tests (Dunnett's takes all variances for alike): {'; '.join(checks)}.")
-    detectable = table[table["role"] == "confirmatory"]["detectable"].dropna()
+        lines.append(f"Checks by other tests (Dunnett's assumes equal variances): {'; '.join(checks)}.")
+    detectable = confirmatory["detectable"].dropna()
     if len(detectable):
         lines.append(
-            f"At the spread seen, differences of {ends_text(detectable, 2)} points or more, depending on the variant, would have been "
-            "found with a power of 80 %. A smaller one that was not found is undecided, not absent."
+            f"Minimum detectable difference at 80 % power, at the spread seen: {ends_text(detectable, 2)} points, by variant. A "
+            "smaller difference that was not found is undecided, not absent."
         )
+    needs = [
+        f"{row.variant} {_seeds_text(row.seeds_if_seen)} if the true difference is the one seen, {_seeds_text(row.seeds_if_margin)} if "
+        "it is the margin"
+        for row in each_row(confirmatory[confirmatory["verdict"] == "inconclusive"])
+        if not math.isnan(row.seeds_if_seen)
+    ]
+    if needs:
+        lines.append(f"Seeds in all that would decide an inconclusive comparison with 80 % power: {'; '.join(needs)}.")
     return "\n\n".join(lines)
+
+
+def _seeds_text(num: float) -> str:
+    return f"{num:.0f}" if math.isfinite(num) else "more than 1,000"
+
+
+def _length_sections(study: Study, summary: Summary) -> list[str]:
+    """How differences depend on the length of training; nothing where there is one length."""
+    table = summary.by_length
+    if not len(table):
+        return []
+    changes = {row.variant: row for row in each_row(summary.change)}
+
+    def cell(row: Any) -> str:
+        if row.role == "baseline":
+            return interval_text(row.test_accuracy_mean, row.test_accuracy_low, row.test_accuracy_high, 100, " %")
+        return f"{difference_text(row)}, n = {row.n}, {verdict_text(row)}"
+
+    rows = []
+    for name in dict.fromkeys(table["variant"]):
+        ours = {row.length: cell(row) for row in each_row(table[table["variant"] == name])}
+        row: dict[str, object] = {"variant": name}
+        row |= {f"after {length_name(length)}": ours.get(length, "") for length in sorted(set(table["length"]))}
+        if name in changes:
+            p = changes[name].p_holm if changes[name].role == "confirmatory" else changes[name].p
+            row["change from shortest to longest"] = f"{difference_text(changes[name])}, {p_is(p)}"
+        rows.append(row)
+    return [
+        "## With the length of training",
+        f"Difference to {study.baseline} in points of test accuracy (of the baseline its accuracy), n seeds, 95 % intervals, after each "
+        "length of training in images. Each length is a training of its own with a whole schedule; p is corrected by Holm within each. "
+        "The study's verdict is that of the longest. A change is the difference at the longest minus that at the shortest, paired by "
+        "seed, by the same test.",
+        markdown_table(rows),
+    ]
 
 
 def _convergence_table(table: pd.DataFrame) -> str:

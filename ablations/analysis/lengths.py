@@ -1,0 +1,108 @@
+"""How differences depend on the length of training: tables of records of several lengths.
+
+A variant that trains faster is ahead after few images whether or not it is better in the end. So the verdict is that of the
+longest training, and beside it stands how the difference changes from the shortest to the longest, paired by seed.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from ablations.analysis import stats
+from ablations.records import RunRecord
+from ablations.study import Study
+
+Accuracies = dict[str, dict[int, float]]  # by variant and seed
+
+
+def of_verdicts(study: Study, results: Sequence[RunRecord]) -> int:
+    """The length whose verdicts are the study's: the longest that the baseline and some variant have been trained to.
+
+    0 where runs are of epochs, not of a length.
+    """
+    variants = {length: accuracies.keys() for length, accuracies in _by_length(results).items()}
+    compared = [length for length, names in variants.items() if study.baseline in names and len(names) > 1]
+    return max(compared or variants, default=0)
+
+
+def by_length(study: Study, results: Sequence[RunRecord]) -> pd.DataFrame:
+    """One row per length and variant: test accuracy (a fraction) and the difference to the baseline in points, with intervals.
+
+    Comparisons are those of the study, corrected by Holm within each length; that of the longest is the study's verdict. Empty
+    for a single length.
+    """
+    table = _by_length(results)
+    if len(table) < 2:
+        return pd.DataFrame()
+    rows = []
+    for length, accuracies in table.items():
+        samples = {name: accuracies[name] for name in study.variants if name in accuracies}
+        compared = _compared(study, samples)
+        for name, sample in samples.items():
+            mean = stats.mean_interval(list(sample.values()))
+            comparison = compared.get(name)
+            rows.append(
+                {
+                    "length": length,
+                    "variant": name,
+                    "role": study.role(name),
+                    "n": len(sample),
+                    "test_accuracy_mean": mean.estimate,
+                    "test_accuracy_low": max(mean.low, 0.0),
+                    "test_accuracy_high": min(mean.high, 1.0),
+                    **(comparison.difference if comparison else stats.UNKNOWN).in_points(),
+                    "p_holm": comparison.p_holm if comparison else math.nan,
+                    "verdict": comparison.verdict if comparison else "",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def change(study: Study, results: Sequence[RunRecord]) -> pd.DataFrame:
+    """One row per variant: its difference to the baseline at the longest training minus that at the shortest, in points.
+
+    Of seeds that were trained to both lengths. The same test as that of the verdicts, of what each variant gains by the longer
+    training against what the baseline gains; p is corrected by Holm over the confirmatory comparisons. Empty for a single
+    length.
+    """
+    table = _by_length(results)
+    if len(table) < 2:
+        return pd.DataFrame()
+    shortest, longest = min(table), max(table)
+    gains = {
+        name: {seed: table[longest][name][seed] - accuracy for seed, accuracy in sample.items() if seed in there}
+        for name, sample in table[shortest].items()
+        if (there := table[longest].get(name, {}))
+    }
+    ordered = {name: gains[name] for name in study.variants if gains.get(name)}
+    rows = [
+        {
+            "variant": name,
+            "role": study.role(name),
+            "n": len(ordered[name]),
+            "shortest": shortest,
+            "longest": longest,
+            **comparison.difference.in_points(),
+            "p": comparison.p,
+            "p_holm": comparison.p_holm,
+        }
+        for name, comparison in _compared(study, ordered).items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def _by_length(results: Sequence[RunRecord]) -> Mapping[int, Accuracies]:
+    """Test accuracies by length, shortest first, variant and seed."""
+    table: dict[int, Accuracies] = defaultdict(lambda: defaultdict(dict))
+    for record in sorted(results, key=lambda record: record.run.length):
+        table[record.run.length][record.run.variant][record.run.seed] = record.test_accuracy
+    return table
+
+
+def _compared(study: Study, samples: Accuracies) -> dict[str, stats.Comparison]:
+    if study.baseline not in samples:
+        return {}
+    confirmatory = [name for name in samples if study.role(name) == "confirmatory"]
+    return stats.compare(samples, study.baseline, confirmatory, study.margin, checks=False)
