@@ -11,7 +11,15 @@ from nin.spec import DEVICES
 
 def add_study_options(parser: argparse.ArgumentParser) -> None:
     """STUDY, --protocol, --seeds, --variants, --set and --results: which runs are meant, and where they are kept."""
-    parser.add_argument("study", nargs="?", metavar="STUDY", help="a study's name; --list shows them")
+    parser.add_argument("study", nargs="?", metavar="STUDY", help="a study's name (--list shows them) or file")
+    parser.add_argument(
+        "--import",
+        action="append",
+        default=[],
+        dest="imports",
+        metavar="MODULE",
+        help="load a module that adds poolings, trunks, heads, activations or data sets",
+    )
     parser.add_argument("--protocol", default="quick", help="budget: smoke, quick (default), full, d2l or paper")
     parser.add_argument("--seeds", type=int, metavar="N", help="runs per variant (default: the protocol's own number)")
     parser.add_argument("--variants", metavar="A,B", help="only these, and the baseline")

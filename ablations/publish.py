@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ablations.cli import add_study_options
+from ablations.plugins import load_plugins
 from ablations.records import PROVENANCE, RunRecord, Store, write_atomically
 from ablations.reporting.files import covered, write_report
 from ablations.study import Study, asked, command_of, load_study
@@ -89,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError("name a study to publish; python -m ablations.run --list shows them")
     if arguments.seeds is not None or arguments.variants is not None:
         raise ValueError("all runs of a study are published: --seeds and --variants are for ablations.run")
+    load_plugins(arguments.imports)
     study, protocol, overrides = load_study(arguments.study), arguments.protocol, arguments.overrides
     if arguments.tuned:
         tuned = load_tuned(study, protocol, arguments.results, overrides)

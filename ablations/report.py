@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ablations.cli import add_study_options
+from ablations.plugins import load_plugins
 from ablations.records import Store
 from ablations.study import load_study
 from ablations.tuning.winners import load_tuned
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError("name a study to report on; python -m ablations.run --list shows them")
     if arguments.seeds is not None or arguments.variants is not None:
         raise ValueError("a report covers every variant and seed on disk: --seeds and --variants are for ablations.run")
+    load_plugins(arguments.imports)
     study = load_study(arguments.study)
     if arguments.tuned:
         study = load_tuned(study, arguments.protocol, arguments.results, arguments.overrides)

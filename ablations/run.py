@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ablations.cli import add_engine_options, add_study_options, engine_options, names, seconds
+from ablations.plugins import load_plugins
 from ablations.protocols import PROTOCOLS
 from ablations.study import Study, load_study, study_names
 from nin.cli import SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.list:
         return _list_studies()
+    load_plugins(arguments.imports)
     studies = _studies(arguments)
     variants = names(arguments.variants, "variant")
 

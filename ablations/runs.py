@@ -7,6 +7,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 
+from nin.registry import added, digest
 from nin.spec import TRAINER_VERSION, DataSpec, ModelSpec, TrainSpec, changed, choose
 
 Changes = Mapping[str, object]
@@ -19,6 +20,7 @@ class Run:
     """One training, fully resolved. Its identity is what is trained, not what it is called or where it is executed.
 
     trial  its number among those that tune the variant, if it is one of them
+    code   a digest of the code outside this package that adds what the run names, such as its pooling; empty if none does
     """
 
     study: str
@@ -30,16 +32,18 @@ class Run:
     data: DataSpec
     train: TrainSpec
     trial: int | None = None
+    code: str = ""
 
     @property
     def run_id(self) -> str:
-        """16 hexadecimal digits: a hash over network, data, training, seed and the trainer's version.
+        """16 hexadecimal digits: a hash over network, data, training, seed, the trainer's version and code that was added.
 
         Fields at their default are left out, so a new field whose default means what was there before changes no identity.
         A default that changes needs a new trainer version. Precision "auto" is AUTO_IDENTITY, whatever a device makes of it.
         """
         train = replace(self.train, precision=AUTO_IDENTITY) if self.train.precision == "auto" else self.train
         what = [*(_differences(spec) for spec in (self.model, self.data, train)), self.seed, TRAINER_VERSION]
+        what += [self.code] if self.code else []
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -51,12 +55,13 @@ class Run:
     def with_settings(self, settings: Mapping[str, object]) -> "Run":
         """The run with some of its settings changed."""
         changes = by_part(settings)
-        return replace(
+        run = replace(
             self,
             model=changed(self.model, changes["model"]),
             data=changed(self.data, changes["data"]),
             train=changed(self.train, changes["train"]),
         )
+        return replace(run, code=code_of(run.settings))
 
     @property
     def length(self) -> int:
@@ -82,6 +87,22 @@ def parse_length(text: str) -> int:
     if not digits.isdecimal() or int(digits) == 0:
         raise ValueError(f"--lengths {text!r}: must be training images seen, such as 40k or 160000")
     return int(digits) * factor
+
+
+def code_of(settings: Mapping[str, object]) -> str:
+    """The digest of the code that adds what these settings name; empty if all of it is this package's own.
+
+    Raises ValueError for what was added where no worker can import it.
+    """
+    additions = added(settings)
+    for addition in additions:
+        if not addition.digest:
+            raise ValueError(
+                f"{addition.kind} {addition.name!r} was added in a notebook or at a prompt, where no worker can import it: "
+                "write it into a file, such as my_code.py, and import that"
+            )
+    digests = sorted({addition.digest for addition in additions})
+    return digests[0] if len(digests) == 1 else digest("".join(digests).encode())
 
 
 def flat(model: Changes, data: Changes, train: Changes) -> dict[str, object]:

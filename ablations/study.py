@@ -4,11 +4,17 @@ Everything a run needs is resolved here, before anything is executed. Imports no
 """
 
 import importlib
+import os
 import pkgutil
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
 
+import ablations.studies
+from ablations.plugins import imports, load_file
 from ablations.protocols import PROTOCOLS, Protocol
 from ablations.runs import Changes, Run, by_part, flat, length_name, parse_overrides
 from nin.spec import changed, choose
@@ -94,6 +100,7 @@ class Study:
                Declared before the runs, never taken from the runs that are compared
     protocols  those under which the question makes sense
     name, question  set by `load_study`: the file's name, and its docstring's first paragraph
+    file       set by `load_study`: the study's file, where it is none of this package's own
     """
 
     baseline: str
@@ -110,10 +117,25 @@ class Study:
     protocols: tuple[str, ...] = tuple(PROTOCOLS)
     name: str = ""
     question: str = ""
+    file: str = ""
+
+    def __post_init__(self) -> None:
+        choose(self.variants or {"": None}, self.baseline, "baseline")
+        for name, variant in self.variants.items():
+            choose(dict.fromkeys(ROLES), variant.role, f"role of variant {name!r}")
+            if variant.match:
+                choose(self.variants, variant.match.variant, f"variant that {name!r} is matched with")
+        for protocol in self.protocols:
+            choose(PROTOCOLS, protocol, "protocol")
 
     def role(self, variant: str) -> str:
         """One of ROLES."""
         return "baseline" if variant == self.baseline else self.variants[variant].role
+
+    @property
+    def asked_by(self) -> str:
+        """How commands name it: by its file or its name; a tuned one by the name of what was tuned."""
+        return self.file or self.name.removesuffix("-tuned")
 
     def target(self, protocol: str) -> float:
         """Validation accuracy (a fraction) that counts as trained under the protocol."""
@@ -209,17 +231,42 @@ def _of_length(length: int) -> Changes:
 
 def study_names() -> list[str]:
     """Every study there is: one module of `ablations.studies` each."""
-    import ablations.studies
-
     return sorted(module.name for module in pkgutil.iter_modules(ablations.studies.__path__))
 
 
-def load_study(name: str) -> Study:
-    """The study in `ablations/studies/<name>.py`. Raises ValueError naming the nearest if there is none."""
+def load_study(name: str | Path) -> Study:
+    """The study of that name in `ablations/studies`, or in that file: "./my_study.py".
+
+    Raises ValueError, in one line, if there is none (naming the nearest), or the file cannot be executed or sets no STUDY.
+    """
+    if isinstance(name, Path) or name.endswith(".py") or os.sep in name:
+        return _load_file(Path(name))
     choose(dict.fromkeys(study_names()), name, "study")
-    module = importlib.import_module(f"ablations.studies.{name}")
+    return _described(importlib.import_module(f"ablations.studies.{name}"), name)
+
+
+def _load_file(path: Path) -> Study:
+    name = path.stem
+    if path.resolve().parent == Path(ablations.studies.__path__[0]).resolve() and name in study_names():
+        return load_study(name)
+    if not re.fullmatch(r"[\w.-]+", name) or name in study_names():
+        taken = "is the name of a study that there is" if name in study_names() else "cannot name a folder of results"
+        raise ValueError(f"{path}: {name!r} {taken}; rename the file")
+    module = load_file(path)
+    if not isinstance(getattr(module, "STUDY", None), Study):
+        raise ValueError(f"{path} sets no STUDY: a study's file ends in STUDY = Study(baseline=..., variants=...)")
+    study = replace(_described(module, name), file=str(path))
+    if study.published is None:
+        return study
+    published = path.parent / study.published.file
+    if not published.is_file():
+        raise ValueError(f"{path}: there is no file {published}, which its published runs are said to be in")
+    return replace(study, published=replace(study.published, file=str(published.resolve())))
+
+
+def _described(module: ModuleType, name: str) -> Study:
     study: Study = module.STUDY
-    question = (module.__doc__ or "").split("\n\n")[0]
+    question = (module.__doc__ or name).split("\n\n")[0]
     return replace(study, name=name, question=" ".join(question.split()))
 
 
@@ -237,4 +284,5 @@ def asked(study: Study, protocol: str, overrides: Sequence[str] = (), options: S
     """How commands are asked for a study: "heads --protocol quick"; for a tuned one by the name of what was tuned."""
     tuned = ["--tuned"] if study.pairs else []
     changes = [word for override in overrides for word in ("--set", override)]
-    return shlex.join([study.name.removesuffix("-tuned"), "--protocol", protocol, *tuned, *options, *changes])
+    modules = [word for name in imports() for word in ("--import", name)]
+    return shlex.join([study.asked_by, "--protocol", protocol, *tuned, *options, *changes, *modules])

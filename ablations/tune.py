@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ablations.cli import add_engine_options, add_study_options, engine_options, names
+from ablations.plugins import load_plugins
 from ablations.study import load_study
 from ablations.tuning.task import FEW, OBJECTIVES
 from nin.cli import SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with, positive, redacted
@@ -20,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError("name a study to tune; python -m ablations.run --list shows them")
     if arguments.seeds is not None:
         raise ValueError("--seeds is for final runs: a trial has --seeds-per-trial of its own, which never meet those")
+    load_plugins(arguments.imports)
     study = load_study(arguments.study)
     variants = names(arguments.variants, "variant")
 

@@ -4,7 +4,7 @@ Whatever a caller gets wrong is a ValueError of one line, as on the command line
 training needs nothing but torch and rich.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,11 +48,7 @@ def build(
 
     Raises ValueError for a name or value that does not exist, or images that are too small for the network.
     """
-    spec, known_shape = (network, None) if isinstance(network, ModelSpec) else choose(NETWORKS, network, "network")
-    in_shape = in_shape or known_shape
-    if in_shape is None:
-        raise ValueError("in_shape: a ModelSpec does not say the size of its images; name it, such as (1, 28, 28)")
-    return build_model(changed(spec, changes), in_shape, num_classes, seed)
+    return build_model(*_resolved(network, in_shape, changes), num_classes, seed)
 
 
 def layers(
@@ -68,7 +64,7 @@ def layers(
 
     if not isinstance(network, nn.Module):
         with torch.device("meta"):  # which has shapes but no numbers
-            network = build(network, in_shape, num_classes, **changes)
+            network = build_model(*_resolved(network, in_shape, changes), num_classes)
     elif changes:
         raise ValueError(f"{', '.join(changes)}: a network that was built cannot be changed; name it, or give its spec")
     in_shape = in_shape or getattr(network, "in_shape", None)
@@ -77,6 +73,17 @@ def layers(
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     rows = layer_rows(network, torch.zeros(1, *in_shape, device=device))
     return pd.DataFrame([asdict(row) for row in rows])
+
+
+def _resolved(
+    network: str | ModelSpec, in_shape: Shape | None, changes: Mapping[str, object]
+) -> tuple[ModelSpec, Shape]:
+    """The specification with its changes, and the shape of its images."""
+    spec, known_shape = (network, None) if isinstance(network, ModelSpec) else choose(NETWORKS, network, "network")
+    in_shape = in_shape or known_shape
+    if in_shape is None:
+        raise ValueError("in_shape: a ModelSpec does not say the size of its images; name it, such as (1, 28, 28)")
+    return changed(spec, changes), in_shape
 
 
 def load_data(

@@ -10,6 +10,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nin.registry import Registry
 from nin.spec import choose
 
 
@@ -46,15 +47,19 @@ def _everywhere(make: Callable[[int], list[nn.Module]], pieces: int = 1) -> Acti
     return Activation(after=make, between=make, pieces=pieces)
 
 
-ACTIVATIONS: dict[str, Activation] = {
-    "relu": _everywhere(lambda channels: [nn.ReLU(inplace=True)]),
-    # No ReLU between a block's convolutions: they only mix, and the block computes what a single convolution could.
-    "mixing": Activation(after=lambda channels: [nn.ReLU(inplace=True)], between=lambda channels: []),
-    "gelu": _everywhere(lambda channels: [nn.GELU()]),
-    "maxout2": _everywhere(lambda channels: [Maxout(2)], pieces=2),
-    "maxout3": _everywhere(lambda channels: [Maxout(3)], pieces=3),
-    "batchnorm-relu": _everywhere(lambda channels: [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]),
-}
+ACTIVATIONS: Registry[Activation] = Registry(
+    "activation",
+    "model.activation",
+    {
+        "relu": _everywhere(lambda channels: [nn.ReLU(inplace=True)]),
+        # No ReLU between a block's convolutions: they only mix, and the block computes what a single convolution could.
+        "mixing": Activation(after=lambda channels: [nn.ReLU(inplace=True)], between=lambda channels: []),
+        "gelu": _everywhere(lambda channels: [nn.GELU()]),
+        "maxout2": _everywhere(lambda channels: [Maxout(2)], pieces=2),
+        "maxout3": _everywhere(lambda channels: [Maxout(3)], pieces=3),
+        "batchnorm-relu": _everywhere(lambda channels: [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]),
+    },
+)
 
 
 def mlp_conv(

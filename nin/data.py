@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from nin.cli import one_line
 from nin.fetch import DataError, data_root
+from nin.registry import Registry
 from nin.sources import DATASETS, FOLDER, Split, hashed_order, read, shape
 from nin.spec import DataSpec, Shape, choose, stream
 
@@ -147,11 +148,15 @@ def _crop_flip(images_NCHW: Tensor, draws_N3: Tensor) -> Tensor:
 
 
 # From images (n, C, H, W) as bytes and three uniform random numbers each, (n, 3), to images of the same shape.
-AUGMENTATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "none": lambda images_NCHW, draws_N3: images_NCHW,
-    "flip": _flip,
-    "crop-flip": _crop_flip,
-}
+AUGMENTATIONS: Registry[Callable[[Tensor, Tensor], Tensor]] = Registry(
+    "augmentation",
+    "data.augment",
+    {
+        "none": lambda images_NCHW, draws_N3: images_NCHW,
+        "flip": _flip,
+        "crop-flip": _crop_flip,
+    },
+)
 
 
 def load(spec: DataSpec, root: Path | None = None, device: str | torch.device = "cpu") -> ImageData:

@@ -12,6 +12,7 @@ from torch import nn
 from nin.blocks import mlp_channels, mlp_conv, scaled
 from nin.layouts import NIN_LAYOUTS
 from nin.pooling import POOLINGS, GlobalPool
+from nin.registry import Registry
 from nin.spec import ModelSpec, Shape, choose
 
 
@@ -90,11 +91,15 @@ def _fully_connected(num_features: int, num_classes: int, spec: ModelSpec) -> li
     ]
 
 
-HEADS: dict[str, Callable[[Shape, int, ModelSpec], nn.Sequential]] = {
-    "nin": nin_head,
-    "linear": linear_head,
-    "alexnet": alexnet_head,
-    "vgg": vgg_head,
-    "lenet": lenet_head,
-    "mlp": mlp_head,
-}
+HEADS: Registry[Callable[[Shape, int, ModelSpec], nn.Sequential]] = Registry(
+    "head",
+    "model.head",
+    {
+        "nin": nin_head,
+        "linear": linear_head,
+        "alexnet": alexnet_head,
+        "vgg": vgg_head,
+        "lenet": lenet_head,
+        "mlp": mlp_head,
+    },
+)

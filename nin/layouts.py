@@ -6,6 +6,8 @@ Yan, arXiv:1312.4400, and its Caffe definitions).
 
 from dataclasses import dataclass
 
+from nin.registry import Registry
+
 
 @dataclass(frozen=True)
 class NinBlock:
@@ -36,25 +38,31 @@ def _authors(*blocks: NinBlock, class_block: NinBlock) -> NinLayout:
     return NinLayout(blocks, class_block, ceil_pooling=True, dropout_between=True)
 
 
-NIN_LAYOUTS: dict[str, NinLayout] = {
-    "d2l": NinLayout((NinBlock((96,), 11, stride=4), NinBlock((256,), 5, padding=2), NinBlock((384,), 3, padding=1))),
-    "small": NinLayout(
-        (NinBlock((96,), 5, padding=2), NinBlock((192,), 5, padding=2), NinBlock((256,), 3, padding=1)),
-        ceil_pooling=True,
-    ),
-    "cifar": _authors(
-        NinBlock((192, 160, 96), 5, padding=2),
-        NinBlock((192, 192, 192), 5, padding=2),
-        class_block=NinBlock((192, 192), 3, padding=1),
-    ),
-    "svhn": _authors(
-        NinBlock((128, 96, 64), 5, padding=2),
-        NinBlock((320, 256, 128), 5, padding=2),
-        class_block=NinBlock((384, 256), 5, padding=2),
-    ),
-    "mnist": _authors(
-        NinBlock((96, 64, 48), 5, padding=2),
-        NinBlock((128, 96, 48), 5, padding=2),
-        class_block=NinBlock((128, 96), 5, padding=2),
-    ),
-}
+NIN_LAYOUTS: Registry[NinLayout] = Registry(
+    "NiN layout",
+    "model.layout",
+    {
+        "d2l": NinLayout(
+            (NinBlock((96,), 11, stride=4), NinBlock((256,), 5, padding=2), NinBlock((384,), 3, padding=1))
+        ),
+        "small": NinLayout(
+            (NinBlock((96,), 5, padding=2), NinBlock((192,), 5, padding=2), NinBlock((256,), 3, padding=1)),
+            ceil_pooling=True,
+        ),
+        "cifar": _authors(
+            NinBlock((192, 160, 96), 5, padding=2),
+            NinBlock((192, 192, 192), 5, padding=2),
+            class_block=NinBlock((192, 192), 3, padding=1),
+        ),
+        "svhn": _authors(
+            NinBlock((128, 96, 64), 5, padding=2),
+            NinBlock((320, 256, 128), 5, padding=2),
+            class_block=NinBlock((384, 256), 5, padding=2),
+        ),
+        "mnist": _authors(
+            NinBlock((96, 64, 48), 5, padding=2),
+            NinBlock((128, 96, 48), 5, padding=2),
+            class_block=NinBlock((128, 96), 5, padding=2),
+        ),
+    },
+)

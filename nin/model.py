@@ -10,15 +10,20 @@ from torch import Tensor, nn
 
 from nin.blocks import Maxout, weight_layers
 from nin.heads import HEADS
+from nin.registry import Registry
 from nin.spec import ModelSpec, Shape, choose, stream
 from nin.trunks import TRUNKS
 
 # Weights of convolutions and linear layers; biases keep PyTorch's default, as in the textbook's notebooks.
-INITS: dict[str, Callable[[Tensor], Tensor]] = {
-    "xavier": nn.init.xavier_uniform_,
-    "kaiming": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
-    "gaussian": partial(nn.init.normal_, std=0.05),
-}
+INITS: Registry[Callable[[Tensor], Tensor]] = Registry(
+    "init",
+    "model.init",
+    {
+        "xavier": nn.init.xavier_uniform_,
+        "kaiming": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
+        "gaussian": partial(nn.init.normal_, std=0.05),
+    },
+)
 
 
 # E[max^2] of so many standard normal variables, by which maxout raises the variance (of three: 1 + sqrt(3) / (2 pi)).

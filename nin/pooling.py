@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nin.registry import Registry
 from nin.spec import Shape
 
 
@@ -225,18 +226,22 @@ class FlattenPool(GlobalPool):
         return x_NCHW.flatten(1)
 
 
-POOLINGS: dict[str, type[GlobalPool]] = {
-    "average": AveragePool,
-    "max": MaxPool,
-    "avgmax": AvgMaxPool,
-    "concat": ConcatPool,
-    "mixed": MixedPool,
-    "gated": GatedPool,
-    "lse": LogSumExpPool,
-    "gem": GeMPool,
-    "stochastic": StochasticPool,
-    "attention": AttentionPool,
-    "simpool": SimPool,
-    "pyramid": SpatialPyramidPool,
-    "flatten": FlattenPool,
-}
+POOLINGS: Registry[type[GlobalPool]] = Registry(
+    "pooling",
+    "model.pooling",
+    {
+        "average": AveragePool,
+        "max": MaxPool,
+        "avgmax": AvgMaxPool,
+        "concat": ConcatPool,
+        "mixed": MixedPool,
+        "gated": GatedPool,
+        "lse": LogSumExpPool,
+        "gem": GeMPool,
+        "stochastic": StochasticPool,
+        "attention": AttentionPool,
+        "simpool": SimPool,
+        "pyramid": SpatialPyramidPool,
+        "flatten": FlattenPool,
+    },
+)

@@ -15,6 +15,7 @@ from nin.fetch import DataError, data_root, fashion_mnist, fetch_by_torchvision
 from nin.folders import ImageFolder, find
 from nin.images import decode, is_grey
 from nin.images import notes as image_notes
+from nin.registry import Registry
 from nin.spec import DataSpec, Shape, choose, stream
 
 FASHION_MNIST_CLASSES = (
@@ -157,16 +158,20 @@ def _digits(root: Path) -> Source:
     return Source(train, test, tuple(str(digit) for digit in range(10)))
 
 
-DATASETS: dict[str, Dataset] = {
-    "fashion-mnist": Dataset((1, 28, 28), 10, _fashion_mnist),
-    "mnist": Dataset((1, 28, 28), 10, _through_torchvision("MNIST", "MNIST")),
-    "kmnist": Dataset((1, 28, 28), 10, _through_torchvision("KMNIST", "KMNIST")),
-    "cifar-10": Dataset((3, 32, 32), 10, _through_torchvision("CIFAR10", "cifar-10-batches-py")),
-    "cifar-100": Dataset((3, 32, 32), 100, _through_torchvision("CIFAR100", "cifar-100-python")),
-    "svhn": Dataset((3, 32, 32), 10, _through_torchvision("SVHN", "train_32x32.mat", "test_32x32.mat")),
-    "digits": Dataset((1, 8, 8), 10, _digits),
-    "synthetic": Dataset((1, 28, 28), 10, _synthetic),
-}
+DATASETS: Registry[Dataset] = Registry(
+    "data set",
+    "data.name",
+    {
+        "fashion-mnist": Dataset((1, 28, 28), 10, _fashion_mnist),
+        "mnist": Dataset((1, 28, 28), 10, _through_torchvision("MNIST", "MNIST")),
+        "kmnist": Dataset((1, 28, 28), 10, _through_torchvision("KMNIST", "KMNIST")),
+        "cifar-10": Dataset((3, 32, 32), 10, _through_torchvision("CIFAR10", "cifar-10-batches-py")),
+        "cifar-100": Dataset((3, 32, 32), 100, _through_torchvision("CIFAR100", "cifar-100-python")),
+        "svhn": Dataset((3, 32, 32), 10, _through_torchvision("SVHN", "train_32x32.mat", "test_32x32.mat")),
+        "digits": Dataset((1, 8, 8), 10, _digits),
+        "synthetic": Dataset((1, 28, 28), 10, _synthetic),
+    },
+)
 
 
 def read(spec: DataSpec, root: Path) -> Source:

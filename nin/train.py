@@ -26,6 +26,7 @@ from nin.fast import fast_layers, is_finite
 from nin.history import Evaluation, History, Score
 from nin.machine import seconds_between, timestamp
 from nin.precision import autocast, precision_on
+from nin.registry import Registry
 from nin.spec import TRAINER_VERSION, TrainSpec, choose, stream
 
 EVAL_BATCH = 500  # images; larger ones are slower on a CPU, whose caches they leave
@@ -33,21 +34,29 @@ CHANCE_DEVIATIONS = 3  # a network has left chance when its accuracy is this man
 
 ParameterGroups = list[dict[str, object]]
 
-OPTIMIZERS: dict[str, Callable[[ParameterGroups, TrainSpec], Optimizer]] = {
-    "sgd": lambda groups, spec: SGD(
-        groups, spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=True
-    ),
-    "adamw": lambda groups, spec: AdamW(groups, spec.lr, weight_decay=spec.weight_decay, fused=True),
-}
+OPTIMIZERS: Registry[Callable[[ParameterGroups, TrainSpec], Optimizer]] = Registry(
+    "optimizer",
+    "train.optimizer",
+    {
+        "sgd": lambda groups, spec: SGD(
+            groups, spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=True
+        ),
+        "adamw": lambda groups, spec: AdamW(groups, spec.lr, weight_decay=spec.weight_decay, fused=True),
+    },
+)
 
 # Each is stepped after every batch; one-cycle rises for 30 % of the steps and leaves the momentum alone.
-SCHEDULES: dict[str, Callable[[Optimizer, int], LRScheduler]] = {
-    "none": lambda optimizer, steps: LambdaLR(optimizer, lambda _: 1.0),
-    "cosine": lambda optimizer, steps: CosineAnnealingLR(optimizer, T_max=steps),
-    "one-cycle": lambda optimizer, steps: OneCycleLR(
-        optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], total_steps=steps, cycle_momentum=False
-    ),
-}
+SCHEDULES: Registry[Callable[[Optimizer, int], LRScheduler]] = Registry(
+    "schedule",
+    "train.schedule",
+    {
+        "none": lambda optimizer, steps: LambdaLR(optimizer, lambda _: 1.0),
+        "cosine": lambda optimizer, steps: CosineAnnealingLR(optimizer, T_max=steps),
+        "one-cycle": lambda optimizer, steps: OneCycleLR(
+            optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], total_steps=steps, cycle_momentum=False
+        ),
+    },
+)
 
 
 def train(

@@ -12,6 +12,7 @@ from torch import nn
 
 from nin.blocks import mlp_channels, mlp_conv, scaled
 from nin.layouts import NIN_LAYOUTS, NinBlock
+from nin.registry import Registry
 from nin.spec import ModelSpec, choose
 
 # Convolutions of VGG-11 and VGG-16 (Simonyan and Zisserman, arXiv:1409.1556): (how many, channels) between poolings.
@@ -101,11 +102,15 @@ def identity_trunk(in_channels: int, spec: ModelSpec) -> nn.Sequential:
     return nn.Sequential(nn.Identity())
 
 
-TRUNKS: dict[str, Callable[[int, ModelSpec], nn.Sequential]] = {
-    "nin": nin_trunk,
-    "alexnet": alexnet_trunk,
-    "vgg11": vgg_trunk(VGG11),
-    "vgg16": vgg_trunk(VGG16),
-    "lenet": lenet_trunk,
-    "identity": identity_trunk,
-}
+TRUNKS: Registry[Callable[[int, ModelSpec], nn.Sequential]] = Registry(
+    "trunk",
+    "model.trunk",
+    {
+        "nin": nin_trunk,
+        "alexnet": alexnet_trunk,
+        "vgg11": vgg_trunk(VGG11),
+        "vgg16": vgg_trunk(VGG16),
+        "lenet": lenet_trunk,
+        "identity": identity_trunk,
+    },
+)

@@ -42,9 +42,13 @@ ONLY = {
 ONLY_IN_NIN = {"pandas": ("nin.api", "nin.history")}
 
 # All that a package imports when it is imported, beside the standard library. Listing studies loads no torch.
-STUDIES = ("nin.settings", "nin.spec", "ablations.protocols", "ablations.runs", "ablations.studies", "ablations.study")
+STUDIES = (
+    *("nin.registry", "nin.settings", "nin.spec"),
+    *("ablations.plugins", "ablations.protocols", "ablations.runs", "ablations.studies", "ablations.study"),
+)
 NOTHING_ELSE_THAN = {
     "nin.spec": (),
+    "nin.registry": (),
     "nin.settings": ("nin.spec",),
     "nin.history": (),
     "nin.cli": ("nin.__version__",),
@@ -53,8 +57,9 @@ NOTHING_ELSE_THAN = {
     "nin.export": ("nin.cli",),
     "nin.predict": ("nin.cli",),
     "nin.cam": ("nin.cli",),
+    "ablations.plugins": ("nin.registry",),
     "ablations.protocols": STUDIES,
-    "ablations.runs": ("nin.spec",),
+    "ablations.runs": ("nin.registry", "nin.spec"),
     "ablations.study": STUDIES,
     "ablations.studies": STUDIES,
 }

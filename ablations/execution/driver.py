@@ -14,7 +14,7 @@ from rich.console import Console
 from ablations.execution.claims import Claims
 from ablations.execution.engines import Ended, Engine, Event, Failed, Progressed, Started, Warned
 from ablations.execution.progress import Display, warn
-from ablations.execution.worker import code_commit, environment
+from ablations.execution.worker import code_commit, environment_of
 from ablations.records import RunRecord, Store
 from ablations.runs import Run
 from ablations.tracking.tracker import Tracker
@@ -192,7 +192,7 @@ def failed_record(event: Failed, device: str) -> RunRecord:
         params_trunk=network.params_trunk,
         params_head=network.params_head,
         gflops=network.gflops,
-        environment=environment(device, code_commit()),
+        environment=environment_of(event.run, device, code_commit()),
         error=redacted(event.error),
         error_detail=redacted(event.detail),
     )

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ablations import plugins
+
 if TYPE_CHECKING:
     from ablations.execution.engines import Engine
 
@@ -52,6 +54,7 @@ def make_engine(options: EngineOptions, results: Path, keep_weights: bool = Fals
         commit=code_commit(),
         keep_weights=keep_weights,
         pause_at=pause_at,
+        plugins=plugins.for_workers(),
     )
     if options.engine == "local":
         from ablations.execution.engines.local import LocalEngine
@@ -61,9 +64,10 @@ def make_engine(options: EngineOptions, results: Path, keep_weights: bool = Fals
         return LocalEngine(partial(task, device=device), workers, options.time_limit, device)
     if importlib.util.find_spec("ray") is None:
         raise ValueError("--engine ray: Ray is not installed; pip install '.[ray]'")
-    from ablations.execution.engines.ray import RayEngine, connect
+    from ablations.execution.engines.ray import PACKAGES, RayEngine, connect
 
-    has_gpus = connect(options.address or os.environ.get("RAY_ADDRESS"), (options.workers or 1) * options.threads)
+    address, cpus = options.address or os.environ.get("RAY_ADDRESS"), (options.workers or 1) * options.threads
+    has_gpus = connect(address, cpus, [*PACKAGES, *plugins.package_folders()])
     device = ("cuda" if has_gpus else "cpu") if options.device == "auto" else options.device
     return RayEngine(
         partial(task, device=device),

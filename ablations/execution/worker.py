@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache, lru_cache
@@ -17,14 +17,16 @@ from pathlib import Path
 
 import torch
 
+from ablations.plugins import Plugin, install, module_label
 from ablations.records import Executed, RunRecord, Store, pack_correctness
-from ablations.runs import Run
+from ablations.runs import Run, code_of
 from nin.data import AUGMENTATIONS, ImageData, load
 from nin.history import Evaluation
 from nin.machine import device_name
 from nin.memory import training_memory
 from nin.model import build_model
 from nin.precision import precision_on, slow_precision
+from nin.registry import added
 from nin.sizes import NetworkSize, size
 from nin.spec import DataSpec, ModelSpec, TrainSpec, choose
 from nin.train import OPTIMIZERS, SCHEDULES, Grid, evaluate, train
@@ -43,6 +45,7 @@ def execute(
     results: Path | None = None,
     commit: str | None = None,
     pause_at: float = 0,
+    plugins: Sequence[Plugin] = (),
 ) -> Executed:
     """Train and test one network; `on_eval` hears of each point of its learning curve. The trained network is handed back if
     `keep_weights` says so.
@@ -54,10 +57,14 @@ def execute(
     pause_at  share of the run's training images after which it pauses (`nin.train.train`), at 1 before it is a result: what
               is handed back then is none, and the test set was not read
     commit    of this code, where a worker's copy of it does not know; else it is looked up
+    plugins   code outside this package that adds what the run names, to be loaded first
 
-    The test set is read once, here, after the last step. Raises whatever training raises; a loss that is not finite and a
-    network that never leaves chance are outcomes, not errors.
+    The test set is read once, here, after the last step. Raises ValueError if that code is another version here, and whatever
+    training raises; a loss that is not finite and a network that never leaves chance are outcomes, not errors.
     """
+    install(plugins)
+    if code_of(run.settings) != run.code:
+        raise ValueError("the code that adds what this run names has changed since its command began: call it again")
     torch.set_num_threads(threads)
     if advice := slow_precision(device, run.train.precision):
         warnings.warn(advice, stacklevel=2)
@@ -77,7 +84,7 @@ def execute(
         params_trunk=network.params_trunk,
         params_head=network.params_head,
         gflops=network.gflops,
-        environment=environment(device, code_commit() if commit is None else commit)
+        environment=environment_of(run, device, code_commit() if commit is None else commit)
         | {"precision": precision_on(device, run.train.precision)},
         val_accuracy=last.val_accuracy,
         dead_classes=last.dead_classes,
@@ -141,6 +148,12 @@ def load_cached(spec: DataSpec, device: str) -> ImageData:
 def _memory(model: ModelSpec, data: DataSpec, train: TrainSpec, device: str) -> int:
     """Measured once for all seeds of a process that share their data: it does not depend on the numbers."""
     return training_memory(model, load_cached(data, device), train)
+
+
+def environment_of(run: Run, device: str, commit: str) -> dict[str, str]:
+    """Where a run was executed, and the code outside this package that adds what it names: each file with its digest."""
+    plugins = sorted({f"{module_label(addition.module)} {addition.digest}" for addition in added(run.settings)})
+    return environment(device, commit) | ({"plugins": ", ".join(plugins)} if plugins else {})
 
 
 @lru_cache

@@ -67,7 +67,7 @@ def write_report(study: Study, protocol: str, store: Store, overrides: Sequence[
     if not records:
         raise ValueError(
             f"no runs of study {study.name!r} under {protocol!r} in {store.folder}: "
-            f"make them with python -m ablations.run {study.name} --protocol {protocol}"
+            f"make them with python -m ablations.run {study.asked_by} --protocol {protocol}"
         )
     others = len(store.run_ids()) - len(records) - len(damaged)
     notes = [*damaged]

@@ -118,7 +118,7 @@ def tune_study(
             ended = [run for task in tasks for trial in task.trials.get_trials() for run in task.runs_of(trial)]
         if report.winners:
             path = tuned_path(request.results, study.name, request.protocol)
-            again = f"python -m ablations.run {study.name} --protocol {request.protocol} --tuned"
+            again = f"python -m ablations.run {study.asked_by} --protocol {request.protocol} --tuned"
             print_line(f"tuned:   {path}; train it with {again}")
         if study.searches and study.baseline in report.winners:
             found = store.folder / "best.json"

@@ -206,7 +206,8 @@ def test_a_data_root_that_cannot_be_read_is_one_line(root: Path, monkeypatch: py
     def forbidden(root: Path) -> Any:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setitem(DATASETS, "mnist", replace(DATASETS["mnist"], read=forbidden))
+    known = {**DATASETS, "mnist": replace(DATASETS["mnist"], read=forbidden)}
+    monkeypatch.setattr("nin.sources.DATASETS", known)
     with pytest.raises(DataError, match=r"cannot be read from .*Permission denied.*NIN_DATA") as caught:
         load(DataSpec(name="mnist"), root)
     one_line(caught)
@@ -510,7 +511,7 @@ def numbered(monkeypatch: pytest.MonkeyPatch, num_train: int, num_test: int) -> 
 
     classes = tuple("abcdefghij")
     source = Dataset((1, 4, 4), 10, lambda root: Source(split(num_train), split(num_test), classes))
-    monkeypatch.setitem(DATASETS, "synthetic", source)
+    monkeypatch.setattr("nin.sources.DATASETS", {**DATASETS, "synthetic": source})
 
 
 def numbers(images_NCHW: Tensor) -> list[int]:

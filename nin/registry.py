@@ -1,0 +1,84 @@
+"""Registries: what a name in a specification stands for, and what other code has added to them. Standard library only.
+
+`POOLINGS["mine"] = MyPooling`, in any module, adds a pooling. A name that exists already is an error, unless the same module adds
+it anew, as a notebook's cell does that is run twice.
+"""
+
+import hashlib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+SCRIPT = "__main__"  # the module that was started; in a spawned process it is imported under the second name
+SPAWNED_SCRIPT = "__mp_main__"
+DIGITS = 16  # hexadecimal, of a digest
+
+
+@dataclass(frozen=True)
+class Addition:
+    """A name that code outside this package has added.
+
+    module  that added it
+    digest  of that module's source, or of its whole package; empty where there is no source, as at a prompt
+    """
+
+    kind: str
+    name: str
+    module: str
+    digest: str
+
+
+ADDITIONS: dict[tuple[str, str], Addition] = {}  # by the field of a run ("model.pooling") and the name
+
+
+class Registry(dict[str, T]):
+    """What the names of one kind stand for; `field` is where a run names one ("model.pooling")."""
+
+    def __init__(self, kind: str, field: str, entries: Mapping[str, T]) -> None:
+        super().__init__(entries)
+        self.kind = kind
+        self.field = field
+
+    def __setitem__(self, name: str, value: T) -> None:
+        """Add a name. Raises ValueError if it exists already and is not this module's own."""
+        adding = sys._getframe(1).f_globals
+        module = SCRIPT if adding["__name__"] == SPAWNED_SCRIPT else adding["__name__"]
+        known = ADDITIONS.get((self.field, name))
+        if name in self and (known is None or known.module != module):
+            raise ValueError(f"{self.kind} {name!r} exists already; choose another name")
+        super().__setitem__(name, value)
+        ADDITIONS[self.field, name] = Addition(self.kind, name, module, digest(source_of(adding)))
+
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(name)
+        ADDITIONS.pop((self.field, name), None)
+
+
+def added(settings: Mapping[str, object]) -> list[Addition]:
+    """Those additions that a run of these settings uses."""
+    return [ADDITIONS[key] for key in settings.items() if key in ADDITIONS]
+
+
+def digest(source: bytes) -> str:
+    """16 hexadecimal digits of SHA-256; empty for no source."""
+    return hashlib.sha256(source).hexdigest()[:DIGITS] if source else ""
+
+
+def source_of(module: Mapping[str, Any]) -> bytes:
+    """The source of a module, given what it defines: its file's, or all files' of the package it is in; empty if it has none.
+
+    Code that came here without its file brings its source along, in `__source__`.
+    """
+    if "__source__" in module:
+        return str(module["__source__"]).encode()
+    package = sys.modules.get(str(module["__name__"]).partition(".")[0], ModuleType(""))
+    folders = [Path(folder) for folder in getattr(package, "__path__", [])]
+    files = sorted(file for folder in folders for file in folder.rglob("*.py"))
+    if not files and module.get("__file__"):
+        files = [Path(module["__file__"])]
+    return b"\0".join(file.read_bytes() for file in files if file.is_file())
