@@ -8,13 +8,14 @@ from rich.table import Table
 
 from ablations.analysis import stats
 from ablations.execution import worker
+from ablations.execution.data import prepare
 from ablations.execution.launch import default_workers
 from ablations.execution.progress import say
 from ablations.protocols import PROTOCOLS
 from ablations.records import Store
 from ablations.reporting.files import covered
 from ablations.runs import Run
-from ablations.session import Part, Request, find_part, network_sizes
+from ablations.session import Part, Request, find_part
 from ablations.study import Study
 from nin.machine import choose_device
 
@@ -39,7 +40,7 @@ def detectable_line(study: Study, runs: Sequence[Run], store: Store) -> str:
     protocol = PROTOCOLS[runs[0].protocol]
     num_seeds = len({run.seed for run in runs})
     num_comparisons = len({run.variant for run in runs if run.role == "confirmatory"})
-    records, _ = covered(study, protocol.name, store)
+    records = covered(study, protocol.name, store).records
     groups = {name: [r for r in records if r.is_result and r.run.variant == name] for name in study.variants}
     kept = [
         [r.test_accuracy for r in group]
@@ -62,7 +63,7 @@ def detectable_line(study: Study, runs: Sequence[Run], store: Store) -> str:
 
 def _print_plan(part: Part, device: str, threads: int, console: Console) -> float:
     """What would be trained, how large it is, and how long it takes by a short timed probe; all its seconds, one run at a time."""
-    sizes = network_sizes(part.runs)
+    sizes = prepare(part.runs, console)
     table = Table("variant", "role", "runs to do", "parameters", "trunk", "head", "GFLOP/image", "minutes/run")
     for column in table.columns[2:]:
         column.justify = "right"

@@ -26,7 +26,7 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
     Raises ValueError if there are none, or if one is damaged or failed: what is published is whole.
     """
     source = Store(results, study.name, protocol)
-    records, damaged = covered(study, protocol, source, overrides)
+    records, damaged, _ = covered(study, protocol, source, overrides)
     unfit = damaged + [f"{record.run.label} failed: {record.error}" for record in records if not record.is_result]
     if unfit or not records:
         raise ValueError(

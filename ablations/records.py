@@ -1,5 +1,6 @@
 """What is known of a run, and the folder it is kept in: `<results>/<study>/<protocol>/runs/<run_id>.json`,
-and beside it `weights/<run_id>.safetensors` where the weights were to be kept.
+and beside it `weights/<run_id>.safetensors` where the weights were to be kept. Results of data that have changed since are
+under `superseded/`, which nobody reads.
 
 Records are written whole or not at all; a reader never sees half of one. `runs_frame` and `curves_frame` make the tables
 that plots, reports and people read.
@@ -11,6 +12,7 @@ import math
 import os
 import uuid
 from collections.abc import Container, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -122,6 +124,7 @@ class Store:
         self.runs_folder = self.folder / "runs"
         self.weights_folder = self.folder / "weights"
         self.checkpoints_folder = self.folder / "checkpoints"
+        self.superseded_folder = self.folder / "superseded"
 
     @property
     def is_published(self) -> bool:
@@ -143,6 +146,17 @@ class Store:
         for file in self.checkpoints_folder.glob("*.pt*"):
             if file.name.partition(".")[0] in run_ids:
                 file.unlink(missing_ok=True)
+
+    def set_aside(self, record: RunRecord) -> None:
+        """Move a result that rests on other data out of the way, with its weights, into a folder named after that data."""
+        on_disk = self.read_all([record.run])[0].get(record.run_id)
+        if on_disk is None or on_disk.data_checksum != record.data_checksum:
+            return  # another driver was here
+        folder = self.superseded_folder / record.data_checksum[:12]
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (self._path(record.run_id), self._weights_path(record.run_id)):
+            with suppress(FileNotFoundError):
+                path.replace(folder / path.name)
 
     def write_weights(self, run_id: str, weights: bytes) -> None:
         """Keep the weights of that run, the content of a safetensors file (`nin.weights`)."""

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ablations.execution.data import of_other_data, prepare
 from ablations.execution.driver import CommonFailureError, drive
 from ablations.execution.engines import Engine
 from ablations.execution.launch import EngineOptions, make_engine, require_writable
 from ablations.execution.progress import say, warn
 from ablations.execution.signals import OutOfTimeError, handle_signals, time_limit
-from ablations.execution.worker import load_cached, network_size
 from ablations.records import RunRecord, Store
 from ablations.reporting.files import Report, write_report
 from ablations.reporting.terminal import print_summary
@@ -29,7 +29,6 @@ from ablations.study import Study
 from ablations.tracking.mlflow_tree import open_tracker
 from ablations.tracking.tracker import Tracker, finish
 from ablations.tuning.winners import load_tuned
-from nin.sizes import NetworkSize
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,7 @@ class Part:
     """One study's part in a call: its runs, those of them that are to be executed, and where all are kept.
 
     adopted  of a tuned study, what the plain one has of these runs: those that tuning did not change are the same
+    outdated  results of these runs that rest on other data than is there now; they are among the missing
     """
 
     study: Study
@@ -69,6 +69,7 @@ class Part:
     missing: Sequence[Run]
     store: Store
     adopted: Sequence[RunRecord] = ()
+    outdated: Sequence[RunRecord] = ()
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,12 @@ def run_studies(
     """
     parts = [find_part(study, request) for study in studies]
     missing = sorted((run for part in parts for run in part.missing), key=lambda run: run.seed)
-    network_sizes(missing)
+    prepare(missing, console)
     engine = make_engine(request.engine, request.results, keep_weights=request.keep_weights) if missing else None
     require_writable(request.results)
     for part in parts:
+        for record in part.outdated:
+            part.store.set_aside(record)
         for record in part.adopted:
             part.store.write(record)
         part.store.checkpoints_folder.mkdir(parents=True, exist_ok=True)
@@ -173,23 +176,24 @@ def find_part(study: Study, request: Request) -> Part:
     records, damaged = store.read_all(runs)
     for line in damaged:
         warn(line)
-    finished = {run_id for run_id, record in records.items() if record.is_result}
+    outdated = of_other_data(records.values())
+    for name in {record.run.data.name for record in outdated}:
+        num_runs = sum(record.run.data.name == name for record in outdated)
+        warn(
+            f"{num_runs} finished runs of {study.name} rest on other images or labels than {name} holds now: they are trained "
+            f"again, and what there was is kept in {store.superseded_folder}"
+        )
+    old = {record.run_id for record in outdated}
+    finished = {run_id for run_id, record in records.items() if record.is_result and run_id not in old}
     others = plain.read_all(runs)[0].values() if request.tuned else ()
     adopted = [record for record in others if record.is_result and record.run_id not in finished]
+    old |= {record.run_id for record in of_other_data(adopted)}
+    adopted = [record for record in adopted if record.run_id not in old]
     finished |= {record.run_id for record in adopted}
     done = {run_id for run_id in finished if store.is_whole(run_id)}
     if finished != done:
         print(f"{len(finished - done)} finished runs have no weights and are trained again for them")
-    return Part(study, runs, [run for run in runs if run.run_id not in done], store, adopted)
-
-
-def network_sizes(runs: Sequence[Run]) -> dict[str, NetworkSize]:
-    """Parameters and FLOPs by run_id. Loads the data once, here, so that workers find it; checks every name in the runs."""
-    by_variant: dict[tuple[str, str], NetworkSize] = {}
-    for run in runs:
-        if (run.study, run.variant) not in by_variant:
-            by_variant[run.study, run.variant] = network_size(run, load_cached(run.data, "cpu"))
-    return {run.run_id: by_variant[run.study, run.variant] for run in runs}
+    return Part(study, runs, [run for run in runs if run.run_id not in done], store, adopted, outdated)
 
 
 def _execute(

@@ -64,11 +64,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set that we know: its images' shape and number of classes before it is read, and how to read it."""
+    """A data set that we know: its images' shape and number of classes before it is read, and how to read it.
+
+    is_fixed  whether it is always the same: made here, or compared with published checksums whenever it is read
+    """
 
     in_shape: Shape
     num_classes: int
     read: Callable[[Path], Source]
+    is_fixed: bool = False
 
 
 def _fashion_mnist(root: Path) -> Source:
@@ -158,20 +162,33 @@ def _digits(root: Path) -> Source:
     return Source(train, test, tuple(str(digit) for digit in range(10)))
 
 
+<<<<<<< HEAD
 DATASETS: Registry[Dataset] = Registry(
     "data set",
     "data.name",
     {
-        "fashion-mnist": Dataset((1, 28, 28), 10, _fashion_mnist),
+        "fashion-mnist": Dataset((1, 28, 28), 10, _fashion_mnist, is_fixed=True),
         "mnist": Dataset((1, 28, 28), 10, _through_torchvision("MNIST", "MNIST")),
         "kmnist": Dataset((1, 28, 28), 10, _through_torchvision("KMNIST", "KMNIST")),
-        "cifar-10": Dataset((3, 32, 32), 10, _through_torchvision("CIFAR10", "cifar-10-batches-py")),
-        "cifar-100": Dataset((3, 32, 32), 100, _through_torchvision("CIFAR100", "cifar-100-python")),
-        "svhn": Dataset((3, 32, 32), 10, _through_torchvision("SVHN", "train_32x32.mat", "test_32x32.mat")),
+        "cifar-10": Dataset((3, 32, 32), 10, _through_torchvision("CIFAR10", "cifar-10-batches-py"), is_fixed=True),
+        "cifar-100": Dataset((3, 32, 32), 100, _through_torchvision("CIFAR100", "cifar-100-python"), is_fixed=True),
+        "svhn": Dataset((3, 32, 32), 10, _through_torchvision("SVHN", "train_32x32.mat", "test_32x32.mat"), is_fixed=True),
         "digits": Dataset((1, 8, 8), 10, _digits),
-        "synthetic": Dataset((1, 28, 28), 10, _synthetic),
+        "synthetic": Dataset((1, 28, 28), 10, _synthetic, is_fixed=True),
     },
 )
+=======
+DATASETS: dict[str, Dataset] = {
+    "fashion-mnist": Dataset((1, 28, 28), 10, _fashion_mnist, is_fixed=True, is_fixed=True),
+    "mnist": Dataset((1, 28, 28), 10, _through_torchvision("MNIST", "MNIST")),
+    "kmnist": Dataset((1, 28, 28), 10, _through_torchvision("KMNIST", "KMNIST")),
+    "cifar-10": Dataset((3, 32, 32), 10, _through_torchvision("CIFAR10", "cifar-10-batches-py"), is_fixed=True, is_fixed=True),
+    "cifar-100": Dataset((3, 32, 32), 100, _through_torchvision("CIFAR100", "cifar-100-python"), is_fixed=True, is_fixed=True),
+    "svhn": Dataset((3, 32, 32), 10, _through_torchvision("SVHN", "train_32x32.mat", "test_32x32.mat"), is_fixed=True, is_fixed=True),
+    "digits": Dataset((1, 8, 8), 10, _digits),
+    "synthetic": Dataset((1, 28, 28), 10, _synthetic, is_fixed=True, is_fixed=True),
+}
+>>>>>>> data
 
 
 def read(spec: DataSpec, root: Path) -> Source:
@@ -197,6 +214,11 @@ def shape(spec: DataSpec, root: Path | None = None) -> tuple[Shape, int]:
     dataset = choose(DATASETS, spec.name, "data set")
     channels, height, width = dataset.in_shape
     return (channels, spec.image_size or height, spec.image_size or width), dataset.num_classes
+
+
+def can_change(name: str) -> bool:
+    """Whether a data set may hold other images or labels tomorrow under the same name, as a folder may."""
+    return name not in DATASETS or not DATASETS[name].is_fixed
 
 
 def hashed_order(name: str, count: int) -> Tensor:

@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -84,19 +84,21 @@ LAYERS = (
 ROWS = (("nin.spec",), ("nin.blocks", "nin.pooling"), ("nin.heads", "nin.trunks"), ("nin.model",))
 
 
-def imports(source: str, only_at_import: bool = False, type_checking: bool = True) -> Iterator[str]:
+@cache  # each source is looked at for many reasons
+def imports(source: str, only_at_import: bool = False, type_checking: bool = True) -> list[str]:
     """Full dotted names ("nin.spec.ModelSpec"); `only_at_import` leaves out functions and `if TYPE_CHECKING`.
 
     `type_checking=False` leaves out the latter alone.
     """
     nodes: list[ast.AST] = [ast.parse(source)]
+    found: list[str] = []
     while nodes:
         node = nodes.pop()
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
         elif only_at_import and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         elif (
@@ -107,6 +109,7 @@ def imports(source: str, only_at_import: bool = False, type_checking: bool = Tru
             nodes += node.orelse
         else:
             nodes += ast.iter_child_nodes(node)
+    return found
 
 
 def module_of(name: str) -> str:
@@ -184,7 +187,7 @@ def test_all_known_modules_are_visited() -> None:
     ],
 )
 def test_imports_are_found_wherever_they_stand(source: str, at_import: list[str]) -> None:
-    assert list(imports(source, only_at_import=True)) == at_import
+    assert imports(source, only_at_import=True) == at_import
     assert any(within(name, ("mlflow", "ablations")) for name in imports(source))
 
 

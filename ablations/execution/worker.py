@@ -29,7 +29,7 @@ from nin.precision import precision_on, slow_precision
 from nin.registry import added
 from nin.sizes import NetworkSize, size
 from nin.spec import DataSpec, ModelSpec, TrainSpec, choose
-from nin.train import OPTIMIZERS, SCHEDULES, Grid, evaluate, train
+from nin.train import OPTIMIZERS, SCHEDULES, Grid, evaluate, require_batches, train
 from nin.weights import Card, to_bytes
 
 PROBED_STEPS = 4
@@ -135,7 +135,10 @@ def network_size(run: Run, data: ImageData) -> NetworkSize:
     choose(OPTIMIZERS, run.train.optimizer, "optimizer")
     choose(SCHEDULES, run.train.schedule, "schedule")
     choose(AUGMENTATIONS, run.data.augment, "augmentation")
-    return size(run.model, data.in_shape, data.num_classes)
+    network = size(run.model, data.in_shape, data.num_classes)
+    with torch.device("meta"):
+        require_batches(build_model(run.model, data.in_shape, data.num_classes), len(data.train.labels), run.train)
+    return network
 
 
 @lru_cache(maxsize=2)

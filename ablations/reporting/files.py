@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ablations.records import RunRecord, Store, curves_frame, runs_frame, write_atomically
 from ablations.runs import Run
 from ablations.study import Study
+from nin.spec import DataSpec
 
 if TYPE_CHECKING:
     from ablations.analysis.summary import Summary
@@ -35,16 +36,23 @@ class Report:
     damaged: Sequence[str]
 
 
-def covered(
-    study: Study, protocol: str, store: Store, overrides: Sequence[str] = ()
-) -> tuple[list[RunRecord], list[str]]:
-    """Records of the study's own runs, every variant and seed on disk, and a line for each record that is damaged.
+class Covered(NamedTuple):
+    """Records that a report covers, a line for each that is damaged and on those of older data, and the number of all others."""
 
-    Runs made with other settings (`--set`) have other identities and are not among them.
+    records: list[RunRecord]
+    notes: list[str]
+    num_others: int
+
+
+def covered(study: Study, protocol: str, store: Store, overrides: Sequence[str] = ()) -> Covered:
+    """Find the records of the study's own runs, every variant and seed on disk.
+
+    Runs made with other settings (`--set`) have other identities and are not among them. Nor are results of one data set that
+    rest on other images or labels than the newest: means would be taken over two data sets.
     """
     on_disk = set(store.run_ids())
     if not on_disk:
-        return [], []  # before controls are solved, which takes seconds
+        return Covered([], [], 0)  # before controls are solved, which takes seconds
     first = study.expand(protocol, 1, overrides=overrides)
     runs: list[Run] = []
     last_seen = 0
@@ -54,8 +62,26 @@ def covered(
         last_seen = seed if found else last_seen
         if seed - last_seen >= SEED_GAP:
             break
-    records, damaged = store.read_all(runs)
-    return list(records.values()), damaged
+    read, notes = store.read_all(runs)
+    records = list(read.values())
+    older = _of_older_data(records)
+    for name in sorted({record.run.data.name for record in older}):
+        num_older = sum(record.run.data.name == name for record in older)
+        notes.append(
+            f"{num_older} runs in {store.runs_folder} rest on other images or labels of {name} than the newest: they are not "
+            "covered; the command that made them trains them again"
+        )
+    left_out = {record.run_id for record in older}
+    return Covered([record for record in records if record.run_id not in left_out], notes, len(on_disk) - len(runs))
+
+
+def _of_older_data(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """Results whose data had another checksum than the newest result of the same specification of data."""
+    newest: dict[DataSpec, str] = {}
+    results = [record for record in records if record.is_result and record.data_checksum]
+    for record in sorted(results, key=lambda record: record.started_at):
+        newest[record.run.data.for_seed(record.run.seed)] = record.data_checksum
+    return [record for record in results if record.data_checksum != newest[record.run.data.for_seed(record.run.seed)]]
 
 
 def write_report(study: Study, protocol: str, store: Store, overrides: Sequence[str] = (), anew: bool = True) -> Report:
@@ -63,13 +89,12 @@ def write_report(study: Study, protocol: str, store: Store, overrides: Sequence[
 
     Raises ValueError if there is no record to report on.
     """
-    records, damaged = covered(study, protocol, store, overrides)
+    records, damaged, others = covered(study, protocol, store, overrides)
     if not records:
         raise ValueError(
             f"no runs of study {study.name!r} under {protocol!r} in {store.folder}: "
             f"make them with python -m ablations.run {study.asked_by} --protocol {protocol}"
         )
-    others = len(store.run_ids()) - len(records) - len(damaged)
     notes = [*damaged]
     if others:
         notes.append(

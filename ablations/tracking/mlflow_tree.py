@@ -47,6 +47,7 @@ BLACK = "#000000"
 ENDED = {"failed": "FAILED"}  # all else ends as "FINISHED"
 BATCH = 1000  # metrics in one request, the most that MLflow takes
 LONGEST_TAG = 5000  # characters
+LONGEST_DIGEST = 36  # characters of a data set's checksum
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # what a tracking URI starts with if no server is in between
 UI = "http://127.0.0.1:5000"  # where `make ui` listens, on the database that it opens unless told otherwise:
 UI_DATABASE = "sqlite:///results/mlflow.db"
@@ -90,7 +91,7 @@ def open_tracker(
 
 @dataclass
 class _Node:
-    """A run of MLflow's, as far as it is known here. `started` is in milliseconds since 1970."""
+    """A run of MLflow's, as far as it is known here. `started` is in milliseconds since 1970; `data` is its checksum's start."""
 
     mlflow_id: str
     tags: dict[str, str]
@@ -98,6 +99,7 @@ class _Node:
     started: int
     has_metrics: bool = False
     logged: set[int] = field(default_factory=set)  # points of the curve that were sent, by examples
+    data: str = ""
 
     @property
     def is_running(self) -> bool:
@@ -143,7 +145,9 @@ class MlflowTracker(Tracker):
         node, ended = self._open.pop(record.run_id, None), _now()
         if node is None:
             earlier = self._nodes.get(("seed", record.run_id))
-            if earlier and (earlier.status in ("FINISHED", ENDED.get(record.status)) or _is_of_another_driver(earlier)):
+            ended_so = ("FINISHED", ENDED.get(record.status))
+            is_same = earlier and earlier.data in ("", record.data_checksum[:LONGEST_DIGEST])
+            if earlier and ((is_same and earlier.status in ended_so) or _is_of_another_driver(earlier)):
                 return
             started, ended = _times(record)
             node = self._start(record.run, started)
@@ -227,6 +231,8 @@ class MlflowTracker(Tracker):
             if identity is None:
                 continue  # somebody else's
             node = _Node(info.run_id, tags, info.status, info.start_time, bool(logged.data.metrics))
+            inputs = logged.inputs.dataset_inputs if logged.inputs else []
+            node.data = inputs[0].dataset.digest if level == "seed" and inputs else ""
             node = ours.get(node.mlflow_id, node)
             if level == "seed" and node.is_running and node.mlflow_id not in ours and _driver_lives(node) is False:
                 self._interrupt(node)
@@ -366,7 +372,7 @@ class MlflowTracker(Tracker):
         self._client.log_inputs(
             node.mlflow_id,
             [
-                DatasetInput(Dataset(name, checksum[:36], "local", json.dumps({"name": name})), context)
+                DatasetInput(Dataset(name, checksum[:LONGEST_DIGEST], "local", json.dumps({"name": name})), context)
                 for name, checksum in {(record.run.data.name, record.data_checksum) for record in records}
             ],
         )

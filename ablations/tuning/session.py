@@ -10,11 +10,12 @@ import optuna
 from filelock import FileLock
 from rich.console import Console
 
+from ablations.execution.data import prepare
 from ablations.execution.engines import Engine
 from ablations.execution.launch import EngineOptions, make_engine, require_writable
 from ablations.execution.progress import say, warn
 from ablations.execution.signals import handle_signals
-from ablations.execution.worker import load_cached, network_size
+from ablations.execution.worker import load_cached
 from ablations.records import Store, write_atomically
 from ablations.study import Study
 from ablations.tracking.mlflow_tree import open_tracker
@@ -25,6 +26,7 @@ from ablations.tuning.storage import StorageClaims, one_line_errors, open_storag
 from ablations.tuning.task import OBJECTIVES, find_or_create_task
 from ablations.tuning.winners import tuned_path, tuning_name
 from nin.cli import redacted
+from nin.sources import can_change
 
 # Where `make dashboard` listens, and the storage that it opens unless told otherwise
 DASHBOARD, DASHBOARD_STORAGE = "http://127.0.0.1:8080", "sqlite:///results/optuna.db"
@@ -73,8 +75,7 @@ def tune_study(
             "it: set some training images aside with --set data.val_examples=5000"
         )
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    for run in runs:  # here, so that no trial is spent on a name that does not exist, and workers find the data
-        network_size(run, load_cached(run.data, "cpu"))
+    prepare(runs, console)  # here, so that no trial is spent on a name that does not exist, and workers find the data
     require_writable(request.results)
     tuning = replace(study, name=tuning_name(study.name), question=f"Tuning of: {study.question}")
     runs = tuple(replace(run, study=tuning.name) for run in runs)  # whose checkpoints are kept there
@@ -93,6 +94,7 @@ def tune_study(
                 objective=request.objective,
                 num_trials=request.trials,
                 seeds=request.seeds_per_trial,
+                data=load_cached(run.data, "cpu").checksum if can_change(run.data.name) else "",
             )
             for run in runs
         ]

@@ -112,8 +112,12 @@ def find_or_create_task(
     objective: str,
     num_trials: int,
     seeds: int,
+    data: str = "",
 ) -> Task:
-    """The variant's Optuna study, found again or made. Raises ValueError if what is there was tuned otherwise."""
+    """The variant's Optuna study, found again or made. Raises ValueError if what is there was tuned otherwise.
+
+    data  the checksum of data that may change under its name, such as a folder's
+    """
     import optuna
 
     directions: list[Literal["minimize", "maximize"]]
@@ -127,12 +131,14 @@ def find_or_create_task(
         "base": run.settings,
         "space": json.loads(json.dumps({key: asdict(each) for key, each in space.items()})),
         "seeds_per_trial": seeds,
+        "data": data,
     }
     with one_line_errors(url, "nothing in it was changed"):
         trials = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
         if "settings" not in trials.user_attrs:
             trials.set_user_attr("settings", settings)
         before = trials.user_attrs["settings"]
+    before.setdefault("data", data)  # of trials from before it was kept
     for key, now in settings.items():
         if before.get(key) != now:
             raise ValueError(

@@ -155,7 +155,7 @@ def test_reports_of_every_kind_come_out_byte_for_byte(name: str, tmp_path: Path)
 def test_published_runs_in_bf16_are_as_accurate_as_in_float32() -> None:
     """Equivalent by two one-sided tests at 0.3 points: what lets protocols train in bf16."""
     study = load_study("precision")
-    records, _ = covered(study, "quick", Store(REFERENCE, "precision", "quick"))
+    records = covered(study, "quick", Store(REFERENCE, "precision", "quick")).records
     samples = {
         name: {record.run.seed: record.test_accuracy for record in records if record.run.variant == name}
         for name in study.variants

@@ -180,7 +180,7 @@ def test_every_seed_on_disk_is_covered_whatever_is_missing_between(tmp_path: Pat
     for run in NUM_1X1.expand("smoke", 20):
         if run.seed in (3, 19):
             store.write(plain(run))
-    records, damaged = covered(NUM_1X1, "smoke", store)
+    records, damaged, _ = covered(NUM_1X1, "smoke", store)
     assert {record.run.seed for record in records} == {3, 19}
     assert len(records) == len(store.run_ids())
     assert damaged == []

@@ -283,6 +283,14 @@ def test_means_are_made_anew_when_a_seed_is_added(tracked: Tracked) -> None:
     assert {run.data.tags["mlflow.parentRunId"] for run in tracked.logged("seed")} == {variant.info.run_id}
 
 
+def test_a_run_that_was_trained_again_on_other_data_takes_the_place_of_the_old_one(tracked: Tracked) -> None:
+    run = tracked.runs(seeds=1)[0]
+    tracked.track([record_of(run, test_accuracy=0.5, data_checksum="1" * 64)])
+    tracked.track([record_of(run, test_accuracy=0.7, data_checksum="2" * 64, started_at="2026-01-02T00:00:00+00:00")])
+    assert tracked.one("seed").data.metrics["test/accuracy"] == 0.7
+    assert tracked.one("variant").data.metrics["test/accuracy"] == 0.7
+
+
 def test_what_was_changed_in_every_run_makes_other_variants(tracked: Tracked) -> None:
     changed = ["train.lr=0.001"]
     tracked.track(record_of(run, test_accuracy=0.8) for run in tracked.runs())

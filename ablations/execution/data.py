@@ -1,0 +1,70 @@
+"""What is done about data before runs are executed: load it once, say what is in it, find results that rest on other data."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+
+from ablations.execution.progress import say, warn
+from ablations.execution.worker import load_cached, network_size
+from ablations.records import RunRecord
+from ablations.runs import Run
+from nin.data import ImageData
+from nin.sizes import NetworkSize
+from nin.sources import can_change
+from nin.spec import DataSpec
+
+
+def prepare(runs: Sequence[Run], console: Console) -> dict[str, NetworkSize]:
+    """Load the data of runs, so that workers find it, and say what a person should know of it; their sizes by run_id.
+
+    Raises ValueError for anything in a run that does not exist or fit.
+    """
+    by_variant: dict[tuple[str, str], NetworkSize] = {}
+    said = set[str]()
+    for run in runs:
+        if (run.study, run.variant) in by_variant:
+            continue
+        data = load_cached(run.data, "cpu")
+        by_variant[run.study, run.variant] = network_size(run, data)
+        summary, remarks = data.notes[:1], [*data.notes[1:], *_remarks(run, data)]
+        for line in (line for line in summary if line not in said):
+            say(console, line)
+        for line in (line for line in remarks if line not in said):
+            warn(line)
+        said.update([*summary, *remarks])
+    return {run.run_id: by_variant[run.study, run.variant] for run in runs}
+
+
+def _remarks(run: Run, data: ImageData) -> list[str]:
+    num_images = len(data.train.labels)
+    if run.train.batch_size <= num_images:
+        return []
+    return [
+        f"train.batch_size={run.train.batch_size:,} is more than the {num_images:,} training images of {data.name}: "
+        "every step takes all of them"
+    ]
+
+
+def of_other_data(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """Those of the results that were trained on other data than is found under its name now.
+
+    A data set that cannot be loaded any more is a warning: its results are all that is left.
+    """
+    load_cached.cache_clear()  # a notebook may have asked before, and its user have mended files since
+    by_data: dict[DataSpec, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        if record.is_result and record.data_checksum and can_change(record.run.data.name):
+            by_data[record.run.data.for_seed(record.run.seed)].append(record)
+    found: list[RunRecord] = []
+    unknown = set[str]()
+    for spec, results in by_data.items():
+        try:
+            checksum = load_cached(spec, "cpu").checksum
+        except ValueError as error:
+            if spec.name not in unknown:
+                warn(f"nobody can tell whether results rest on {spec.name} as it is now: {error}")
+            unknown.add(spec.name)
+        else:
+            found += [record for record in results if record.data_checksum != checksum]
+    return found
