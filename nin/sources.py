@@ -162,7 +162,6 @@ def _digits(root: Path) -> Source:
     return Source(train, test, tuple(str(digit) for digit in range(10)))
 
 
-<<<<<<< HEAD
 DATASETS: Registry[Dataset] = Registry(
     "data set",
     "data.name",
@@ -172,23 +171,13 @@ DATASETS: Registry[Dataset] = Registry(
         "kmnist": Dataset((1, 28, 28), 10, _through_torchvision("KMNIST", "KMNIST")),
         "cifar-10": Dataset((3, 32, 32), 10, _through_torchvision("CIFAR10", "cifar-10-batches-py"), is_fixed=True),
         "cifar-100": Dataset((3, 32, 32), 100, _through_torchvision("CIFAR100", "cifar-100-python"), is_fixed=True),
-        "svhn": Dataset((3, 32, 32), 10, _through_torchvision("SVHN", "train_32x32.mat", "test_32x32.mat"), is_fixed=True),
+        "svhn": Dataset(
+            (3, 32, 32), 10, _through_torchvision("SVHN", "train_32x32.mat", "test_32x32.mat"), is_fixed=True
+        ),
         "digits": Dataset((1, 8, 8), 10, _digits),
         "synthetic": Dataset((1, 28, 28), 10, _synthetic, is_fixed=True),
     },
 )
-=======
-DATASETS: dict[str, Dataset] = {
-    "fashion-mnist": Dataset((1, 28, 28), 10, _fashion_mnist, is_fixed=True, is_fixed=True),
-    "mnist": Dataset((1, 28, 28), 10, _through_torchvision("MNIST", "MNIST")),
-    "kmnist": Dataset((1, 28, 28), 10, _through_torchvision("KMNIST", "KMNIST")),
-    "cifar-10": Dataset((3, 32, 32), 10, _through_torchvision("CIFAR10", "cifar-10-batches-py"), is_fixed=True, is_fixed=True),
-    "cifar-100": Dataset((3, 32, 32), 100, _through_torchvision("CIFAR100", "cifar-100-python"), is_fixed=True, is_fixed=True),
-    "svhn": Dataset((3, 32, 32), 10, _through_torchvision("SVHN", "train_32x32.mat", "test_32x32.mat"), is_fixed=True, is_fixed=True),
-    "digits": Dataset((1, 8, 8), 10, _digits),
-    "synthetic": Dataset((1, 28, 28), 10, _synthetic, is_fixed=True, is_fixed=True),
-}
->>>>>>> data
 
 
 def read(spec: DataSpec, root: Path) -> Source:
