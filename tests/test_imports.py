@@ -77,6 +77,7 @@ LAYERS = (
     ("ablations.studies", "ablations.study"),
     ("ablations.controls",),
     ("ablations.runs", "ablations.protocols"),
+    ("ablations.plugins",),
     ("nin",),
 )
 
