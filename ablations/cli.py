@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 from ablations.execution.launch import EngineOptions
+from ablations.runs import parse_length
 from nin.cli import positive
 from nin.spec import DEVICES
 
@@ -23,6 +24,9 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--protocol", default="quick", help="budget: smoke, quick (default), full, d2l or paper")
     parser.add_argument("--seeds", type=int, metavar="N", help="runs per variant (default: the protocol's own number)")
     parser.add_argument("--variants", metavar="A,B", help="only these, and the baseline")
+    parser.add_argument(
+        "--lengths", metavar="A,B", help="only these of the protocol's training lengths, in images, such as 40k,160k"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -85,6 +89,12 @@ def names(text: str | None, kind: str) -> list[str] | None:
     if not found:
         raise ValueError(f"{text!r} names no {kind}")
     return found
+
+
+def lengths(text: str | None) -> list[int] | None:
+    """[40000, 160000] from "40k,160k"; None stays None. Raises ValueError for what is no length."""
+    found = names(text, "length")
+    return None if found is None else [parse_length(length) for length in found]
 
 
 def seconds(text: str) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from ablations.analysis import stats
+from ablations.analysis import planning, stats
 from ablations.execution import worker
 from ablations.execution.data import prepare
 from ablations.execution.launch import default_workers
@@ -14,7 +14,7 @@ from ablations.execution.progress import say
 from ablations.protocols import PROTOCOLS
 from ablations.records import Store
 from ablations.reporting.files import covered
-from ablations.runs import Run
+from ablations.runs import Run, length_name
 from ablations.session import Part, Request, find_part
 from ablations.study import Study
 from nin.machine import choose_device
@@ -40,7 +40,8 @@ def detectable_line(study: Study, runs: Sequence[Run], store: Store) -> str:
     protocol = PROTOCOLS[runs[0].protocol]
     num_seeds = len({run.seed for run in runs})
     num_comparisons = len({run.variant for run in runs if run.role == "confirmatory"})
-    records = covered(study, protocol.name, store).records
+    longest = max(run.length for run in runs)
+    records = [record for record in covered(study, protocol.name, store).records if record.run.length == longest]
     groups = {name: [r for r in records if r.is_result and r.run.variant == name] for name in study.variants}
     kept = [
         [r.test_accuracy for r in group]
@@ -51,7 +52,7 @@ def detectable_line(study: Study, runs: Sequence[Run], store: Store) -> str:
     sd = stats.pooled_sd(kept)
     source = "measured in the runs there are" if sd > 0 else "assumed"
     sd = sd if sd > 0 else protocol.assumed_sd
-    found = stats.detectable_difference(sd, num_seeds, max(1, num_comparisons))
+    found = planning.detectable_difference(planning.sd_of_difference(sd), num_seeds, max(1, num_comparisons))
     if math.isnan(found):
         return "with one seed no difference can be told from chance"
     size = f"differences of {100 * found:.2f} points or more" if found <= 1 else "no difference that there can be"
@@ -68,8 +69,8 @@ def _print_plan(part: Part, device: str, threads: int, console: Console) -> floa
     for column in table.columns[2:]:
         column.justify = "right"
     total = 0.0
-    for run in {run.variant: run for run in part.runs}.values():
-        to_do = sum(other.variant == run.variant for other in part.missing)
+    for run in {(run.variant, run.length): run for run in part.runs}.values():
+        to_do = sum((other.variant, other.length) == (run.variant, run.length) for other in part.missing)
         network = sizes[run.run_id]
         try:
             seconds_each = worker.probe(run, device, threads)
@@ -77,7 +78,7 @@ def _print_plan(part: Part, device: str, threads: int, console: Console) -> floa
             raise ValueError(f"variant {run.variant!r} cannot be trained here: {error}") from error
         total += seconds_each * to_do
         table.add_row(
-            run.variant,
+            f"{run.variant} {length_name(run.length)}" if run.length else run.variant,
             run.role,
             str(to_do),
             f"{network.params:,}",

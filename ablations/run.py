@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ablations.cli import add_engine_options, add_study_options, engine_options, names, seconds
+from ablations.cli import add_engine_options, add_study_options, engine_options, lengths, names, seconds
 from ablations.plugins import load_plugins
 from ablations.protocols import PROTOCOLS
 from ablations.study import Study, load_study, study_names
@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         protocol=arguments.protocol,
         seeds=arguments.seeds,
         variants=variants,
+        lengths=lengths(arguments.lengths),
         overrides=arguments.overrides,
         results=arguments.results,
         engine=engine_options(arguments),

@@ -37,6 +37,7 @@ class Request:
 
     seeds         runs per variant; None: the protocol's own number
     variants      only these, and the baseline; of one study alone
+    lengths       those of the protocol's training lengths, in images, that are asked for; None: all
     overrides     changes to every run, such as "train.lr=0.05"
     budget        seconds of training, after which the next call goes on
     retries       of a run that failed
@@ -47,6 +48,7 @@ class Request:
     protocol: str = "quick"
     seeds: int | None = None
     variants: Sequence[str] | None = None
+    lengths: Sequence[int] | None = None
     overrides: Sequence[str] = ()
     results: Path = Path("results")
     engine: EngineOptions = field(default_factory=EngineOptions)
@@ -60,7 +62,7 @@ class Request:
 class Part:
     """One study's part in a call: its runs, those of them that are to be executed, and where all are kept.
 
-    adopted  of a tuned study, what the plain one has of these runs: those that tuning did not change are the same
+    adopted  what other studies in the same folder of results have of these runs
     outdated  results of these runs that rest on other data than is there now; they are among the missing
     """
 
@@ -163,11 +165,10 @@ def find_part(study: Study, request: Request) -> Part:
     Raises ValueError for runs that cannot be, or a folder of published results.
     """
     variants = request.variants
-    plain = Store(request.results, study.name, request.protocol)
     if request.tuned:
         study = load_tuned(study, request.protocol, request.results, request.overrides, variants)
         variants = None
-    runs = study.expand(request.protocol, request.seeds, variants, request.overrides)
+    runs = study.expand(request.protocol, request.seeds, variants, request.overrides, request.lengths)
     store = Store(request.results, study.name, request.protocol, request.keep_weights)
     if store.is_published:
         raise ValueError(
@@ -185,8 +186,7 @@ def find_part(study: Study, request: Request) -> Part:
         )
     old = {record.run_id for record in outdated}
     finished = {run_id for run_id, record in records.items() if record.is_result and run_id not in old}
-    others = plain.read_all(runs)[0].values() if request.tuned else ()
-    adopted = [record for record in others if record.is_result and record.run_id not in finished]
+    adopted = _elsewhere([run for run in runs if run.run_id not in finished], store)
     old |= {record.run_id for record in of_other_data(adopted)}
     adopted = [record for record in adopted if record.run_id not in old]
     finished |= {record.run_id for record in adopted}
@@ -194,6 +194,20 @@ def find_part(study: Study, request: Request) -> Part:
     if finished != done:
         print(f"{len(finished - done)} finished runs have no weights and are trained again for them")
     return Part(study, runs, [run for run in runs if run.run_id not in done], store, adopted, outdated)
+
+
+def _elsewhere(runs: Sequence[Run], store: Store) -> list[RunRecord]:
+    """What other studies under the same protocol have of these runs: a run is what is trained, not the study that asks for it."""
+    found: dict[str, RunRecord] = {}
+    for folder in sorted(store.folder.parent.parent.glob(f"*/{store.folder.name}")):
+        other = Store(folder.parent.parent, folder.parent.name, folder.name)
+        if other.folder == store.folder or other.is_published:
+            continue
+        there = set(other.run_ids()) - found.keys()
+        for record in other.read_all(run for run in runs if run.run_id in there)[0].values():
+            if record.is_result:
+                found[record.run_id] = record
+    return list(found.values())
 
 
 def _execute(

@@ -276,6 +276,9 @@ def command_of(study: Study, runs: Sequence[Run], overrides: Sequence[str] = ())
     options = []
     if not study.pairs and {run.variant for run in study.expand(protocol, 1, overrides=overrides)} - there:
         options += ["--variants", ",".join(name for name in study.variants if name in there)]
+    lengths = sorted({run.length for run in runs})
+    if lengths != [0] and not set(PROTOCOLS[protocol].lengths) <= set(lengths):
+        options += ["--lengths", ",".join(map(length_name, lengths))]
     options += ["--seeds", str(1 + max(run.seed for run in runs))]
     return f"python -m ablations.run {asked(study, protocol, overrides, options)}"
 

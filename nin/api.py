@@ -166,5 +166,5 @@ def probabilities(
         device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
         return nin.model.predict(network, images.to(device)).cpu()
     if not isinstance(images, Tensor):
-        images = nin.predict.read_images([Path(path) for path in images], network.card.image_shape, invert)
+        images, _ = nin.predict.read_images([Path(path) for path in images], network.card.image_shape, invert)
     return nin.predict.probabilities(network, images)

@@ -74,15 +74,6 @@ def _precisions_text(records: Sequence[RunRecord]) -> str:
     return f"**computed in different precisions ({listed([f'{name}: {runs[name]} runs' for name in sorted(runs)])})**"
 
 
-def _precisions_text(records: Sequence[RunRecord]) -> str:
-    """ "bf16", or that runs which ask for one precision were computed in several, as on machines of different kinds."""
-    runs = Counter(record.precision for record in records)
-    asked = {(record.run.settings["train.precision"], record.precision) for record in records}
-    if len(asked) == len({question for question, _ in asked}):
-        return listed(sorted(runs))
-    return f"**computed in different precisions ({listed([f'{name}: {runs[name]} runs' for name in sorted(runs)])})**"
-
-
 def _tuning_fact(study: Study) -> str:
     if study.pairs:
         return "Variants marked as tuned have parameters of training found by tuning, the rest the protocol's, the same for all"

@@ -264,10 +264,10 @@ def _length_sections(study: Study, summary: Summary) -> list[str]:
         rows.append(row)
     return [
         "## With the length of training",
-        f"Difference to {study.baseline} in points of test accuracy (of the baseline its accuracy), n seeds, 95 % intervals, after "
-        "each length of training in images. Each length is a training of its own with a whole schedule; p is corrected by Holm within "
-        "each. The study's verdict is that of the longest. A change is the difference at the longest minus that at the shortest, paired by "
-        "seed, by the same test.",
+        f"Difference to {study.baseline} in points of test accuracy (of the baseline its accuracy), n seeds and 95 % intervals, after "
+        "each length of training in images. Each length is a training of its own with a whole schedule. p is corrected by Holm "
+        "within each. The study's verdict is that of the longest. A change is the difference at the longest minus that at the "
+        "shortest, paired by seed, by the same test.",
         markdown_table(rows),
     ]
 

@@ -146,13 +146,13 @@ def test_several_studies_share_a_budget_and_go_on_from_where_it_ended(
     monkeypatch.setattr("ablations.session.handle_signals", lambda: None)
     monkeypatch.setattr("ablations.reporting.figures.FIGURES", {})
     monkeypatch.setattr("ablations.session.open_tracker", lambda *_: Tracker())
-    studies = ["class_block,nonlinearity", "--protocol", "smoke", "--results", str(tmp_path)]
+    studies = ["class_block,label_noise", "--protocol", "smoke", "--results", str(tmp_path)]
     assert run.main([*studies, "--budget", "5s"]) == 0
-    assert "the time is up: 25 of 30 runs are left; the same command goes on" in capsys.readouterr().out
+    assert "the time is up: 27 of 32 runs are left; the same command goes on" in capsys.readouterr().out
     assert len(contents(tmp_path)) == 5
     monkeypatch.setattr(time, "sleep", lambda _: None)
     assert run.main(studies) == 0
-    assert "30 runs, 5 done, 25 to do" in capsys.readouterr().out
+    assert "32 runs, 5 done, 27 to do" in capsys.readouterr().out
     assert len(contents(tmp_path)) == 30
     assert [each.seed for each in executed] == [0] * 15 + [1] * 15
     assert {each.study for each in executed[:15]} == {"class_block", "nonlinearity"}

@@ -116,3 +116,24 @@ def test_finishing_logs_what_is_missing_before_it_closes_and_says_where_to_look(
 
     finish(Told(), [plain(NUM_1X1.expand("smoke", 1)[0])], tmp_path / "smoke", told.append)
     assert told == ["1 records", "files of smoke", "FINISHED", "MLflow:  here"]
+
+
+def test_a_run_that_another_study_has_finished_is_taken_over(toy: Toy, tmp_path: Path) -> None:
+    """The baseline of both studies is one network, trained alike."""
+    run_studies([NUM_1X1], request(tmp_path), Console(quiet=True))
+    trained = len(toy.executed)
+    part = find_part(load_study("heads"), Request("smoke", seeds=2, variants=["nin+alexnet"], results=tmp_path))
+    assert {(record.run.study, record.run.variant) for record in part.adopted} == {("heads", "nin+nin")}
+    assert {run.variant for run in part.missing} == {"nin+alexnet"}
+    run_studies(
+        [load_study("heads")],
+        Request("smoke", seeds=2, variants=["nin+alexnet"], results=tmp_path),
+        Console(quiet=True),
+    )
+    assert {run.variant for run in toy.executed[trained:]} == {"nin+alexnet"}
+
+
+def test_published_results_of_another_study_are_not_taken_over(toy: Toy, tmp_path: Path) -> None:
+    run_studies([NUM_1X1], request(tmp_path), Console(quiet=True))
+    (tmp_path / "num_1x1/smoke/PROVENANCE.md").touch()
+    assert not find_part(load_study("heads"), Request("smoke", results=tmp_path)).adopted

@@ -1,13 +1,10 @@
 """A verdict goes with its length of training: the longest decides, and how a difference changes stands beside it."""
 
-from dataclasses import replace
-
 import pytest
 from builders import record_of
 
 from ablations.analysis import lengths
 from ablations.analysis.summary import summarise
-from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord
 from ablations.reporting.answer import first_sentence
 from ablations.reporting.sections import sections
@@ -16,7 +13,7 @@ from ablations.study import Study, Variant
 STUDY = Study(
     baseline="2x",
     variants={"2x": Variant(), "0x": Variant(model={"num_1x1": 0}), "3x": Variant(model={"num_1x1": 3})},
-    protocols=("long",),
+    protocols=("digits",),
     name="counts",
     question="How many?",
 )
@@ -27,70 +24,67 @@ DIFFERENCES = {"2x": (0.0, 0.0), "0x": (3.14, 0.45), "3x": (-2.8, -0.1)}
 
 
 @pytest.fixture
-def records(monkeypatch: pytest.MonkeyPatch) -> list[RunRecord]:
-    monkeypatch.setitem(
-        PROTOCOLS, "long", replace(PROTOCOLS["smoke"], name="long", lengths=(40_000, 232_000), seeds=len(NOISE))
-    )
+def records() -> list[RunRecord]:
     return [
         record_of(
             run,
-            test_accuracy=(0.83 if run.length == 40_000 else 0.894)
-            + DIFFERENCES[run.variant][run.length > 40_000] / 100
+            test_accuracy=(0.83 if run.length == 10_000 else 0.894)
+            + DIFFERENCES[run.variant][run.length > 10_000] / 100
             + NOISE[run.seed]
-            + EXTRA[run.variant] * ((run.seed + (run.length > 40_000)) % 3 - 1),
+            + EXTRA[run.variant] * ((run.seed + (run.length > 10_000)) % 3 - 1),
             examples_seen=run.length,
         )
-        for run in STUDY.expand("long")
+        for run in STUDY.expand("digits", len(NOISE))
     ]
 
 
 def test_the_verdict_is_that_of_the_longest_training(records: list[RunRecord]) -> None:
-    summary = summarise(STUDY, "long", records)
-    assert summary.length == 232_000
+    summary = summarise(STUDY, "digits", records)
+    assert summary.length == 40_000
     differences = dict(zip(summary.variants["variant"], summary.variants["difference"], strict=True))
     assert differences["0x"] == pytest.approx(0.45, abs=0.03)
-    assert summary.examples == (232_000, 232_000)
+    assert summary.examples == (40_000, 40_000)
 
 
 def test_differences_stand_at_every_length_and_what_was_seen_early_does_not_hold(records: list[RunRecord]) -> None:
     table = lengths.by_length(STUDY, records).set_index(["length", "variant"])
-    assert list(table.loc[40_000].index) == ["2x", "0x", "3x"]
-    assert table.loc[(40_000, "0x"), "verdict"] == "better"
-    assert table.loc[(40_000, "3x"), "verdict"] == "worse"
-    assert table.loc[(232_000, "3x"), "verdict"] == "equivalent"
-    assert table.loc[(40_000, "0x"), "difference"] == pytest.approx(3.14, abs=0.03)
+    assert list(table.loc[10_000].index) == ["2x", "0x", "3x"]
+    assert table.loc[(10_000, "0x"), "verdict"] == "better"
+    assert table.loc[(10_000, "3x"), "verdict"] == "worse"
+    assert table.loc[(40_000, "3x"), "verdict"] == "equivalent"
+    assert table.loc[(10_000, "0x"), "difference"] == pytest.approx(3.14, abs=0.03)
 
 
 def test_a_change_is_paired_by_seed_and_has_an_interval(records: list[RunRecord]) -> None:
     row = lengths.change(STUDY, records).set_index("variant").loc["0x"]
-    assert (row["shortest"], row["longest"], row["n"]) == (40_000, 232_000, 5)
+    assert (row["shortest"], row["longest"], row["n"]) == (10_000, 40_000, 5)
     assert row["difference"] == pytest.approx(0.45 - 3.14, abs=0.05)
     assert row["difference_low"] <= row["difference"] <= row["difference_high"]
 
 
 def test_a_seed_that_lacks_a_length_is_left_out_of_the_change(records: list[RunRecord]) -> None:
-    some = [r for r in records if not (r.run.seed == 4 and r.run.variant == "0x" and r.run.length == 232_000)]
+    some = [r for r in records if not (r.run.seed == 4 and r.run.variant == "0x" and r.run.length == 40_000)]
     assert lengths.change(STUDY, some).set_index("variant").loc["0x", "n"] == 4
-    assert lengths.by_length(STUDY, some).set_index(["length", "variant"]).loc[(232_000, "0x"), "n"] == 4
+    assert lengths.by_length(STUDY, some).set_index(["length", "variant"]).loc[(40_000, "0x"), "n"] == 4
 
 
 def test_a_longest_training_without_a_variant_to_compare_decides_nothing_yet(records: list[RunRecord]) -> None:
-    some = [record for record in records if record.run.length == 40_000 or record.run.variant == "2x"]
-    assert lengths.of_verdicts(STUDY, some) == 40_000
+    some = [record for record in records if record.run.length == 10_000 or record.run.variant == "2x"]
+    assert lengths.of_verdicts(STUDY, some) == 10_000
 
 
 def test_one_length_has_no_table_of_lengths(records: list[RunRecord]) -> None:
-    short = [record for record in records if record.run.length == 40_000]
+    short = [record for record in records if record.run.length == 10_000]
     assert not len(lengths.by_length(STUDY, short))
     assert not len(lengths.change(STUDY, short))
 
 
 def test_the_lead_sentence_and_the_report_say_after_how_many_images(records: list[RunRecord]) -> None:
-    summary = summarise(STUDY, "long", records)
-    answer = first_sentence(STUDY, "long", summary)
-    assert "after 232,000 training images" in answer
-    parts = sections(STUDY, "long", records, summary, [("difference_against_images", "x")], answer, (), ())
+    summary = summarise(STUDY, "digits", records)
+    answer = first_sentence(STUDY, "digits", summary)
+    assert "after 40,000 training images" in answer
+    parts = sections(STUDY, "digits", records, summary, [("difference_against_images", "x")], answer, (), ())
     assert parts[2].startswith("![")
-    (table,) = (part for part in parts if "after 40k" in part)
-    assert "after 232k" in table
+    (table,) = (part for part in parts if "after 10k" in part)
+    assert "after 40k" in table
     assert "+3.13" in table
