@@ -1,13 +1,14 @@
 """Seeds added in looks that are declared beforehand, each comparison until it is decided.
 
-A group-sequential design: at each look the primary test of `ablations.analysis.moderated` is read at a nominal level, such
-that all looks together spend alpha, by the function of Lan and DeMets (1983) that resembles O'Brien and Fleming's design: little at
-the first looks, where few seeds make the tails of a test unreliable. p-values of t tests are read at these levels as those of normal ones are (the significance-level approach of
-Jennison and Turnbull 2000, section 3.8). Holm's correction is combined with looks as Maurer and Bretz (2013) do: a
-comparison is read at the levels of alpha divided by the differences that are not found yet, at this look.
+A group-sequential design. At each look the primary test of `ablations.analysis.moderated` is read at a nominal level, such that
+all looks together spend alpha, by the function of Lan and DeMets (1983) that resembles O'Brien and Fleming's design: little
+at the first looks, where few seeds make the tails of a test unreliable. p-values of t tests are read at these levels as those
+of normal ones are (the significance-level approach of Jennison and Turnbull 2000, section 3.8). Holm's correction is
+combined with looks as Maurer and Bretz (2013) do: at each look a comparison is read at the levels of alpha divided by the
+number of differences not found yet.
 
-Stopping as futile is not binding: it only ever lowers the error. Estimates after stopping are median unbiased in the stagewise
-order (Jennison and Turnbull 2000, section 8.4), as far as stops at a difference go.
+Stopping as futile is not binding: it is no claim. Estimates after stopping are median unbiased in the stagewise order
+(Jennison and Turnbull 2000, section 8.4), as far as stops at a difference go.
 """
 
 import math
