@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import special
 
 Array = NDArray[np.float64]
 NAN = math.nan
@@ -36,7 +36,7 @@ Method = Literal["moderated", "paired", "welch"]
 
 
 @dataclass(frozen=True)
-class Test:
+class PrimaryTest:
     """A variant against the baseline; nan where the data decide nothing.
 
     estimate   variant minus baseline
@@ -68,7 +68,7 @@ class Test:
         """Ends of the confidence interval of the difference."""
         if not self.error > 0:
             return NAN, NAN
-        half = float(stats.t.ppf((1 + confidence) / 2, self.freedom)) * self.error
+        half = float(special.stdtrit(self.freedom, (1 + confidence) / 2)) * self.error
         return self.estimate - half, self.estimate + half
 
     @property
@@ -77,7 +77,7 @@ class Test:
         return self.error * math.sqrt(self.num_seeds)
 
 
-UNKNOWN = Test(NAN, NAN, NAN, 0, "welch")
+UNKNOWN = PrimaryTest(NAN, NAN, NAN, 0, "welch")
 
 
 def moderate(accuracies: ArrayLike) -> tuple[Array, Array]:
@@ -110,7 +110,9 @@ def moderate(accuracies: ArrayLike) -> tuple[Array, Array]:
     return np.maximum(variance, OWN * floored), np.broadcast_to(freedom, seen.shape).copy()
 
 
-def paired_tests(samples: Mapping[str, Mapping[int, float]], baseline: str, family: Collection[str]) -> dict[str, Test]:
+def paired_tests(
+    samples: Mapping[str, Mapping[int, float]], baseline: str, family: Collection[str]
+) -> dict[str, PrimaryTest]:
     """Tests of the `family` against the baseline; `samples` are accuracies by variant and seed.
 
     A variant's variance is moderated together with those of the family that have all the seeds which it shares with the baseline.
@@ -120,7 +122,7 @@ def paired_tests(samples: Mapping[str, Mapping[int, float]], baseline: str, fami
     family = [name for name in family if name in samples and name != baseline]
     shared = {name: tuple(sorted(samples[name].keys() & base.keys())) for name in family}
     finite = {name for name in family if np.isfinite([samples[name][seed] for seed in shared[name]]).all()}
-    tests: dict[str, Test] = {}
+    tests: dict[str, PrimaryTest] = {}
     for seeds in dict.fromkeys(shared.values()):
         ours = [name for name in family if shared[name] == seeds]
         peers = [name for name in family if name in finite and samples[name].keys() >= set(seeds)]
@@ -141,22 +143,22 @@ def paired_tests(samples: Mapping[str, Mapping[int, float]], baseline: str, fami
                 else:
                     difference = float((values[k + 1] - values[0]).mean())
                     error = math.sqrt(variance[k] / len(seeds))
-                    tests[name] = Test(difference, error, float(freedom[k]), len(seeds), method)
+                    tests[name] = PrimaryTest(difference, error, float(freedom[k]), len(seeds), method)
     return {name: tests[name] for name in family}
 
 
-def welch_test(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Test:
+def welch_test(variant: Mapping[int, float], baseline: Mapping[int, float]) -> PrimaryTest:
     """Welch's test of all runs, paired or not; only the difference where a side has one run, or neither varies."""
     x, y = (np.array(list(sample.values()), dtype=float) for sample in (variant, baseline))
     num = min(len(x), len(y))
     difference = float(x.mean() - y.mean()) if num else NAN
     if num < 2 or not np.isfinite([*x, *y]).all():
-        return Test(difference, NAN, NAN, num, "welch")
+        return PrimaryTest(difference, NAN, NAN, num, "welch")
     parts = np.array([x.var(ddof=1) / len(x), y.var(ddof=1) / len(y)])
     if not parts.sum() > (ROUNDING * max(np.abs(x).max(), np.abs(y).max())) ** 2:
-        return Test(difference, NAN, NAN, num, "welch")
+        return PrimaryTest(difference, NAN, NAN, num, "welch")
     freedom = parts.sum() ** 2 / (parts[0] ** 2 / (len(x) - 1) + parts[1] ** 2 / (len(y) - 1))
-    return Test(difference, math.sqrt(parts.sum()), float(freedom), num, "welch")
+    return PrimaryTest(difference, math.sqrt(parts.sum()), float(freedom), num, "welch")
 
 
 def _residual_variance(y: Array) -> Array:
@@ -187,6 +189,6 @@ def inverse_trigamma(values: ArrayLike) -> Array:
     x = np.asarray(values, dtype=float)
     y = 0.5 + 1 / x
     for _ in range(NEWTON_STEPS):
-        trigamma = special.polygamma(1, y)
-        y = y + trigamma * (1 - trigamma / x) / special.polygamma(2, y)
+        trigamma = special.zeta(2, y)
+        y = y + trigamma * (1 - trigamma / x) / (-2 * special.zeta(3, y))
     return np.asarray(y)

@@ -1,13 +1,14 @@
 """Seeds added in looks that are declared beforehand, each comparison until it is decided.
 
-A group-sequential design: at each look the primary test of `ablations.analysis.moderated` is read at a nominal level, such
-that all looks together spend alpha (Lan and DeMets 1983, with their function that resembles Pocock's, which decides
-early). p-values of t tests are read at these levels as those of normal ones are (the significance-level approach of
-Jennison and Turnbull 2000, section 3.8). Holm's correction is combined with looks as Maurer and Bretz (2013) do: a
-comparison is read at the levels of alpha divided by the differences that are not found yet, at this look.
+A group-sequential design. At each look the primary test of `ablations.analysis.moderated` is read at a nominal level, such that
+all looks together spend alpha, by the function of Lan and DeMets (1983) that resembles O'Brien and Fleming's design: little
+at the first looks, where few seeds make the tails of a test unreliable. p-values of t tests are read at these levels as those
+of normal ones are (the significance-level approach of Jennison and Turnbull 2000, section 3.8). Holm's correction is
+combined with looks as Maurer and Bretz (2013) do: at each look a comparison is read at the levels of alpha divided by the
+number of differences not found yet.
 
-Stopping as futile is not binding: it only ever lowers the error. Estimates after stopping are median unbiased in the stagewise
-order (Jennison and Turnbull 2000, section 8.4), as far as stops at a difference go.
+Stopping as futile is not binding: it is no claim. Estimates after stopping are median unbiased in the stagewise order
+(Jennison and Turnbull 2000, section 8.4), as far as stops at a difference go.
 """
 
 import math
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-from ablations.analysis.moderated import Test, paired_tests
+from ablations.analysis.moderated import PrimaryTest, paired_tests
 from ablations.analysis.stats import BETTER, EQUIVALENT, INCONCLUSIVE, UNKNOWN, WORSE, Interval
 
 Array = NDArray[np.float64]
@@ -66,8 +67,8 @@ def looks(first: int, most: int) -> tuple[int, ...]:
 def nominal_levels(looks: tuple[int, ...], alpha: float) -> tuple[float, ...]:
     """Two-sided levels at which p-values are read at each look, so that all looks together have an error of alpha."""
     fractions = np.array(looks) / looks[-1]
-    spent = alpha * np.log1p((math.e - 1) * fractions)
-    levels, walk = [], _Walk.start(0.0)
+    spent = 4 * special.ndtr(special.ndtri(alpha / 4) / np.sqrt(fractions))  # alpha / 2 on either side
+    levels, walk = [], START
     for k, fraction in enumerate(fractions):
         wanted = spent[k] - (spent[k - 1] if k else 0.0)
         edge = optimize.brentq(
@@ -88,12 +89,13 @@ def decide(
     looks: Sequence[int],
     margin: float = 0.003,
     alpha: float = 0.05,
+    estimates: bool = True,
 ) -> dict[str, Decision]:
     """Every comparison of the `family` as of the last look for which all undecided ones have their seeds.
 
     `samples` are accuracies by variant and seed. All looks are read anew from the first on, each at the lowest seeds of the
     baseline, so decisions depend on nothing but the results: a study that was interrupted comes to the same ones. The seeds
-    of a comparison that has stopped are no longer read.
+    of a comparison that has stopped are no longer read. Without `estimates` the corrected ones are left out, most of the work.
     """
     looks = tuple(looks)
     active = [name for name in family if name != baseline]
@@ -136,14 +138,18 @@ def decide(
                 num_seeds=num_seeds,
                 next_seeds=looks[k + 1] if verdict == UNDECIDED else None,
                 seen=Interval(test.estimate, *test.limits()),
-                corrected=UNKNOWN if verdict == UNDECIDED else after_stopping(test, looks[: k + 1], levels_read),
+                corrected=after_stopping(test, looks[: k + 1], levels_read)
+                if estimates and verdict != UNDECIDED
+                else UNKNOWN,
             )
         active = [name for name in active if decisions[name].verdict == UNDECIDED]
         levels_read.append(level)
     return decisions
 
 
-def after_stopping(test: Test, looks: Sequence[int], levels: Sequence[float], confidence: float = 0.95) -> Interval:
+def after_stopping(
+    test: PrimaryTest, looks: Sequence[int], levels: Sequence[float], confidence: float = 0.95
+) -> Interval:
     """Median-unbiased difference, and its interval, of a comparison that stopped at the last of `looks`.
 
     `levels` are the nominal levels of the looks before it. At the first look there is nothing to correct.
@@ -153,20 +159,20 @@ def after_stopping(test: Test, looks: Sequence[int], levels: Sequence[float], co
         return UNKNOWN
     z = min(-float(special.ndtri(p / 2)), FARTHEST) * math.copysign(1, test.estimate)
     error = abs(test.estimate / z) if z else test.error  # of a normal difference with the p of this t test
-    fractions = [num / looks[-1] for num in looks[:-1]]
-    edges = [-float(special.ndtri(level / 2)) * math.sqrt(f) for level, f in zip(levels, fractions, strict=True)]
+    fractions = tuple(num / looks[-1] for num in looks[:-1])
+    edges = tuple(-float(special.ndtri(level / 2)) * math.sqrt(f) for level, f in zip(levels, fractions, strict=True))
+    walks = _walks(fractions, edges)
 
     def more_extreme(drift: float) -> float:
         """Probability of a stop above at an earlier look, or of a larger estimate at this one."""
-        walk, total = _Walk.start(drift), 0.0
-        for fraction, edge in zip(fractions, edges, strict=True):
-            total += walk.above(fraction, edge)
-            walk = walk.within(fraction, edge)
-        return total + walk.above(1.0, z)
+        return sum(
+            walk.above(fraction, edge, drift)
+            for walk, fraction, edge in zip(walks, (*fractions, 1.0), (*edges, z), strict=True)
+        )
 
     tail = (1 - confidence) / 2
     low, estimate, high = (
-        error * optimize.brentq(lambda drift, p=p: more_extreme(drift) - p, z - 12, z + 12, xtol=1e-8)
+        error * optimize.brentq(lambda drift, p=p: more_extreme(drift) - p, z - 12, z + 12, xtol=1e-6)
         for p in (tail, 0.5, 1 - tail)
     )
     return Interval(estimate, low, high)
@@ -188,7 +194,7 @@ def _level(looks: tuple[int, ...], look: int, alpha: float) -> float:
     return nominal_levels(looks, alpha)[look]
 
 
-def _prob_decided_at_last(test: Test, fraction: float, margin: float, level: float, level_alike: float) -> float:
+def _prob_decided_at_last(test: PrimaryTest, fraction: float, margin: float, level: float, level_alike: float) -> float:
     """Predicted probability that the last look decides, given what is seen at this fraction of its seeds, without a prior.
 
     A comparison that cannot be tested yet (no difference varies) may still be decided.
@@ -209,26 +215,34 @@ def _prob_decided_at_last(test: Test, fraction: float, margin: float, level: flo
 
 @dataclass(frozen=True)
 class _Walk:
-    """Brownian motion that has stayed within its edges so far: where it is, by nodes and their probability."""
+    """Brownian motion without drift that has stayed within its edges so far: where it is, by nodes and their probability."""
 
     time: float
-    drift: float
     nodes: Array
     mass: Array
 
-    @classmethod
-    def start(cls, drift: float) -> "_Walk":
-        return cls(0.0, drift, np.zeros(1), np.ones(1))
-
-    def above(self, time: float, edge: float) -> float:
-        """Probability to be above `edge` at a later time."""
+    def above(self, time: float, edge: float, drift: float = 0.0) -> float:
+        """Probability to be above `edge` at a later time, with a drift from the start on (by Girsanov's theorem)."""
         step = time - self.time
-        return float(self.mass @ special.ndtr((self.nodes + self.drift * step - edge) / math.sqrt(step)))
+        mass = self.mass * np.exp(drift * self.nodes - drift**2 * self.time / 2)
+        return float(mass @ special.ndtr((self.nodes + drift * step - edge) / math.sqrt(step)))
 
     def within(self, time: float, edge: float) -> "_Walk":
         """The motion as it goes on from -edge to edge at a later time."""
         step = time - self.time
         nodes = edge * NODES
-        away = (nodes[:, None] - self.nodes - self.drift * step) / math.sqrt(step)
+        away = (nodes[:, None] - self.nodes) / math.sqrt(step)
         density = np.exp(-(away**2) / 2) / math.sqrt(2 * math.pi * step)
-        return _Walk(time, self.drift, nodes, edge * WEIGHTS * (density @ self.mass))
+        return _Walk(time, nodes, edge * WEIGHTS * (density @ self.mass))
+
+
+START = _Walk(0.0, np.zeros(1), np.ones(1))
+
+
+@lru_cache(maxsize=4096)
+def _walks(fractions: tuple[float, ...], edges: tuple[float, ...]) -> list[_Walk]:
+    """The motion at its start and after each look that it went on from."""
+    walks = [START]
+    for fraction, edge in zip(fractions, edges, strict=True):
+        walks.append(walks[-1].within(fraction, edge))
+    return walks
