@@ -16,7 +16,7 @@ from functools import cached_property
 from html import escape
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
@@ -154,8 +154,7 @@ def run_study(
         retries=retries,
         keep_weights=keep_weights,
     )
-    console = Console(file=sys.stdout, width=PLAIN_WIDTH, force_jupyter=False, highlight=False, quiet=not progress)
-    outcome = run_studies([study], request, console)
+    outcome = run_studies([study], request, _console(progress))
     report = outcome.reports.get(study.name)
     if outcome.stopped or report is None:
         raise RuntimeError(outcome.stopped or f"{study.name}: no run has ended; the same call goes on")
@@ -183,6 +182,16 @@ def load_results(
     study.expand(protocol, 1, [study.baseline], _overrides(set))  # what is wrong is said before anything is read
     report = read_report(study, protocol, Store(Path(path), study.name, protocol), _overrides(set))
     return Results(study, protocol, report.folder, report)
+
+
+def _console(progress: bool) -> Console:
+    """Standard output; a notebook's is no terminal, though it says so: live bars would be printed again and again."""
+    is_notebook = Console().is_jupyter
+    options: dict[str, Any] = {"force_jupyter": False, "force_terminal": False} if is_notebook else {}
+    console = Console(highlight=False, quiet=not progress, **options)
+    return (
+        console if console.is_terminal else Console(highlight=False, quiet=not progress, width=PLAIN_WIDTH, **options)
+    )
 
 
 def _named(study: str | Path | Study) -> Study:
