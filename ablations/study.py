@@ -249,9 +249,7 @@ def _load_file(path: Path) -> Study:
     name = path.stem
     if path.resolve().parent == Path(ablations.studies.__path__[0]).resolve() and name in study_names():
         return load_study(name)
-    if not re.fullmatch(r"[\w.-]+", name) or name in study_names():
-        taken = "is the name of a study that there is" if name in study_names() else "cannot name a folder of results"
-        raise ValueError(f"{path}: {name!r} {taken}; rename the file")
+    _require_free(name, f"{path}: {{}}; rename the file")
     module = load_file(path)
     if not isinstance(getattr(module, "STUDY", None), Study):
         raise ValueError(f"{path} sets no STUDY: a study's file ends in STUDY = Study(baseline=..., variants=...)")
@@ -262,6 +260,19 @@ def _load_file(path: Path) -> Study:
     if not published.is_file():
         raise ValueError(f"{path}: there is no file {published}, which its published runs are said to be in")
     return replace(study, published=replace(study.published, file=str(published.resolve())))
+
+
+def require_name(study: Study) -> None:
+    """Raises ValueError unless a study that was made by hand has a name, and none of another study."""
+    if study.name not in study_names() or study != load_study(study.name):
+        _require_free(study.name, "{}; give it another: Study(..., name='my_study', question='...')")
+
+
+def _require_free(name: str, message: str) -> None:
+    if name in study_names():
+        raise ValueError(message.format(f"{name!r} is the name of another study"))
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(message.format(f"the name {name!r} cannot be that of a folder of results"))
 
 
 def _described(module: ModuleType, name: str) -> Study:
@@ -280,6 +291,8 @@ def command_of(study: Study, runs: Sequence[Run], overrides: Sequence[str] = ())
     if lengths != [0] and not set(PROTOCOLS[protocol].lengths) <= set(lengths):
         options += ["--lengths", ",".join(map(length_name, lengths))]
     options += ["--seeds", str(1 + max(run.seed for run in runs))]
+    if not study.file and study.asked_by not in study_names():
+        return f"ablations.run_study(...) of a study made by hand, with {asked(study, protocol, overrides, options)}"
     return f"python -m ablations.run {asked(study, protocol, overrides, options)}"
 
 

@@ -4,6 +4,7 @@ Whatever a caller gets wrong is a ValueError of one line, as on the command line
 training needs nothing but torch and rich.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -165,6 +166,9 @@ def probabilities(
             raise ValueError("images: a bare network takes a tensor; files need a trained network (load_trained)")
         device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
         return nin.model.predict(network, images.to(device)).cpu()
-    if not isinstance(images, Tensor):
-        images, _ = nin.predict.read_images([Path(path) for path in images], network.card.image_shape, invert)
-    return nin.predict.probabilities(network, images)
+    if isinstance(images, Tensor):
+        return nin.predict.probabilities(network, images)
+    pixels, notes = nin.predict.read_images([Path(path) for path in images], network.card.image_shape, invert)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return nin.predict.probabilities(network, pixels)

@@ -16,6 +16,7 @@ from nin.spec import DataSpec
 
 if TYPE_CHECKING:
     from ablations.analysis.summary import Summary
+    from ablations.reporting.figures import Tables
 
 SEED_GAP = 100  # seeds are counted from 0; so many in a row without a record end the search for more
 STYLE = (
@@ -27,13 +28,17 @@ STYLE = (
 
 @dataclass(frozen=True)
 class Report:
-    """A written report: where it is, its first sentence, its tables, the records it is made from, a line for each damaged one."""
+    """What a study's records say: where they are, the first sentence, the tables, the records, a line for each that is left out.
+
+    num_others  records in the same folder that are not the study's own runs
+    """
 
     folder: Path
     answer: str
     summary: "Summary"
     records: Sequence[RunRecord]
     damaged: Sequence[str]
+    num_others: int = 0
 
 
 class Covered(NamedTuple):
@@ -84,63 +89,78 @@ def _of_older_data(records: Sequence[RunRecord]) -> list[RunRecord]:
     return [record for record in results if record.data_checksum != newest[record.run.data.for_seed(record.run.seed)]]
 
 
-def write_report(study: Study, protocol: str, store: Store, overrides: Sequence[str] = (), anew: bool = True) -> Report:
-    """Write everything into the store's folder; with `anew=False` only if the records are not those it was made from.
+def read_report(study: Study, protocol: str, store: Store, overrides: Sequence[str] = ()) -> Report:
+    """What the records say; writes nothing. Raises ValueError if there is none."""
+    from ablations.analysis.summary import summarise
+    from ablations.reporting.answer import first_sentence
 
-    Raises ValueError if there is no record to report on.
-    """
     records, damaged, others = covered(study, protocol, store, overrides)
     if not records:
         raise ValueError(
             f"no runs of study {study.name!r} under {protocol!r} in {store.folder}: "
             f"make them with python -m ablations.run {study.asked_by} --protocol {protocol}"
         )
-    notes = [*damaged]
-    if others:
+    summary = summarise(study, protocol, records)
+    return Report(store.folder, first_sentence(study, protocol, summary), summary, records, damaged, others)
+
+
+def figure_tables(study: Study, protocol: str, report: Report) -> "Tables":
+    """What the figures of a report are drawn from."""
+    from ablations.analysis.summary import published_runs
+    from ablations.reporting.figures import Tables
+
+    runs = runs_frame(report.records, study.target(protocol))
+    curves = curves_frame(record for record in report.records if record.is_result)
+    summary = report.summary
+    return Tables(
+        study,
+        protocol,
+        runs[(runs["status"] != "failed") & (runs["length"] == summary.length)],
+        curves[curves["length"] == summary.length],
+        summary.variants,
+        summary.memory,
+        published_runs(study, protocol),
+        summary.by_length,
+    )
+
+
+def write_report(study: Study, protocol: str, store: Store, overrides: Sequence[str] = (), anew: bool = True) -> Report:
+    """Write everything into the store's folder; with `anew=False` only if the records are not those it was made from.
+
+    Raises ValueError if there is no record to report on.
+    """
+    report = read_report(study, protocol, store, overrides)
+    records = report.records
+    notes = [*report.damaged]
+    if report.num_others:
         notes.append(
-            f"Not covered: {others} records in the same folder, of other settings, variants or trainer versions."
+            f"Not covered: {report.num_others} records in the same folder, of other settings, variants or trainer versions."
         )
 
-    from ablations.analysis.summary import summarise
-    from ablations.reporting.answer import first_sentence
-    from ablations.reporting.sections import sections
-
-    summary = summarise(study, protocol, records)
-    answer = first_sentence(study, protocol, summary)
     made_from, inputs = fingerprint(study, protocol, records, notes), store.folder / ".inputs"
     page = store.folder / "report.html"
     if not anew and page.exists() and inputs.exists() and inputs.read_text() == made_from:
-        return Report(store.folder, answer, summary, records, damaged)
+        return report
 
-    from ablations.analysis.summary import published_runs
-    from ablations.reporting.figures import Tables, figures_of, save
+    from ablations.reporting.figures import figures_of, save
+    from ablations.reporting.sections import sections
 
-    target = study.target(protocol)
     results = [record for record in records if record.is_result]
-    runs, curves = runs_frame(records, target), curves_frame(results)
-    for name, table in (("runs", runs), ("curves", curves), ("summary", summary.variants)):
+    runs, curves = runs_frame(records, study.target(protocol)), curves_frame(results)
+    for name, table in (("runs", runs), ("curves", curves), ("summary", report.summary.variants)):
         write_atomically(store.folder / f"{name}.csv", table.to_csv(index=False))
     figures = []
     if results:
-        tables = Tables(
-            study,
-            protocol,
-            runs[(runs["status"] != "failed") & (runs["length"] == summary.length)],
-            curves[curves["length"] == summary.length],
-            summary.variants,
-            summary.memory,
-            published_runs(study, protocol),
-            summary.by_length,
-        )
+        tables = figure_tables(study, protocol, report)
         for name, draw in figures_of(tables).items():
             save(draw(tables), store.folder / "figures" / name)
             figures.append((name, " ".join((draw.__doc__ or "").split())))
-    parts = sections(study, protocol, records, summary, figures, answer, overrides, notes)
+    parts = sections(study, protocol, records, report.summary, figures, report.answer, overrides, notes)
     text = "\n\n".join(part for part in parts if part)
     write_atomically(store.folder / "report.md", text + "\n")
     write_atomically(page, _html(study, text, store.folder))
     write_atomically(inputs, made_from)
-    return Report(store.folder, answer, summary, records, damaged)
+    return report
 
 
 def fingerprint(study: Study, protocol: str, records: Iterable[RunRecord], notes: Iterable[str] = ()) -> str:

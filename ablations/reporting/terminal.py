@@ -16,13 +16,19 @@ if TYPE_CHECKING:
     from ablations.reporting.files import Report
 
 
-def print_summary(report: "Report", console: "Console") -> None:
-    """The table at the end of a run."""
-    table = Table(
-        "variant", "n", "parameters", "GFLOP", "test accuracy, %", "difference, points", "verdict", "reached target"
-    )
-    for column in table.columns[1:]:
-        column.justify = "right"
+def summary_rows(report: "Report") -> tuple[list[str], list[list[str]]]:
+    """The header and a row per variant of the table at the end of a run."""
+    header = [
+        "variant",
+        "n",
+        "parameters",
+        "GFLOP",
+        "test accuracy, %",
+        "difference, points",
+        "verdict",
+        "reached target",
+    ]
+    rows = []
     for row in each_row(report.summary.variants):
         accuracy = interval_text(row.test_accuracy_mean, row.test_accuracy_low, row.test_accuracy_high, 100, "", 1)
         difference = "" if row.role == "baseline" else difference_text(row)
@@ -30,9 +36,19 @@ def print_summary(report: "Report", console: "Console") -> None:
         if row.verdict and row.role != "confirmatory":
             verdict += f" ({row.role})"
         hits = ", ".join(filter(None, [f"{row.hits}/{row.n}", failures(row)]))
-        table.add_row(
-            row.variant, str(row.n), f"{row.params:,}", f"{row.gflops:.4f}", accuracy, difference, verdict, hits
-        )
+        sizes = (f"{row.params:,}", f"{row.gflops:.4f}")
+        rows.append([row.variant, str(row.n), *sizes, accuracy, difference, verdict, hits])
+    return header, rows
+
+
+def print_summary(report: "Report", console: "Console") -> None:
+    """The table at the end of a run."""
+    header, rows = summary_rows(report)
+    table = Table(*header)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
     console.print(report.answer.replace("**", "").replace("`", ""), soft_wrap=True, markup=False)
 
