@@ -106,8 +106,8 @@ def test_a_step_whose_gradients_overflow_is_left_out(monkeypatch: pytest.MonkeyP
     scales = []
 
     class Scaler(torch.amp.GradScaler):
-        def __init__(self, device: str, enabled: bool) -> None:
-            super().__init__(device, init_scale=2.0**40, enabled=enabled)
+        def __init__(self, device: str, init_scale: float, enabled: bool) -> None:
+            super().__init__(device, 2.0**40, enabled=enabled)
 
         def update(self, new_scale: float | torch.Tensor | None = None) -> None:
             super().update(new_scale)
