@@ -162,7 +162,7 @@ def find_part(study: Study, request: Request) -> Part:
 
     Raises ValueError for runs that cannot be, or a folder of published results.
     """
-    variants = request.variants
+    variants = None if request.variants is None else study.named(request.variants)
     plain = Store(request.results, study.name, request.protocol)
     if request.tuned:
         study = load_tuned(study, request.protocol, request.results, request.overrides, variants)
