@@ -1,10 +1,14 @@
-# The two commands of the README: `make run` and `make test`. Each sets up everything it needs in .venv.
+# `make run` answers the main question, `make controls` adds networks of equal size or depth, `make test` tests.
+# Each sets up everything it needs in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-all lint ui dashboard clean
+.PHONY: run controls test test-all lint ui dashboard clean
 
 run: .venv/ready
+	$(BIN)/python -m ablations.run num_1x1 --variants confirmatory
+
+controls: .venv/ready
 	$(BIN)/python -m ablations.run num_1x1
 
 test: .venv/ready

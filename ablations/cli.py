@@ -23,7 +23,9 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--protocol", default="quick", help="budget: smoke, quick (default), full, d2l or paper")
     parser.add_argument("--seeds", type=int, metavar="N", help="runs per variant (default: the protocol's own number)")
-    parser.add_argument("--variants", metavar="A,B", help="only these, and the baseline")
+    parser.add_argument(
+        "--variants", metavar="A,B", help="only these, or those of a role (confirmatory, control), and the baseline"
+    )
     parser.add_argument(
         "--lengths", metavar="A,B", help="only these of the protocol's training lengths, in images, such as 40k,160k"
     )

@@ -16,8 +16,9 @@ from ablations.records import Store
 from ablations.reporting.files import covered
 from ablations.runs import Run, length_name
 from ablations.session import Part, Request, find_part
-from ablations.study import Study
+from ablations.study import ROLES, Study
 from nin.machine import choose_device
+from nin.precision import choose_precision
 
 
 def plan_studies(studies: Sequence[Study], request: Request, console: Console) -> None:
@@ -25,10 +26,20 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
     parts = [find_part(study, request) for study in studies]
     device = choose_device(request.engine.device).type
     missing = sum(len(part.missing) for part in parts)
-    total = sum(_print_plan(part, device, request.engine.threads, console) for part in parts)
     at_a_time = min(request.engine.workers or default_workers(device), max(1, missing))
-    minutes = total / at_a_time / 60
-    say(console, f"{missing} runs to do, about {minutes:.1f} minutes with {at_a_time} at a time on {device}")
+    minutes_by_role = dict.fromkeys(ROLES, 0.0)
+    for part in parts:
+        for role, seconds in _print_plan(part, device, request.engine.threads, console).items():
+            minutes_by_role[role] += seconds / at_a_time / 60
+    choice = choose_precision(device)
+    say(console, f"precision auto is {choice.precision}: this {device} {choice.reason}")
+    minutes = sum(minutes_by_role.values())
+    by_role = ", ".join(f"{role} {share:.1f}" for role, share in minutes_by_role.items() if share)
+    say(
+        console,
+        f"{missing} runs to do, about {minutes:.1f} minutes with {at_a_time} at a time on {device}"
+        + (f" ({by_role}; --variants confirmatory leaves out controls)" if minutes_by_role["control"] else ""),
+    )
 
 
 def detectable_line(study: Study, runs: Sequence[Run], store: Store) -> str:
@@ -62,13 +73,16 @@ def detectable_line(study: Study, runs: Sequence[Run], store: Store) -> str:
     )
 
 
-def _print_plan(part: Part, device: str, threads: int, console: Console) -> float:
-    """What would be trained, how large it is, and how long it takes by a short timed probe; all its seconds, one run at a time."""
+def _print_plan(part: Part, device: str, threads: int, console: Console) -> dict[str, float]:
+    """Show what would be trained, how large it is, and how long it takes by a short timed probe.
+
+    Returns seconds by role, of all runs to do one at a time.
+    """
     sizes = prepare(part.runs, console)
     table = Table("variant", "role", "runs to do", "parameters", "trunk", "head", "GFLOP/image", "minutes/run")
     for column in table.columns[2:]:
         column.justify = "right"
-    total = 0.0
+    seconds_by_role = dict.fromkeys(ROLES, 0.0)
     for run in {(run.variant, run.length): run for run in part.runs}.values():
         to_do = sum((other.variant, other.length) == (run.variant, run.length) for other in part.missing)
         network = sizes[run.run_id]
@@ -76,7 +90,7 @@ def _print_plan(part: Part, device: str, threads: int, console: Console) -> floa
             seconds_each = worker.probe(run, device, threads)
         except RuntimeError as error:  # torch's, when there is too little memory
             raise ValueError(f"variant {run.variant!r} cannot be trained here: {error}") from error
-        total += seconds_each * to_do
+        seconds_by_role[run.role] += seconds_each * to_do
         table.add_row(
             f"{run.variant} {length_name(run.length)}" if run.length else run.variant,
             run.role,
@@ -90,4 +104,4 @@ def _print_plan(part: Part, device: str, threads: int, console: Console) -> floa
     say(console, f"{part.study.name}: {part.study.question}")
     console.print(table)
     say(console, detectable_line(part.study, part.runs, part.store))
-    return total
+    return seconds_by_role

@@ -164,7 +164,7 @@ def find_part(study: Study, request: Request) -> Part:
 
     Raises ValueError for runs that cannot be, or a folder of published results.
     """
-    variants = request.variants
+    variants = None if request.variants is None else study.named(request.variants)
     if request.tuned:
         study = load_tuned(study, request.protocol, request.results, request.overrides, variants)
         variants = None

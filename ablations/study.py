@@ -21,7 +21,6 @@ from nin.spec import changed, choose
 
 MAX_SEEDS = 10_000  # runs of a variant; all are made before the first is executed
 ROLES = ("baseline", "confirmatory", "control", "exploratory")
-AUTO_IDENTITY = "bf16"  # what precision "auto" goes by: what protocols asked for before, equivalent by study precision
 
 
 @dataclass(frozen=True)
@@ -141,6 +140,20 @@ class Study:
         """Validation accuracy (a fraction) that counts as trained under the protocol."""
         return self.targets.get(protocol, PROTOCOLS[protocol].target)
 
+    def named(self, wanted: Iterable[str]) -> list[str]:
+        """The variants of these names, in order; the name of a role ("control") is those of all variants that have it.
+
+        Raises ValueError for a name that does not exist.
+        """
+        found: dict[str, None] = {}
+        for name in wanted:
+            of_role = [other for other in self.variants if self.role(other) == name]
+            if name in self.variants or not of_role:
+                choose(self.variants, name, f"variant of study {self.name!r}")
+                of_role = [name]
+            found |= dict.fromkeys(of_role)
+        return list(found)
+
     def expand(
         self,
         protocol: str,
@@ -152,7 +165,7 @@ class Study:
         """All runs, every variant's first seed before any variant's second, and short trainings before long ones.
 
         seeds      how many; the protocol's own number by default
-        variants   a subset, to which the baseline is added
+        variants   a subset, as `named` has it, to which the baseline is added
         overrides  "train.lr=0.05": changes to every run, checked for name and type
         lengths    those of the protocol's lengths of training that are asked for; all of them by default
 
@@ -168,10 +181,7 @@ class Study:
         if not 1 <= num_seeds <= MAX_SEEDS:
             raise ValueError(f"--seeds {num_seeds}: must be 1 or more and at most {MAX_SEEDS}")
         chosen = list(self.variants) if variants is None else [self.baseline]
-        for name in variants or ():
-            choose(self.variants, name, f"variant of study {self.name!r}")
-            if name not in chosen:
-                chosen.append(name)
+        chosen += [name for name in self.named(variants or ()) if name not in chosen]
         changes = parse_overrides(overrides)
         resolved = [
             run

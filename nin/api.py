@@ -100,7 +100,7 @@ def load_data(
     data     a name ("fashion-mnist", "cifar-10", "synthetic", "folder:NAME", ...) or a specification
     seed     whose division it is, where each seed has one of its own (split="by-seed")
     root     where data sets are; by default `$NIN_DATA`, or `~/.cache/nin-ablations/data`
-    device   "auto": a GPU if there is one; "cpu" or "cuda"
+    device   "auto": an accelerator that torch sees, else the CPU; or "cpu", "cuda", "mps" or "xpu"
     changes  fields of `DataSpec`, such as train_examples=10_000 or image_size=224
 
     Raises ValueError for a name or value that does not exist, `nin.data.DataError` for files that are missing or damaged.

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -112,25 +112,36 @@ def _elsewhere(make: "Callable[..., object]", *arguments: object) -> Iterator[_E
 def measure_setting(
     setting: Setting, machine: "Machine", device: str, threads: int, repeat_sec: float, compiled: bool = False
 ) -> dict[str, Any]:
-    """Everything about one setting, under the names that the JSON has."""
+    """Everything about one setting, under the names that the JSON has: of ours in the precision it asks for, and by precision."""
     from nin.loops import OurLoop, TextbookLoop
+    from nin.precision import precision_on
 
-    with (
-        _elsewhere(TextbookLoop, setting, device, threads, LOADER_WORKERS) as textbook,
-        _elsewhere(OurLoop, setting, device, threads) as ours,
-    ):
-        loops = (textbook, ours)
+    asked = precision_on(device, setting.train.precision)
+    precisions = sorted(machine.flops, key=lambda name: name != asked)
+    with ExitStack() as stack:
+        loops = [stack.enter_context(_elsewhere(TextbookLoop, setting, device, threads, LOADER_WORKERS))]
+        for precision in precisions:
+            loops.append(stack.enter_context(_elsewhere(OurLoop, _in(precision, setting), device, threads)))
         num_images = [loop.call("images_for", repeat_sec) for loop in loops]
         turns = [[loop.call("epoch", n) for loop, n in zip(loops, num_images, strict=True)] for _ in range(REPEATS)]
-        phases: dict[str, float] = ours.call("phases", num_images[1])
-    theirs, mine = ([turn[i] for turn in turns] for i in range(2))
-    row: dict[str, Any] = {"device": machine.device, "batch_size": setting.train.batch_size} | compared(theirs, mine)
-    row |= arithmetic(setting, row["step_images_per_sec"], machine.flops[setting.train.precision])
+        phases: dict[str, float] = loops[1].call("phases", num_images[1])
+    theirs = [turn[0] for turn in turns]
+    by_precision = {}
+    for i, precision in enumerate(precisions, start=1):
+        speeds = compared(theirs, [turn[i] for turn in turns])
+        by_precision[precision] = speeds | arithmetic(setting, speeds["step_images_per_sec"], machine.flops[precision])
+    row: dict[str, Any] = {"device": machine.device, "batch_size": setting.train.batch_size, "precision": asked}
+    row |= by_precision[asked]
+    row["precisions"] = by_precision
     row["phases"] = {phase: seconds / sum(phases.values()) for phase, seconds in phases.items()}
-    row["turns"] = [[asdict(pace) for pace in turn] for turn in turns]
+    row["turns"] = [[asdict(pace) for pace in turn[:2]] for turn in turns]
     if compiled:
         row["compiled"] = _measure_compiled(setting, machine, device, threads, num_images[1])
     return row
+
+
+def _in(precision: str, setting: Setting) -> Setting:
+    return replace(setting, train=replace(setting.train, precision=precision))
 
 
 def _measure_compiled(
@@ -138,6 +149,7 @@ def _measure_compiled(
 ) -> dict[str, float]:
     """Ours after torch.compile; compile_seconds is how much longer its first epoch takes than the ones after."""
     from nin.loops import OurLoop
+    from nin.precision import precision_on
 
     with _elsewhere(OurLoop, setting, device, threads, True) as loop:
         first: Pace = loop.call("epoch", num_images)
@@ -147,7 +159,7 @@ def _measure_compiled(
         "images_per_sec": median(pace.images_per_sec for pace in paces),
         "step_images_per_sec": rate,
         "compile_seconds": first.seconds - median(pace.seconds for pace in paces),
-    } | arithmetic(setting, rate, machine.flops[setting.train.precision])
+    } | arithmetic(setting, rate, machine.flops[precision_on(device, setting.train.precision)])
 
 
 def measure_at_once(
@@ -204,24 +216,31 @@ def _tables(result: Mapping[str, Any]) -> str:
     def speeds(prefix: str) -> str:
         names = [f"{prefix}{name}" for name in ("images_per_sec", "ratio")]
         return text_table(
-            ("setting", "textbook, images/s", "ours, images/s", "ratio"),
+            ("setting", "ours in", "textbook, images/s", "ours, images/s", "ratio"),
             [
-                (name, f"{row[f'textbook_{names[0]}']:,.0f}", f"{row[names[0]]:,.0f}", f"{row[names[1]]:.2f}")
-                for name, row in rows.items()
+                (
+                    name,
+                    precision,
+                    *(f"{row[key]:,.0f}" for key in (f"textbook_{names[0]}", names[0])),
+                    f"{row[names[1]]:.2f}",
+                )
+                for name, whole in rows.items()
+                for precision, row in whole["precisions"].items()
             ],
         )
 
     limits = text_table(
-        ("setting", "TFLOP/s in training", "matrix TFLOP/s", "share"),
+        ("setting", "in", "TFLOP/s in training", "matrix TFLOP/s", "share"),
         [
             (
-                f"{name}{suffix}",
+                name,
+                kind,
                 f"{row['tflops']:.3f}",
                 f"{row['matrix_tflops']:.3f}",
                 f"{row['share_of_matrix_rate']:.1%}",
             )
             for name, whole in rows.items()
-            for suffix, row in (("", whole), (", compiled", whole.get("compiled")))
+            for kind, row in {**whole["precisions"], f"{whole['precision']}, compiled": whole.get("compiled")}.items()
             if row
         ],
     )
@@ -285,9 +304,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from nin.loops import has_fashion_mnist
     from nin.machine import choose_device
+    from nin.precision import choose_precision
     from nin.roofline import machine_line
 
     device, threads = choose_device(arguments.device).type, arguments.threads
+    choice = choose_precision(device)
+    precision_line = f"precision auto is {choice.precision}: this {device} {choice.reason}"
     repeat_sec = QUICK_REPEAT_SEC if arguments.quick else REPEAT_SEC
     data = "Fashion-MNIST" if has_fashion_mnist() else "random bytes of Fashion-MNIST's shape"
     _say("measuring what the machine can do")
@@ -296,13 +318,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, setting in settings.items():
         _say(f"measuring {name}: the textbook's loop and ours, {REPEATS} turns")
         rows[name] = measure_setting(setting, machine, device, threads, repeat_sec, arguments.compile)
-    ways = [(n, 1) for n in GPU_PROCESSES] if device == "cuda" else sorted({(threads, 1), (1, threads)})
+    ways = sorted({(threads, 1), (1, threads)}) if device == "cpu" else [(n, 1) for n in GPU_PROCESSES]
     at_once = {}
-    for name in list(settings)[-2 if device == "cuda" else -1 :]:  # the smallest networks, which leave a GPU idle
+    for name in list(settings)[-1 if device == "cpu" else -2 :]:  # the smallest networks, which leave a GPU idle
         _say(f"measuring {' and '.join(str(n) for n, _ in ways)} runs of {name} at once, {REPEATS} turns")
         at_once[name] = measure_at_once(settings[name], device, ways, repeat_sec)
     result = {
         "device": machine.device,
+        "precision": choice._asdict(),
         "torch": torch.__version__,
         "threads": threads,
         "data": data,
@@ -310,7 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "settings": rows,
         "at_once": at_once,
     }
-    print(f"{machine_line(machine)}\ntorch {torch.__version__}, {data}\n\n{_tables(result)}")
+    print(f"{precision_line}\n{machine_line(machine)}\ntorch {torch.__version__}, {data}\n\n{_tables(result)}")
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0

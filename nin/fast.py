@@ -1,4 +1,4 @@
-"""Layers that compute the same in less time, lent to a network while it trains or is evaluated in bf16 on a CPU.
+"""Layers that compute the same in less time, lent to a network while it trains or is evaluated in float32 or bf16 on a CPU.
 
 Convolutions reach the processor's matrix rate there; what is around them does not. So a ReLU is left to the convolution before it,
 whose outputs are still in registers, or, where max pooling follows, is taken of the quarter of the values that pooling leaves. Both
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from nin.precision import DTYPES
+
 FEW_CHANNELS = 4  # as images have
 SMALL = 2**20  # values; below that Python's share in a step backward takes longer than the ReLU that is saved
 
@@ -28,14 +30,14 @@ Convolve = Callable[[Tensor, Tensor, Tensor | None, Pair, Pair], Tensor]  # of x
 
 @contextmanager
 def fast_layers(model: nn.Module, precision: str) -> Iterator[bool]:
-    """Inside, layers in sequences of `model` compute faster, as they are to in automatic mixed precision; whether any does.
+    """Inside, layers in sequences of `model` compute faster, as they are to in that precision; whether any does.
 
-    None does on a GPU, in float32, under torch.compile, on a processor that oneDNN has no bf16 for, and if a weight is not finite:
-    a ReLU in a convolution makes 0 of nan, which would hide that a training has diverged. One that diverges inside must be seen
-    by its weights.
+    None does on a GPU, in float16, under torch.compile, on a processor that oneDNN does not have the precision for, and if a weight
+    is not finite: a ReLU in a convolution makes 0 of nan, which would hide that a training has diverged. One that diverges inside
+    must be seen by its weights.
     """
-    is_possible = precision == "bf16" and _is_here(model) and not getattr(model, "_compiled_call_impl", None)
-    replaced = dict(_faster(model)) if is_possible and is_finite(model) else {}
+    is_possible = _is_here(model, precision) and not getattr(model, "_compiled_call_impl", None)
+    replaced = dict(_faster(model, DTYPES[precision])) if is_possible and is_finite(model) else {}
     for layer, forward in replaced.items():
         layer.forward = forward
     try:
@@ -45,11 +47,12 @@ def fast_layers(model: nn.Module, precision: str) -> Iterator[bool]:
             del layer.forward
 
 
-def _is_here(model: nn.Module) -> bool:
-    """Whether the model is on a CPU that oneDNN multiplies bf16 on."""
+def _is_here(model: nn.Module, precision: str) -> bool:
+    """Whether the model is on a CPU that oneDNN multiplies in that precision on."""
     on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
-    has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return on_cpu and has_onednn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if not (on_cpu and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
+        return False
+    return precision == "float32" or (precision == "bf16" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 
 
 @torch.no_grad()
@@ -58,7 +61,7 @@ def is_finite(model: nn.Module) -> bool:
     return all(bool(parameter.sum().isfinite()) for parameter in model.parameters())
 
 
-def _faster(model: nn.Module) -> Iterator[tuple[nn.Module, Forward]]:
+def _faster(model: nn.Module, dtype: torch.dtype) -> Iterator[tuple[nn.Module, Forward]]:
     """Layers, and what is to compute in their place."""
     seen = set[nn.Module]()
     for module in model.modules():  # outer sequences come before the ones inside
@@ -73,9 +76,9 @@ def _faster(model: nn.Module) -> Iterator[tuple[nn.Module, Forward]]:
                     yield then, partial(_pool_relu, then)
                 elif type(after) is nn.ReLU:
                     yield after, _unchanged
-                    convolve = _conv_relu
+                    convolve = partial(_conv_relu, dtype)
                 if _is_sparse(layer):
-                    yield layer, partial(_dense, layer, convolve)
+                    yield layer, partial(_dense, layer, convolve, dtype)
                 elif convolve is not F.conv2d:
                     yield layer, partial(_same, layer, convolve)
 
@@ -114,7 +117,7 @@ def _is_sparse(layer: nn.Conv2d) -> bool:
     return layer.in_channels <= FEW_CHANNELS and layer.stride[0] == layer.stride[1] > 1
 
 
-def _dense(layer: nn.Conv2d, convolve: Convolve, x_NCHW: Tensor) -> Tensor:
+def _dense(layer: nn.Conv2d, convolve: Convolve, dtype: torch.dtype, x_NCHW: Tensor) -> Tensor:
     """The convolution on squares of stride x stride pixels as channels; its kernel grows by zeros to whole squares."""
     stride = layer.stride[0]
     image_pads, kernel_pads = list[int](), list[int]()
@@ -126,7 +129,7 @@ def _dense(layer: nn.Conv2d, convolve: Convolve, x_NCHW: Tensor) -> Tensor:
         image_pads += [padding, last + grown - size - padding]  # what no kernel reaches is cut off
         kernel_pads += [0, grown - kernel_size]
     x_NCHW, weight = (
-        F.pixel_unshuffle(F.pad(tensor.bfloat16(), pads), stride).contiguous(memory_format=torch.channels_last)
+        F.pixel_unshuffle(F.pad(tensor.to(dtype), pads), stride).contiguous(memory_format=torch.channels_last)
         for tensor, pads in ((x_NCHW, image_pads), (layer.weight, kernel_pads))
     )
     return convolve(x_NCHW, weight, layer.bias, (1, 1), (0, 0))
@@ -137,13 +140,15 @@ def _padding(layer: nn.Conv2d) -> tuple[int, ...]:
     return layer.padding
 
 
-def _conv_relu(x_NCHW: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
-    """ReLU of a convolution, in bf16."""
+def _conv_relu(
+    dtype: torch.dtype, x_NCHW: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair
+) -> Tensor:
+    """ReLU of a convolution, in `dtype`."""
     num_outputs = x_NCHW.numel() // x_NCHW.shape[1] // math.prod(stride) * len(weight)
     if torch.is_grad_enabled() and num_outputs < SMALL:
         return F.relu_(F.conv2d(x_NCHW, weight, bias, stride, padding))
-    x_NCHW, weight = x_NCHW.bfloat16(), weight.bfloat16()
-    bias = None if bias is None else bias.bfloat16()
+    x_NCHW, weight = x_NCHW.to(dtype), weight.to(dtype)
+    bias = None if bias is None else bias.to(dtype)
     y_NCHW: Tensor = _ConvReLU.apply(x_NCHW, weight, bias, stride, padding)  # type: ignore[no-untyped-call]
     return y_NCHW
 
@@ -167,10 +172,13 @@ class _ConvReLU(torch.autograd.Function):
         """Gradients of what `forward` was given."""
         x_NCHW, weight, y_NCHW = ctx.saved_tensors
         stride, padding = ctx.geometry
-        # As integers, whose order is that of bf16's bits where these are not negative: in less time than as bf16.
-        gradient_NCHW = torch.ops.aten.threshold_backward(
-            gradient_NCHW.view(torch.int16), y_NCHW.view(torch.int16), 0
-        ).view(torch.bfloat16)
+        if y_NCHW.dtype == torch.bfloat16:
+            # As integers, whose order is that of bf16's bits where these are not negative: in less time than as bf16.
+            gradient_NCHW = torch.ops.aten.threshold_backward(
+                gradient_NCHW.view(torch.int16), y_NCHW.view(torch.int16), 0
+            ).view(torch.bfloat16)
+        else:
+            gradient_NCHW = torch.ops.aten.threshold_backward(gradient_NCHW, y_NCHW, 0)
         gradients = torch.ops.aten.convolution_backward(
             *(gradient_NCHW, x_NCHW, weight, [len(weight)], stride, padding, (1, 1), False, (0, 0), 1),
             ctx.needs_input_grad[:3],

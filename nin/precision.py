@@ -1,7 +1,7 @@
 """The number formats that networks train in, and which of them a device multiplies natively.
 
-A device without instructions for bf16 emulates it: a processor with AVX-512 but not its bf16 part trains `quick` in bf16 more than
-twice as long as in float32. So "auto" takes the narrowest format that the device is made for.
+A device without instructions for bf16 emulates it: a processor with AVX-512 but not its bf16 part takes more than twice as long for
+`quick` in bf16 as in float32. So "auto" takes the narrowest format that the device is made for.
 """
 
 import os
@@ -17,8 +17,8 @@ BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()}  # of an activa
 
 # Values of oneDNN's variable ONEDNN_MAX_CPU_ISA that keep it from instructions for bf16; all others allow these.
 ISAS_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
-# How many times as long as in the precision that "auto" takes `quick` trains where that one is emulated, as docs/speed.md has it.
-EMULATION_FACTORS = {("cpu", "bf16"): 2.5}
+# How long `quick` and `d2l` train in an emulated precision, in times of what "auto" takes there, as docs/speed.md has it.
+EMULATION_FACTORS = {("cpu", "bf16"): "2 to 3"}
 TENSOR_CORES = 7  # major compute capability of the first NVIDIA GPUs that multiply float16 faster than float32
 
 
@@ -89,10 +89,10 @@ def slow_precision(device: torch.device | str, precision: str) -> str:
         return ""
     instead = choose_precision(device).precision
     factor = EMULATION_FACTORS.get((device.type, precision))
-    expected = f"expect about {factor:g} times its time" if factor else "expect it to be slower"
+    expected = f": expect {factor} times its time" if factor else ""
     return (
         f"train.precision={precision}: this {device.type} has no instructions for {precision} and emulates them; "
-        f"{instead} (train.precision=auto) is faster: {expected}"
+        f"{instead} (train.precision=auto) is faster{expected}"
     )
 
 

@@ -19,14 +19,12 @@ from typing import TYPE_CHECKING
 
 from nin.cli import OneLineParser, require_figure_file, text_table
 from nin.sizes import NETWORKS, image_shape, layer_modules, layers, product, spec_changes
-from nin.spec import DEVICES, ModelSpec, Shape, choose
+from nin.spec import DEVICES, PRECISIONS, ModelSpec, Shape, choose
 
 if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
     from torch import Tensor, nn
-
-BYTES = {"bf16": 2, "float32": 4}  # per number
 
 
 @dataclass(frozen=True)
@@ -73,13 +71,16 @@ def measure_machine(device: "torch.device") -> Machine:
     import torch
 
     from nin.machine import bus_bandwidth, copy_bandwidth, device_name, matrix_rate
+    from nin.precision import DTYPES, native_formats
 
     return Machine(
         device=device_name(device),
         threads=torch.get_num_threads(),
-        flops={name: matrix_rate(device, dtype) for name, dtype in _dtypes().items()},
+        flops={
+            name: matrix_rate(device, DTYPES[name]) for name in sorted({"bf16", "float32", *native_formats(device)})
+        },
         bandwidth=copy_bandwidth(device),
-        bus=bus_bandwidth(device) if device.type == "cuda" else 0.0,
+        bus=bus_bandwidth(device),
     )
 
 
@@ -102,11 +103,12 @@ def layer_costs(
     from nin._malloc import keep_freed_memory
     from nin.machine import seconds_per_call
     from nin.model import build_model
+    from nin.precision import BYTES, DTYPES
 
     device = torch.device(device)
     counted = {f"{row.part}.{row.name}": row for row in layers(spec, in_shape, num_classes)}
     network = build_model(spec, in_shape, num_classes).eval()
-    network.to(device=device, dtype=_dtypes()[precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(device=device, dtype=DTYPES[precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
     costs: list[LayerCost] = []
 
     def measure(name: str, module: "nn.Module", inputs: "tuple[Tensor, ...]", output: "Tensor") -> None:
@@ -129,7 +131,7 @@ def layer_costs(
         keep_freed_memory(network)  # as training does: else layers with large outputs are timed by their page faults
     for name, module in layer_modules(network):
         module.register_forward_hook(lambda module, x, y, name=name: measure(name, module, x, y))
-    images = torch.rand(batch, *in_shape, device=device, dtype=_dtypes()[precision])
+    images = torch.rand(batch, *in_shape, device=device, dtype=DTYPES[precision])
     with torch.no_grad():
         network(images.contiguous(memory_format=torch.channels_last))
     return costs
@@ -137,12 +139,6 @@ def layer_costs(
 
 def _is_view(module: "nn.Module", x: "Tensor", y: "Tensor") -> bool:
     return x.data_ptr() == y.data_ptr() and not getattr(module, "inplace", False)
-
-
-def _dtypes() -> "dict[str, torch.dtype]":
-    import torch
-
-    return {"bf16": torch.bfloat16, "float32": torch.float32}
 
 
 def least_seconds(costs: Sequence[LayerCost], flops: float, bandwidth: float) -> float:
@@ -289,7 +285,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="python -m nin.measure roofline", description="What bounds each layer's speed here.")
     parser.add_argument("network", metavar="NETWORK", help=", ".join(NETWORKS))
     parser.add_argument("--batch", type=int, default=128, metavar="N", help="images at a time (default: 128)")
-    parser.add_argument("--precision", choices=BYTES, default="bf16", help="default: bf16")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="default: what the device is made for")
     parser.add_argument(
         "--device", choices=DEVICES, default="auto", help="default: an accelerator that torch sees, else the CPU"
     )
@@ -319,9 +315,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
 
     from nin.machine import choose_device
+    from nin.precision import BYTES, precision_on
 
     torch.set_num_threads(arguments.threads)
-    device, precision, batch = choose_device(arguments.device), arguments.precision, arguments.batch
+    device, batch = choose_device(arguments.device), arguments.batch
+    precision = precision_on(device, arguments.precision)
     layers(spec, in_shape, arguments.num_classes)  # a network that cannot be is said so before anything is measured
     for path in filter(None, (arguments.out, arguments.json)):
         path.parent.mkdir(parents=True, exist_ok=True)  # before, so that nothing is measured in vain

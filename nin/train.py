@@ -30,6 +30,7 @@ from nin.registry import Registry
 from nin.spec import TRAINER_VERSION, TrainSpec, choose, stream
 
 EVAL_BATCH = 500  # images; larger ones are slower on a CPU, whose caches they leave
+FIRST_SCALE = 2.0**12  # of losses in float16; it grows by itself, and torch's own, 2^16, overflows in the first steps
 CHANCE_DEVIATIONS = 3  # a network has left chance when its accuracy is this many standard errors above guessing
 
 ParameterGroups = list[dict[str, object]]
@@ -92,7 +93,10 @@ def train(
     grid = Grid(spec, len(data.train.labels))
     optimizer = choose(OPTIMIZERS, spec.optimizer, "optimizer")(_parameter_groups(model, spec), spec)
     schedule = choose(SCHEDULES, spec.schedule, "schedule")(optimizer, grid.steps[-1])
-    scaler = GradScaler(device.type, enabled=spec.precision == "float16")  # else it changes nothing
+    scaler = GradScaler(device.type, FIRST_SCALE, enabled=spec.precision == "float16")  # else it changes nothing
+    if scaler.is_enabled() and isinstance(optimizer, SGD) and spec.momentum:
+        for parameter in model.parameters():  # fused SGD leaves it undefined if the first step overflows
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     torch.manual_seed(stream(seed, "dropout"))
 
     curve: list[Evaluation] = []

@@ -24,7 +24,7 @@ class EngineOptions:
     workers     runs at a time; 0: one per core, or 1 on a GPU; on Ray as many as there is room for
     gpu_share   of a GPU, that a run is given on Ray
     threads     CPU threads of each worker
-    device      "auto", "cpu" or "cuda"
+    device      "auto", "cpu", "cuda", "mps" or "xpu"
     time_limit  seconds after which a run fails
     """
 

@@ -21,6 +21,7 @@ from ablations.execution.engines import Ended, Event, Failed, Postponed, Progres
 from ablations.runs import Run
 
 PLAIN_WIDTH = 140  # characters; of tables where there is no terminal to ask
+QUIET = 30.0  # seconds without a line, where lines stand for bars, after which the next evaluation is one
 
 
 def console_for_output() -> Console:
@@ -48,6 +49,7 @@ class Display:
         self._num_ended = 0
         self._done: dict[Run, float] = {}  # fraction of each run
         self._started = time.monotonic()
+        self._last_line = self._started
         self._console = console
         self._tasks: dict[Run, TaskID] = {}
         self._waited_for = set[str]()
@@ -86,6 +88,8 @@ class Display:
                 self._done[run] = min(1.0, point.examples / run.train.images(round(point.examples / point.epoch)))
                 note = f"val {point.val_accuracy:.3f}" + (f", {point.dead_classes} dead" if point.dead_classes else "")
                 self._bars.update(self._tasks[run], completed=self._done[run] * self._costs[run], note=note)
+                if not self._console.is_terminal and time.monotonic() > self._last_line + QUIET:
+                    self._line(f"{label}: {self._done[run]:.0%} trained{self._time_left()}")
             case Ended(record=record):
                 self._end(run)
                 accuracy = f"test accuracy {record.test_accuracy:.4f}"
@@ -130,6 +134,7 @@ class Display:
         return f"; about {left} left" if fraction < 1 else ""
 
     def _line(self, text: str) -> None:
+        self._last_line = time.monotonic()
         self._bars.console.print(
             f"[{self._num_ended}/{len(self._costs)}] {text}", markup=False, highlight=False, soft_wrap=True
         )

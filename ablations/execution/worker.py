@@ -84,8 +84,7 @@ def execute(
         params_trunk=network.params_trunk,
         params_head=network.params_head,
         gflops=network.gflops,
-        environment=environment_of(run, device, code_commit() if commit is None else commit)
-        | {"precision": precision_on(device, run.train.precision)},
+        environment=environment_of(run, device, code_commit() if commit is None else commit),
         val_accuracy=last.val_accuracy,
         dead_classes=last.dead_classes,
         data_checksum=data.checksum,
@@ -154,9 +153,10 @@ def _memory(model: ModelSpec, data: DataSpec, train: TrainSpec, device: str) -> 
 
 
 def environment_of(run: Run, device: str, commit: str) -> dict[str, str]:
-    """Where a run was executed, and the code outside this package that adds what it names: each file with its digest."""
+    """Where and in which precision a run was executed, and the code outside this package that adds what it names, with digests."""
+    used = {"precision": precision_on(device, run.train.precision)}
     plugins = sorted({f"{module_label(addition.module)} {addition.digest}" for addition in added(run.settings)})
-    return environment(device, commit) | ({"plugins": ", ".join(plugins)} if plugins else {})
+    return environment(device, commit) | used | ({"plugins": ", ".join(plugins)} if plugins else {})
 
 
 @lru_cache

@@ -67,7 +67,7 @@ def tune_study(
     after a line that says how much is done, if it is interrupted.
     """
     confirmatory = [name for name in study.variants if study.role(name) == "confirmatory" and not study.searches]
-    chosen = request.variants or [study.baseline, *confirmatory]
+    chosen = study.named(request.variants or [study.baseline, *confirmatory])
     runs = study.expand(request.protocol, 1, chosen, request.overrides)
     if any(run.data.val_examples == 0 for run in runs):
         raise ValueError(

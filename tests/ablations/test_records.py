@@ -11,6 +11,7 @@ import pytest
 from builders import record_of, smoke_runs
 
 from ablations.records import Store, curves_frame, runs_frame, write_atomically
+from ablations.study import load_study
 
 RUN = smoke_runs()[0]
 
@@ -132,3 +133,14 @@ def test_a_trial_that_collapsed_is_a_sound_record_although_it_has_read_no_test_s
     read = store.read(run.run_id)
     assert read is not None
     assert (read.status, read.run.trial) == ("collapsed", 3)
+
+
+def test_a_record_says_in_which_precision_it_was_computed() -> None:
+    """Those from before it was kept have what protocols asked for then, also where a run now asks for auto."""
+    auto, float32 = (
+        load_study("num_1x1").expand("quick", 1, ["0x"], [f"train.precision={precision}"])[0]
+        for precision in ("auto", "float32")
+    )
+    assert record_of(auto).precision == "bf16"
+    assert record_of(float32).precision == "float32"
+    assert record_of(auto, environment={"precision": "float16"}).precision == "float16"

@@ -241,3 +241,28 @@ def test_a_run_of_one_length_keeps_the_identity_it_always_had() -> None:
 def published_ids(study: str) -> set[str]:
     folder = Path(__file__).parents[2] / "results" / "reference" / study / "quick" / "runs"
     return {path.stem for path in folder.glob("*.json")}
+
+
+def test_the_name_of_a_role_is_all_variants_that_have_it() -> None:
+    study = load_study("num_1x1")
+    assert study.named(["confirmatory"]) == ["0x", "1x", "3x", "4x"]
+    assert study.named(["4x", "control", "4x"])[:2] == ["4x", "0x@2x-params"]
+    assert {run.role for run in study.expand("quick", 1, ["confirmatory"])} == {"baseline", "confirmatory"}
+    with pytest.raises(ValueError, match="unknown variant of study 'num_1x1' 'contro': the nearest is"):
+        study.named(["contro"])
+
+
+def test_auto_and_bf16_are_one_run_and_float32_another() -> None:
+    by_precision = {
+        precision: load_study("num_1x1").expand("quick", 1, ["0x"], [f"train.precision={precision}"])[0]
+        for precision in ("auto", "bf16", "float32", "float16")
+    }
+    ids = {precision: run.run_id for precision, run in by_precision.items()}
+    assert ids["auto"] == ids["bf16"]
+    assert len(set(ids.values())) == 3
+    assert by_precision["auto"].settings == by_precision["bf16"].settings
+
+
+@pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if name != "smoke"])
+def test_protocols_leave_the_precision_to_the_device(protocol: str) -> None:
+    assert PROTOCOLS[protocol].train.precision == "auto"

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nin.data import ImageData, load
-from nin.history import Evaluation, History
+from nin.history import Evaluation, History, Score
 from nin.model import build_model
 from nin.spec import DataSpec, ModelSpec, TrainSpec
 from nin.train import OPTIMIZERS, SCHEDULES, Grid, chance_level, evaluate, train
@@ -105,6 +106,47 @@ def test_bf16_trains_nearly_as_float32(data: ImageData) -> None:
     float32, bf16 = (losses(trained(data, replace(SPEC, precision=p))[1]) for p in ("float32", "bf16"))
     assert bf16 != float32
     assert bf16 == pytest.approx(float32, rel=0.05)
+
+
+@pytest.mark.parametrize("evaluations", [1, 3])
+def test_nothing_is_read_from_the_device_within_an_epoch(
+    data: ImageData, monkeypatch: pytest.MonkeyPatch, evaluations: int
+) -> None:
+    """On the meta device there are no numbers, so that any read raises; only scores are read, when an epoch has ended."""
+    scores_at: list[int] = []
+    steps = 0
+
+    def stepped(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+
+    def score(tally: object) -> Score:
+        scores_at.append(steps)
+        return Score(loss=1.0, accuracy=0.5, dead_classes=0)
+
+    monkeypatch.setattr("nin.train._Tally.score", score)
+    monkeypatch.setattr("nin.train.chance_level", lambda labels_N: 0.1)
+    monkeypatch.setitem(OPTIMIZERS, "sgd", lambda groups, spec: torch.optim.SGD(groups, spec.lr))  # fused has no meta
+    handle = register_optimizer_step_post_hook(stepped)
+    try:
+        network = build_model(SMALL, data.in_shape, data.num_classes)
+        history = train(network, data.to("meta"), replace(SPEC, evals_per_epoch=evaluations))
+    finally:
+        handle.remove()
+    assert all(parameter.is_meta for parameter in network.parameters())
+    assert (
+        scores_at == [7] * 2 * evaluations + [14] * 2 * evaluations
+    )  # 7 steps an epoch, of training and of validation
+    assert len(history.curve) == 2 * evaluations
+
+
+def test_on_the_meta_device_any_read_raises(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the test above rests on."""
+    monkeypatch.setitem(OPTIMIZERS, "sgd", lambda groups, spec: torch.optim.SGD(groups, spec.lr))
+    network = build_model(SMALL, data.in_shape, data.num_classes)
+    network.register_forward_hook(lambda module, x, logits: logits.sum().item() and None)
+    with pytest.raises(RuntimeError, match="meta"):
+        train(network, data.to("meta"), SPEC)
 
 
 def test_channels_last_changes_nothing_but_rounding(data: ImageData) -> None:

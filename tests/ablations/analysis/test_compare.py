@@ -84,3 +84,13 @@ def test_runs_are_listed_by_variant_and_then_by_seed(tmp_path: Path, capsys: pyt
             store.write(plain(run))
     labels = [row[0] for row in against(capsys, tmp_path / "a", tmp_path / "b")]
     assert labels == [f"{variant} seed {seed}" for variant in ("1x", "2x") for seed in range(11)]
+
+
+def test_a_run_in_another_precision_is_named_and_not_called_different(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, precision in (("a", "float32"), ("b", "bf16")):
+        filled(tmp_path / name, lambda run, used=precision: record_of(run, environment={"precision": used}), seeds=1)
+    rows = against(capsys, tmp_path / "a", tmp_path / "b")
+    assert {row[1] for row in rows} == {"same run, another precision"}
+    assert {row[4] for row in rows} == {"precision float32 / bf16"}

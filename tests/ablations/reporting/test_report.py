@@ -553,3 +553,22 @@ def test_published_runs_are_laid_beside_ours(tmp_path: Path, monkeypatch: pytest
     assert "| 3/4 (30 to 95 %)" in text
     assert "lenet 81.0 % (n = 3) against 71.0 % (n = 3), p = 0.1000" in first_paragraph(store)
     assert (store.folder / "figures/beside_published.png").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("precisions", "said"),
+    [
+        (("bf16", "bf16"), "schedule one-cycle, bf16; weights"),
+        (("float32", "bf16"), "**computed in different precisions (bf16: 12 runs and float32: 12 runs)**"),
+    ],
+)
+def test_a_report_says_when_runs_were_computed_in_different_precisions(
+    tmp_path: Path, precisions: tuple[str, str], said: str
+) -> None:
+    def record(run: Run) -> RunRecord:
+        return replace(plain(run), environment={"precision": precisions[run.seed]})
+
+    store = filled(tmp_path, record, seeds=2)
+    write_report(NUM_1X1, "smoke", store)
+    assert said in text_of(store)
