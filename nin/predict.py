@@ -25,11 +25,13 @@ LIGHT_ON_BLACK = ("fashion-mnist", "mnist", "kmnist")
 BATCH = 256  # images
 
 
-def read_images(paths: Sequence[Path], shape: "Shape", invert: bool = False) -> "tuple[Tensor, list[str]]":
-    """(N, C, H, W) uint8 in that (C, H, W), and lines on what was made of the files (`nin.images.decode`).
+def read_images(paths: Sequence[Path], shape: "Shape", invert: bool = False) -> "Tensor":
+    """(N, C, H, W) uint8 in that (C, H, W). Raises DataError, naming the file, for what is not a whole image."""
+    return read_images_and_notes(paths, shape, invert)[0]
 
-    Raises DataError, naming the file, for what is not a whole image.
-    """
+
+def read_images_and_notes(paths: Sequence[Path], shape: "Shape", invert: bool = False) -> "tuple[Tensor, list[str]]":
+    """The same, and a line on each kind of thing that was made of the files (`nin.images.decode`)."""
     import numpy as np
     import torch
 
@@ -93,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     trained = load(find(arguments.run, arguments.results))
     card = trained.card
-    images, notes = read_images(arguments.images, card.image_shape, arguments.invert)
+    images, notes = read_images_and_notes(arguments.images, card.image_shape, arguments.invert)
     probabilities_NK = probabilities(trained, images)
     if not bool(probabilities_NK.isfinite().all()):
         raise ValueError(f"{card.name} gives no probabilities: its logits are not finite, as after a run that diverged")

@@ -29,7 +29,7 @@ def picture(image: Tensor) -> Image.Image:
 
 
 def pixels_of(path: Path, shape: Shape = GREY, invert: bool = False) -> Tensor:
-    return read_images([path], shape, invert)[0]
+    return read_images([path], shape, invert)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P"])
