@@ -168,7 +168,7 @@ def probabilities(
         return nin.model.predict(network, images.to(device)).cpu()
     if isinstance(images, Tensor):
         return nin.predict.probabilities(network, images)
-    pixels, notes = nin.predict.read_images([Path(path) for path in images], network.card.image_shape, invert)
+    pixels, notes = nin.predict.read_images_and_notes([Path(path) for path in images], network.card.image_shape, invert)
     for note in notes:
         warnings.warn(note, stacklevel=2)
     return nin.predict.probabilities(network, pixels)
