@@ -11,7 +11,7 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -124,7 +124,35 @@ class Store:
         self.runs_folder = self.folder / "runs"
         self.weights_folder = self.folder / "weights"
         self.checkpoints_folder = self.folder / "checkpoints"
+        self.looks_path = self.folder / "looks.json"
         self.superseded_folder = self.folder / "superseded"
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of seeds at which the study was declared to be looked at until it is decided; empty for one fixed number.
+
+        Raises ValueError if the file that says so is damaged.
+        """
+        try:
+            found = json.loads(self.looks_path.read_text())
+        except FileNotFoundError:
+            return ()
+        except ValueError as error:
+            raise ValueError(f"{self.looks_path} is damaged ({one_line(error)}): restore it, or remove it") from error
+        if not isinstance(found, list) or not all(isinstance(num, int) for num in found):
+            raise ValueError(
+                f"{self.looks_path} is damaged ({found!r} are no numbers of seeds): restore it, or remove it"
+            )
+        return tuple(found)
+
+    def declare_looks(self, looks: Sequence[int]) -> None:
+        """Write down at how many seeds the study is looked at, before it is. Raises ValueError if others were declared."""
+        if self.looks and self.looks != tuple(looks):
+            raise ValueError(
+                f"--until-decided: looks at {', '.join(map(str, self.looks))} seeds were declared for {self.folder}, not at "
+                f"{', '.join(map(str, looks))}; go on with --seeds {self.looks[0]} --max-seeds {self.looks[-1]}"
+            )
+        write_atomically(self.looks_path, json.dumps(list(looks)))
 
     @property
     def is_published(self) -> bool:

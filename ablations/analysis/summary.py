@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.stats import linregress
 
 import ablations.studies
-from ablations.analysis import lengths, stats
+from ablations.analysis import lengths, sequential, stats
 from ablations.analysis.stats import POINTS
 from ablations.records import RunRecord
 from ablations.runs import Run
@@ -99,8 +99,11 @@ def failures(row: Any) -> str:
     return f"{row.collapsed + row.diverged} of {row.n} {' or '.join(outcomes)}" if outcomes else ""
 
 
-def summarise(study: Study, protocol: str, records: Sequence[RunRecord]) -> Summary:
-    """Tables of the runs that are results; those that failed are left to the report to name."""
+def summarise(study: Study, protocol: str, records: Sequence[RunRecord], looks: Sequence[int] = ()) -> Summary:
+    """Tables of the runs that are results; those that failed are left to the report to name.
+
+    looks  numbers of seeds at which the study was declared to be looked at, whose decisions are then its verdicts
+    """
     results = [record for record in records if record.is_result]
     length = lengths.of_verdicts(study, results)
     by_variant: dict[str, list[RunRecord]] = {name: [] for name in study.variants}
@@ -110,7 +113,7 @@ def summarise(study: Study, protocol: str, records: Sequence[RunRecord]) -> Summ
     by_variant = {name: sorted(group, key=lambda r: r.run.seed) for name, group in by_variant.items() if group}
     target = study.target(protocol)
     return Summary(
-        variants=_variants(study, by_variant, target),
+        variants=_after_looks(study, by_variant, _variants(study, by_variant, target), looks),
         ladder=_ladder(by_variant, target),
         controls=_controls(study, by_variant),
         contrasts=_contrasts(study, by_variant),
@@ -219,6 +222,29 @@ def _row(
         "runs_with_dead_classes": sum(r.dead_classes > 0 for r in group),
         "generalization_gap_mean": float(np.mean([r.generalization_gap for r in group])),
     }
+
+
+def _after_looks(
+    study: Study, by_variant: Mapping[str, list[RunRecord]], table: pd.DataFrame, looks: Sequence[int]
+) -> pd.DataFrame:
+    """The table with the decisions of a group-sequential design as verdicts, and differences corrected for the looks.
+
+    decided_at  seeds of the look that a comparison stopped at; 0 without looks
+    """
+    table["decided_at"] = 0
+    if not looks or study.baseline not in by_variant:
+        return table
+    samples = {name: {r.run.seed: r.test_accuracy for r in group} for name, group in by_variant.items()}
+    family = [name for name in by_variant if study.role(name) == "confirmatory"]
+    table = table.set_index("variant", drop=False)
+    for name, decision in sequential.decide(samples, study.baseline, family, looks, study.margin).items():
+        table.loc[name, "verdict"] = decision.verdict
+        table.loc[name, "decided_at"] = 0 if decision.next_seeds else decision.num_seeds
+        table.loc[name, ["p_holm", "p_equivalent"]] = math.nan  # of one look at a fixed number of seeds
+        difference = decision.seen if math.isnan(decision.corrected.estimate) else decision.corrected
+        for column, value in difference.in_points().items():
+            table.loc[name, column] = value
+    return table.reset_index(drop=True)
 
 
 def _ladder(by_variant: Mapping[str, list[RunRecord]], target: float) -> pd.DataFrame:

@@ -111,10 +111,11 @@ def _accuracy_sentence(study: Study, protocol: str, summary: Summary) -> str:
             if verdict == "worse":
                 size, low, high = -size, -high, -low
             gap = interval_text(size, low, high, unit=" points")
-            corrected = f"corrected {p_is(other.p_equivalent if verdict == 'equivalent' else other.p_holm)}"
+            p = other.p_equivalent if verdict == "equivalent" else other.p_holm
+            corrected = f"decided at {other.decided_at} seeds" if other.decided_at else f"corrected {p_is(p)}"
             relation = "is equivalent, differing" if verdict == "equivalent" else f"is {verdict}"
             parts.append(f"**{other.variant} {relation} by {gap}, {corrected}**")
-    undecided = others[others["verdict"] == "inconclusive"]
+    undecided = others[~others["verdict"].isin(["better", "worse", "equivalent"])]
     if len(undecided):
         finds = undecided["detectable"].dropna()
         could = (
