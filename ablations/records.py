@@ -43,6 +43,8 @@ class RunRecord:
     train_accuracy   in evaluation mode after the last step, on as many training images as there are test images
     val_accuracy     the last point of the curve
     test_correct     which test images are right: bits, packed, base64 (`test_correctness` unpacks them)
+    prediction_memory_bytes  of predicting one batch, as `nin.memory.prediction_memory` measures it; 0 if it was not measured
+    shifted_accuracy  on the test images, each shifted by SHIFT pixels (`nin.shift`); nan if it was not measured
     train_seconds    training alone; wall_seconds also evaluation and preparation
     peak_memory_bytes  of training, as `nin.memory.training_memory` measures it; 0 if it was not measured
     environment      device, precision, versions, host and commit that the run was executed with
@@ -67,6 +69,8 @@ class RunRecord:
     data_checksum: str = ""
     examples_seen: int = 0
     peak_memory_bytes: int = 0
+    prediction_memory_bytes: int = 0
+    shifted_accuracy: float = NAN
     train_seconds: float = NAN
     wall_seconds: float = NAN
     started_at: str = ""
@@ -312,6 +316,8 @@ def runs_frame(records: Iterable[RunRecord], target: float) -> "pd.DataFrame":
             "examples_seen": record.examples_seen,
             "examples_to_target": record.examples_to_target(target),
             "peak_memory_mb": record.peak_memory_bytes / 1e6 if record.peak_memory_bytes else NAN,
+            "prediction_memory_mb": record.prediction_memory_bytes / 1e6 if record.prediction_memory_bytes else NAN,
+            "shifted_accuracy": record.shifted_accuracy,
             "train_seconds": record.train_seconds,
             "wall_seconds": record.wall_seconds,
             "device": record.environment.get("device", ""),

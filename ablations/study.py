@@ -20,6 +20,7 @@ from ablations.runs import Changes, Run, by_part, flat, length_name, parse_overr
 from nin.spec import changed, choose
 
 MAX_SEEDS = 10_000  # runs of a variant; all are made before the first is executed
+MEMORY = {"memory": "training", "prediction memory": "prediction"}  # what a study of memory is about
 ROLES = ("baseline", "confirmatory", "control", "exploratory")
 
 
@@ -87,7 +88,8 @@ class Study:
 
     baseline   the variant that all others are compared with
     answers    what the question is about: "accuracy"; "failures", the share of runs that fail to learn, and accuracy beside
-               it; "memory", peak memory of training against the batch, for which accuracy is beside the point
+               it; "memory", peak memory of training against the batch, or "prediction memory", of prediction, for both of which
+               accuracy is beside the point
     pairs      variants that are there twice, {"2x": "2x tuned"}: the second ones are compared among each other too
     searches   whether tuning may change the network itself, to find the best one
     published  runs of others to lay beside these

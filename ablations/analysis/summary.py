@@ -18,7 +18,7 @@ from ablations.analysis import lengths, sequential, stats
 from ablations.analysis.stats import POINTS
 from ablations.records import RunRecord
 from ablations.runs import Run
-from ablations.study import Study
+from ablations.study import MEMORY, Study
 from nin.data import shape
 from nin.memory import activation_bytes
 
@@ -119,7 +119,7 @@ def summarise(study: Study, protocol: str, records: Sequence[RunRecord], looks: 
         contrasts=_contrasts(study, by_variant),
         factors=_factors(study, by_variant),
         over_images=_over_images(study, by_variant),
-        memory=_memory_lines(by_variant) if study.answers == "memory" else pd.DataFrame(),
+        memory=_memory_lines(by_variant, MEMORY[study.answers]) if study.answers in MEMORY else pd.DataFrame(),
         tuned=_tuned(study, by_variant),
         published=_beside_published(study, protocol, by_variant),
         by_length=lengths.by_length(study, results),
@@ -218,6 +218,7 @@ def _row(
         "diverged": sum(r.status == "diverged" for r in group),
         "peak_memory_mb": first.peak_memory_bytes / 1e6 if first.peak_memory_bytes else nan,
         "impaired": sum(r.status != "finished" or r.dead_classes > 0 for r in group),
+        "shifted_accuracy_mean": float(np.mean([r.shifted_accuracy for r in group])),
         "dead_classes_mean": float(np.mean([r.dead_classes for r in group])),
         "runs_with_dead_classes": sum(r.dead_classes > 0 for r in group),
         "generalization_gap_mean": float(np.mean([r.generalization_gap for r in group])),
@@ -368,14 +369,16 @@ def _setting(study: Study, run: Run, baseline: Run) -> str:
     return "".join(f"; {difference}" for difference in differences)
 
 
-def _memory_lines(by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
+def _memory_lines(by_variant: Mapping[str, list[RunRecord]], task: str) -> pd.DataFrame:
     """Least squares of peak memory (MB) on the batch, for each network: a fixed part and a slope per image, in MB.
 
-    Beside them what counting alone says: weights, gradients and moments in float32, and one image's activations.
+    Beside them stands what counting alone says: weights in float32, for training also gradients and moments; and all activations
+    of one image, of which prediction keeps few at a time.
     """
+    measure = {"training": "peak_memory_bytes", "prediction": "prediction_memory_bytes"}[task]
     networks: dict[tuple[str, int], list[RunRecord]] = {}
     for name, group in by_variant.items():
-        measured = [record for record in group if record.peak_memory_bytes]
+        measured = [record for record in group if getattr(record, measure)]
         if measured:
             networks.setdefault((name.rpartition(" ")[0], measured[0].params), []).append(measured[0])
     rows = []
@@ -384,8 +387,10 @@ def _memory_lines(by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
         batches = [record.run.train.batch_size for record in records]
         if len(batches) < 2:
             continue
-        fit = linregress(batches, [record.peak_memory_bytes / 1e6 for record in records])
-        copies = 2 + (2 if run.train.optimizer == "adamw" else 1 if run.train.momentum else 0)
+        fit = linregress(batches, [getattr(record, measure) / 1e6 for record in records])
+        copies = (
+            1 if task == "prediction" else 2 + (2 if run.train.optimizer == "adamw" else 1 if run.train.momentum else 0)
+        )
         counted = activation_bytes(run.model, *shape(run.data), records[0].precision)
         rows.append(
             {

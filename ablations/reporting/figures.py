@@ -27,7 +27,7 @@ from ablations.analysis import stats
 from ablations.analysis.summary import each_row, failures, verdict_text
 from ablations.records import write_atomically
 from ablations.runs import length_name
-from ablations.study import Study
+from ablations.study import MEMORY, Study
 
 mpl.rcParams["svg.hashsalt"] = "nin-ablations"  # else element ids differ from one drawing to the next
 WIDTH_INCHES = 8.0
@@ -344,24 +344,24 @@ def memory_against_params(tables: Tables) -> Figure:
 
 
 def memory_against_batch(tables: Tables) -> Figure:
-    """Peak memory of training against the batch, a dot per measurement, with each network's fitted line (a line is curved on
-    logarithmic axes where its fixed part matters).
+    """Peak memory against the batch, a dot per measurement, with each network's fitted line (a line is curved on logarithmic axes
+    where its fixed part matters).
     """
-    figure = _figure(tables, "Peak memory of training against the batch", height=4.2)
+    task = MEMORY[tables.study.answers]
+    column = {"training": "peak_memory_mb", "prediction": "prediction_memory_mb"}[task]
+    figure = _figure(tables, f"Peak memory of {task} against the batch", height=4.2)
     axes = _axes(figure)
     palette = sns.color_palette("colorblind").as_hex()
     networks = tables.memory.reset_index(drop=True)
     for place, line in enumerate(each_row(networks)):
         names = tables.runs["variant"].str.rpartition(" ")
-        runs = tables.runs[(names[0] == line.network) & tables.runs["peak_memory_mb"].notna()]
+        runs = tables.runs[(names[0] == line.network) & tables.runs[column].notna()]
         batches = runs["variant"].str.rpartition(" ")[2].astype(int)
         fit = np.linspace(batches.min(), batches.max(), 500)
         label = f"{line.network}: {line.fixed_mb:.3g} + {line.per_image_mb:.3g} MB per image"
         axes.plot(fit, line.fixed_mb + line.per_image_mb * fit, color=palette[place % len(palette)], linewidth=1.2)
         marker = "oDsp^v"[place % 6]
-        axes.plot(
-            batches, runs["peak_memory_mb"], marker, color=palette[place % len(palette)], markersize=5, label=label
-        )
+        axes.plot(batches, runs[column], marker, color=palette[place % len(palette)], markersize=5, label=label)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(_short))
@@ -410,7 +410,7 @@ MEMORY_FIGURES: dict[str, Callable[[Tables], Figure]] = {"memory_against_batch":
 
 def figures_of(tables: Tables) -> dict[str, Callable[[Tables], Figure]]:
     """Those that say something about the study's question, and for which there are numbers."""
-    if tables.study.answers == "memory":
+    if tables.study.answers in MEMORY:
         return MEMORY_FIGURES
     figures = LENGTH_FIGURES if len(tables.by_length) else {}
     figures = figures | FIGURES | (PUBLISHED_FIGURES if len(tables.published) else {})
