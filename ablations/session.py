@@ -206,6 +206,7 @@ def find_part(study: Study, request: Request) -> Part:
     if request.tuned:
         study = load_tuned(study, request.protocol, request.results, request.overrides, variants)
         variants = None
+    study.expand(request.protocol, 1, overrides=request.overrides)  # as the report will, of all variants on disk
     runs = study.expand(request.protocol, request.seeds, variants, request.overrides, request.lengths)
     store = Store(request.results, study.name, request.protocol, request.keep_weights)
     if store.is_published:

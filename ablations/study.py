@@ -189,7 +189,7 @@ class Study:
             run
             for length in _chosen_lengths(base, lengths)
             for run in self._distinct(
-                {name: self._resolve(base, name, {**_of_length(length), **changes}) for name in chosen}
+                {name: self._resolve(base, name, {**_of_length(length), **changes}) for name in chosen}, changes
             )
         ]
         unique = {run.run_id: run for run in resolved}  # an override of the length leaves one
@@ -214,7 +214,7 @@ class Study:
         other = self._resolve(base, variant.match.variant, overrides)
         return matched(run, other, variant.match.field, variant.match.by)
 
-    def _distinct(self, runs: Mapping[str, Run]) -> list[Run]:
+    def _distinct(self, runs: Mapping[str, Run], overrides: Mapping[str, object]) -> list[Run]:
         """Without the controls that came out as a network that is there already; any other pair alike is an error."""
         kept: dict[str, Run] = {}
         for name, run in runs.items():
@@ -222,7 +222,11 @@ class Study:
                 kept[run.run_id] = run
             elif self.variants[name].match is None:
                 other = kept[run.run_id].variant
-                raise ValueError(f"variants {other!r} and {name!r} are the same run once everything is resolved")
+                same = f"variants {other!r} and {name!r} are the same run once everything is resolved"
+                held = [
+                    key for key in overrides if key in {**self.variants[other].settings, **self.variants[name].settings}
+                ]
+                raise ValueError(f"--set {held[0]}: is what the study is about; {same}" if held else same)
         return list(kept.values())
 
 

@@ -25,7 +25,7 @@ from ablations.tuning.report import write_tuning_report
 from ablations.tuning.storage import StorageClaims, one_line_errors, open_storage
 from ablations.tuning.task import OBJECTIVES, find_or_create_task
 from ablations.tuning.winners import tuned_path, tuning_name
-from nin.cli import redacted
+from nin.cli import redacted, said_if_slow, sqlite_url
 from nin.sources import can_change
 
 # Where `make dashboard` listens, and the storage that it opens unless told otherwise
@@ -81,8 +81,9 @@ def tune_study(
     runs = tuple(replace(run, study=tuning.name) for run in runs)  # whose checkpoints are kept there
     store = Store(request.results, tuning.name, request.protocol)
     store.checkpoints_folder.mkdir(parents=True, exist_ok=True)
-    url = request.storage or f"sqlite:///{request.results / 'optuna.db'}"
-    with FileLock(request.results / ".optuna.lock"):  # two that create the tables at once would trip over each other
+    url = request.storage or sqlite_url(request.results / "optuna.db")
+    # Two that create the tables at once would trip over each other.
+    with said_if_slow(f"trials at {url}"), FileLock(request.results / ".optuna.lock"):
         storage = open_storage(url)
         tasks = [
             find_or_create_task(
