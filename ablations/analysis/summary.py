@@ -61,6 +61,8 @@ class Summary:
     @property
     def examples(self) -> tuple[int, int]:
         """Training images after which the verdicts hold: the fewest and the most that a variant saw."""
+        if self.length:
+            return self.length, self.length  # the last batch may go a few images beyond
         seen = self.variants["examples"] if len(self.variants) else pd.Series([0])
         return int(seen.min()), int(seen.max())
 
