@@ -289,16 +289,23 @@ def difference_against_images(tables: Tables) -> Figure:
     axes.xaxis.set_major_locator(FixedLocator(list(lengths)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: length_name(round(value))))
-    sizes = tables.by_length.loc[tables.by_length["variant"] != baseline, "difference"].abs()
-    limit = max(3 * margin, 1.6 * float(sizes.max()))
-    lows, highs = tables.by_length["difference_low"].min(), tables.by_length["difference_high"].max()
-    axes.set_ylim(
-        max(-limit, float(np.nanmin([lows, -margin])) - 0.1), min(limit, float(np.nanmax([highs, margin])) + 0.1)
-    )
+    axes.set_ylim(_length_limits(tables.by_length, margin))
     axes.set_xlabel("training images, log scale; each length is a training of its own", fontsize=9)
     axes.set_ylabel("difference of test accuracy, points", fontsize=9)
     _legend(figure)
     return figure
+
+
+def _length_limits(table: pd.DataFrame, margin: float) -> tuple[float, float]:
+    """Ends of the axis of differences: all of them and the margin, and intervals as far as they leave these readable."""
+    differences = np.append(table["difference"].dropna(), [-margin, margin])
+    low, high = float(differences.min()), float(differences.max())
+    reach = (high - low) / 2
+    lowest, highest = table["difference_low"].min(), table["difference_high"].max()  # nan of single seeds
+    return (
+        max(low - reach, float(np.nanmin([low, lowest]))) - 0.05 * (high - low),
+        min(high + reach, float(np.nanmax([high, highest]))) + 0.05 * (high - low),
+    )
 
 
 def generalization_gap(tables: Tables) -> Figure:
