@@ -206,7 +206,8 @@ def find_part(study: Study, request: Request) -> Part:
     if request.tuned:
         study = load_tuned(study, request.protocol, request.results, request.overrides, variants)
         variants = None
-    study.expand(request.protocol, 1, overrides=request.overrides)  # as the report will, of all variants on disk
+    if variants:  # the report will expand all variants, some of which may be on disk
+        study.expand(request.protocol, 1, overrides=request.overrides)
     runs = study.expand(request.protocol, request.seeds, variants, request.overrides, request.lengths)
     store = Store(request.results, study.name, request.protocol, request.keep_weights)
     if store.is_published:

@@ -17,7 +17,7 @@ LONGEST_REASON = 300  # characters
 SILENCE = 5.0  # seconds that a person waits without a word
 NO_MEMORY = (
     *("failed to map segment", "annot allocate memory", "can't allocate memory", "not enough memory"),
-    *("can't start new thread", "bad_alloc", "Resource temporarily unavailable"),
+    *("can't start new thread", "bad_alloc", "error return without exception set"),
 )
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 SUCCESS, SOME_RUN_FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
@@ -62,10 +62,16 @@ def redacted(text: str) -> str:
 
 
 def sqlite_url(file: Path) -> str:
-    """The URL of an SQLite database. SQLAlchemy's own, since what a URL decodes ("%20") must have been encoded."""
-    from sqlalchemy import URL
+    """The URL of an SQLite database. SQLAlchemy encodes what it would decode, as the "%20" in the name of a folder.
 
-    return URL.create("sqlite", database=str(file)).render_as_string()
+    The driver is named then: from "sqlite:///" MLflow takes the encoded name and makes a folder of it.
+    """
+    from sqlalchemy import URL, make_url
+
+    plain = f"sqlite:///{file}"
+    if make_url(plain).database == str(file):
+        return plain
+    return URL.create("sqlite+pysqlite", database=str(file)).render_as_string()
 
 
 @contextmanager
@@ -103,7 +109,7 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
     except ValueError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         status = WRONG_REQUEST
-    except (MemoryError, ImportError, RuntimeError) as error:
+    except (MemoryError, ImportError, RuntimeError, SystemError) as error:
         if not is_out_of_memory(error):
             raise
         print(f"error: too little memory ({reason(error)}); what was finished before is intact", file=sys.stderr)

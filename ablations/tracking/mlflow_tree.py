@@ -391,7 +391,7 @@ def _make_database(uri: str) -> None:
     from mlflow import MlflowClient
     from sqlalchemy import make_url
 
-    database = make_url(uri).database if uri.startswith("sqlite:///") else None
+    database = make_url(uri).database if uri.startswith("sqlite") else None
     if not database or Path(database).exists():
         return
     path = Path(database)
