@@ -1,7 +1,10 @@
-"""`python -m ablations.publish STUDY`: copy a study's results to where published ones are kept, with where they come from.
+"""Publish a study's results, and generate the answers in README.md from all published results.
 
-What is copied is what the report needs to be made again: records (without the environment's host), tables, report and figures;
-of a tuned study also what tuning found. Nothing is ever trained into a published folder.
+    python -m ablations.publish STUDY       copy its records, tables, report and figures, and write where they come from
+    python -m ablations.publish --answers   write the README's table and the answers beside the published results again
+
+Records are copied without the environment's host; a tuned study brings what tuning found. Nothing is ever trained into a published
+folder.
 """
 
 import shutil
@@ -17,6 +20,7 @@ from ablations.study import Study, asked, command_of, load_study
 from ablations.tuning.winners import load_tuned, tuned_path
 from nin.cli import SUCCESS, OneLineParser, exit_with
 
+README = Path("README.md")
 SCRATCH = ("report.html", ".inputs", "figures/*.svg")  # made again from the rest, and large
 
 
@@ -86,10 +90,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = OneLineParser(prog="python -m ablations.publish", description=__doc__)
     add_study_options(parser)
     parser.add_argument("--tuned", action="store_true", help="of the variants as they are and as tuned, and the tuning")
+    parser.add_argument(
+        "--answers",
+        action="store_true",
+        help="name no study: generate the answers in README.md from all published ones",
+    )
     parser.add_argument("--to", type=Path, default=Path("results/reference"), metavar="DIR", help="results/reference")
     arguments = parser.parse_args(argv)
-    if arguments.study is None:
-        raise ValueError("name a study to publish; python -m ablations.run --list shows them")
+    if arguments.answers == (arguments.study is not None):
+        raise ValueError("either name a study to publish (python -m ablations.run --list shows them) or say --answers")
+    if arguments.answers:
+        from ablations.answers import update_pages
+
+        for page in update_pages(README, arguments.to):
+            print(f"answers: {page}")
+        return SUCCESS
     if arguments.seeds is not None or arguments.variants is not None:
         raise ValueError("all runs of a study are published: --seeds and --variants are for ablations.run")
     load_plugins(arguments.imports)

@@ -67,7 +67,7 @@ NOTHING_ELSE_THAN = {
 # From the commands down: a module imports from its own layer and those below, never from one above.
 LAYERS = (
     ("ablations.run", "ablations.tune", "ablations.report", "ablations.publish"),
-    ("ablations.api", "ablations.cli", "ablations.plan"),
+    ("ablations.answers", "ablations.api", "ablations.cli", "ablations.plan"),
     ("ablations.session",),
     ("ablations.tuning",),
     ("ablations.reporting",),
