@@ -19,7 +19,7 @@ from ablations.analysis import sequential
 from ablations.execution.data import of_other_data, prepare
 from ablations.execution.driver import CommonFailureError, drive
 from ablations.execution.engines import Engine
-from ablations.execution.launch import EngineOptions, make_engine, require_writable
+from ablations.execution.launch import EngineOptions, make_engine, require_guard, require_writable
 from ablations.execution.progress import say, warn
 from ablations.execution.signals import OutOfTimeError, handle_signals, time_limit
 from ablations.protocols import PROTOCOLS
@@ -112,6 +112,7 @@ def run_studies(
     Raises ValueError, in one line and before anything is written, for what cannot be run; KeyboardInterrupt, after a line that
     says how much is done, if it is interrupted.
     """
+    require_guard()
     parts = [find_part(study, request) for study in studies]
     missing = sorted((run for part in parts for run in part.missing), key=lambda run: run.seed)
     prepare(missing, console)

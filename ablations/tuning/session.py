@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ablations.execution.data import prepare
 from ablations.execution.engines import Engine
-from ablations.execution.launch import EngineOptions, make_engine, require_writable
+from ablations.execution.launch import EngineOptions, make_engine, require_guard, require_writable
 from ablations.execution.progress import say, warn
 from ablations.execution.signals import handle_signals
 from ablations.execution.worker import load_cached
@@ -66,6 +66,7 @@ def tune_study(
     Raises ValueError, in one line, for what cannot be tuned; CommonFailureError if all trials fail alike; KeyboardInterrupt,
     after a line that says how much is done, if it is interrupted.
     """
+    require_guard()
     confirmatory = [name for name in study.variants if study.role(name) == "confirmatory" and not study.searches]
     chosen = study.named(request.variants or [study.baseline, *confirmatory])
     runs = study.expand(request.protocol, 1, chosen, request.overrides)
