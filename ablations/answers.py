@@ -191,7 +191,7 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> tuple[str, str]
     base, others = table[table["role"] == "baseline"], table[table["role"] == "confirmatory"]
     if study.pairs and len(summary.tuned):
         tuned = summary.tuned.rename(columns=lambda name: name.removesuffix("_tuned"))
-        others = tuned[tuned["variant"] != study.baseline].assign(p_holm=lambda tuned: tuned["p"])
+        others = tuned[tuned["variant"] != study.baseline]
     if not len(base) or not len(others):
         return "not compared yet: only one variant was trained", ""
     named = others[others["variant"] == claim.variant]

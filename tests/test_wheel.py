@@ -66,3 +66,9 @@ def test_a_wheel_keeps_published_runs(installed: Command, tmp_path: Path) -> Non
         store.write(record_of(run, test_accuracy=0.8 + 0.01 * run.seed))
     installed("-m", "ablations.report", "textbook", "--protocol", "d2l", cwd=tmp_path)
     assert "## Beside published runs" in (store.folder / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_wheel_keeps_published_numbers(installed: Command, tmp_path: Path) -> None:
+    code = "from ablations.analysis.published import ANCHORS; print(ANCHORS.read_text())"
+    assert "CaffeNet" in installed("-c", code, cwd=tmp_path).stdout

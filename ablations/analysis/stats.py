@@ -366,24 +366,6 @@ def same_distribution(ours: ArrayLike, theirs: ArrayLike) -> tuple[float, float]
     return float(stats.mannwhitneyu(x, y).pvalue), float(stats.ks_2samp(x, y).pvalue)
 
 
-def over_examples(variant: ArrayLike, baseline: ArrayLike) -> tuple[Interval, float]:
-    """Difference in accuracy over the same test images: rows are seeds, columns images, entries whether it is right.
-
-    The interval is over images, as drawn from all that could have been in the test set; seeds are averaged. p is exact
-    (McNemar) for one seed each, else that of the paired t test over images; nan without images, or if no difference varies.
-    """
-    x, y = np.atleast_2d(np.asarray(variant, dtype=float)), np.atleast_2d(np.asarray(baseline, dtype=float))
-    differences = x.mean(axis=0) - y.mean(axis=0)
-    interval = mean_interval(differences)
-    if len(x) == len(y) == 1 and len(differences):
-        only_variant, only_baseline = int((differences > 0).sum()), int((differences < 0).sum())
-        discordant = only_variant + only_baseline
-        return interval, float(stats.binomtest(only_variant, discordant).pvalue) if discordant else 1.0
-    if len(differences) < 2 or not _variance(differences) > 0:
-        return interval, NAN
-    return interval, float(stats.ttest_1samp(differences, 0).pvalue)
-
-
 def pareto_front(costs: ArrayLike, values: ArrayLike) -> NDArray[np.bool_]:
     """Which points no other one beats: none costs at most as much and is worth at least as much, and differs; no nan."""
     cost, value = np.asarray(costs, dtype=float), np.asarray(values, dtype=float)

@@ -6,25 +6,37 @@ Accuracies are fractions; differences, margins and detectable differences are in
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import linregress
 
-import ablations.studies
-from ablations.analysis import lengths, sequential, stats
+from ablations.analysis import lengths, published, sequential, stats, variance
 from ablations.analysis.stats import POINTS
+from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord
 from ablations.runs import Run
 from ablations.study import MEMORY, Study
 from nin.data import shape
 from nin.memory import activation_bytes
 
-PUBLISHED = Path(ablations.studies.__path__[0])  # runs of others, beside the studies that name them
 TRAINING_FLOPS = 3  # of a forward pass: the backward pass costs about two more
 LADDER = (-0.10, -0.05, 0.0, 0.02, 0.05)  # targets around the declared one; those of 100 % or more are left out
+
+
+@dataclass(frozen=True)
+class AddedSeeds:
+    """Seeds beyond the number that a study, or its protocol, declares: a choice that may have followed a look at results.
+
+    declared  number of seeds
+    seeds     those beyond it
+    after     day on which the last declared seed started, if all others started on a later one; else empty
+    """
+
+    declared: int
+    seeds: tuple[int, ...]
+    after: str
 
 
 @dataclass(frozen=True)
@@ -36,13 +48,15 @@ class Summary:
     controls     each control against the variant whose size it has, in points
     contrasts    the study's other comparisons, in points
     factors      main effects and interactions in points; empty unless the study has two factors
-    over_images  each variant against the baseline over the same test images
-    tuned        each variant's difference to the baseline twice, as it is and as tuned; empty unless the study has pairs
+    tuned        each variant's difference to the baseline twice, as it is and as tuned, and which winners are the same draw; empty
+                 unless the study has pairs
     published    our runs of each variant beside those that others have published; empty unless the study names some
+    anchors      numbers of others on the study's question, from other data (`published.anchors`)
     by_length    each variant after each length of training (`lengths.by_length`), and how its difference to the baseline changes
     change       with the length (`lengths.change`); both empty unless there are several lengths
     length       training images after which all other tables hold, where there are several lengths; else 0
     memory       a line per network: peak memory of training against the batch; empty unless the study is about memory
+    added        seeds beyond the declared number, if there are any
     """
 
     variants: pd.DataFrame
@@ -50,13 +64,14 @@ class Summary:
     controls: pd.DataFrame
     contrasts: pd.DataFrame
     factors: pd.DataFrame
-    over_images: pd.DataFrame
     memory: pd.DataFrame
     tuned: pd.DataFrame
     published: pd.DataFrame
+    anchors: pd.DataFrame
     by_length: pd.DataFrame
     change: pd.DataFrame
     length: int = 0
+    added: AddedSeeds | None = None
 
     @property
     def examples(self) -> tuple[int, int]:
@@ -120,14 +135,25 @@ def summarise(study: Study, protocol: str, records: Sequence[RunRecord], looks: 
         controls=_controls(study, by_variant),
         contrasts=_contrasts(study, by_variant),
         factors=_factors(study, by_variant),
-        over_images=_over_images(study, by_variant),
         memory=_memory_lines(by_variant, MEMORY[study.answers]) if study.answers in MEMORY else pd.DataFrame(),
         tuned=_tuned(study, by_variant),
-        published=_beside_published(study, protocol, by_variant),
+        published=published.beside_published(study, protocol, by_variant),
+        anchors=published.anchors(study),
         by_length=lengths.by_length(study, results),
         change=lengths.change(study, results),
         length=length,
+        added=_added_seeds(looks[-1] if looks else study.seeds or PROTOCOLS[protocol].seeds, results),
     )
+
+
+def _added_seeds(declared: int, results: Sequence[RunRecord]) -> AddedSeeds | None:
+    added = sorted({r.run.seed for r in results if r.run.seed >= declared})
+    if not added:
+        return None
+    days = [r.started_at[:10] for r in results if r.run.seed < declared]
+    last = max(days, default="")
+    is_later = last and all(r.started_at[:10] > last for r in results if r.run.seed >= declared)
+    return AddedSeeds(declared, tuple(added), last if is_later else "")
 
 
 def _variants(study: Study, by_variant: Mapping[str, list[RunRecord]], target: float) -> pd.DataFrame:
@@ -152,6 +178,7 @@ def _variants(study: Study, by_variant: Mapping[str, list[RunRecord]], target: f
     table = pd.DataFrame(
         [
             _row(name, study.role(name), group, target, comparisons.get(name), p_logrank.get(name, math.nan))
+            | _over_seeds_and_images(group, by_variant.get(study.baseline, []), comparisons.get(name))
             for name, group in by_variant.items()
         ]
     )
@@ -160,11 +187,41 @@ def _variants(study: Study, by_variant: Mapping[str, list[RunRecord]], target: f
     return table
 
 
+def _over_seeds_and_images(
+    ours: list[RunRecord], baseline: list[RunRecord], comparison: stats.Comparison | None
+) -> dict[str, float]:
+    """The difference to the baseline with an interval over other seeds and other test images, in points.
+
+    Of seeds that both have; nan where the networks were not tested on as many images. `error_seeds` and `error_images` are
+    standard errors from either source alone.
+    """
+    ends = dict.fromkeys(
+        ("difference_both_low", "difference_both_high", "p_both", "error_seeds", "error_images"), math.nan
+    )
+    ours_by_seed, base_by_seed = (
+        {r.run.seed: r.test_correctness() for r in group if r.test_correct} for group in (ours, baseline)
+    )
+    shared = [seed for seed in ours_by_seed if seed in base_by_seed]
+    num_images = {len(correct[seed]) for correct in (ours_by_seed, base_by_seed) for seed in shared}
+    if comparison is None or len(num_images) != 1:
+        return ends
+    both = variance.seeds_and_images(
+        [ours_by_seed[seed] for seed in shared], [base_by_seed[seed] for seed in shared], comparison
+    )
+    return {
+        "difference_both_low": POINTS * both.difference.low,
+        "difference_both_high": POINTS * both.difference.high,
+        "p_both": both.p,
+        "error_seeds": POINTS * both.seeds,
+        "error_images": POINTS * both.images,
+    }
+
+
 def _row(
     name: str, role: str, group: list[RunRecord], target: float, comparison: stats.Comparison | None, p_logrank: float
 ) -> dict[str, object]:
     first = group[0]
-    accuracy = stats.mean_interval([r.test_accuracy for r in group])
+    accuracy = variance.trained([r.test_accuracy for r in group], [r.status == "finished" for r in group])
     budgets = [budget(r) for r in group]
     to_target = stats.summarise_times([r.examples_to_target(target) for r in group], budgets)
     nan = math.nan
@@ -188,9 +245,12 @@ def _row(
         "params_trunk": first.params_trunk,
         "params_head": first.params_head,
         "gflops": first.gflops,
-        "test_accuracy_mean": accuracy.estimate,
-        "test_accuracy_low": max(accuracy.low, 0.0),  # Student's t knows of no bounds
-        "test_accuracy_high": min(accuracy.high, 1.0),
+        **_within_bounds("test_accuracy", accuracy.overall),
+        "mean_is_reliable": accuracy.reliable,
+        "share_trained": accuracy.share.estimate,
+        "share_trained_low": accuracy.share.low,
+        "share_trained_high": accuracy.share.high,
+        **_within_bounds("trained_accuracy", accuracy.accuracy),
         "difference": POINTS * against.difference.estimate,
         "difference_low": POINTS * against.difference.low,
         "difference_high": POINTS * against.difference.high,
@@ -243,11 +303,21 @@ def _after_looks(
     for name, decision in sequential.decide(samples, study.baseline, family, looks, study.margin).items():
         table.loc[name, "verdict"] = decision.verdict
         table.loc[name, "decided_at"] = 0 if decision.next_seeds else decision.num_seeds
-        table.loc[name, ["p_holm", "p_equivalent"]] = math.nan  # of one look at a fixed number of seeds
+        for column in ("p_holm", "p_equivalent", "difference_both_low", "difference_both_high", "p_both"):
+            table.loc[name, column] = math.nan  # of one look at a fixed number of seeds
         difference = decision.seen if math.isnan(decision.corrected.estimate) else decision.corrected
         for column, value in difference.in_points().items():
             table.loc[name, column] = value
     return table.reset_index(drop=True)
+
+
+def _within_bounds(name: str, accuracy: stats.Interval) -> dict[str, float]:
+    """Columns of a mean accuracy; Student's t knows of no bounds."""
+    return {
+        f"{name}_mean": accuracy.estimate,
+        f"{name}_low": max(accuracy.low, 0.0),
+        f"{name}_high": min(accuracy.high, 1.0),
+    }
 
 
 def _ladder(by_variant: Mapping[str, list[RunRecord]], target: float) -> pd.DataFrame:
@@ -287,25 +357,58 @@ def _contrasts(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.Da
 
 
 def _tuned(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
-    """Both kinds by the same tests, each against its own baseline and corrected over its own comparisons."""
+    """Both kinds by the same tests, each against its own baseline and corrected over its own comparisons.
+
+    Variants whose winners are the same draw have the same number in `draw`; `setting` is what tuning has chosen.
+    """
     pairs = {name: tuned for name, tuned in study.pairs.items() if name in by_variant and tuned in by_variant}
     if study.baseline not in pairs:
         return pd.DataFrame()
     rows: dict[str, dict[str, object]] = {name: {"variant": name} for name in pairs}
+    for name, (draw, setting) in _draws(pairs, by_variant).items():
+        rows[name] |= {"n": len(by_variant[pairs[name]]), "draw": draw, "setting": setting}
     others = [name for name in pairs if name != study.baseline]
     for kind, names in (("fixed", {name: name for name in pairs}), ("tuned", pairs)):
         samples = {name: {r.run.seed: r.test_accuracy for r in by_variant[names[name]]} for name in pairs}
         comparisons = stats.compare(samples, study.baseline, others, study.margin)
         for name, row in rows.items():
-            row[f"accuracy_{kind}"] = np.mean(list(samples[name].values()))
+            accuracy = stats.mean_interval(list(samples[name].values()))
+            row |= {f"{key}_{kind}": value for key, value in _within_bounds("accuracy", accuracy).items()}
             comparison = comparisons.get(name)
             if comparison is not None:
-                row |= {f"{key}_{kind}": value for key, value in comparison.difference.in_points().items()}
-                row |= {f"p_{kind}": comparison.p_holm, f"verdict_{kind}": comparison.verdict}
+                columns = {
+                    **comparison.difference.in_points(),
+                    "p_holm": comparison.p_holm,
+                    "p_equivalent": comparison.p_equivalent,
+                    "detectable": POINTS * comparison.detectable,
+                    "verdict": comparison.verdict,
+                }
+                row |= {f"{key}_{kind}": value for key, value in columns.items()}
     for name, row in rows.items():
         gain, _ = stats.welch(*([r.test_accuracy for r in by_variant[which]] for which in (pairs[name], name)))
         row |= {f"{key}_gain": value for key, value in gain.in_points().items()}
     return pd.DataFrame(list(rows.values()))
+
+
+def _draws(pairs: Mapping[str, str], by_variant: Mapping[str, list[RunRecord]]) -> dict[str, tuple[int, str]]:
+    """Of each variant the number of its winner and what that sets; variants whose winners set the same share a number."""
+    fixed = {name: by_variant[name][0].run.settings for name in pairs}
+    tuned = {name: by_variant[other][0].run.settings for name, other in pairs.items()}
+    changed = [key for key in next(iter(fixed.values())) if any(fixed[name][key] != tuned[name][key] for name in pairs)]
+    settings = {name: tuple(tuned[name][key] for key in changed) for name in pairs}
+    numbers = {setting: number for number, setting in enumerate(dict.fromkeys(settings.values()), 1)}
+    return {
+        name: (
+            numbers[setting],
+            ", ".join(
+                f"{key.partition('.')[2]} {value:.3g}"
+                if isinstance(value, float)
+                else f"{key.partition('.')[2]} {value}"
+                for key, value in zip(changed, setting, strict=True)
+            ),
+        )
+        for name, setting in settings.items()
+    }
 
 
 def _minus(one: str, other: str, by_variant: Mapping[str, list[RunRecord]]) -> dict[str, object]:
@@ -406,58 +509,4 @@ def _memory_lines(by_variant: Mapping[str, list[RunRecord]], task: str) -> pd.Da
                 "activations_mb": counted / 1e6,
             }
         )
-    return pd.DataFrame(rows)
-
-
-def published_runs(study: Study, protocol: str) -> pd.DataFrame:
-    """Runs that others have published, a row each: variant, train_loss, test_accuracy; empty where the study names none."""
-    file = PUBLISHED / study.published.file if study.published and study.published.protocol == protocol else None
-    if study.published is None or file is None or not file.exists():
-        return pd.DataFrame(columns=["variant", "train_loss", "test_accuracy"])
-    table = pd.read_csv(file, comment="#")
-    names = {network: variant for variant, network in study.published.networks.items()}
-    return table.assign(variant=table["network"].map(names)).dropna(subset=["variant"])
-
-
-def _beside_published(study: Study, protocol: str, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
-    rows: list[dict[str, object]] = []
-    theirs_by_variant = published_runs(study, protocol).groupby("variant")
-    for name, theirs in theirs_by_variant:
-        group = by_variant.get(str(name), [])
-        if not group or study.published is None:
-            continue
-        accuracy = np.array([r.test_accuracy for r in group])
-        loss = np.array([r.curve[-1].train_loss for r in group])
-        row: dict[str, object] = {"variant": name}
-        for side, values in (("ours", accuracy), ("theirs", theirs["test_accuracy"].to_numpy())):
-            row |= {f"n_{side}": len(values), f"median_{side}": np.median(values), f"mean_{side}": np.mean(values)}
-            row[f"sd_{side}"] = np.std(values, ddof=1) if len(values) > 1 else math.nan
-        row["p_location"], row["p_distribution"] = stats.same_distribution(accuracy, theirs["test_accuracy"])
-        finite = np.isfinite(loss)
-        row["p_loss_location"], row["p_loss_distribution"] = stats.same_distribution(
-            loss[finite], theirs["train_loss"].dropna()
-        )
-        limit = study.published.failed_loss.get(str(name))
-        if limit is not None:
-            failed = [int((~(values < limit)).sum()) for values in (loss, theirs["train_loss"].to_numpy())]
-            row |= {"failed_ours": failed[0], "failed_theirs": failed[1]}
-            row["p_failed"] = stats.compare_rates(failed[0], len(group), failed[1], len(theirs))[1]
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _over_images(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
-    """Each variant against the baseline on the same test images, seeds averaged: what another test set might change."""
-    if study.baseline not in by_variant:
-        return pd.DataFrame()
-    correct = {
-        name: np.array([r.test_correctness() for r in group if r.test_correct]) for name, group in by_variant.items()
-    }
-    base = correct[study.baseline]
-    rows = []
-    for name, ours in correct.items():
-        if name == study.baseline or not len(ours) or not len(base) or ours.shape[1] != base.shape[1]:
-            continue
-        interval, p = stats.over_examples(ours, base)
-        rows.append({"variant": name, **interval.in_points(), "p": p})
     return pd.DataFrame(rows)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from ablations.analysis.moderated import PrimaryTest
-from ablations.analysis.stats import NAN, UNKNOWN, Interval, mean_interval, wilson
+from ablations.analysis.stats import NAN, UNKNOWN, Comparison, Interval, mean_interval, wilson
 
 Array = NDArray[np.float64]
 NORMAL_IMAGES = 30  # fewer images make a bounded mean too far from normal
@@ -33,15 +33,17 @@ class SeedsAndImages:
     images: float
 
 
-def seeds_and_images(variant: ArrayLike, baseline: ArrayLike, test: PrimaryTest | None = None) -> SeedsAndImages:
+def seeds_and_images(
+    variant: ArrayLike, baseline: ArrayLike, test: PrimaryTest | Comparison | None = None
+) -> SeedsAndImages:
     """Difference in accuracy with an interval over both seeds and test images, crossed random effects.
 
     Rows are seeds, the same for both, columns images, entries whether an image is classified rightly. With n seeds and m images
     the variance is that of row means / n plus that of column means / m, less the residual variance / (n m), which both contain
     (Owen 2007; the two-way layout of Cornfield and Tukey 1956). Degrees of freedom are Satterthwaite's.
 
-    With the primary `test` of these runs its moderated variance takes the place of that of row means. nan for fewer than two
-    seeds or NORMAL_IMAGES images.
+    With the `test` of these runs over seeds its variance takes the place of that of row means, and the interval is never narrower
+    than the test's, which covers less. nan for fewer than two seeds or NORMAL_IMAGES images.
     """
     x, y = np.atleast_2d(np.asarray(variant, dtype=float)), np.atleast_2d(np.asarray(baseline, dtype=float))
     if x.shape != y.shape:
@@ -56,19 +58,19 @@ def seeds_and_images(variant: ArrayLike, baseline: ArrayLike, test: PrimaryTest 
     residual = (
         float((d**2).sum()) - m * float((rows**2).sum()) - n * float((columns**2).sum()) + n * m * estimate**2
     ) / ((n - 1) * (m - 1))
-    moderated = test is not None and test.error > 0 and test.method != "welch"
-    over_seeds = test.error**2 if moderated and test is not None else float(rows.var(ddof=1)) / n
-    seed_freedom = test.freedom if moderated and test is not None else n - 1.0
+    given = test if test is not None and test.error > 0 else None
+    over_seeds = given.error**2 if given else float(rows.var(ddof=1)) / n
+    seed_freedom = given.freedom if given else n - 1.0
     over_images = float(columns.var(ddof=1)) / m
     both = max(over_seeds + over_images - residual / (n * m), over_images)
     if not both > 0:
         return SeedsAndImages(Interval(estimate, NAN, NAN), NAN, math.sqrt(over_seeds), math.sqrt(over_images))
     freedom = both**2 / (over_seeds**2 / seed_freedom + over_images**2 / (m - 1))
-    error = math.sqrt(both)
-    half = float(special.stdtrit(freedom, 0.975)) * error
+    sources = [(math.sqrt(both), freedom)] + ([(given.error, given.freedom)] if given else [])
+    half = max(float(special.stdtrit(freedom, 0.975)) * error for error, freedom in sources)
     return SeedsAndImages(
         difference=Interval(estimate, estimate - half, estimate + half),
-        p=float(2 * special.stdtr(freedom, -abs(estimate) / error)),
+        p=max(float(2 * special.stdtr(freedom, -abs(estimate) / error)) for error, freedom in sources),
         seeds=math.sqrt(over_seeds),
         images=math.sqrt(over_images),
     )

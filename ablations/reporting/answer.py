@@ -1,25 +1,71 @@
-"""The answer: a report's first sentence, in terms of what the study is about."""
+"""The answer: a report's first paragraph, in terms of what the study is about."""
 
 import pandas as pd
 
 from ablations.analysis import stats
-from ablations.analysis.summary import Summary, each_row, failures
-from ablations.reporting.formatting import ends_text, interval_text, listed, megabytes_text, p_is, p_text
+from ablations.analysis.summary import AddedSeeds, Summary, each_row, failures
+from ablations.reporting.formatting import (
+    accuracy_text,
+    draws_text,
+    ends_text,
+    interval_text,
+    listed,
+    megabytes_text,
+    p_is,
+    p_text,
+    seeds_text,
+)
 from ablations.study import MEMORY, Study
 
 LINEAR = 0.99  # R squared from which a line is said to describe memory
 
 
 def first_sentence(study: Study, protocol: str, summary: Summary) -> str:
-    """The answer, in terms of what the study is about."""
+    """The answer, in terms of what the study is about, and what it must not be read without."""
     if study.answers in MEMORY:
         return _memory_sentence(MEMORY[study.answers], protocol, summary)
+    answer = _answer(study, protocol, summary)
+    return f"{answer} {_added_sentence(summary.added)}" if summary.added else answer
+
+
+def _answer(study: Study, protocol: str, summary: Summary) -> str:
     if study.answers == "failures" and len(summary.variants):
         return _failure_sentence(study, protocol, summary) + " " + _accuracy_sentence(study, protocol, summary)
     failed = [f"{row.variant} ({failures(row)})" for row in each_row(summary.variants) if failures(row)]
     note = f" Runs that did not learn are in these numbers: {listed(failed)}." if failed else ""
+    if study.pairs:
+        return _tuned_sentence(study, protocol, summary) + note
     beside = _published_sentence(protocol, summary) + " " if len(summary.published) else ""
     return beside + _accuracy_sentence(study, protocol, summary) + note
+
+
+def _added_sentence(added: AddedSeeds) -> str:
+    """Seeds that were added after a look at the results make p-values too small."""
+    seeds, were = ("Seeds", "were") if len(added.seeds) > 1 else ("Seed", "was")
+    when = f"added by hand after {added.after}" if added.after else "asked for by hand"
+    return (
+        f"{seeds} {seeds_text(added.seeds)}, beyond the {added.declared} declared, {were} {when}: if that followed a look at the "
+        "results, p-values are too small."
+    )
+
+
+def _tuned_sentence(study: Study, protocol: str, summary: Summary) -> str:
+    """Verdicts among the variants as tuned, if they differ from those at fixed settings, and how many winners are distinct."""
+    table = summary.tuned
+    others = table[table["variant"] != study.baseline] if len(table) else table
+    if not len(others):
+        return f"Not answered yet: under `{protocol}` there are no results of both {study.baseline} and a variant as tuned."
+    verdicts = _verdicts(others.rename(columns=lambda name: name.removesuffix("_tuned")).assign(decided_at=0))
+    (base,) = each_row(table[table["variant"] == study.baseline])
+    interval = interval_text(base.accuracy_mean_tuned, base.accuracy_low_tuned, base.accuracy_high_tuned, 100, " %")
+    changed = others["variant"][others["verdict_fixed"] != others["verdict_tuned"]]
+    changes = f"Tuning changes the verdict on {listed(changed)}" if len(changed) else "Tuning changes no verdict"
+    draws = draws_text(dict(zip(table["variant"], table["draw"], strict=True)))
+    return (
+        f"{_under(protocol, summary)}, each variant with the hyperparameters that tuning found for it, compared with "
+        f"{study.baseline} as tuned (test accuracy {interval}, n = {base.n}): {verdicts} "
+        f"{changes}. {draws[0].upper()}{draws[1:]}."
+    )
 
 
 def _published_sentence(protocol: str, summary: Summary) -> str:
@@ -102,8 +148,14 @@ def _accuracy_sentence(study: Study, protocol: str, summary: Summary) -> str:
     if not len(base) or not len(others):
         return f"Not answered yet: under `{protocol}` there are no results of both the baseline {study.baseline} and a variant."
     row = base.iloc[0]
-    interval = interval_text(row.test_accuracy_mean, row.test_accuracy_low, row.test_accuracy_high, 100, " %")
-    start = f"{_under(protocol, summary)}, compared with {study.baseline} (test accuracy {interval}, n = {row.n}): "
+    return (
+        f"{_under(protocol, summary)}, compared with {study.baseline} (test accuracy {accuracy_text(row, ' %')}, n = {row.n}): "
+        f"{_verdicts(others)}"
+    )
+
+
+def _verdicts(others: pd.DataFrame) -> str:
+    """Such as "**0x is better by ...**; 3x is inconclusive." of rows with differences and verdicts."""
     parts = []
     for verdict in ("better", "worse", "equivalent"):
         for other in each_row(others[others["verdict"] == verdict]):
@@ -124,4 +176,4 @@ def _accuracy_sentence(study: Study, protocol: str, summary: Summary) -> str:
             else ""
         )
         parts.append(f"{listed(undecided['variant'])} {'is' if len(undecided) == 1 else 'are'} inconclusive{could}")
-    return start + "; ".join(parts) + "."
+    return "; ".join(parts) + "."

@@ -106,7 +106,7 @@ def read_report(study: Study, protocol: str, store: Store, overrides: Sequence[s
 
 def figure_tables(study: Study, protocol: str, report: Report) -> "Tables":
     """What the figures of a report are drawn from."""
-    from ablations.analysis.summary import published_runs
+    from ablations.analysis.published import published_runs
     from ablations.reporting.figures import Tables
 
     runs = runs_frame(report.records, study.target(protocol))

@@ -1,7 +1,8 @@
 """Numbers, intervals and lists as a report has them."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -28,6 +29,12 @@ def difference_text(row: Any) -> str:
         return "–"
     ends = "" if math.isnan(row.difference_low) else f" ({row.difference_low:+.2f} to {row.difference_high:+.2f})"
     return f"{row.difference:+.2f}{ends}"
+
+
+def accuracy_text(row: Any, unit: str = "") -> str:
+    """A row's mean test accuracy in % with its interval, marked where some of its runs did not train."""
+    text = interval_text(row.test_accuracy_mean, row.test_accuracy_low, row.test_accuracy_high, 100, unit)
+    return text if row.mean_is_reliable else f"{text}, unreliable"
 
 
 def p_text(p: float) -> str:
@@ -69,3 +76,24 @@ def listed(items: Iterable[object]) -> str:
     """ "a, b and c", in their order or, of a set, sorted; "none" of nothing."""
     words = [str(item) for item in (sorted(items, key=str) if isinstance(items, set) else items)]
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1] if words else "none"
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """ "0, 1 and 2", or "0 to 9" of many without a gap."""
+    whole = len(seeds) > 3 and seeds[-1] - seeds[0] == len(seeds) - 1
+    return f"{seeds[0]} to {seeds[-1]}" if whole else listed(seeds)
+
+
+def draws_text(draws: Mapping[str, Hashable]) -> str:
+    """ "5 variants have 3 distinct winners: the same draw won for 2x, 1x and 3x", given the draw that won for each variant."""
+    variants_by_draw = defaultdict[Hashable, list[str]](list)
+    for name, draw in draws.items():
+        variants_by_draw[draw].append(name)
+    shared = [listed(names) for names in variants_by_draw.values() if len(names) > 1]
+    if not shared:
+        return f"all winners of {len(draws)} variants are distinct"
+    num = len(variants_by_draw)
+    return (
+        f"{len(draws)} variants have {num} distinct winner{'s' if num > 1 else ''}: the same draw won for "
+        f"{'; another for '.join(shared)}"
+    )

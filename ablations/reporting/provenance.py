@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 
 from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord
-from ablations.reporting.formatting import listed
-from ablations.study import Study, command_of
+from ablations.reporting.formatting import listed, seeds_text
+from ablations.study import MEMORY, Study, command_of
+from nin.spec import BY_SEED
 
 
 def what_was_run(
@@ -39,7 +40,7 @@ def what_was_run(
     devices = {r.environment.get("device", "") for r in records}
     facts = [
         f"Protocol `{protocol}`: {settings.purpose}. {settings.note}".strip(),
-        f"Seeds {_seeds_text(seeds)}, {same} every variant. Variants: {len({r.run.variant for r in records})} of "
+        f"Seeds {seeds_text(seeds)}, {same} every variant. Variants: {len({r.run.variant for r in records})} of "
         f"{len(study.variants)}.",
         f"Budget: {given('train.epochs')} epochs, {max(r.examples_seen for r in records):,} training images; "
         f"batch {given('train.batch_size')}; {given('train.optimizer')}, lr {given('train.lr')}, momentum {given('train.momentum')}, "
@@ -56,6 +57,8 @@ def what_was_run(
         f"Wall time: {sum(r.wall_seconds for r in records if r.is_result) / 60:.1f} minutes summed over runs, "
         f"{sum(r.train_seconds for r in records if r.is_result) / 60:.1f} of them training.",
     ]
+    if study.answers not in MEMORY:
+        facts.insert(3, _variance_fact(records))
     facts.append(f"Command: `{command_of(study, [record.run for record in records], overrides)}`")
     facts += [f"Failed: {record.run.label}: {record.error}" for record in records if not record.is_result]
     if lacking:
@@ -63,6 +66,22 @@ def what_was_run(
         is_control = all(study.variants[name].match and not num_seeds[name] for name in lacking)
         facts.append(f"Without results for some seeds: {listed(lacking)}{left_out if is_control else ''}.")
     return "\n".join(f"- {fact}" for fact in [*facts, *damaged])
+
+
+def _variance_fact(records: Sequence[RunRecord]) -> str:
+    """Which sources of variance intervals cover: what differs from seed to seed, and test images in those that say so."""
+    runs = [record.run for record in records]
+    covered = ["first weights", "the order of images"]
+    covered += ["dropout"] * any(run.model.dropout > 0 for run in runs)
+    covered += ["augmentation"] * any(run.data.augment != "none" for run in runs)
+    divided = [run.data for run in runs if run.data.val_examples]
+    is_drawn_anew = bool(divided) and all(data.split == BY_SEED for data in divided)
+    covered += ["the division into training and validation images"] * is_drawn_anew
+    left_out = ["the division into training and validation images"] * (bool(divided) and not is_drawn_anew)
+    return (
+        f"Intervals cover what differs from seed to seed: {listed(covered)}; those over test images too also cover which images "
+        f"are in the test set. None covers {' or '.join([*left_out, 'the choice of hyperparameters'])}."
+    )
 
 
 def _precisions_text(records: Sequence[RunRecord]) -> str:
@@ -82,12 +101,6 @@ def _tuning_fact(study: Study) -> str:
     studied = sorted(set[str]().union(*(variant.train for variant in study.variants.values())))
     besides = f" but for what is studied ({listed(studied)})" if studied else ""
     return f"Parameters of training are fixed, the same for all variants{besides}; none was tuned for any of them"
-
-
-def _seeds_text(seeds: Sequence[int]) -> str:
-    """ "0, 1 and 2", or "0 to 9" of many without a gap."""
-    whole = len(seeds) > 3 and seeds[-1] - seeds[0] == len(seeds) - 1
-    return f"{seeds[0]} to {seeds[-1]}" if whole else listed(seeds)
 
 
 def _range_text(values: Iterable[object]) -> str:

@@ -1,4 +1,4 @@
-"""What tuning came to: a table of variants, warnings, Optuna's own figures, and the winners for `--tuned`."""
+"""What tuning came to: a table of variants, warnings, what more trials would find, figures, and the winners for `--tuned`."""
 
 import json
 import math
@@ -10,7 +10,9 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ablations.analysis.expected_best import expected_best, spread_of_best
 from ablations.records import Store, write_atomically
+from ablations.reporting.formatting import draws_text
 from ablations.tuning.spaces import Range
 from ablations.tuning.task import PRUNED_AT, Task, winners_of
 from ablations.tuning.winners import Winner
@@ -18,6 +20,7 @@ from ablations.tuning.winners import Winner
 LEGEND_ROWS = 16
 MIN_COMPLETE = 4  # trials, below which a figure of parameters says nothing
 ACCURACY = "validation accuracy"
+NUMBERS = (1, 2, 5, 10, 20, 50, 100, 200, 500)  # of trials, in the table of the expected best
 PUBLISHED = (  # beside the search for the best small network; from the data set's own table
     "Published on Fashion-MNIST, test accuracy: 95.4 % by DenseNet-BC with 768,000 parameters, 93.5 % by VGG-16 with 26 million."
 )
@@ -37,7 +40,8 @@ def write_tuning_report(tasks: Sequence[Task], store: Store, command: str) -> Tu
     if winners:
         content = {"variants": {name: asdict(winner) for name, winner in winners.items()}}
         write_atomically(store.folder / "tuned.json", json.dumps(content, indent=1))
-    figures = [name for task in tasks for name in _draw(task, store.folder / "figures")]
+    figures = [*_draw_expected_best(tasks, store.folder / "figures")]
+    figures += [name for task in tasks for name in _draw(task, store.folder / "figures")]
     spent = {task.run.variant: _examples(task) for task in tasks}
     equal = (
         "the same for every variant"
@@ -66,6 +70,8 @@ def write_tuning_report(tasks: Sequence[Task], store: Store, command: str) -> Tu
         if tasks[0].most_params
         else "",
         "\n".join(f"- {line}" for task in tasks for line in _warnings(task, winners)),
+        *_winners_text(winners),
+        *_expected_best_sections(tasks),
         *_pareto_fronts(tasks),
         "## Space",
         tabulate([_range_row(key, each) for key, each in tasks[0].space.items()], headers="keys", tablefmt="pipe"),
@@ -128,6 +134,75 @@ def _warnings(task: Task, winners: dict[str, Winner]) -> list[str]:
         for key, each in task.space.items()
         if isinstance(each, Range) and each.is_at_edge(float(str(winner.params[key])))
     ]
+
+
+def _winners_text(winners: dict[str, Winner]) -> list[str]:
+    """How many winners are distinct: the same draw for several variants does not yet suit each."""
+    if len(winners) < 2:
+        return []
+    text = draws_text({name: tuple(sorted(winner.params.items())) for name, winner in winners.items()})
+    return [f"{text[0].upper()}{text[1:]}."]
+
+
+def _by_number_of_trials(task: Task) -> list[float]:
+    """Accuracies of the trials that have ended; of one that diverged or is too large, which cannot win, 0."""
+    ended = [trial for trial in task.trials.get_trials() if trial.state.name in ("COMPLETE", "PRUNED")]
+    return [max(task.rank(trial), 0.0) for trial in ended] if task.objective == "accuracy" else []
+
+
+def _expected_best_sections(tasks: Sequence[Task]) -> list[str]:
+    rows = []
+    for task in tasks:
+        accuracies = _by_number_of_trials(task)
+        best = expected_best(accuracies) if accuracies else []
+        row: dict[str, object] = {"variant": task.run.variant}
+        rows.append(row | {f"{n} trials": f"{100 * best[n - 1]:.2f}" for n in _shown(len(best))})
+    if not any(len(row) > 1 for row in rows):
+        return []
+    return [
+        "## Would more trials find more?",
+        f"Expected best {ACCURACY} (%) after so many trials, by the unbiased estimator of Tang et al. (2020): where it still rises at "
+        "the end, more trials would find better settings. Trials are taken for random draws, though later ones learn from earlier "
+        "ones; a pruned one counts with the accuracy at which it ended.",
+        tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True),
+    ]
+
+
+def _shown(num: int) -> list[int]:
+    return sorted({*(n for n in NUMBERS if n < num), num} - {0})
+
+
+def _draw_expected_best(tasks: Sequence[Task], folder: Path) -> list[str]:
+    """Expected best accuracy against the number of trials, a line per variant; the figure's name, if there are any trials."""
+    import seaborn as sns
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    from ablations.reporting.figures import save
+
+    accuracies = {task.run.variant: values for task in tasks if (values := _by_number_of_trials(task))}
+    if not accuracies:
+        return []
+    run = tasks[0].run
+    figure = Figure(figsize=(8.0, 4.2), layout="constrained")
+    figure.suptitle(
+        f"{run.study} under {run.protocol}: expected best, band of one standard deviation",
+        fontsize=10,
+        x=0.01,
+        ha="left",
+    )
+    with sns.axes_style("whitegrid"):
+        axes = figure.add_subplot()
+    for colour, (name, values) in zip(sns.color_palette("husl", len(accuracies)), accuracies.items(), strict=True):
+        best, spread, trials = expected_best(values), spread_of_best(values), range(1, len(values) + 1)
+        axes.plot(trials, best, color=colour, label=name, marker="o", markersize=3)
+        axes.fill_between(trials, best - spread, best + spread, color=colour, alpha=0.12, linewidth=0)
+    axes.set(xlabel="trials", ylabel=f"expected best {ACCURACY}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    figure.legend(loc="outside right center", frameon=False, fontsize=8)
+    save(figure, folder / "expected-best")
+    return ["expected-best"]
 
 
 def _pareto_fronts(tasks: Sequence[Task]) -> list[str]:

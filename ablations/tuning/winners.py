@@ -106,7 +106,15 @@ def with_winners(
             pairs[name] += SUFFIX  # else its own setting has won, and is not trained twice
             tuned[pairs[name]] = _changed(study.variants[name], runs[name], winner)
     kept = {name: study.variants[name] for name in study.variants if name in pairs}
-    return replace(study, variants=kept | tuned, pairs=pairs, contrasts=(), factors=(), name=f"{study.name}-tuned")
+    return replace(
+        study,
+        variants=kept | tuned,
+        pairs=pairs,
+        contrasts=(),
+        factors=(),
+        name=f"{study.name}-tuned",
+        question=f"With each variant tuned: {study.question}",
+    )
 
 
 def _changed(variant: Variant, run: Run, winner: Winner) -> Variant:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 from statsmodels.duration.survfunc import survdiff
 from statsmodels.regression.linear_model import OLS
-from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.power import TTestPower
 
 from ablations.analysis import planning, stats
@@ -254,25 +253,6 @@ def test_a_table_with_holes_is_refused() -> None:
         stats.two_way({("a", "x"): [1, 2], ("a", "y"): [1, 2], ("b", "x"): [1, 2]}, ("a", "x"))
 
 
-def test_one_seed_over_images_is_mcnemar(rng: np.random.Generator) -> None:
-    x, y = rng.random(400) < 0.9, rng.random(400) < 0.85
-    table = [[np.sum(x & y), np.sum(x & ~y)], [np.sum(~x & y), np.sum(~x & ~y)]]
-    interval, p = stats.over_examples(x, y)
-    assert p == pytest.approx(mcnemar(table, exact=True).pvalue)
-    only_x, only_y = table[0][1], table[1][0]
-    variance = (only_x + only_y - (only_x - only_y) ** 2 / 400) / 400 / 399  # of paired shares
-    assert interval.estimate == pytest.approx((only_x - only_y) / 400)
-    assert interval.high - interval.estimate == pytest.approx(scipy_stats.t.ppf(0.975, 399) * math.sqrt(variance))
-
-
-def test_seeds_over_images_are_the_paired_t_test_of_average_correctness(rng: np.random.Generator) -> None:
-    x, y = rng.random((3, 200)) < 0.9, rng.random((5, 200)) < 0.8
-    interval, p = stats.over_examples(x, y)
-    expected = scipy_stats.ttest_rel(x.mean(axis=0), y.mean(axis=0))
-    assert (interval.low, interval.high) == pytest.approx(tuple(expected.confidence_interval()))
-    assert p == pytest.approx(expected.pvalue)
-
-
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=9))
 def test_pareto_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
     beaten = [any(c <= cost and v >= value and (c, v) != (cost, value) for c, v in points) for cost, value in points]
@@ -410,14 +390,6 @@ def test_without_data_there_are_no_numbers() -> None:
     assert math.isnan(stats.compare_rates(0, 0, 1, 3)[1])
     assert math.isnan(stats.prob_better([], [0.9]))
     assert math.isnan(stats.pooled_sd([[0.9], []]))
-    assert math.isnan(stats.over_examples([], [])[1])
-
-
-def test_networks_that_agree_on_every_image() -> None:
-    assert stats.over_examples([1, 0, 1], [1, 0, 1]) == (Interval(0, 0, 0), 1.0)
-    interval, p = stats.over_examples([[1, 0, 1]] * 2, [[1, 0, 1]] * 2)
-    assert interval == Interval(0, 0, 0)
-    assert math.isnan(p)
 
 
 def test_sign_flips_of_many_pairs_agree_with_their_permutations(rng: np.random.Generator) -> None:
@@ -481,17 +453,6 @@ def test_coverage_of_the_restricted_mean(num_seeds: int, rng: np.random.Generato
     standard = 1.5
     excess = scipy_stats.norm.pdf(standard) - standard * scipy_stats.norm.sf(standard)
     assert 0.93 <= coverage([holds(s.restricted_mean, 100 - 10 * excess) for s in summaries]) <= 0.97
-
-
-@pytest.mark.parametrize("num_seeds", SEED_COUNTS)
-def test_coverage_over_images(num_seeds: int, rng: np.random.Generator) -> None:
-    """Images are drawn with a chance each of being classified rightly, the same for all seeds of a variant."""
-    covered = []
-    for _ in range(NUM_STUDIES):
-        easy = rng.beta(4, 1, 300)
-        x, y = rng.random((num_seeds, 300)) < easy, rng.random((num_seeds, 300)) < easy**1.2
-        covered.append(holds(stats.over_examples(x, y)[0], 4 / 5 - 4 / 5.2))  # means of those powers of a beta(4, 1)
-    assert 0.93 <= coverage(covered) <= 0.97
 
 
 @pytest.mark.parametrize("num", SEED_COUNTS)

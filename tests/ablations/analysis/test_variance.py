@@ -52,6 +52,16 @@ def test_it_is_wider_than_either_source_alone(rng: np.random.Generator) -> None:
     assert result.difference.high - result.difference.estimate > 1.9 * max(result.seeds, result.images)
 
 
+def test_it_is_never_narrower_than_the_test_over_seeds_alone(rng: np.random.Generator) -> None:
+    """Degrees of freedom grow with the images, which alone would make the interval of more sources the narrower one."""
+    x, y = rng.random((3, 5_000)) < 0.9, rng.random((3, 5_000)) < 0.9
+    for test in (PrimaryTest(0.0, 0.02, 2, 3, "paired"), PrimaryTest(0.0, 0.02, 2, 3, "welch")):
+        result = seeds_and_images(x, y, test)
+        low, high = test.limits()
+        assert result.difference.high - result.difference.low >= high - low
+        assert result.p >= 2 * scipy_stats.t.sf(abs(result.difference.estimate) / test.error, 2) - 1e-12
+
+
 @pytest.mark.parametrize("shape", [(1, 100), (3, 5), (3, 0)])
 def test_too_few_seeds_or_images_give_no_interval(shape: tuple[int, int]) -> None:
     result = seeds_and_images(np.ones(shape), np.zeros(shape))

@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from builders import filled, plain, record_of
@@ -99,12 +100,15 @@ def test_the_first_sentence_answers_with_numbers_and_certainty(written: Store) -
 def test_what_could_have_been_found_is_said_of_each_undecided_variant_and_not_of_the_worst(tmp_path: Path) -> None:
     def noisy(run: Run) -> RunRecord:
         spread = 0.1 if run.variant == "4x" else 0.01
-        return record_of(run, test_accuracy=0.5 + spread * run.seed)
+        noise = np.random.default_rng([run.seed, run.model.num_1x1]).normal(0, spread)
+        return record_of(run, test_accuracy=0.5 + float(noise))
 
     store = filled(tmp_path, noisy)
-    found = write_report(NUM_1X1, "smoke", store).summary.variants.set_index("variant")["detectable"][OWN]
+    rows = write_report(NUM_1X1, "smoke", store).summary.variants.set_index("variant").loc[OWN]
+    assert (rows["verdict"] == "inconclusive").all()
+    found = rows["detectable"]
     said = f"only differences of {found.min():.1f} to {found.max():.1f} points or more would have been found"
-    assert found.max() > 3 * found.min()
+    assert found.max() > found.min()
     assert f"inconclusive (with a power of 80 % {said})" in first_paragraph(store)
 
 
@@ -121,7 +125,7 @@ def test_the_report_states_what_it_rests_on(written: Store) -> None:
             "Wall time",
             "Command: `python -m ablations.run num_1x1 --protocol smoke --seeds 5`",
             "declared before the runs",
-            "power of 80 %",
+            "80 % power",
         ),
     ):
         assert wanted in text, wanted
@@ -306,7 +310,8 @@ def test_collapsed_and_diverged_runs_are_counted_and_kept_in_the_mean(tmp_path: 
     assert (row["collapsed"], row["diverged"], row["n"]) == (1, 1, 3)
     assert row["test_accuracy_mean"] < 0.4
     assert "Runs that did not learn are in these numbers: 0x (2 of 3 collapsed or diverged)." in first_paragraph(store)
-    assert "66.67 (20.77 to 93.85)" in text_of(store)  # Wilson's interval of 2 in 3
+    assert "33.33 (6.15 to 79.23)" in text_of(store)  # Wilson's interval of 1 in 3 that trained
+    assert "unreliable" in next(line for line in text_of(store).splitlines() if line.startswith("| 0x "))
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -492,7 +497,7 @@ def test_a_study_of_failures_begins_with_their_counts(tmp_path: Path) -> None:
         tmp_path, lambda run: replace(plain(run), **outcomes.get(run.variant, {})), seeds=4, study="class_block"
     )
     write_report(load_study("class_block"), "smoke", store)
-    start = "Under `smoke`, runs that collapsed, diverged or lost classes for good: "
+    start = "Under `smoke`, after 1,024 training images, runs that collapsed, diverged or lost classes for good: "
     failed = "**4 of 4** (51 to 100 %) with narrow relu 1, narrow relu 0.1 and wide relu 1; "
     assert first_paragraph(store).startswith(start + failed + "**0 of 4** (0 to 49 %) with narrow linear 1,")
     # Of 4 in 4 against 0 in 4 the exact p is 2 in 70, seven times which is 0.2.
@@ -541,7 +546,7 @@ def test_published_runs_are_laid_beside_ours(tmp_path: Path, monkeypatch: pytest
     rows = ["# source", "network,train_loss,test_accuracy", *["lenet,0.4,0.70", "lenet,0.4,0.71", "lenet,0.4,0.72"]]
     rows += ["nin,0.4,0.70", "nin,0.6,0.5", "nin,2.3,0.1", "nin,,0.1"]
     (tmp_path / "textbook.csv").write_text("\n".join(rows) + "\n")
-    monkeypatch.setattr("ablations.analysis.summary.PUBLISHED", tmp_path)
+    monkeypatch.setattr("ablations.analysis.published.PUBLISHED", tmp_path)
     store = Store(tmp_path / "results", "textbook", "d2l")
     for run in study.expand("d2l", 3):
         record = record_of(run, test_accuracy=0.8 + 0.01 * run.seed)

@@ -69,4 +69,29 @@ def test_titles_of_figures_stay_apart_and_logarithmic_axes_are_readable(
     (task,) = toy_tasks(tmp_path, 13, ["2x"])
     tune_toy(tmp_path, [task])
     write_tuning_report([task], Store(tmp_path, "toy-tuning", "smoke"), "tune")
-    assert drawn == {f"2x-{kind}" for kind in ("history", "rungs", "importances", "slice", "parallel")}
+    assert drawn == {
+        "expected-best",
+        *(f"2x-{kind}" for kind in ("history", "rungs", "importances", "slice", "parallel")),
+    }
+
+
+def test_expected_best_accuracy_against_trials_ends_at_the_winner(tmp_path: Path) -> None:
+    (task,) = toy_tasks(tmp_path, 6, ["2x"])
+    tune_toy(tmp_path, [task])
+    report = write_tuning_report([task], Store(tmp_path, "toy-tuning", "smoke"), "tune")
+    table = report.path.read_text().partition("## Would more trials find more?")[2]
+    header, _, row = [line for line in table.splitlines() if line.startswith("|")][:3]
+    cells = dict(zip(*([cell.strip() for cell in line.split("|")] for line in (header, row)), strict=True))
+    rising = [float(cells[f"{n} trials"]) for n in (1, 2, 5, 6)]
+    ended = [task.accuracy(trial) for trial in task.trials.get_trials()]
+    assert rising == sorted(rising)
+    assert rising[0] == pytest.approx(100 * sum(ended) / len(ended), abs=0.006)
+    assert rising[-1] == pytest.approx(100 * report.winners["2x"].value, abs=0.006)
+    assert (tmp_path / "toy-tuning/smoke/figures/expected-best.png").stat().st_size > 0
+
+
+def test_a_tuning_says_how_many_winners_are_distinct(tmp_path: Path) -> None:
+    tasks = toy_tasks(tmp_path, 4)  # all variants get the same draws, and the toy likes the same one for each
+    tune_toy(tmp_path, tasks)
+    report = write_tuning_report(tasks, Store(tmp_path, "toy-tuning", "smoke"), "tune")
+    assert "2 variants have 1 distinct winner: the same draw won for" in report.path.read_text()
