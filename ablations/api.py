@@ -1,4 +1,4 @@
-"""What notebooks and scripts call: run a study, read its results. Exported by `ablations`.
+"""The interface for notebooks and scripts: run a study, read its results. Exported by `ablations`.
 
 Both do what the commands `ablations.run` and `ablations.report` do. What a caller gets wrong is a ValueError with the line that the
 command would print.
@@ -41,7 +41,7 @@ GUARD = "put the call under `if __name__ == '__main__':`, because each worker im
 
 @dataclass(frozen=True, repr=False)
 class Results:
-    """What a study's records on disk say. A notebook shows the answer, the table and the forest plot.
+    """Results of a study, read from its records. A notebook shows the answer, the table and the forest plot.
 
     folder  `<results>/<study>/<protocol>`, with the report that a run has written
     report  the parts that the properties below are made from
@@ -159,8 +159,8 @@ def run_study(
     if outcome.stopped or report is None:
         raise RuntimeError(outcome.stopped or f"{study.name}: no run has ended; the same call goes on")
     for record in outcome.failed:
-        lost = record.error or "it still has no weights"
-        warnings.warn(f"{record.run.label} failed: {lost}; the same call tries again", stacklevel=2)
+        lost = record.error or "its weights are missing"
+        warnings.warn(f"{record.run.label} failed: {lost}; call again to retry", stacklevel=2)
     return Results(study, protocol, report.folder, report)
 
 
@@ -171,7 +171,7 @@ def load_results(
     *,
     set: Mapping[str, object] | None = None,  # noqa: A002 - as --set is called
 ) -> Results:
-    """What the records of a study in a folder of results say; writes nothing.
+    """Read the results of a study from a results folder; writes nothing.
 
     set  changes that its runs were made with, such as {"train.lr": 0.05}
 

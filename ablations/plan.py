@@ -43,7 +43,7 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
 
 
 def detectable_line(study: Study, runs: Sequence[Run], store: Store) -> str:
-    """What the design can find before it is run: from the spread of the records there are, else from the protocol's assumption.
+    """State the minimum detectable difference, from the spread of existing records, else from the protocol's assumption.
 
     The spread is that of the baseline and of confirmatory variants whose runs all learned: a single one that collapsed in some
     seeds, or a control that nothing is claimed of, would stand for all.

@@ -86,7 +86,7 @@ def package_folders() -> list[str]:
 
 
 def module_label(module: str) -> str:
-    """How records call a module: a file's by the file's name."""
+    """The name of a module in records: for a file, the file's name."""
     return f"{module.removeprefix(FILE_MODULE)}.py" if module.startswith(FILE_MODULE) else module
 
 
@@ -137,7 +137,7 @@ def _located(error: BaseException, file: str = "") -> str:
 
 
 def _plugin(name: str) -> Plugin | None:
-    """How workers load the module; None for what has no source, of which `ablations.runs.code_of` has refused every use."""
+    """Describe how workers load the module; None for a module without source, whose every use `ablations.runs.code_of` has refused."""
     module = sys.modules.get(name)
     file = getattr(module, "__file__", None) or ""
     if module is None or not (file or name != SCRIPT):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ablations.cli import add_study_options
+from ablations.cli import add_study_options, epilog
 from ablations.plugins import load_plugins
 from ablations.records import PROVENANCE, RunRecord, Store, write_atomically
 from ablations.reporting.files import covered, write_report
@@ -85,15 +85,31 @@ def _provenance(study: Study, protocol: str, records: Sequence[RunRecord], overr
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
-    parser = OneLineParser(prog="python -m ablations.publish", description=__doc__)
+    parser = OneLineParser(
+        prog="python -m ablations.publish",
+        description=(__doc__ or "").split("\n\n")[0],
+        epilog=epilog(
+            "python -m ablations.publish num_1x1",
+            "python -m ablations.publish num_1x1 --tuned",
+            "python -m ablations.publish --answers",
+        ),
+    )
     add_study_options(parser)
-    parser.add_argument("--tuned", action="store_true", help="of the variants as they are and as tuned, and the tuning")
+    parser.add_argument(
+        "--tuned", action="store_true", help="publish default and tuned settings side by side, and the tuning"
+    )
     parser.add_argument(
         "--answers",
         action="store_true",
-        help="name no study: generate the answers in README.md from all published ones",
+        help="write the answers in README.md from all published results; takes no STUDY",
     )
-    parser.add_argument("--to", type=Path, default=Path("results/reference"), metavar="DIR", help="results/reference")
+    parser.add_argument(
+        "--to",
+        type=Path,
+        default=Path("results/reference"),
+        metavar="DIR",
+        help="folder of published results (default: results/reference)",
+    )
     arguments = parser.parse_args(argv)
     if arguments.answers == (arguments.study is not None):
         raise ValueError("either name a study to publish (python -m ablations.run --list shows them) or say --answers")

@@ -39,7 +39,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Variant:
-    """What one variant changes in the protocol's own network, data and training; all else stays as it is there.
+    """A variant: the changes it makes to the protocol's network, data and training.
 
     role   "confirmatory": compared with the baseline by a test declared in advance; "control": of equal size or depth to
            another variant; "exploratory": looked at, but no claim rests on it
@@ -133,7 +133,7 @@ class Study:
 
     @property
     def asked_by(self) -> str:
-        """How commands name it: by its file or its name; a tuned one by the name of what was tuned."""
+        """The name in commands: the file or name of the study; for a tuned study the name of the original."""
         return self.file or self.name.removesuffix("-tuned")
 
     def target(self, protocol: str) -> float:
@@ -225,7 +225,7 @@ class Study:
 
 
 def _chosen_lengths(protocol: Protocol, wanted: Sequence[int] | None) -> Sequence[int]:
-    """Those of the protocol's lengths that are wanted, in ascending order; a single 0 where the protocol names none."""
+    """The requested lengths of the protocol, in ascending order; a single 0 where the protocol names none."""
     if wanted is None:
         return protocol.lengths or (0,)
     unknown = [length_name(length) for length in wanted if length not in protocol.lengths]
@@ -292,7 +292,7 @@ def _described(module: ModuleType, name: str) -> Study:
 
 
 def command_of(study: Study, runs: Sequence[Run], overrides: Sequence[str] = ()) -> str:
-    """What makes these runs of a study, and all between, again: "python -m ablations.run heads --protocol quick --seeds 3"."""
+    """The command that makes these runs of a study again: "python -m ablations.run heads --protocol quick --seeds 3"."""
     protocol, there = runs[0].protocol, {run.variant for run in runs}
     options = []
     if not study.pairs and {run.variant for run in study.expand(protocol, 1, overrides=overrides)} - there:
@@ -307,7 +307,7 @@ def command_of(study: Study, runs: Sequence[Run], overrides: Sequence[str] = ())
 
 
 def asked(study: Study, protocol: str, overrides: Sequence[str] = (), options: Sequence[str] = ()) -> str:
-    """How commands are asked for a study: "heads --protocol quick"; for a tuned one by the name of what was tuned."""
+    """The CLI arguments that name a study: "heads --protocol quick"; for a tuned study the name of the original."""
     tuned = ["--tuned"] if study.pairs else []
     changes = [word for override in overrides for word in ("--set", override)]
     modules = [word for name in imports() for word in ("--import", name)]

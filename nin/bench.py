@@ -1,4 +1,4 @@
-"""How fast networks train on this machine: against the textbook's loop, and against what the machine could do at best.
+"""Measure training speed on this machine, against the textbook's loop and against the machine's own peak.
 
     python -m nin.bench                     every setting
     python -m nin.bench d2l --json FILE     one of them, and the numbers as JSON

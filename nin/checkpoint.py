@@ -24,7 +24,7 @@ FIRST_COST_SEC = 0.01  # what writing one is taken to cost before the first has 
 
 
 class Checkpoint:
-    """Where the state of one training is kept, and the parts that it is made of.
+    """The file that keeps the state of one training, and the parts of that state.
 
     parts       by name, each with state_dict and load_state_dict: the model, its optimiser, ...
     belongs_to  plain values by name that the training must have in common with the one that wrote the file

@@ -70,7 +70,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Check:
-    """How an exported file compares with its network on test images, one at a time and many.
+    """Comparison of an exported file with its network on test images, one at a time and in batches.
 
     largest_difference  between outputs (logits or probabilities)
     different_labels    images that the two put into different classes, which within the tolerance only near ties can be
@@ -212,7 +212,7 @@ FORMATS: dict[str, Format] = {
 
 
 def model_card(card: "Card", check: Check, kind: str, path: Path, probabilities: bool) -> str:
-    """What a person must know to use the file, in Markdown."""
+    """The model card in Markdown: all that a person must know to use the file."""
     import torch
 
     low, high = card.test_interval

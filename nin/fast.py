@@ -48,7 +48,7 @@ def fast_layers(model: nn.Module, precision: str) -> Iterator[bool]:
 
 
 def _is_here(model: nn.Module, precision: str) -> bool:
-    """Whether the model is on a CPU that oneDNN multiplies in that precision on."""
+    """Return whether oneDNN computes this model in that precision on a CPU."""
     on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
     if not (on_cpu and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
         return False
@@ -57,7 +57,7 @@ def _is_here(model: nn.Module, precision: str) -> bool:
 
 @torch.no_grad()
 def is_finite(model: nn.Module) -> bool:
-    """Whether no weight is infinite or nan, nor so large that their sum is."""
+    """Return whether the sum of all weights is finite, so that no weight is infinite or nan."""
     return all(bool(parameter.sum().isfinite()) for parameter in model.parameters())
 
 
@@ -84,7 +84,7 @@ def _faster(model: nn.Module, dtype: torch.dtype) -> Iterator[tuple[nn.Module, F
 
 
 def _flattened(module: nn.Module, seen: set[nn.Module]) -> Iterator[nn.Module]:
-    """What is computed one after another, sequences inside sequences opened up."""
+    """The modules in their order of computation, with nested sequences flattened."""
     seen.add(module)
     if isinstance(module, nn.Sequential):
         for child in module:

@@ -1,4 +1,4 @@
-"""Where data sets come from: the data root, Debian's folder, or a download, with the bytes verified. Errors are one line."""
+"""Find data sets in the data root or Debian's folder, or download them, and verify their bytes. Errors are one line."""
 
 import gzip
 import hashlib
@@ -36,7 +36,7 @@ class _FetchError(Exception):
 
 
 def data_root() -> Path:
-    """Where data sets are kept: $NIN_DATA, else ~/.cache/nin-ablations/data."""
+    """The folder of data sets: $NIN_DATA, else ~/.cache/nin-ablations/data."""
     return Path(os.environ.get("NIN_DATA") or "~/.cache/nin-ablations/data").expanduser()
 
 

@@ -38,7 +38,7 @@ PHASES = ("data", "forward", "backward", "optimiser", "logging", "evaluation")
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a loop took: `seconds` from end to end, `step_seconds` without evaluation (the textbook's: nor loading)."""
+    """Duration of a loop: `seconds` from end to end, `step_seconds` without evaluation (the textbook's: nor loading)."""
 
     images: int
     seconds: float
@@ -56,7 +56,7 @@ class Pace:
 
 
 def has_fashion_mnist() -> bool:
-    """Whether it is on this machine; otherwise random bytes stand in for it, which train as fast."""
+    """Return whether the data set is on this machine; otherwise random bytes stand in for it, which train as fast."""
     return any(
         any(folder.glob("train-images-idx3-ubyte*")) for folder in (data_root() / "FashionMNIST/raw", DEBIAN_FOLDER)
     )
@@ -98,7 +98,7 @@ class Loop:
         raise NotImplementedError
 
     def images_for(self, seconds: float) -> int:
-        """How many images take about that long: whole batches, at least MIN_STEPS, at most an epoch. Warms the loop up."""
+        """Number of images that take about that long: whole batches, at least MIN_STEPS, at most an epoch. Warms the loop up."""
         batch_size = self.setting.train.batch_size
         self.epoch(batch_size)
         rate = self.epoch(batch_size).images_per_sec
@@ -120,7 +120,7 @@ class OurLoop(Loop):
             self.network.compile()
 
     def epoch(self, num_images: int) -> Pace:
-        """As of every loop."""
+        """Train for one epoch (`Loop.epoch`)."""
         data = part_of(self.data, num_images)
         synchronize(self.device)
         start = time.perf_counter()
@@ -167,7 +167,7 @@ class TextbookLoop(Loop):
         self.loaders: dict[int, tuple[DataLoader[tuple[Tensor, int]], DataLoader[tuple[Tensor, int]]]] = {}
 
     def epoch(self, num_images: int) -> Pace:
-        """As of every loop."""
+        """Train for one epoch (`Loop.epoch`)."""
         if num_images not in self.loaders:
             data = part_of(self.data, num_images)
             self.loaders = {num_images: (self._loader(data.train, shuffle=True), self._loader(data.val, shuffle=False))}
@@ -258,7 +258,7 @@ class _WatchedData(ImageData):
     def epoch(
         self, batch_size: int, seed: int, epoch: int, *, channels_last: bool = False, first_step: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """As it is, watched."""
+        """Train for one epoch, under the profiler."""
         self.watch.switch("data")
         for batch in super().epoch(batch_size, seed, epoch, channels_last=channels_last, first_step=first_step):
             self.watch.switch("logging")
@@ -267,14 +267,14 @@ class _WatchedData(ImageData):
         self.watch.switch("logging")
 
     def batches(self, split: Split, batch_size: int, *, channels_last: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-        """As they are, watched."""
+        """Yield the batches, under the profiler."""
         self.watch.switch("evaluation")
         yield from super().batches(split, batch_size, channels_last=channels_last)
         self.watch.switch("logging")
 
 
 class Limits:
-    """What the device can do, with that many threads."""
+    """The device's peak rates with that many threads."""
 
     def __init__(self, device: str, threads: int) -> None:
         torch.set_num_threads(threads)

@@ -80,7 +80,7 @@ class MixedPool(GlobalPool):
 
 
 class GatedPool(GlobalPool):
-    """As mixed, but a = sigmoid(w . x) answers to each map; w has a weight per position, shared by channels (1509.08985)."""
+    """Mixed pooling whose a = sigmoid(w . x) depends on each map; w has a weight per position, shared by channels (1509.08985)."""
 
     def __init__(self, in_shape: Shape) -> None:
         super().__init__(in_shape)

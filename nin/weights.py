@@ -27,7 +27,7 @@ CARD = "card"  # the key of the file's metadata that holds the card, as JSON
 
 @dataclass(frozen=True)
 class Card:
-    """What a trained network is, what it was trained on, and how good it is.
+    """Description of a trained network: its specification, its data and its test accuracy.
 
     name           "<study>/<protocol>/<variant>:<seed>", which `find` understands
     outcome        as `nin.history.History` has it

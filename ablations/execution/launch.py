@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Where runs are executed, and how many at a time.
+    """Options of the engine: where runs execute, and how many at a time.
 
     engine      "local" (processes on this machine) or "ray"
     address     the Ray cluster, "host:port"; empty: RAY_ADDRESS, else one is started here

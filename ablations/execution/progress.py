@@ -103,7 +103,7 @@ class Display:
                 self._line(f"{label}: out of memory; again later, with {number} side by side")
         self._bars.update(self._total, completed=self._work_done())
 
-    def show_settled_elsewhere(self, run: Run) -> None:
+    def show_done_elsewhere(self, run: Run) -> None:
         """Another driver has brought the run to its end."""
         self._end(run)
         self._line(f"{self._label(run)}: done by another driver")

@@ -153,7 +153,7 @@ def _memory(model: ModelSpec, data: DataSpec, train: TrainSpec, device: str) -> 
 
 
 def environment_of(run: Run, device: str, commit: str) -> dict[str, str]:
-    """Where and in which precision a run was executed, and the code outside this package that adds what it names, with digests."""
+    """Describe where and in which precision a run executed, and the plugins it used, with digests."""
     used = {"precision": precision_on(device, run.train.precision)}
     plugins = sorted({f"{module_label(addition.module)} {addition.digest}" for addition in added(run.settings)})
     return environment(device, commit) | used | ({"plugins": ", ".join(plugins)} if plugins else {})
@@ -161,7 +161,7 @@ def environment_of(run: Run, device: str, commit: str) -> dict[str, str]:
 
 @lru_cache
 def environment(device: str, commit: str) -> dict[str, str]:
-    """Where a run was executed: device, threads, versions, host, commit of this code."""
+    """Describe where a run executed: device, threads, versions, host, commit of this code."""
     on_gpu = torch.device(device).type == "cuda"
     return {
         "device": device_name(device),
@@ -176,7 +176,7 @@ def environment(device: str, commit: str) -> dict[str, str]:
 
 
 def _card(record: RunRecord, data: ImageData) -> Card:
-    """What goes with the weights of a run. Where it was trained is told without the name of the machine."""
+    """The card stored with a run's weights, without the name of the machine that trained it."""
     from ablations.analysis.stats import wilson  # here, because loading it takes longer than most of what workers load
 
     run = record.run

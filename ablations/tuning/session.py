@@ -34,7 +34,7 @@ DASHBOARD, DASHBOARD_STORAGE = "http://127.0.0.1:8080", "sqlite:///results/optun
 
 @dataclass(frozen=True)
 class TuningRequest:
-    """Which variants of a study are tuned, how, and where the trials are kept.
+    """A request to tune a study: which variants, how, and where to keep the trials.
 
     variants         None: the baseline and all confirmatory ones
     overrides        changes to every run, such as "train.epochs=2"
@@ -114,7 +114,7 @@ def tune_study(
         f"{study.name} under {request.protocol}: {len(tasks)} variants, {request.trials} trials each, {num_ended} done"
     )
     try:
-        with one_line_errors(url, "all that has ended is kept, and the same command goes on"):
+        with one_line_errors(url, "finished trials are kept; re-run to continue"):
             tune(tasks, engine_that_pauses, claims, store, tracker, print_line)
             report = write_tuning_report(tasks, store, command)
             ended = [run for task in tasks for trial in task.trials.get_trials() for run in task.runs_of(trial)]
@@ -134,7 +134,7 @@ def tune_study(
     except KeyboardInterrupt:
         num_ended = sum(task.num_ended() for task in tasks)
         print(
-            f"interrupted: {num_ended} of {len(tasks) * request.trials} trials have ended; the same command goes on",
+            f"interrupted: {num_ended} of {len(tasks) * request.trials} trials finished; re-run to continue",
             file=sys.stderr,
         )
         raise

@@ -1,4 +1,4 @@
-"""Where trials are kept: Optuna's storages, what they raise as one line, and which driver works on which variant's trials."""
+"""Open Optuna's storages, turn their errors into one line, and claim each variant's trials for one driver."""
 
 import time
 import uuid
@@ -92,7 +92,7 @@ class StorageClaims(Lease):
 
 @contextmanager
 def one_line_errors(url: str, consequence: str) -> Iterator[None]:
-    """What a storage raises, whichever library of it, as a ValueError of one line; `consequence` says what it means."""
+    """Turn any storage library's error into a ValueError of one line; `consequence` says what it means."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What tuning has found, as `<results>/<study>-tuning/<protocol>/tuned.json` has it, and the study that trains it."""
+"""Read and write winners (`<results>/<study>-tuning/<protocol>/tuned.json`), and make the study that trains them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -31,12 +31,12 @@ class Winner:
 
 
 def tuning_name(study: str) -> str:
-    """What the trials of a study go by."""
+    """Name of a study's trials and of their folder."""
     return f"{study}-tuning"
 
 
 def tuned_path(results: Path, study: str, protocol: str) -> Path:
-    """Where the winners of a study under a protocol are kept."""
+    """Path of the winners of a study under a protocol."""
     return results / tuning_name(study) / protocol / "tuned.json"
 
 

@@ -1,4 +1,4 @@
-"""Where runs are executed. An engine takes runs and yields what happens to them; it writes nothing itself."""
+"""Engines execute runs and yield events; an engine writes nothing itself."""
 
 import traceback
 import warnings

@@ -94,7 +94,7 @@ class LocalEngine:
                     self._dismiss(worker)
 
     def _listen(self, workers: list[_Worker]) -> Iterator[tuple[_Worker, Event]]:
-        """What those workers have to say that say something next, or whose time is up."""
+        """Wait for the next events of workers, or for a worker's time limit."""
         nearest = min(worker.deadline for worker in workers)
         ready = wait(
             [worker.pipe for worker in workers], None if nearest == math.inf else max(0.0, nearest - time.monotonic())

@@ -164,7 +164,7 @@ def _nodes() -> list[dict[str, Any]]:
 
 
 def _queue() -> "Queue":
-    """What workers tell their events to: an actor on this node, since any other may be lost."""
+    """The actor that collects workers' events, on this node, since any other node may be lost."""
     import ray
     from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -185,7 +185,7 @@ def _work(task: Task, run: Run, queue: "Queue") -> Ended | Failed:
 
 
 def _told(queue: "Queue", submitted: Sequence[_Submitted]) -> Iterator[Event]:
-    """What has been said of these since the last time; that a lost run has started again is not said twice."""
+    """Collect new events of these runs; the restart of a lost run is reported once."""
     by_run = {one.run: one for one in submitted}
     for event in queue.get_nowait_batch(queue.qsize()):
         one = by_run.get(event.run)
