@@ -4,11 +4,8 @@ Both do what the commands `ablations.run` and `ablations.report` do. What a call
 command would print.
 """
 
-import ast
 import base64
 import math
-import multiprocessing
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from rich.console import Console
 
-from ablations.execution.launch import EngineOptions
+from ablations.execution.launch import EngineOptions, require_guard
 from ablations.execution.progress import PLAIN_WIDTH
 from ablations.plugins import load_plugins
 from ablations.records import Store, curves_frame, runs_frame
@@ -36,7 +33,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOREST_PLOT = "differences"
-GUARD = "put the call under `if __name__ == '__main__':`, because each worker imports this script, and would start the study again"
 
 
 @dataclass(frozen=True, repr=False)
@@ -139,7 +135,7 @@ def run_study(
     Raises ValueError, in one line and before anything is written, for what cannot be run; RuntimeError if all variants fail alike.
     Runs that fail alone are a warning, and tried again by the next call.
     """
-    _require_guard()
+    require_guard()
     load_plugins()
     study = _named(study)
     options = engine if isinstance(engine, EngineOptions) else EngineOptions(engine, workers=workers, device=device)
@@ -204,18 +200,3 @@ def _named(study: str | Path | Study) -> Study:
 
 def _overrides(changes: Mapping[str, object] | None) -> list[str]:
     return [f"{key}={value}" for key, value in (changes or {}).items()]
-
-
-def _require_guard() -> None:
-    """Raises ValueError if workers would start the study again, which they import the calling script for; exits in such a worker."""
-    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as multiprocessing itself asks
-        sys.exit(f"error: run_study: {GUARD}")
-    frame = sys._getframe()
-    while frame.f_back and not (frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__main__"):
-        frame = frame.f_back
-    file = Path(frame.f_globals.get("__file__") or "")
-    if frame.f_globals.get("__name__") != "__main__" or not file.is_file():
-        return  # a notebook, which workers do not import
-    conditions = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.If)]
-    if not any("__name__" in ast.unparse(node.test) and node.lineno <= frame.f_lineno for node in conditions):
-        raise ValueError(f"{file}:{frame.f_lineno}: {GUARD}")

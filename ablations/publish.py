@@ -41,6 +41,8 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
     for record in records:
         environment = {key: value for key, value in record.environment.items() if key != "host"}
         store.write(replace(record, environment=environment))
+    if source.looks:
+        store.declare_looks(source.looks)
     write_report(study, protocol, store, overrides)
     for pattern in SCRATCH:
         for path in store.folder.glob(pattern):

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -43,6 +43,8 @@ class RunRecord:
     train_accuracy   in evaluation mode after the last step, on as many training images as there are test images
     val_accuracy     the last point of the curve
     test_correct     which test images are right: bits, packed, base64 (`test_correctness` unpacks them)
+    prediction_memory_bytes  of predicting one batch, as `nin.memory.prediction_memory` measures it; 0 if it was not measured
+    shifted_accuracy  on the test images, each shifted by SHIFT pixels (`nin.shift`); nan if it was not measured
     train_seconds    training alone; wall_seconds also evaluation and preparation
     peak_memory_bytes  of training, as `nin.memory.training_memory` measures it; 0 if it was not measured
     environment      device, precision, versions, host and commit that the run was executed with
@@ -67,6 +69,8 @@ class RunRecord:
     data_checksum: str = ""
     examples_seen: int = 0
     peak_memory_bytes: int = 0
+    prediction_memory_bytes: int = 0
+    shifted_accuracy: float = NAN
     train_seconds: float = NAN
     wall_seconds: float = NAN
     started_at: str = ""
@@ -124,7 +128,35 @@ class Store:
         self.runs_folder = self.folder / "runs"
         self.weights_folder = self.folder / "weights"
         self.checkpoints_folder = self.folder / "checkpoints"
+        self.looks_path = self.folder / "looks.json"
         self.superseded_folder = self.folder / "superseded"
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of seeds at which the study was declared to be looked at until it is decided; empty for one fixed number.
+
+        Raises ValueError if the file that says so is damaged.
+        """
+        try:
+            found = json.loads(self.looks_path.read_text())
+        except FileNotFoundError:
+            return ()
+        except ValueError as error:
+            raise ValueError(f"{self.looks_path} is damaged ({one_line(error)}): restore it, or remove it") from error
+        if not isinstance(found, list) or not all(isinstance(num, int) for num in found):
+            raise ValueError(
+                f"{self.looks_path} is damaged ({found!r} are no numbers of seeds): restore it, or remove it"
+            )
+        return tuple(found)
+
+    def declare_looks(self, looks: Sequence[int]) -> None:
+        """Write down at how many seeds the study is looked at, before it is. Raises ValueError if others were declared."""
+        if self.looks and self.looks != tuple(looks):
+            raise ValueError(
+                f"--until-decided: looks at {', '.join(map(str, self.looks))} seeds were declared for {self.folder}, not at "
+                f"{', '.join(map(str, looks))}; go on with --seeds {self.looks[0]} --max-seeds {self.looks[-1]}"
+            )
+        write_atomically(self.looks_path, json.dumps(list(looks)))
 
     @property
     def is_published(self) -> bool:
@@ -284,6 +316,8 @@ def runs_frame(records: Iterable[RunRecord], target: float) -> "pd.DataFrame":
             "examples_seen": record.examples_seen,
             "examples_to_target": record.examples_to_target(target),
             "peak_memory_mb": record.peak_memory_bytes / 1e6 if record.peak_memory_bytes else NAN,
+            "prediction_memory_mb": record.prediction_memory_bytes / 1e6 if record.prediction_memory_bytes else NAN,
+            "shifted_accuracy": record.shifted_accuracy,
             "train_seconds": record.train_seconds,
             "wall_seconds": record.wall_seconds,
             "device": record.environment.get("device", ""),

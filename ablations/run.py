@@ -15,11 +15,13 @@ from ablations.cli import add_engine_options, add_study_options, engine_options,
 from ablations.plugins import load_plugins
 from ablations.protocols import PROTOCOLS
 from ablations.study import Study, load_study, study_names
-from nin.cli import SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with
+from nin.cli import SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with, positive
 from nin.spec import choose
 
 if TYPE_CHECKING:
     from ablations.session import Outcome
+
+MOST_SEEDS = 12  # the default last look of --until-decided
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,11 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     load_plugins(arguments.imports)
     studies = _studies(arguments)
     variants = names(arguments.variants, "variant")
+    most_seeds = _most_seeds(arguments, studies)
 
     # From here on something is executed, and what that needs is worth the time it takes to load.
     from ablations.execution.progress import console_for_output
     from ablations.plan import plan_studies
-    from ablations.session import Request, run_studies
+    from ablations.session import Request, run_studies, run_until_decided
 
     request = Request(
         protocol=arguments.protocol,
@@ -44,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         overrides=arguments.overrides,
         results=arguments.results,
         engine=engine_options(arguments),
+        most_seeds=most_seeds,
         budget=arguments.budget,
         retries=arguments.retries,
         keep_weights=arguments.keep_weights,
@@ -52,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.dry_run:
         plan_studies(studies, request, console_for_output())
         return SUCCESS
+    if most_seeds:
+        return _exit_status(run_until_decided(studies[0], request, console_for_output(), ends_with_signals=True))
     return _exit_status(run_studies(studies, request, console_for_output(), ends_with_signals=True))
 
 
@@ -66,6 +72,17 @@ def _studies(arguments: argparse.Namespace) -> list[Study]:
         raise ValueError("--variants needs a single study: variants of different studies have different names")
     studies = [load_study(name) for name in chosen]
     return [study for study in studies if not arguments.all or arguments.protocol in study.protocols]
+
+
+def _most_seeds(arguments: argparse.Namespace, studies: Sequence[Study]) -> int:
+    """The last look of `--until-decided`, in seeds; 0 without that option."""
+    if not arguments.until_decided:
+        if arguments.max_seeds is not None:
+            raise ValueError("--max-seeds needs --until-decided")
+        return 0
+    if len(studies) != 1 or arguments.tuned:
+        raise ValueError("--until-decided needs a single study, and excludes --tuned")
+    return MOST_SEEDS if arguments.max_seeds is None else int(arguments.max_seeds)
 
 
 def _exit_status(outcome: "Outcome") -> int:
@@ -129,6 +146,17 @@ def _parser() -> OneLineParser:
         "--tuned",
         action="store_true",
         help="train each tuned variant with its default and its tuned settings (after ablations.tune)",
+    )
+    group.add_argument(
+        "--until-decided",
+        action="store_true",
+        help="add seeds, in looks declared beforehand, to comparisons that are not decided yet",
+    )
+    group.add_argument(
+        "--max-seeds",
+        type=positive,
+        metavar="N",
+        help=f"last look of --until-decided, in seeds (default: {MOST_SEEDS})",
     )
     return parser
 

@@ -10,17 +10,19 @@ import math
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
 
+from ablations.analysis import sequential
 from ablations.execution.data import of_other_data, prepare
 from ablations.execution.driver import CommonFailureError, drive
 from ablations.execution.engines import Engine
-from ablations.execution.launch import EngineOptions, make_engine, require_writable
+from ablations.execution.launch import EngineOptions, make_engine, require_guard, require_writable
 from ablations.execution.progress import say, warn
 from ablations.execution.signals import OutOfTimeError, handle_signals, time_limit
+from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord, Store
 from ablations.reporting.files import Report, write_report
 from ablations.reporting.terminal import print_summary
@@ -29,6 +31,7 @@ from ablations.study import Study
 from ablations.tracking.mlflow_tree import open_tracker
 from ablations.tracking.tracker import Tracker, finish
 from ablations.tuning.winners import load_tuned
+from nin.spec import choose
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Request:
     variants      only these, and the baseline; of one study alone
     lengths       those of the protocol's training lengths, in images, that are asked for; None: all
     overrides     changes to every run, such as "train.lr=0.05"
+    most_seeds    add seeds in looks up to this number until every declared comparison is decided (`run_until_decided`); 0: do not
     budget        seconds of training, after which the next call goes on
     retries       of a run that failed
     keep_weights  keep each run's trained network; a run that lacks it is trained again
@@ -52,6 +56,7 @@ class Request:
     overrides: Sequence[str] = ()
     results: Path = Path("results")
     engine: EngineOptions = field(default_factory=EngineOptions)
+    most_seeds: int = 0
     budget: float = math.inf
     retries: int = 0
     keep_weights: bool = False
@@ -107,6 +112,7 @@ def run_studies(
     Raises ValueError, in one line and before anything is written, for what cannot be run; KeyboardInterrupt, after a line that
     says how much is done, if it is interrupted.
     """
+    require_guard()
     parts = [find_part(study, request) for study in studies]
     missing = sorted((run for part in parts for run in part.missing), key=lambda run: run.seed)
     prepare(missing, console)
@@ -159,6 +165,39 @@ def run_studies(
     return Outcome(parts, reports, remaining, failed, stopped)
 
 
+def run_until_decided(study: Study, request: Request, console: Console, ends_with_signals: bool = False) -> Outcome:
+    """Execute the study in looks that are declared beforehand, with more seeds for what is not decided, as `run_studies` does.
+
+    The first look has the seeds of the request or the protocol, every variant and every length; later ones have the baseline and
+    the comparisons that are still undecided, at the longest length alone. The looks are written down before the first run, and
+    another call must have the same.
+
+    Raises ValueError for looks that cannot be, or that differ from those declared.
+    """
+    protocol = choose(PROTOCOLS, request.protocol, "protocol")
+    first = request.seeds or study.seeds or protocol.seeds
+    looks = sequential.looks(first, request.most_seeds)
+    store = Store(request.results, study.name, request.protocol)
+    find_part(study, request)  # what cannot be run is refused before anything is declared
+    require_writable(request.results)
+    store.declare_looks(looks)
+    outcome = run_studies([study], replace(request, seeds=first), console, ends_with_signals)
+    for num_seeds in looks[1:]:
+        report = outcome.reports.get(study.name)
+        if report is None or outcome.remaining or outcome.failed or outcome.stopped:
+            break
+        table = report.summary.variants
+        undecided = list(table[table["verdict"] == sequential.UNDECIDED]["variant"])
+        if not undecided:
+            break
+        say(console, f"look at {num_seeds} seeds: {', '.join(undecided)} not decided yet")
+        longest = request.lengths or protocol.lengths
+        lengths = [max(longest)] if longest else None
+        more = replace(request, seeds=num_seeds, variants=undecided, lengths=lengths)
+        outcome = run_studies([study], more, console, ends_with_signals)
+    return outcome
+
+
 def find_part(study: Study, request: Request) -> Part:
     """Find the study's finished and missing runs. Writes nothing.
 
@@ -168,6 +207,8 @@ def find_part(study: Study, request: Request) -> Part:
     if request.tuned:
         study = load_tuned(study, request.protocol, request.results, request.overrides, variants)
         variants = None
+    if variants:  # the report will expand all variants, some of which may be on disk
+        study.expand(request.protocol, 1, overrides=request.overrides)
     runs = study.expand(request.protocol, request.seeds, variants, request.overrides, request.lengths)
     store = Store(request.results, study.name, request.protocol, request.keep_weights)
     if store.is_published:

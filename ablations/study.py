@@ -20,6 +20,7 @@ from ablations.runs import Changes, Run, by_part, flat, length_name, parse_overr
 from nin.spec import changed, choose
 
 MAX_SEEDS = 10_000  # runs of a variant; all are made before the first is executed
+MEMORY = {"memory": "training", "prediction memory": "prediction"}  # what a study of memory is about
 ROLES = ("baseline", "confirmatory", "control", "exploratory")
 
 
@@ -87,7 +88,8 @@ class Study:
 
     baseline   the variant that all others are compared with
     answers    what the question is about: "accuracy"; "failures", the share of runs that fail to learn, and accuracy beside
-               it; "memory", peak memory of training against the batch, for which accuracy is beside the point
+               it; "memory", peak memory of training against the batch, or "prediction memory", of prediction, for both of which
+               accuracy is beside the point
     pairs      variants that are there twice, {"2x": "2x tuned"}: the second ones are compared among each other too
     searches   whether tuning may change the network itself, to find the best one
     published  runs of others to lay beside these
@@ -187,7 +189,7 @@ class Study:
             run
             for length in _chosen_lengths(base, lengths)
             for run in self._distinct(
-                {name: self._resolve(base, name, {**_of_length(length), **changes}) for name in chosen}
+                {name: self._resolve(base, name, {**_of_length(length), **changes}) for name in chosen}, changes
             )
         ]
         unique = {run.run_id: run for run in resolved}  # an override of the length leaves one
@@ -212,7 +214,7 @@ class Study:
         other = self._resolve(base, variant.match.variant, overrides)
         return matched(run, other, variant.match.field, variant.match.by)
 
-    def _distinct(self, runs: Mapping[str, Run]) -> list[Run]:
+    def _distinct(self, runs: Mapping[str, Run], overrides: Mapping[str, object]) -> list[Run]:
         """Without the controls that came out as a network that is there already; any other pair alike is an error."""
         kept: dict[str, Run] = {}
         for name, run in runs.items():
@@ -220,7 +222,11 @@ class Study:
                 kept[run.run_id] = run
             elif self.variants[name].match is None:
                 other = kept[run.run_id].variant
-                raise ValueError(f"variants {other!r} and {name!r} are the same run once everything is resolved")
+                same = f"variants {other!r} and {name!r} are the same run once everything is resolved"
+                held = [
+                    key for key in overrides if key in {**self.variants[other].settings, **self.variants[name].settings}
+                ]
+                raise ValueError(f"--set {held[0]}: is what the study is about; {same}" if held else same)
         return list(kept.values())
 
 

@@ -4,7 +4,9 @@ import argparse
 import gc
 import re
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,6 +14,11 @@ from nin import __version__
 
 RARELY = 100_000  # new objects between two searches for garbage: what torch and MLflow load is none, and takes a second to look at
 LONGEST_REASON = 300  # characters
+SILENCE = 5.0  # seconds that a person waits without a word
+NO_MEMORY = (
+    *("failed to map segment", "annot allocate memory", "can't allocate memory", "not enough memory"),
+    *("can't start new thread", "bad_alloc", "error return without exception set"),
+)
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 SUCCESS, SOME_RUN_FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
@@ -54,10 +61,41 @@ def redacted(text: str) -> str:
     return re.sub(r"((?:password|passwd|pwd|token)=)[^\s&;'\"]+", r"\1***", text, flags=re.IGNORECASE)
 
 
+def sqlite_url(file: Path) -> str:
+    """The URL of an SQLite database. SQLAlchemy encodes what it would decode, as the "%20" in the name of a folder.
+
+    The driver is named then: from "sqlite:///" MLflow takes the encoded name and makes a folder of it.
+    """
+    from sqlalchemy import URL, make_url
+
+    plain = f"sqlite:///{file}"
+    if make_url(plain).database == str(file):
+        return plain
+    return URL.create("sqlite+pysqlite", database=str(file)).render_as_string()
+
+
+@contextmanager
+def said_if_slow(what: str) -> Iterator[None]:
+    """Name on stderr the thing that is waited for, once the wait exceeds SILENCE."""
+    line = f"waiting for {redacted(what)}; Ctrl-C ends the wait\n"
+    timer = threading.Timer(SILENCE, lambda: sys.stderr.write(line))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def reason(error: Exception) -> str:
     """Describe another library's error in one short line, without credentials and database statements."""
     text = f"{type(error).__name__}: {error}".partition("[SQL")[0]
     return redacted(one_line(text))[:LONGEST_REASON]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether the error of Python, a loading library or a starting thread means that memory has run out."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in NO_MEMORY)
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:
@@ -71,6 +109,11 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
     except ValueError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         status = WRONG_REQUEST
+    except (MemoryError, ImportError, RuntimeError, SystemError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: too little memory ({reason(error)}); what was finished before is intact", file=sys.stderr)
+        status = SOME_RUN_FAILED
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
         print(f"error: {error.strerror or error}{place}; what was finished before is intact", file=sys.stderr)

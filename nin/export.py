@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nin.cli import OneLineParser, exit_with, positive, reason
+from nin.cli import OneLineParser, exit_with, positive, reason, sqlite_url
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -424,7 +424,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"Triton: {model}; serve it with tritonserver --model-repository={arguments.triton.resolve()}")
     if arguments.mlflow:
         own = os.environ.get("MLFLOW_TRACKING_URI")
-        uri = own or f"sqlite:///{(arguments.results / 'mlflow.db').resolve()}"
+        uri = own or sqlite_url((arguments.results / "mlflow.db").resolve())
         arguments.results.mkdir(parents=True, exist_ok=True)
         try:
             with _without_chatter():

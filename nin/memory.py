@@ -8,9 +8,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from nin.data import ImageData
+from nin.fast import fast_layers
 from nin.machine import is_accelerator, synchronize
 from nin.model import build_model
-from nin.precision import BYTES
+from nin.precision import BYTES, autocast, precision_on
 from nin.sizes import layers
 from nin.spec import ModelSpec, Shape, TrainSpec
 from nin.train import train
@@ -39,6 +40,30 @@ def training_memory(model: ModelSpec, data: ImageData, spec: TrainSpec) -> int:
         return 0
     with torch.random.fork_rng(devices=[device] if is_accelerator(device) else [], device_type=device.type):
         return peak_bytes(two_steps, device)
+
+
+def prediction_memory(model: ModelSpec, data: ImageData, spec: TrainSpec) -> int:
+    """Bytes at the worst moment of predicting one batch: weights, and the activations that are alive at the same time.
+
+    In evaluation mode, without gradients, in the precision of training; else as `training_memory` measures.
+    """
+    device = data.train.images.device
+    if device.type == "mps":
+        return 0
+    positions = torch.arange(spec.batch_size, device=device) % len(data.train.labels)
+    part = data.train.take(positions)
+    precision = precision_on(device, spec.precision)
+    ((x_NCHW, _),) = data.batches(part, spec.batch_size, channels_last=spec.channels_last)
+    memory_format = torch.channels_last if spec.channels_last else torch.contiguous_format
+
+    def predict_batch() -> None:
+        network = build_model(model, data.in_shape, data.num_classes).eval()
+        network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+        with torch.no_grad(), fast_layers(network, precision), autocast(device, precision):
+            network(x_NCHW)
+
+    with torch.random.fork_rng(devices=[device] if is_accelerator(device) else [], device_type=device.type):
+        return peak_bytes(predict_batch, device)
 
 
 def activation_bytes(model: ModelSpec, in_shape: Shape, num_classes: int, precision: str) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from nin.registry import Addition, added
 from nin.spec import MAX_SIDE, ModelSpec, Shape, choose
 
 if TYPE_CHECKING:
@@ -55,9 +56,15 @@ class LayerRow:
     flops: int
 
 
-@lru_cache(maxsize=4096)
 def size(spec: ModelSpec, in_shape: "Shape", num_classes: int) -> NetworkSize:
     """Size of the network of `spec` for images of in_shape = (C, H, W). Raises ValueError as `build_model` does."""
+    additions = added({f"model.{name}": value for name, value in vars(spec).items()})
+    return _size(spec, in_shape, num_classes, tuple(additions))
+
+
+@lru_cache(maxsize=4096)
+def _size(spec: ModelSpec, in_shape: "Shape", num_classes: int, additions: tuple[Addition, ...]) -> NetworkSize:
+    """Counted once for each version of the code that adds what the specification names."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

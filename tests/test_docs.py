@@ -27,7 +27,7 @@ def test_the_example_of_networks_runs_on_synthetic_images(tmp_path: Path) -> Non
     assert few in code
     namespace: dict[str, object] = {}
     exec(code, namespace)
-    assert len(namespace["history"].to_frame()) == 3  # type: ignore[attr-defined]
+    assert len(namespace["history"].to_frame()) == 2  # type: ignore[attr-defined]
 
 
 def test_the_example_of_a_pooling_adds_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ NOTHING_ELSE_THAN = {
     "nin.settings": ("nin.spec",),
     "nin.history": (),
     "nin.cli": ("nin.__version__",),
-    "nin.sizes": ("nin.spec",),
+    "nin.sizes": ("nin.registry", "nin.spec"),
     "nin.measure": ("nin.cli", "nin.sizes", "nin.spec"),
     "nin.export": ("nin.cli",),
     "nin.predict": ("nin.cli",),

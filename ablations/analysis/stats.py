@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special, stats
+from scipy import stats
 from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint  # type: ignore[import-untyped]
 
@@ -35,7 +35,6 @@ SIGN_FLIP_NORMAL = 100  # pairs
 MOST_DUNNETT = 50  # comparisons: what it takes grows with the cube of their number
 ROUNDING = 1e-9  # a spread below this part of the values is rounding, not variance
 DIGITS = 12  # of a mean of accuracies, which are shares of at most millions of images: what follows is rounding
-QUANTILES = 100  # per axis of the grid that power is averaged over: within half a percent of a power of 80 %
 
 BETTER, WORSE, EQUIVALENT, INCONCLUSIVE = "better", "worse", "equivalent", "inconclusive"
 
@@ -125,19 +124,6 @@ def welch(variant: ArrayLike, baseline: ArrayLike) -> tuple[Interval, float]:
     result = _ttest(x, y)
     interval = result.confidence_interval(0.95)
     return Interval(difference, float(interval.low), float(interval.high)), float(result.pvalue)
-
-
-def equivalence(variant: ArrayLike, baseline: ArrayLike, margin: float) -> float:
-    """p of two one-sided Welch tests that the means differ by less than `margin` (Schuirmann 1987); nan as in `welch`.
-
-    It is below 0.05 exactly when Welch's 90 % interval lies within the margin.
-    """
-    x, y = np.asarray(variant, dtype=float), np.asarray(baseline, dtype=float)
-    if not _testable(x, y):
-        return NAN
-    above = _ttest(x + margin, y, alternative="greater").pvalue
-    below = _ttest(x - margin, y, alternative="less").pvalue
-    return float(max(above, below))
 
 
 def sign_flip(differences: ArrayLike) -> float:
@@ -246,74 +232,6 @@ def pooled_sd(samples: Sequence[ArrayLike]) -> float:
     arrays = [np.asarray(sample, dtype=float) for sample in samples]
     freedom = sum(max(0, len(x) - 1) for x in arrays)
     return math.sqrt(sum((len(x) - 1) * _variance(x) for x in arrays if len(x) > 1) / freedom) if freedom else NAN
-
-
-def power(
-    difference: float,
-    sd: float,
-    num_seeds: int,
-    num_comparisons: int = 1,
-    alpha: float = 0.05,
-    base_sd: float | None = None,
-) -> float:
-    """Probability that Welch's test at alpha / num_comparisons finds a true difference (in the units of `sd`).
-
-    Dividing by the number of comparisons is Holm's first and hardest step, so this is a lower bound. Both sides have
-    `num_seeds` normal values, with deviations `sd` and `base_sd` (the same if there is none). Given the variances that a study
-    happens to see, the power is normal; it is averaged over them, each of which is chi-squared: their sum scales the interval,
-    their ratio sets Welch's degrees of freedom. Student's pooled test, which textbooks tabulate, finds more at few seeds (70
-    against 80 % at 3) but is not the test we run.
-
-    nan for fewer than two seeds or if neither side varies.
-    """
-    base = sd if base_sd is None else base_sd
-    if num_seeds < 2 or not max(sd, base) > 0:
-        return NAN
-    thresholds = _thresholds(sd, base, num_seeds, alpha / num_comparisons)
-    return _power(difference / math.hypot(sd, base) * math.sqrt(num_seeds), thresholds)
-
-
-def detectable_difference(
-    sd: float,
-    num_seeds: int,
-    num_comparisons: int = 1,
-    alpha: float = 0.05,
-    wanted_power: float = 0.8,
-    base_sd: float | None = None,
-) -> float:
-    """The smallest true difference (in the units of `sd`) that `power` finds with the wanted probability; nan if undefined."""
-    base = sd if base_sd is None else base_sd
-    if num_seeds < 2 or not max(sd, base) > 0:
-        return NAN
-    thresholds = _thresholds(sd, base, num_seeds, alpha / num_comparisons)
-    log_shift = optimize.brentq(
-        lambda log_shift: _power(math.exp(log_shift), thresholds) - wanted_power,
-        math.log(1e-6),
-        math.log(1e9),
-        xtol=1e-12,
-    )
-    return math.exp(log_shift) * math.hypot(sd, base) / math.sqrt(num_seeds)
-
-
-def _thresholds(sd: float, base_sd: float, num_seeds: int, alpha: float) -> Array:
-    """Differences, in units of their true standard error, from which Welch's test finds them, at variances that a study may see.
-
-    All are equally likely: QUANTILES of either side's variance.
-    """
-    freedom = num_seeds - 1
-    middles = (np.arange(QUANTILES) + 0.5) / QUANTILES
-    ratios = stats.chi2.ppf(middles, freedom) / freedom  # of a variance seen to the true one
-    variances = np.array([sd, base_sd]) ** 2
-    ours, base = np.meshgrid(*np.outer(variances, ratios))
-    freedoms = np.linspace(freedom, 2 * freedom, QUANTILES)  # Welch's are between these; a t quantile takes long
-    critical = stats.t.isf(alpha / 2, freedoms)
-    welchs = freedom * (ours + base) ** 2 / (ours**2 + base**2)
-    return np.asarray(np.interp(welchs, freedoms, critical) * np.sqrt((ours + base) / variances.sum()))
-
-
-def _power(shift: float, thresholds: Array) -> float:
-    """Probability that a difference of `shift` standard errors is found either way, over equally likely thresholds."""
-    return float(np.mean(special.ndtr(shift - thresholds) + special.ndtr(-shift - thresholds)))
 
 
 def wilson(count: int, num: int, confidence: float = 0.95) -> Interval:

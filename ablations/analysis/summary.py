@@ -14,11 +14,11 @@ import pandas as pd
 from scipy.stats import linregress
 
 import ablations.studies
-from ablations.analysis import lengths, stats
+from ablations.analysis import lengths, sequential, stats
 from ablations.analysis.stats import POINTS
 from ablations.records import RunRecord
 from ablations.runs import Run
-from ablations.study import Study
+from ablations.study import MEMORY, Study
 from nin.data import shape
 from nin.memory import activation_bytes
 
@@ -61,6 +61,8 @@ class Summary:
     @property
     def examples(self) -> tuple[int, int]:
         """Training images after which the verdicts hold: the fewest and the most that a variant saw."""
+        if self.length:
+            return self.length, self.length  # the last batch may go a few images beyond
         seen = self.variants["examples"] if len(self.variants) else pd.Series([0])
         return int(seen.min()), int(seen.max())
 
@@ -99,8 +101,11 @@ def failures(row: Any) -> str:
     return f"{row.collapsed + row.diverged} of {row.n} {' or '.join(outcomes)}" if outcomes else ""
 
 
-def summarise(study: Study, protocol: str, records: Sequence[RunRecord]) -> Summary:
-    """Tables of the runs that are results; those that failed are left to the report to name."""
+def summarise(study: Study, protocol: str, records: Sequence[RunRecord], looks: Sequence[int] = ()) -> Summary:
+    """Tables of the runs that are results; those that failed are left to the report to name.
+
+    looks  numbers of seeds at which the study was declared to be looked at, whose decisions are then its verdicts
+    """
     results = [record for record in records if record.is_result]
     length = lengths.of_verdicts(study, results)
     by_variant: dict[str, list[RunRecord]] = {name: [] for name in study.variants}
@@ -110,13 +115,13 @@ def summarise(study: Study, protocol: str, records: Sequence[RunRecord]) -> Summ
     by_variant = {name: sorted(group, key=lambda r: r.run.seed) for name, group in by_variant.items() if group}
     target = study.target(protocol)
     return Summary(
-        variants=_variants(study, by_variant, target),
+        variants=_after_looks(study, by_variant, _variants(study, by_variant, target), looks),
         ladder=_ladder(by_variant, target),
         controls=_controls(study, by_variant),
         contrasts=_contrasts(study, by_variant),
         factors=_factors(study, by_variant),
         over_images=_over_images(study, by_variant),
-        memory=_memory_lines(by_variant) if study.answers == "memory" else pd.DataFrame(),
+        memory=_memory_lines(by_variant, MEMORY[study.answers]) if study.answers in MEMORY else pd.DataFrame(),
         tuned=_tuned(study, by_variant),
         published=_beside_published(study, protocol, by_variant),
         by_length=lengths.by_length(study, results),
@@ -215,10 +220,34 @@ def _row(
         "diverged": sum(r.status == "diverged" for r in group),
         "peak_memory_mb": first.peak_memory_bytes / 1e6 if first.peak_memory_bytes else nan,
         "impaired": sum(r.status != "finished" or r.dead_classes > 0 for r in group),
+        "shifted_accuracy_mean": float(np.mean([r.shifted_accuracy for r in group])),
         "dead_classes_mean": float(np.mean([r.dead_classes for r in group])),
         "runs_with_dead_classes": sum(r.dead_classes > 0 for r in group),
         "generalization_gap_mean": float(np.mean([r.generalization_gap for r in group])),
     }
+
+
+def _after_looks(
+    study: Study, by_variant: Mapping[str, list[RunRecord]], table: pd.DataFrame, looks: Sequence[int]
+) -> pd.DataFrame:
+    """The table with the decisions of a group-sequential design as verdicts, and differences corrected for the looks.
+
+    decided_at  seeds of the look that a comparison stopped at; 0 without looks
+    """
+    table["decided_at"] = 0
+    if not looks or study.baseline not in by_variant:
+        return table
+    samples = {name: {r.run.seed: r.test_accuracy for r in group} for name, group in by_variant.items()}
+    family = [name for name in by_variant if study.role(name) == "confirmatory"]
+    table = table.set_index("variant", drop=False)
+    for name, decision in sequential.decide(samples, study.baseline, family, looks, study.margin).items():
+        table.loc[name, "verdict"] = decision.verdict
+        table.loc[name, "decided_at"] = 0 if decision.next_seeds else decision.num_seeds
+        table.loc[name, ["p_holm", "p_equivalent"]] = math.nan  # of one look at a fixed number of seeds
+        difference = decision.seen if math.isnan(decision.corrected.estimate) else decision.corrected
+        for column, value in difference.in_points().items():
+            table.loc[name, column] = value
+    return table.reset_index(drop=True)
 
 
 def _ladder(by_variant: Mapping[str, list[RunRecord]], target: float) -> pd.DataFrame:
@@ -342,14 +371,16 @@ def _setting(study: Study, run: Run, baseline: Run) -> str:
     return "".join(f"; {difference}" for difference in differences)
 
 
-def _memory_lines(by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
+def _memory_lines(by_variant: Mapping[str, list[RunRecord]], task: str) -> pd.DataFrame:
     """Least squares of peak memory (MB) on the batch, for each network: a fixed part and a slope per image, in MB.
 
-    Beside them what counting alone says: weights, gradients and moments in float32, and one image's activations.
+    Beside them stands what counting alone says: weights in float32, for training also gradients and moments; and all activations
+    of one image, of which prediction keeps few at a time.
     """
+    measure = {"training": "peak_memory_bytes", "prediction": "prediction_memory_bytes"}[task]
     networks: dict[tuple[str, int], list[RunRecord]] = {}
     for name, group in by_variant.items():
-        measured = [record for record in group if record.peak_memory_bytes]
+        measured = [record for record in group if getattr(record, measure)]
         if measured:
             networks.setdefault((name.rpartition(" ")[0], measured[0].params), []).append(measured[0])
     rows = []
@@ -358,8 +389,10 @@ def _memory_lines(by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
         batches = [record.run.train.batch_size for record in records]
         if len(batches) < 2:
             continue
-        fit = linregress(batches, [record.peak_memory_bytes / 1e6 for record in records])
-        copies = 2 + (2 if run.train.optimizer == "adamw" else 1 if run.train.momentum else 0)
+        fit = linregress(batches, [getattr(record, measure) / 1e6 for record in records])
+        copies = (
+            1 if task == "prediction" else 2 + (2 if run.train.optimizer == "adamw" else 1 if run.train.momentum else 0)
+        )
         counted = activation_bytes(run.model, *shape(run.data), records[0].precision)
         rows.append(
             {

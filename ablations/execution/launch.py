@@ -1,8 +1,11 @@
 """Choose where runs are executed: the options, and the engine that they make. Imports torch and Ray only to make one."""
 
+import ast
 import importlib.util
 import math
+import multiprocessing
 import os
+import sys
 import tempfile
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +16,8 @@ from ablations import plugins
 
 if TYPE_CHECKING:
     from ablations.execution.engines import Engine
+
+GUARD = "put the call under `if __name__ == '__main__':`, because each worker imports this script, and would start the study again"
 
 
 @dataclass(frozen=True)
@@ -98,3 +103,18 @@ def require_writable(results: Path) -> None:
         raise ValueError(
             f"--results {results}: cannot write there ({error.strerror}); choose another folder"
         ) from error
+
+
+def require_guard() -> None:
+    """Raises ValueError if the script that was started would start again in each worker, which imports it; exits in such a worker."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as multiprocessing itself asks
+        sys.exit(f"error: {GUARD}")
+    frame = sys._getframe()
+    while frame.f_back and not (frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__main__"):
+        frame = frame.f_back
+    file = Path(frame.f_globals.get("__file__") or "")
+    if frame.f_globals.get("__name__") != "__main__" or not file.is_file():
+        return  # a notebook, which workers do not import
+    conditions = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.If)]
+    if not any("__name__" in ast.unparse(node.test) and node.lineno <= frame.f_lineno for node in conditions):
+        raise ValueError(f"{file}:{frame.f_lineno}: {GUARD}")

@@ -23,10 +23,11 @@ from ablations.runs import Run, code_of
 from nin.data import AUGMENTATIONS, ImageData, load
 from nin.history import Evaluation
 from nin.machine import device_name
-from nin.memory import training_memory
+from nin.memory import prediction_memory, training_memory
 from nin.model import build_model
 from nin.precision import precision_on, slow_precision
 from nin.registry import added
+from nin.shift import shifted_score
 from nin.sizes import NetworkSize, size
 from nin.spec import DataSpec, ModelSpec, TrainSpec, choose
 from nin.train import OPTIMIZERS, SCHEDULES, Grid, evaluate, require_batches, train
@@ -106,6 +107,8 @@ def execute(
         test_correct=pack_correctness(correct.numpy()),
         test_examples=len(correct),
         peak_memory_bytes=_memory(run.model, run.data.for_seed(run.seed), run.train, device),
+        prediction_memory_bytes=prediction_memory(run.model, data, run.train),
+        shifted_accuracy=shifted_score(model, data, run.train).accuracy,
         wall_seconds=history.seconds_before + time.perf_counter() - started,
     )
     return Executed(record, to_bytes(model, _card(record, data)) if keep_weights else b"")
@@ -189,7 +192,7 @@ def _card(record: RunRecord, data: ImageData) -> Card:
         seed=run.seed,
         outcome=record.status,
         model=run.model,
-        data=run.data,
+        data=run.data.for_seed(run.seed),
         train=replace(run.train, precision=record.precision),
         image_shape=(channels, height, width),
         in_shape=data.in_shape,

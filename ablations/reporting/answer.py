@@ -5,15 +5,15 @@ import pandas as pd
 from ablations.analysis import stats
 from ablations.analysis.summary import Summary, each_row, failures
 from ablations.reporting.formatting import ends_text, interval_text, listed, megabytes_text, p_is, p_text
-from ablations.study import Study
+from ablations.study import MEMORY, Study
 
 LINEAR = 0.99  # R squared from which a line is said to describe memory
 
 
 def first_sentence(study: Study, protocol: str, summary: Summary) -> str:
     """The answer, in terms of what the study is about."""
-    if study.answers == "memory":
-        return _memory_sentence(protocol, summary)
+    if study.answers in MEMORY:
+        return _memory_sentence(MEMORY[study.answers], protocol, summary)
     if study.answers == "failures" and len(summary.variants):
         return _failure_sentence(study, protocol, summary) + " " + _accuracy_sentence(study, protocol, summary)
     failed = [f"{row.variant} ({failures(row)})" for row in each_row(summary.variants) if failures(row)]
@@ -41,7 +41,7 @@ def _under(protocol: str, summary: Summary) -> str:
     return f"Under `{protocol}`, after {images} training images"
 
 
-def _memory_sentence(protocol: str, summary: Summary) -> str:
+def _memory_sentence(task: str, protocol: str, summary: Summary) -> str:
     lines = summary.memory
     if not len(lines):
         return f"Not answered yet: under `{protocol}` no network was measured with two batches or more."
@@ -56,7 +56,7 @@ def _memory_sentence(protocol: str, summary: Summary) -> str:
         f"{row.network} {megabytes_text(row.fixed_mb)} + {megabytes_text(row.per_image_mb)} per image (R squared {row.r_squared:.4f})"
         for row in each_row(lines)
     ]
-    return f"Under `{protocol}`, peak memory of training **{verdict}**: {'; '.join(parts)}."
+    return f"Under `{protocol}`, peak memory of {task} **{verdict}**: {'; '.join(parts)}."
 
 
 def _failure_sentence(study: Study, protocol: str, summary: Summary) -> str:
@@ -111,10 +111,11 @@ def _accuracy_sentence(study: Study, protocol: str, summary: Summary) -> str:
             if verdict == "worse":
                 size, low, high = -size, -high, -low
             gap = interval_text(size, low, high, unit=" points")
-            corrected = f"corrected {p_is(other.p_equivalent if verdict == 'equivalent' else other.p_holm)}"
+            p = other.p_equivalent if verdict == "equivalent" else other.p_holm
+            corrected = f"decided at {other.decided_at} seeds" if other.decided_at else f"corrected {p_is(p)}"
             relation = "is equivalent, differing" if verdict == "equivalent" else f"is {verdict}"
             parts.append(f"**{other.variant} {relation} by {gap}, {corrected}**")
-    undecided = others[others["verdict"] == "inconclusive"]
+    undecided = others[~others["verdict"].isin(["better", "worse", "equivalent"])]
     if len(undecided):
         finds = undecided["detectable"].dropna()
         could = (

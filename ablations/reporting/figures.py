@@ -27,7 +27,7 @@ from ablations.analysis import stats
 from ablations.analysis.summary import each_row, failures, verdict_text
 from ablations.records import write_atomically
 from ablations.runs import length_name
-from ablations.study import Study
+from ablations.study import MEMORY, Study
 
 mpl.rcParams["svg.hashsalt"] = "nin-ablations"  # else element ids differ from one drawing to the next
 WIDTH_INCHES = 8.0
@@ -289,16 +289,23 @@ def difference_against_images(tables: Tables) -> Figure:
     axes.xaxis.set_major_locator(FixedLocator(list(lengths)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: length_name(round(value))))
-    sizes = tables.by_length.loc[tables.by_length["variant"] != baseline, "difference"].abs()
-    limit = max(3 * margin, 1.6 * float(sizes.max()))
-    lows, highs = tables.by_length["difference_low"].min(), tables.by_length["difference_high"].max()
-    axes.set_ylim(
-        max(-limit, float(np.nanmin([lows, -margin])) - 0.1), min(limit, float(np.nanmax([highs, margin])) + 0.1)
-    )
+    axes.set_ylim(_length_limits(tables.by_length, margin))
     axes.set_xlabel("training images, log scale; each length is a training of its own", fontsize=9)
     axes.set_ylabel("difference of test accuracy, points", fontsize=9)
     _legend(figure)
     return figure
+
+
+def _length_limits(table: pd.DataFrame, margin: float) -> tuple[float, float]:
+    """Ends of the axis of differences: all of them and the margin, and intervals as far as they leave these readable."""
+    differences = np.append(table["difference"].dropna(), [-margin, margin])
+    low, high = float(differences.min()), float(differences.max())
+    reach = (high - low) / 2
+    lowest, highest = table["difference_low"].min(), table["difference_high"].max()  # nan of single seeds
+    return (
+        max(low - reach, float(np.nanmin([low, lowest]))) - 0.05 * (high - low),
+        min(high + reach, float(np.nanmax([high, highest]))) + 0.05 * (high - low),
+    )
 
 
 def generalization_gap(tables: Tables) -> Figure:
@@ -344,24 +351,24 @@ def memory_against_params(tables: Tables) -> Figure:
 
 
 def memory_against_batch(tables: Tables) -> Figure:
-    """Peak memory of training against the batch, a dot per measurement, with each network's fitted line (a line is curved on
-    logarithmic axes where its fixed part matters).
+    """Peak memory against the batch, a dot per measurement, with each network's fitted line (a line is curved on logarithmic axes
+    where its fixed part matters).
     """
-    figure = _figure(tables, "Peak memory of training against the batch", height=4.2)
+    task = MEMORY[tables.study.answers]
+    column = {"training": "peak_memory_mb", "prediction": "prediction_memory_mb"}[task]
+    figure = _figure(tables, f"Peak memory of {task} against the batch", height=4.2)
     axes = _axes(figure)
     palette = sns.color_palette("colorblind").as_hex()
     networks = tables.memory.reset_index(drop=True)
     for place, line in enumerate(each_row(networks)):
         names = tables.runs["variant"].str.rpartition(" ")
-        runs = tables.runs[(names[0] == line.network) & tables.runs["peak_memory_mb"].notna()]
+        runs = tables.runs[(names[0] == line.network) & tables.runs[column].notna()]
         batches = runs["variant"].str.rpartition(" ")[2].astype(int)
         fit = np.linspace(batches.min(), batches.max(), 500)
         label = f"{line.network}: {line.fixed_mb:.3g} + {line.per_image_mb:.3g} MB per image"
         axes.plot(fit, line.fixed_mb + line.per_image_mb * fit, color=palette[place % len(palette)], linewidth=1.2)
         marker = "oDsp^v"[place % 6]
-        axes.plot(
-            batches, runs["peak_memory_mb"], marker, color=palette[place % len(palette)], markersize=5, label=label
-        )
+        axes.plot(batches, runs[column], marker, color=palette[place % len(palette)], markersize=5, label=label)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(_short))
@@ -410,7 +417,7 @@ MEMORY_FIGURES: dict[str, Callable[[Tables], Figure]] = {"memory_against_batch":
 
 def figures_of(tables: Tables) -> dict[str, Callable[[Tables], Figure]]:
     """Those that say something about the study's question, and for which there are numbers."""
-    if tables.study.answers == "memory":
+    if tables.study.answers in MEMORY:
         return MEMORY_FIGURES
     figures = LENGTH_FIGURES if len(tables.by_length) else {}
     figures = figures | FIGURES | (PUBLISHED_FIGURES if len(tables.published) else {})

@@ -100,7 +100,7 @@ def read_report(study: Study, protocol: str, store: Store, overrides: Sequence[s
             f"no runs of study {study.name!r} under {protocol!r} in {store.folder}: "
             f"make them with python -m ablations.run {study.asked_by} --protocol {protocol}"
         )
-    summary = summarise(study, protocol, records)
+    summary = summarise(study, protocol, records, store.looks)
     return Report(store.folder, first_sentence(study, protocol, summary), summary, records, damaged, others)
 
 

@@ -22,7 +22,23 @@ from ablations.reporting.formatting import (
 )
 from ablations.reporting.provenance import what_was_run
 from ablations.runs import length_name
-from ablations.study import Study
+from ablations.study import MEMORY, Study
+from nin.shift import SHIFT
+
+COUNTED = {"training": "weights, gradients and optimiser", "prediction": "weights"}
+MEMORY_TEXT = {
+    "training": (
+        "Least squares of the peak of two training steps on the batch. The fixed part holds weights, gradients, the optimiser's state, "
+        "copies of weights in a lower precision and workspace; the slope holds an image's activations and what the backward pass "
+        "keeps of them besides, such as the positions of maxima. Counting takes float32 for the first and the precision of training "
+        "for the second, and neither copies nor workspace."
+    ),
+    "prediction": (
+        "Least squares of the peak of predicting one batch, in evaluation mode without gradients. The fixed part holds weights, their "
+        "copies in a lower precision and workspace; the slope holds the activations of an image that are alive at the same time. "
+        "Counting takes all activations of an image, of which prediction frees most before the last is made."
+    ),
+}
 
 
 def sections(
@@ -36,11 +52,11 @@ def sections(
     damaged: Sequence[str],
 ) -> list[str]:
     """The report's parts in order, each a heading, a paragraph, a table or a figure; `figures` are names and captions."""
-    if study.answers == "memory":
+    if study.answers in MEMORY:
         return [
             f"# {study.name}: {study.question}",
             answer,
-            *_memory_sections(summary, figures),
+            *_memory_sections(MEMORY[study.answers], summary, figures),
             "## What was run",
             what_was_run(study, protocol, records, overrides, damaged),
         ]
@@ -70,6 +86,7 @@ def sections(
             _failure_table(table),
             "## Generalisation and size",
             _figure_line("generalization_gap", figures),
+            *_shift_lines(table),
             _figure_line("params_by_part", figures),
             _figure_line("memory_against_params", figures),
         ]
@@ -150,7 +167,7 @@ def _tuned_sections(study: Study, table: pd.DataFrame) -> list[str]:
     ]
 
 
-def _memory_sections(summary: Summary, figures: Sequence[tuple[str, str]]) -> list[str]:
+def _memory_sections(task: str, summary: Summary, figures: Sequence[tuple[str, str]]) -> list[str]:
     if not len(summary.memory):
         return []
     rows = [
@@ -159,7 +176,7 @@ def _memory_sections(summary: Summary, figures: Sequence[tuple[str, str]]) -> li
             "parameters": f"{row.params:,}",
             "batches": row.batches,
             "fixed, MB": number_text(row.fixed_mb),
-            "weights, gradients and optimiser by counting, MB": number_text(row.state_mb),
+            f"{COUNTED[task]} by counting, MB": number_text(row.state_mb),
             "per image, MB": number_text(row.per_image_mb),
             "activations by counting, MB": number_text(row.activations_mb),
             "R squared": f"{row.r_squared:.5f}",
@@ -168,10 +185,7 @@ def _memory_sections(summary: Summary, figures: Sequence[tuple[str, str]]) -> li
     ]
     return [
         "## Memory against the batch",
-        "Least squares of the peak of two training steps on the batch. The fixed part holds weights, gradients, the optimiser's "
-        "state, copies of weights in a lower precision and workspace; the slope holds an image's activations and what the backward "
-        "pass keeps of them besides, such as the positions of maxima. Counting takes float32 for the first and the precision of "
-        "training for the second, and neither copies nor workspace.",
+        MEMORY_TEXT[task],
         markdown_table(rows),
         _figure_line("memory_against_batch", figures),
     ]
@@ -235,6 +249,27 @@ def _accuracy_notes(study: Study, table: pd.DataFrame) -> str:
     if needs:
         lines.append(f"Seeds in all that would decide an inconclusive comparison with 80 % power: {'; '.join(needs)}.")
     return "\n\n".join(lines)
+
+
+def _shift_lines(table: pd.DataFrame) -> list[str]:
+    """Accuracy on shifted test images, of the variants that it was measured of."""
+    known = table[table["shifted_accuracy_mean"].notna()]
+    if not len(known):
+        return []
+    rows = [
+        {
+            "variant": row.variant,
+            "test accuracy, %": f"{100 * row.test_accuracy_mean:.2f}",
+            "on shifted images, %": f"{100 * row.shifted_accuracy_mean:.2f}",
+            "lost, points": f"{100 * (row.test_accuracy_mean - row.shifted_accuracy_mean):.2f}",
+        }
+        for row in each_row(known)
+    ]
+    return [
+        f"Is a network invariant to translation? Test images are shifted by {SHIFT} pixels, each in one of eight directions; means "
+        "over seeds.",
+        markdown_table(rows),
+    ]
 
 
 def _seeds_text(num: float) -> str:

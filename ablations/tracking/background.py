@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from ablations.records import RunRecord
 from ablations.runs import Run
 from ablations.tracking.tracker import Tracker
+from nin.cli import said_if_slow
 from nin.history import Evaluation
 
 Call = Callable[[Tracker], None]
@@ -37,8 +38,8 @@ class BackgroundTracker(Tracker):
     Whatever is raised there is one warning, and nothing more is sent until `sync` or `close` tries once again.
     """
 
-    def __init__(self, connect: Callable[[], Tracker], lost: Callable[[Exception], None]) -> None:
-        self._connect, self._say_lost = connect, lost
+    def __init__(self, connect: Callable[[], Tracker], lost: Callable[[Exception], None], name: str = "MLflow") -> None:
+        self._connect, self._say_lost, self._name = connect, lost, name
         self._tracker: Tracker | None = None
         self._is_lost = self._has_said = self._has_tried_again = self._is_closed = False
         self._calls: SimpleQueue[tuple[Call, bool] | None] = SimpleQueue()
@@ -70,13 +71,17 @@ class BackgroundTracker(Tracker):
         self._later(lambda tracker: tracker.add_files(folder))
 
     def close(self, status: str) -> None:
-        """Waits for MLflow, but not for ever. Does nothing the second time."""
+        """Waits for MLflow, but not for ever, and not if it is told not to. Does nothing the second time."""
         if self._is_closed:
             return
         self._end_with(status)
-        self._thread.join(PATIENCE)
-        if self._thread.is_alive():
-            self._lose(TimeoutError(f"still busy after {PATIENCE:.0f} s"))
+        try:
+            with said_if_slow(f"{self._name} to take what is left, at most {PATIENCE:.0f} s"):
+                self._thread.join(PATIENCE)
+            if self._thread.is_alive():
+                self._lose(TimeoutError(f"still busy after {PATIENCE:.0f} s"))
+        except KeyboardInterrupt:  # of the wait alone: the results are on disk
+            self._lose(TimeoutError("still busy when the wait was ended"))
 
     def stop(self, patience: float) -> None:
         """Close as "KILLED", and wait so many seconds at most."""

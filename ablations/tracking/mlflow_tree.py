@@ -32,7 +32,7 @@ from ablations.study import Study
 from ablations.tracking.background import BackgroundTracker
 from ablations.tracking.metrics import Metrics, curve_metrics, final_metrics, over_seeds
 from ablations.tracking.tracker import Tracker
-from nin.cli import reason, redacted
+from nin.cli import reason, redacted, sqlite_url
 from nin.history import Evaluation
 
 if TYPE_CHECKING:
@@ -78,15 +78,16 @@ def open_tracker(
 
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # as errors, they log the traceback of what they raise
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{results / 'mlflow.db'}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or sqlite_url(results / "mlflow.db")
 
     def lost(error: Exception) -> None:
         warn(
-            f"MLflow at {redacted(uri)} does not answer ({reason(error)}): no result is lost, records are complete on disk, "
-            "and the next call of the same command brings MLflow up to date"
+            f"MLflow at {redacted(uri)} cannot be used ({reason(error)}): no result is lost, records are complete on disk; "
+            "once it can, the same command brings MLflow up to date"
         )
 
-    return BackgroundTracker(lambda: MlflowTracker(uri, results, study, protocol, overrides), lost)
+    name = f"MLflow at {uri}"
+    return BackgroundTracker(lambda: MlflowTracker(uri, results, study, protocol, overrides), lost, name)
 
 
 @dataclass
@@ -388,14 +389,17 @@ class MlflowTracker(Tracker):
 def _make_database(uri: str) -> None:
     """A new SQLite database appears with all of its tables: one whose maker was killed midway could never be opened again."""
     from mlflow import MlflowClient
+    from sqlalchemy import make_url
 
-    path = Path(uri.partition("?")[0].removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or path.exists():
+    database = make_url(uri).database if uri.startswith("sqlite") else None
+    if not database or Path(database).exists():
         return
+    path = Path(database)
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)  # of one who was killed
     try:
-        MlflowClient(tracking_uri=f"sqlite:///{new}").search_experiments(max_results=1)
+        _reach_database(sqlite_url(new))
+        MlflowClient(tracking_uri=sqlite_url(new)).search_experiments(max_results=1)
         new.rename(path)
     finally:
         new.unlink(missing_ok=True)

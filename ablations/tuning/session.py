@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ablations.execution.data import prepare
 from ablations.execution.engines import Engine
-from ablations.execution.launch import EngineOptions, make_engine, require_writable
+from ablations.execution.launch import EngineOptions, make_engine, require_guard, require_writable
 from ablations.execution.progress import say, warn
 from ablations.execution.signals import handle_signals
 from ablations.execution.worker import load_cached
@@ -25,7 +25,7 @@ from ablations.tuning.report import write_tuning_report
 from ablations.tuning.storage import StorageClaims, one_line_errors, open_storage
 from ablations.tuning.task import OBJECTIVES, find_or_create_task
 from ablations.tuning.winners import tuned_path, tuning_name
-from nin.cli import redacted
+from nin.cli import redacted, said_if_slow, sqlite_url
 from nin.sources import can_change
 
 # Where `make dashboard` listens, and the storage that it opens unless told otherwise
@@ -66,6 +66,7 @@ def tune_study(
     Raises ValueError, in one line, for what cannot be tuned; CommonFailureError if all trials fail alike; KeyboardInterrupt,
     after a line that says how much is done, if it is interrupted.
     """
+    require_guard()
     confirmatory = [name for name in study.variants if study.role(name) == "confirmatory" and not study.searches]
     chosen = study.named(request.variants or [study.baseline, *confirmatory])
     runs = study.expand(request.protocol, 1, chosen, request.overrides)
@@ -81,8 +82,9 @@ def tune_study(
     runs = tuple(replace(run, study=tuning.name) for run in runs)  # whose checkpoints are kept there
     store = Store(request.results, tuning.name, request.protocol)
     store.checkpoints_folder.mkdir(parents=True, exist_ok=True)
-    url = request.storage or f"sqlite:///{request.results / 'optuna.db'}"
-    with FileLock(request.results / ".optuna.lock"):  # two that create the tables at once would trip over each other
+    url = request.storage or sqlite_url(request.results / "optuna.db")
+    # Two that create the tables at once would trip over each other.
+    with said_if_slow(f"trials at {url}"), FileLock(request.results / ".optuna.lock"):
         storage = open_storage(url)
         tasks = [
             find_or_create_task(

@@ -200,6 +200,17 @@ def test_a_script_without_a_guard_is_refused_before_any_worker_starts(tmp_path: 
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize("module", ["run", "tune"])
+def test_a_command_called_by_a_script_without_a_guard_is_refused(module: str, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        f'from ablations.{module} import main\nmain(["num_1x1", "--protocol", "smoke", "--variants", "0x"])\n'
+    )
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert "script.py:2: put the call under `if __name__ == '__main__':`" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "results").exists()
+
+
 @pytest.mark.slow
 def test_a_worker_that_would_start_the_study_again_ends_at_once(tmp_path: Path) -> None:
     """Where a guard is only seemingly there, so that the script itself is not refused."""
@@ -209,7 +220,7 @@ def test_a_worker_that_would_start_the_study_again_ends_at_once(tmp_path: Path) 
     command = [sys.executable, "script.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 1
-    assert "error: run_study: put the call under `if __name__ == '__main__':`" in done.stderr
+    assert "error: put the call under `if __name__ == '__main__':`" in done.stderr
     assert "RuntimeError: stopped early: the first run of each of the 2 variants failed" in done.stderr
 
 

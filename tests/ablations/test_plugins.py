@@ -18,6 +18,8 @@ from ablations.study import Study, load_study
 from nin.blocks import ACTIVATIONS, Activation
 from nin.pooling import POOLINGS, AveragePool
 from nin.registry import ADDITIONS, Registry
+from nin.sizes import size
+from nin.spec import ModelSpec
 
 POOLING = """
 from torch import Tensor
@@ -155,6 +157,21 @@ def test_runs_of_another_version_of_the_file_are_other_runs(study_file: Path) ->
     average, rms = run_ids()
     assert average == first[0]  # uses nothing of the file
     assert rms != first[1]
+
+
+def test_a_new_version_of_a_pooling_is_counted_anew(tmp_path: Path) -> None:
+    """A control is made as large as another network, whose code may have changed since it was last counted."""
+    counted = []
+    for num_params in (1, 1001):
+        weights = f"self.weights = nn.Parameter(torch.zeros({num_params}))"
+        (tmp_path / "my_pooling.py").write_text(
+            "import torch\nfrom torch import nn\nfrom nin.pooling import POOLINGS, AveragePool\n\n"
+            "class WeightedPool(AveragePool):\n    def __init__(self, in_shape):\n        super().__init__(in_shape)\n"
+            f"        {weights}\n\nPOOLINGS['weighted'] = WeightedPool\n"
+        )
+        load_file(tmp_path / "my_pooling.py")
+        counted.append(size(ModelSpec(layout="small", pooling="weighted"), (1, 28, 28), 10).params_head)
+    assert counted[1] - counted[0] == 1000
 
 
 def test_a_worker_refuses_code_that_is_not_what_its_run_was_made_with(study_file: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -219,6 +220,31 @@ def test_a_wrong_request_is_one_line_status_2_and_nothing_written(
     assert message in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert not any(tmp_path.iterdir())
+
+
+REFUSED = {
+    "train.lr=nan": "lr=",
+    "train.lr=-0.1": "lr=-0.1 must be greater than 0",
+    "train.lr=1e400": "finite",
+    "train.epochs=0": "epochs=0 must be 1 or more",
+    "data.image_size=1": "1x1 px are too small",
+    "data.image_size=-1": "image_size=-1 must be",
+    "data.name=folder:nowhere": "there is no folder",
+    "model.num_1x1=3": "--set model.num_1x1: is what the study is about; variants '0x' and '1x' are the same run",
+}
+
+
+@pytest.mark.parametrize("override", REFUSED)
+@pytest.mark.parametrize("also", [[], ["--dry-run"]])
+def test_what_cannot_be_is_refused_before_the_first_run_and_by_a_dry_run_too(
+    override: str, also: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIN_DATA", str(tmp_path / "data"))
+    arguments = ["num_1x1", "--protocol", "smoke", "--variants", "2x", "--seeds", "1", "--results", str(tmp_path / "r")]
+    with pytest.raises(ValueError, match=re.escape(REFUSED[override])) as caught:
+        run.main([*arguments, "--set", override, *also])
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "r").exists()
 
 
 def test_a_report_on_nothing_says_how_to_make_something(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from ablations.execution.engines import Ended, Event, Failed, Started
 from ablations.records import RunRecord, Store
 from ablations.runs import Run
-from ablations.session import Request, find_part, run_studies
+from ablations.session import Request, find_part, run_studies, run_until_decided
 from ablations.study import load_study
 from ablations.tracking.tracker import Tracker, finish
 from ablations.tuning.winners import Winner, tuned_path
@@ -137,3 +137,60 @@ def test_published_results_of_another_study_are_not_taken_over(toy: Toy, tmp_pat
     run_studies([NUM_1X1], request(tmp_path), Console(quiet=True))
     (tmp_path / "num_1x1/smoke/PROVENANCE.md").touch()
     assert not find_part(load_study("heads"), Request("smoke", results=tmp_path)).adopted
+
+
+class Scripted(Toy):
+    """Runs come out as the test says: accuracies by variant, and a little from seed to seed."""
+
+    def __init__(self, accuracies: dict[str, float]) -> None:
+        super().__init__()
+        self.accuracies = accuracies
+
+    def execute(self, runs: Iterable[Run]) -> Iterator[Event]:
+        for run in runs:
+            self.executed.append(run)
+            spread = 0.004 * ((7 * run.seed + 3 * len(run.variant)) % 5 - 2) if run.variant != "2x" else 0.0
+            yield Started(run)
+            yield Ended(run, record_of(run, test_accuracy=self.accuracies[run.variant] + spread))
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch, toy: Toy) -> Scripted:
+    engine = Scripted({"2x": 0.8, "0x": 0.9, "1x": 0.803, "3x": 0.5})
+    monkeypatch.setattr("ablations.session.make_engine", lambda *_, **__: engine)
+    return engine
+
+
+def until_decided(results: Path, most_seeds: int = 12) -> Request:
+    return Request("smoke", seeds=5, variants=["0x", "1x", "3x"], results=results, most_seeds=most_seeds)
+
+
+def test_seeds_are_added_to_what_is_undecided_and_to_the_baseline_alone(scripted: Scripted, tmp_path: Path) -> None:
+    outcome = run_until_decided(NUM_1X1, until_decided(tmp_path), Console(quiet=True))
+    seeds = {name: sum(run.variant == name for run in scripted.executed) for name in scripted.accuracies}
+    assert seeds["0x"] == seeds["3x"] == 5
+    assert seeds["1x"] == seeds["2x"] > 5
+    table = outcome.reports["num_1x1"].summary.variants.set_index("variant")
+    assert (table.loc["0x", "verdict"], table.loc["3x", "verdict"]) == ("better", "worse")
+    assert table.loc["0x", "decided_at"] == 5
+    assert "decided at 5 seeds" in outcome.reports["num_1x1"].answer
+
+
+def test_looks_are_declared_before_the_first_run_and_stay_as_they_are(scripted: Scripted, tmp_path: Path) -> None:
+    run_until_decided(NUM_1X1, until_decided(tmp_path), Console(quiet=True))
+    store = Store(tmp_path, "num_1x1", "smoke")
+    assert (store.looks[0], store.looks[-1]) == (5, 12)
+    trained = len(scripted.executed)
+    run_until_decided(NUM_1X1, until_decided(tmp_path), Console(quiet=True))
+    assert len(scripted.executed) == trained
+    with pytest.raises(ValueError, match=r"looks at 5, .* were declared .* go on with --seeds 5 --max-seeds 12"):
+        run_until_decided(NUM_1X1, until_decided(tmp_path, 20), Console(quiet=True))
+
+
+def test_a_damaged_declaration_of_looks_is_one_line(tmp_path: Path) -> None:
+    store = Store(tmp_path, "num_1x1", "smoke")
+    store.folder.mkdir(parents=True)
+    for content in ("{", '"5"', "[5, null]"):
+        store.looks_path.write_text(content)
+        with pytest.raises(ValueError, match=r"looks\.json is damaged"):
+            print(store.looks)

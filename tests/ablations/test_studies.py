@@ -11,7 +11,7 @@ from ablations.protocols import PROTOCOLS
 from ablations.records import Store
 from ablations.reporting.files import write_report
 from ablations.studies import best
-from ablations.study import Study, load_study, study_names
+from ablations.study import MEMORY, Study, load_study, study_names
 from nin.spec import ModelSpec
 
 SHORT = ("train.epochs=1", "data.val_examples=100", "data.test_examples=100")
@@ -19,7 +19,7 @@ SHORT = ("train.epochs=1", "data.val_examples=100", "data.test_examples=100")
 
 def run_briefly(study: Study, folder: Path, seeds: int = 1) -> str:
     """Runs every variant for a moment; the report's text."""
-    brief = SHORT if study.answers == "memory" else (*SHORT, "data.train_examples=64")
+    brief = SHORT if study.answers in MEMORY else (*SHORT, "data.train_examples=64")
     store = Store(folder, study.name, "smoke")
     for run in study.expand("smoke", seeds, overrides=brief):
         store.write(execute(run).record)
@@ -27,7 +27,7 @@ def run_briefly(study: Study, folder: Path, seeds: int = 1) -> str:
     return (store.folder / "report.md").read_text()
 
 
-@pytest.mark.parametrize("name", [name for name in study_names() if name != "batch_memory"])
+@pytest.mark.parametrize("name", [name for name in study_names() if name not in ("batch_memory", "prediction_memory")])
 def test_every_study_runs_and_reports(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "ablations.reporting.figures.FIGURES", {}
@@ -37,15 +37,16 @@ def test_every_study_runs_and_reports(name: str, tmp_path: Path, monkeypatch: py
     assert "Without results" not in text or "left out" in text  # in tiny networks controls coincide
 
 
-def test_memory_is_answered_by_a_line_for_each_network(tmp_path: Path) -> None:
-    study = load_study("batch_memory")
+@pytest.mark.parametrize(("name", "task"), [("batch_memory", "training"), ("prediction_memory", "prediction")])
+def test_memory_is_answered_by_a_line_for_each_network(name: str, task: str, tmp_path: Path) -> None:
+    study = load_study(name)
     few = {name: variant for name, variant in study.variants.items() if name.endswith((" 1", " 2", " 64"))}
     text = run_briefly(replace(study, variants=few), tmp_path)
     sentence = text.split("\n\n")[1]
-    assert "grows linearly with the batch" in sentence
+    assert f"peak memory of {task} **grows linearly with the batch**" in sentence
     assert all(f"{name} " in sentence for name in ("lenet", "alexnet", "vgg11", "nin"))
     assert "Convergence" not in text
-    assert (tmp_path / "batch_memory/smoke/figures/memory_against_batch.png").exists()
+    assert (tmp_path / f"{name}/smoke/figures/memory_against_batch.png").exists()
 
 
 def test_pooling_compares_all_poolings_in_all_places(tmp_path: Path) -> None:

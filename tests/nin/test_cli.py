@@ -1,11 +1,17 @@
 """What command lines say is one line, and tells nobody how to log in."""
 
+import sqlite3
+import time
+from contextlib import closing
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
+import sqlalchemy
 
-from nin.cli import LONGEST_REASON, reason, redacted
+from nin import cli
+from nin.cli import LONGEST_REASON, exit_with, reason, redacted, said_if_slow, sqlite_url
 
 
 @pytest.mark.parametrize(
@@ -42,3 +48,61 @@ def test_every_command_tells_its_version(command: str, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit, match="0"):
         import_module(command).main(["--version"])
     assert capsys.readouterr().out == f"nin-ablations {version('nin-ablations')}\n"
+
+
+@pytest.mark.parametrize("name", ["plain", "a%20b", "a%2Fb", "100%", "#1", "it's", 'a "b"', "é ü", "a&b=c"])
+def test_a_databases_url_leads_to_the_file_whatever_it_is_called(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name / "trials.db"
+    file.parent.mkdir()
+    with closing(sqlite3.connect(file)) as made:
+        made.execute("CREATE TABLE here (x)")
+    engine = sqlalchemy.create_engine(sqlite_url(file))
+    assert sqlalchemy.inspect(engine).get_table_names() == ["here"]
+    engine.dispose()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_an_ordinary_files_url_is_as_people_write_it() -> None:
+    assert sqlite_url(Path("results/mlflow.db")) == "sqlite:///results/mlflow.db"
+    assert sqlite_url(Path("/tmp/mlflow.db")) == "sqlite:////tmp/mlflow.db"
+
+
+def test_what_takes_long_is_said_once_and_what_does_not_is_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with said_if_slow("nobody"):
+        pass
+    monkeypatch.setattr(cli, "SILENCE", 0.01)
+    with said_if_slow("postgresql://me:secret@host/db"):
+        time.sleep(0.2)
+    assert capsys.readouterr().err == "waiting for postgresql://***@host/db; Ctrl-C ends the wait\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("std::bad_alloc"),
+        ImportError("libarrow.so: failed to map segment from shared object"),
+        ImportError("libx.so: cannot allocate memory in static TLS block"),
+        RuntimeError("can't start new thread"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        SystemError("error return without exception set"),
+    ],
+)
+def test_too_little_memory_is_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> int:
+        raise error
+
+    with pytest.raises(SystemExit, match="1"):
+        exit_with(main)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: too little memory ({type(error).__name__}: ")
+    assert line.endswith("; what was finished before is intact")
+
+
+def test_a_mistake_of_ours_is_not_taken_for_that() -> None:
+    def main() -> int:
+        raise RuntimeError("expected a tensor")
+
+    with pytest.raises(RuntimeError, match="expected a tensor"):
+        exit_with(main)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nin.data import ImageData, load
-from nin.memory import activation_bytes, peak_bytes, training_memory
+from nin.memory import activation_bytes, peak_bytes, prediction_memory, training_memory
 from nin.spec import DataSpec, ModelSpec, TrainSpec
 
 CPU = torch.device("cpu")
@@ -69,3 +69,18 @@ def test_a_batch_beyond_the_data_takes_the_memory_of_the_batch_that_is_trained(d
     few, spec = data.first(64, 10), ModelSpec(layout="small", width=0.1)
     of_all = training_memory(spec, few, TrainSpec(batch_size=64))
     assert training_memory(spec, few, TrainSpec(batch_size=100_000)) == pytest.approx(of_all, rel=0.01)
+
+
+def test_prediction_needs_the_weights_of_a_wide_layer_once(data: ImageData) -> None:
+    params = 784 * 4096 + 4096 + 4096 * 10 + 10
+    assert 4 * params == pytest.approx(prediction_memory(MLP, data, SGD), rel=0.02)
+
+
+def test_prediction_keeps_fewer_activations_than_training(data: ImageData) -> None:
+    spec = ModelSpec(layout="small", width=0.25)
+    per_image = [
+        (measure(spec, data, TrainSpec(batch_size=128)) - measure(spec, data, TrainSpec(batch_size=32))) / 96
+        for measure in (prediction_memory, training_memory)
+    ]
+    largest = 24 * 28 * 28 * 4  # what the first convolution puts out, in float32
+    assert largest <= per_image[0] < per_image[1] / 2

@@ -11,6 +11,7 @@ from builders import filled, plain, record_of
 from rich.console import Console
 from scipy import stats as scipy_stats
 
+from ablations.analysis.moderated import paired_tests
 from ablations.plan import detectable_line
 from ablations.records import RunRecord, Store
 from ablations.report import main
@@ -61,17 +62,20 @@ def test_summary_has_a_row_per_variant_in_the_promised_columns(written: Store) -
 def test_summarys_numbers_are_those_of_the_runs(written: Store) -> None:
     summary = pd.read_csv(written.folder / "summary.csv").set_index("variant")
     runs = pd.read_csv(written.folder / "runs.csv").set_index("variant")["test_accuracy"]
-    welch = {name: scipy_stats.ttest_ind(runs[name], runs["2x"], equal_var=False) for name in OWN}
-    smallest = min(result.pvalue for result in welch.values())
+    samples = {name: dict(enumerate(runs[name])) for name in ("2x", *OWN)}
+    primary = paired_tests(samples, "2x", OWN)
+    smallest = min(test.p for test in primary.values())
     for name in OWN:
         row = summary.loc[name]
         assert row["test_accuracy_mean"] == pytest.approx(runs[name].mean())
         assert row["difference"] == pytest.approx(100 * (runs[name].mean() - runs["2x"].mean()))
-        interval = welch[name].confidence_interval()
         assert (row["difference_low"], row["difference_high"]) == pytest.approx(
-            (100 * interval.low, 100 * interval.high)
+            tuple(100 * limit for limit in primary[name].limits())
         )
-        assert row["p_holm"] >= welch[name].pvalue
+        welch = scipy_stats.ttest_ind(runs[name], runs["2x"], equal_var=False)
+        assert row["p_welch"] == pytest.approx(welch.pvalue)
+        assert row["difference_welch_low"] == pytest.approx(100 * welch.confidence_interval().low)
+        assert row["p_holm"] >= primary[name].p
     assert summary.loc[OWN, "p_holm"].min() == pytest.approx(4 * smallest)
 
 

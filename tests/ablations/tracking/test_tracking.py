@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -452,7 +453,7 @@ def test_a_server_out_of_reach_is_one_line_without_the_password(
     tracker.add_files(tmp_path)
     tracker.close("FINISHED")
     (line,) = lines
-    assert line.startswith("MLflow at http://***@127.0.0.1:9 does not answer")
+    assert line.startswith("MLflow at http://***@127.0.0.1:9 cannot be used")
     assert "secret" not in line
     assert tracker.links() == []
     assert capfd.readouterr() == ("", "")
@@ -472,7 +473,7 @@ def test_a_database_that_is_not_there_is_not_waited_for(
     tracker.close("FINISHED")
     assert time.monotonic() - started < 30
     (line,) = lines
-    assert "does not answer (OperationalError" in line
+    assert "cannot be used (OperationalError" in line
     assert "secret" not in line
     assert capfd.readouterr() == ("", "")
 
@@ -489,6 +490,46 @@ def test_a_server_that_never_answers_is_not_waited_for_long(tmp_path: Path, monk
     assert time.monotonic() - started < 2 * background.PATIENCE
     (line,) = lines
     assert "still busy" in line
+
+
+class Stuck(Tracker):
+    """As a database does that was stopped: it takes the connection and never answers."""
+
+    def __init__(self) -> None:
+        self.answers = threading.Event()
+
+    def sync(self, records: Iterable[RunRecord]) -> None:
+        self.answers.wait()
+
+
+def test_a_wait_is_said_and_ctrl_c_ends_it_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nin.cli.SILENCE", 0.1)
+    stuck, lost = Stuck(), list[str]()
+    tracker = background.BackgroundTracker(lambda: stuck, lambda error: lost.append(str(error)), "MLflow at somewhere")
+    tracker.sync([])
+    ctrl_c = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    ctrl_c.start()
+    started = time.monotonic()
+    tracker.close("FINISHED")
+    assert time.monotonic() - started < background.PATIENCE / 10
+    assert capsys.readouterr().err == (
+        "waiting for MLflow at somewhere to take what is left, at most 300 s; Ctrl-C ends the wait\n"
+    )
+    assert lost == ["still busy when the wait was ended"]
+    stuck.answers.set()
+
+
+@pytest.mark.parametrize("name", ["a%20b", "a%2Fb", "#1 it's 100%"])
+def test_a_folder_of_results_may_be_called_anything(name: str, tmp_path: Path) -> None:
+    lines: list[str] = []
+    results = tmp_path / name
+    tracker = open_tracker(results, STUDY, "smoke", lines.append)
+    tracker.close("FINISHED")
+    assert lines == []
+    assert (results / "mlflow.db").exists()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_without_mlflow_nothing_is_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

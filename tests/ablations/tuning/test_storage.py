@@ -6,9 +6,11 @@ from pathlib import Path
 
 import optuna
 import pytest
+from toys import NUM_1X1
 
 from ablations.execution import claims
 from ablations.tuning.storage import StorageClaims, open_storage
+from ablations.tuning.task import Task, find_or_create_task
 
 
 @pytest.fixture
@@ -56,3 +58,18 @@ def test_a_claim_expires_when_its_driver_is_dead_or_stands_still(
     far.release("0x")  # changes nothing: it has lost it
     monkeypatch.undo()
     assert not dead.take("0x")
+
+
+def test_trials_of_a_folder_whose_images_have_changed_are_not_mixed(tmp_path: Path) -> None:
+    url = f"journal:{tmp_path / 'trials.log'}"
+    run = NUM_1X1.expand("smoke", 1, ["2x"])[0]
+
+    def task(data: str) -> Task:
+        return find_or_create_task(
+            NUM_1X1, run, open_storage(url), url, overrides=(), objective="accuracy", num_trials=1, seeds=1, data=data
+        )
+
+    task("abc")
+    assert task("abc").num_ended() == 0
+    with pytest.raises(ValueError, match=r"was tuned with another data \(abc, now def\); choose another --storage"):
+        task("def")

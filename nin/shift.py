@@ -1,0 +1,79 @@
+"""Measure accuracy on shifted test images: is a network as sure of a thing wherever it stands?
+
+The textbook claims that global average pooling makes a network invariant to translation. `python -m nin.shift RUN` shifts the
+test images of a trained network by 0 to N pixels and prints its accuracy.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nin.cli import SUCCESS, OneLineParser, exit_with, positive
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from nin.data import ImageData
+    from nin.history import Score
+    from nin.spec import TrainSpec
+
+SHIFT = 3  # pixels of the data set's own images: about a tenth of the side of Fashion-MNIST's
+DIRECTIONS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+
+
+def shifted(images_NCHW: "Tensor", pixels: int) -> "Tensor":
+    """(N, C, H, W) images moved by that many pixels, each in one of eight directions in turn; black comes in."""
+    import torch
+    from torch.nn import functional as F
+
+    height, width = images_NCHW.shape[2:]
+    padded = F.pad(images_NCHW, [pixels] * 4)
+    moved = torch.empty_like(images_NCHW)
+    for k, (dy, dx) in enumerate(DIRECTIONS):
+        top, left = pixels * (1 + dy), pixels * (1 + dx)
+        moved[k :: len(DIRECTIONS)] = padded[k :: len(DIRECTIONS), :, top : top + height, left : left + width]
+    return moved
+
+
+def shifted_score(network: "nn.Module", data: "ImageData", spec: "TrainSpec", pixels: int = SHIFT) -> "Score":
+    """The score of a network on the test images of `data`, shifted by that many pixels."""
+    from nin.data import Split
+    from nin.train import evaluate
+
+    return evaluate(network, data, Split(shifted(data.test.images, pixels), data.test.labels), spec)[0]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
+    arguments = _parser().parse_args(argv)
+
+    from nin.cli import text_table
+    from nin.data import load
+    from nin.weights import find
+    from nin.weights import load as load_trained
+
+    trained = load_trained(find(arguments.run, arguments.results))
+    card = trained.card
+    data = load(card.data)
+    if data.checksum != card.data_checksum:
+        raise ValueError(f"{card.name} was trained on other images or labels than {card.data.name} holds now")
+    rows = [
+        [f"{pixels}", f"{100 * shifted_score(trained.network, data, card.train, pixels).accuracy:.2f} %"]
+        for pixels in range(arguments.most + 1)
+    ]
+    print(f"{card.name} on {len(data.test.labels):,} test images of {card.data.name}, shifted in eight directions")
+    print(text_table(["shift, pixels", "test accuracy"], rows))
+    return SUCCESS
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="python -m nin.shift", description="Measure accuracy on shifted test images.")
+    parser.add_argument("run", metavar="RUN", help="a .safetensors file, (the start of) a run_id, or a name: 2x:0")
+    parser.add_argument("--most", type=positive, default=6, metavar="N", help="pixels to shift by at most (default: 6)")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    return parser
+
+
+if __name__ == "__main__":
+    exit_with(main)
