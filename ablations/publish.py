@@ -86,7 +86,7 @@ def _provenance(study: Study, protocol: str, records: Sequence[RunRecord], overr
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
+    """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     parser = OneLineParser(
         prog="python -m ablations.publish",
         description=(__doc__ or "").split("\n\n")[0],

@@ -12,7 +12,7 @@ from nin.cli import SUCCESS, OneLineParser, exit_with
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
+    """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     parser = OneLineParser(
         prog="python -m ablations.report",
         description=__doc__,

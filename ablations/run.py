@@ -25,7 +25,7 @@ MOST_SEEDS = 12  # the default last look of --until-decided
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
+    """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     arguments = _parser().parse_args(argv)
     if arguments.list:
         return _list_studies()

@@ -16,7 +16,7 @@ from nin.cli import SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with, positive
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
+    """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     arguments = _parser().parse_args(argv)
     if arguments.study is None:
         raise ValueError("name a study to tune; python -m ablations.run --list shows them")

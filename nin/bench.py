@@ -292,7 +292,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
+    """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     arguments = _parser().parse_args(argv)
     if arguments.threads < 1:
         raise ValueError(f"--threads {arguments.threads}: must be 1 or more")

@@ -138,7 +138,7 @@ def _parser() -> OneLineParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
+    """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     arguments = _parser().parse_args(argv)
     require_figure_file(arguments.out)
     if arguments.images > AT_MOST:

@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
+    """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["roofline"]:
         from nin import roofline
