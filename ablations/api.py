@@ -74,7 +74,7 @@ class Results:
         return list(figures_of(self._tables)) if len(self.curves) else []
 
     def figure(self, name: str = FOREST_PLOT) -> "Figure":
-        """The figure of that name, anew. Raises ValueError, naming the nearest, if there is none."""
+        """Draw the figure of that name. Raises ValueError, naming the nearest, if there is none."""
         if not self.figures:
             raise ValueError(f"study {self.study.name!r} has no figures yet: none of its runs has a result")
         choose(dict.fromkeys(self.figures), name, "figure")
@@ -114,7 +114,7 @@ def run_study(
     retries: int = 0,
     progress: bool = True,
 ) -> Results:
-    """Execute what a study still lacks, keep its records, write its report; as `python -m ablations.run` does.
+    """Train the missing runs of a study, keep their records and write the report, as `python -m ablations.run` does.
 
     study         a name, a file ("./my_study.py") or a Study with a name of its own
     protocol      "smoke", "quick", "full", "d2l", ...: the budget
@@ -181,7 +181,7 @@ def load_results(
 
 
 def _console(progress: bool) -> Console:
-    """Standard output; a notebook's is no terminal, though it says so: live bars would be printed again and again."""
+    """Standard output, never as a terminal in notebooks, where live bars would be printed again and again."""
     is_notebook = Console().is_jupyter
     options: dict[str, Any] = {"force_jupyter": False, "force_terminal": False} if is_notebook else {}
     console = Console(highlight=False, quiet=not progress, **options)

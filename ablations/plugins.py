@@ -46,7 +46,7 @@ def load_plugins(imports: Iterable[str] = ()) -> None:
 
 
 def imports() -> list[str]:
-    """The names of modules that were asked for, as `--import` has them."""
+    """Names of the modules loaded by `--import`."""
     return list(_imports)
 
 
@@ -73,7 +73,7 @@ def load_file(path: Path) -> ModuleType:
 
 
 def for_workers() -> tuple[Plugin, ...]:
-    """All that was loaded or has added a name, for `install`."""
+    """Every module that was loaded or has added a name, for `install`."""
     modules = dict.fromkeys([*_loaded, *(addition.module for addition in ADDITIONS.values())])
     return tuple(plugin for plugin in map(_plugin, modules) if plugin is not None)
 
@@ -91,7 +91,7 @@ def module_label(module: str) -> str:
 
 
 def install(plugins: Sequence[Plugin]) -> None:
-    """Load, in a worker, what its driver has sent. Raises whatever that code raises."""
+    """Load, in a worker, the modules that its driver sent. Raises whatever their code raises."""
     for plugin in plugins:
         if not plugin.source:
             importlib.import_module(plugin.module)

@@ -52,7 +52,7 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
 
 
 def publish_tuning(study: str, protocol: str, results: Path, published: Path) -> None:
-    """Copy what tuning the study found, its report and its figures."""
+    """Copy the winners, the report and the figures of a study's tuning."""
     source, target = (tuned_path(place, study, protocol).parent for place in (results, published))
     shutil.rmtree(target, ignore_errors=True)
     for pattern in ("tuned.json", "report*.md", "figures/*.png"):

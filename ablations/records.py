@@ -36,7 +36,7 @@ PROVENANCE = "PROVENANCE.md"  # the mark of a folder of published results, which
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run and what came of it. Accuracies are fractions, losses mean cross-entropy in nats.
+    """One run and its result. Accuracies are fractions, losses mean cross-entropy in nats.
 
     status           "finished", "diverged", "collapsed" or "failed"; then error says why, error_detail where (a traceback)
     gflops           forward pass of one image, 2 per multiply-accumulate, in 10^9
@@ -262,9 +262,9 @@ class Store:
 
 
 def _require_sound(record: RunRecord) -> None:
-    """Raises ValueError for what no training leaves behind, so that nothing has to expect it later."""
+    """Raise ValueError for records that no training produces, so that later code need not expect them."""
     if record.status not in (*RESULTS, *TRIALS, "failed"):
-        raise ValueError(f"status {record.status!r} is none")
+        raise ValueError(f"unknown status {record.status!r}")
     num_bytes = len(base64.b64decode(record.test_correct, validate=True))
     if num_bytes != -(-record.test_examples // 8):
         raise ValueError(f"{num_bytes} bytes do not say which of {record.test_examples} test images are right")
@@ -275,7 +275,7 @@ def _require_sound(record: RunRecord) -> None:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file that appears whole or not at all, also if the machine stops midway. Creates its folder."""
+    """Write a file atomically, even if the machine stops midway. Creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # not tempfile's, which only its owner may read
     try:

@@ -215,7 +215,7 @@ class Study:
         return matched(run, other, variant.match.field, variant.match.by)
 
     def _distinct(self, runs: Mapping[str, Run], overrides: Mapping[str, object]) -> list[Run]:
-        """Without the controls that came out as a network that is there already; any other pair alike is an error."""
+        """Drop controls that equal an existing network; any other pair of equal networks is an error."""
         kept: dict[str, Run] = {}
         for name, run in runs.items():
             if run.run_id not in kept:
@@ -279,7 +279,7 @@ def _load_file(path: Path) -> Study:
 
 
 def require_name(study: Study) -> None:
-    """Raises ValueError unless a study that was made by hand has a name, and none of another study."""
+    """Raise ValueError unless a study made by hand has a name that no other study has."""
     if study.name not in study_names() or study != load_study(study.name):
         _require_free(study.name, "{}; give it another: Study(..., name='my_study', question='...')")
 

@@ -30,7 +30,7 @@ LARGE_WEIGHTS = 16 * 2**20  # bytes of one layer's weights
 
 
 def keep_freed_memory(model: nn.Module) -> None:
-    """From now on this process keeps what it frees, in large pages, and uses it again, unless a layer of `model` is very large.
+    """Make this process keep and reuse freed memory, in large pages, unless a layer of `model` is very large.
 
     Changes no result. Does nothing without glibc.
     """

@@ -59,7 +59,7 @@ def class_maps(network: "Network", x_NCHW: "Tensor") -> "Tensor":
 
 
 def choose_images(right_RN: "Tensor", count: int) -> list[int]:
-    """The first `count` of N images, but half of them, if there are as many, such that some of the R networks get wrong.
+    """Choose the first `count` of N images; where possible, half of them are images that some of the R networks get wrong.
 
     right_RN  which images each network gets right. Those that some get wrong come last
     """

@@ -1,4 +1,4 @@
-"""The two training loops that `nin.bench` holds against each other, and where the time of ours goes.
+"""The two training loops that `nin.bench` compares, and a profile of ours.
 
 The textbook's loop is that of Dive into Deep Learning (d2l.ai, its PyTorch notebooks on convolutional networks), written anew:
 torchvision makes each image in loader processes, numbers are float32 in contiguous tensors, and every step waits for its loss.
@@ -130,7 +130,7 @@ class OurLoop(Loop):
         return Pace(last.examples, time.perf_counter() - start, last.seconds)
 
     def phases(self, num_images: int) -> dict[str, float]:
-        """Seconds of an epoch by PHASES: on a GPU as its events have them, so what the host does meanwhile costs nothing."""
+        """Seconds of an epoch by PHASES; on a GPU from events, so that concurrent work of the host counts as nothing."""
         watch = _Stopwatch(self.device)
         part = part_of(self.data, num_images)
         data = _WatchedData(**{f.name: getattr(part, f.name) for f in fields(ImageData)})
@@ -236,12 +236,12 @@ class _Stopwatch:
         self.marks: list[tuple[str, float | torch.Event]] = []
 
     def switch(self, phase: str, condition: bool = True) -> None:
-        """From now on time is `phase`'s, if the condition holds."""
+        """Count time for `phase` from now on, if the condition holds."""
         if condition:
             self.marks.append((phase, timestamp(self.device)))
 
     def seconds(self) -> dict[str, float]:
-        """Of each of PHASES until now."""
+        """Seconds of each of PHASES so far."""
         self.switch("end")
         synchronize(self.device)
         total = dict.fromkeys(PHASES, 0.0)
@@ -281,5 +281,5 @@ class Limits:
         self.device = torch.device(device)
 
     def machine(self) -> Machine:
-        """Measured now."""
+        """Measure the machine now."""
         return measure_machine(self.device)

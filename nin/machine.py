@@ -44,7 +44,7 @@ def is_accelerator(device: torch.device) -> bool:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until an accelerator has done all that it was given; a CPU always has."""
+    """Wait until an accelerator has finished its queued work; a CPU never has any."""
     if is_accelerator(device):
         torch.accelerator.synchronize(device)
 

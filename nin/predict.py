@@ -31,7 +31,7 @@ def read_images(paths: Sequence[Path], shape: "Shape", invert: bool = False) -> 
 
 
 def read_images_and_notes(paths: Sequence[Path], shape: "Shape", invert: bool = False) -> "tuple[Tensor, list[str]]":
-    """The same, and a line on each kind of thing that was made of the files (`nin.images.decode`)."""
+    """Read images as `read_images` does; also return a line for each kind of conversion (`nin.images.decode`)."""
     import numpy as np
     import torch
 

@@ -1,4 +1,4 @@
-"""Registries: what a name in a specification stands for, and what other code has added to them. Standard library only.
+"""Registries of names in specifications, and the additions of other code. Standard library only.
 
 `POOLINGS["mine"] = MyPooling`, in any module, adds a pooling. A name that exists already is an error, unless the same module adds
 it anew, as a notebook's cell does that is run twice.

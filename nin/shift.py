@@ -1,4 +1,4 @@
-"""Measure accuracy on shifted test images: is a network as sure of a thing wherever it stands?
+"""Measure accuracy on shifted test images.
 
 The textbook claims that global average pooling makes a network invariant to translation. `python -m nin.shift RUN` shifts the
 test images of a trained network by 0 to N pixels and prints its accuracy.

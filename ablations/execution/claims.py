@@ -89,11 +89,11 @@ class Lease:
         self.release_all()
 
     def release_all(self) -> None:
-        """Give everything free."""
+        """Release everything."""
         raise NotImplementedError
 
     def beat(self, count: int) -> None:
-        """Show the `count`-th sign of life on every claim of ours; raises nothing."""
+        """Renew every claim of ours for the `count`-th time; raises nothing."""
         raise NotImplementedError
 
     def _keep_alive(self) -> None:
@@ -127,7 +127,7 @@ class Claims(Lease):
         return super().__enter__()
 
     def take(self, run: Run) -> bool:
-        """Claim the run; False if it is another's. What its record says must be looked at after this, not before."""
+        """Claim the run; False if another driver has it. Read the run's record after this call, not before."""
         newest = self._newest(run.run_id)
         if newest is not None and not self._has_expired(newest, *_read(newest)):
             return False
@@ -145,7 +145,7 @@ class Claims(Lease):
         return True
 
     def release(self, run_id: str) -> None:
-        """Give the run free, and remove what is left of its earlier claims."""
+        """Release the run, and remove leftovers of its earlier claims."""
         mine = self._mine.pop(run_id)
         if _read(mine)[0] != self._me:
             return  # it had expired, and another has been here since
@@ -156,7 +156,7 @@ class Claims(Lease):
                 self._listed[run_id].discard(path)
 
     def release_all(self) -> None:
-        """Give every run of ours free."""
+        """Release every run of ours."""
         for run_id in list(self._mine):
             self.release(run_id)
 

@@ -43,7 +43,7 @@ class EngineOptions:
 
 
 def make_engine(options: EngineOptions, results: Path, keep_weights: bool = False, pause_at: float = 0) -> "Engine":
-    """The engine that those options describe; `keep_weights` and `pause_at` are those of `ablations.execution.worker.execute`.
+    """Make the engine that the options describe; `keep_weights` and `pause_at` are those of `ablations.execution.worker.execute`.
 
     Raises ValueError for an engine or device that is not there.
     """

@@ -1,4 +1,4 @@
-"""One run, executed: Run -> RunRecord. This is what a worker does, whichever engine it belongs to.
+"""Execute one run: Run -> RunRecord. Workers of every engine call this.
 
 It writes nothing but the run's own checkpoint.
 """
@@ -151,7 +151,7 @@ def load_cached(spec: DataSpec, device: str) -> ImageData:
 
 @lru_cache
 def _memory(model: ModelSpec, data: DataSpec, train: TrainSpec, device: str) -> int:
-    """Measured once for all seeds of a process that share their data: it does not depend on the numbers."""
+    """Measure peak memory once for all seeds of a process that share their data; it does not depend on the values."""
     return training_memory(model, load_cached(data, device), train)
 
 

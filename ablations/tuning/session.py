@@ -1,4 +1,4 @@
-"""Tune a study: what `python -m ablations.tune` does between its options and its exit status, with plain values."""
+"""Tune a study: the body of `python -m ablations.tune`, with plain values in place of CLI arguments."""
 
 import json
 import sys
@@ -58,7 +58,7 @@ class TuningRequest:
 def tune_study(
     study: Study, request: TuningRequest, command: str, console: Console, ends_with_signals: bool = False
 ) -> list[str]:
-    """Bring every variant to its number of trials, and write and track what came of it; the variants that have no winner.
+    """Run the trials of every variant, then write and track the report; returns the variants without a winner.
 
     command            by which it is asked for, for the report
     ends_with_signals  handle those that end a command (`ablations.execution.signals.handle_signals`)

@@ -1,4 +1,4 @@
-"""Runs on a Ray cluster: one task per run around the function that local workers call, with declared CPUs and a share of a GPU.
+"""Execute runs on a Ray cluster: one task per run, with declared CPUs and a share of a GPU, around the local workers' function.
 
 This code and the specifications travel with the tasks; torch and the rest must be installed on the nodes, data sets are found or
 fetched there. A task whose node or worker is lost is tried again by Ray, elsewhere, from the run's last checkpoint if the node sees
@@ -174,7 +174,7 @@ def _queue() -> "Queue":
 
 
 def _work(task: Task, run: Run, queue: "Queue") -> Ended | Failed:
-    """The worker's side. That nothing can be told any more is no reason not to train."""
+    """Execute a run in a Ray worker. Training continues even if events can no longer be sent."""
 
     def tell(event: Event) -> None:
         with suppress(Exception):
