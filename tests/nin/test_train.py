@@ -126,7 +126,8 @@ def test_nothing_is_read_from_the_device_within_an_epoch(
 
     monkeypatch.setattr("nin.train._Accumulator.score", score)
     monkeypatch.setattr("nin.train.chance_level", lambda labels_N: 0.1)
-    monkeypatch.setitem(OPTIMIZERS, "sgd", lambda groups, spec: torch.optim.SGD(groups, spec.lr))  # fused has no meta
+    plain = {"sgd": lambda groups, spec: torch.optim.SGD(groups, spec.lr)}  # fused has no meta
+    monkeypatch.setattr("nin.train.OPTIMIZERS", plain)
     handle = register_optimizer_step_post_hook(stepped)
     try:
         network = build_model(SMALL, data.in_shape, data.num_classes)
@@ -142,7 +143,7 @@ def test_nothing_is_read_from_the_device_within_an_epoch(
 
 def test_on_the_meta_device_any_read_raises(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the test above rests on."""
-    monkeypatch.setitem(OPTIMIZERS, "sgd", lambda groups, spec: torch.optim.SGD(groups, spec.lr))
+    monkeypatch.setattr("nin.train.OPTIMIZERS", {"sgd": lambda groups, spec: torch.optim.SGD(groups, spec.lr)})
     network = build_model(SMALL, data.in_shape, data.num_classes)
     network.register_forward_hook(lambda module, x, logits: logits.sum().item() and None)
     with pytest.raises(RuntimeError, match="meta"):
