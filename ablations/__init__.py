@@ -1,4 +1,4 @@
-"""Ablations of Network in Network: studies, how their runs are executed, and what they say.
+"""Ablations of Network in Network: studies, the execution of their runs, and their results.
 
     from ablations import Study, Variant, run_study
 
@@ -39,7 +39,7 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is asked for from the module it is in (PEP 562)."""
+    """Import the requested name from its module (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

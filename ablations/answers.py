@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.analysis import stats
-from ablations.analysis.summary import Summary, each_row, failures
+from ablations.analysis.summary import MEMORY, Summary, each_row, failures
 from ablations.protocols import PROTOCOLS
 from ablations.records import PROVENANCE, Store
 from ablations.reporting.files import Report, read_report
@@ -32,8 +32,8 @@ RELATIONS = {
     stats.BETTER: "{subject} is more accurate than {object}",
     stats.WORSE: "{subject} is less accurate than {object}",
     stats.EQUIVALENT: "{subject} is as accurate as {object}",
-    stats.INCONCLUSIVE: "undecided between {subject} and {object}",
 }
+UNDECIDED = "undecided between {subject} and {object}"  # any other verdict
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ CLAIMS: Mapping[str, Claim] = {
     "wide_mlp": Claim("65536", "a layer of 65,536 units", "one of 1,024", also=_memory),
     "label_noise": Claim("65536 noisy", "a layer of 65,536 units on noisy labels", "one of 1,024 units"),
     "batch_memory": Claim(),
+    "prediction_memory": Claim(),
     "init_lr": Claim(note="initialisation, learning rate, momentum"),
     "class_block": Claim(
         question="Why does the textbook's NiN lose classes in so many runs?",
@@ -163,7 +164,7 @@ def _preference(protocol: str) -> int:
 def answer_row(study: Study, protocol: str, report: Report) -> Row:
     """The answer of a study under a protocol, in one line."""
     claim, summary = CLAIMS.get(study.name, Claim()), report.summary
-    if study.answers == "memory":
+    if study.answers in MEMORY:
         answer, effect = _of_memory(summary)
     elif study.answers == "failures":
         answer, effect = _of_failures(claim, summary)
@@ -180,7 +181,7 @@ def answer_row(study: Study, protocol: str, report: Report) -> Row:
         answer=answer[:1].upper() + answer[1:],
         effect=effect,
         n=str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}",
-        length="two steps" if study.answers == "memory" else length_name(most),
+        length="–" if study.answers in MEMORY else length_name(most),
         folder=f"{study.name}/{protocol}",
     )
 
@@ -197,14 +198,16 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> tuple[str, str]
     named = others[others["variant"] == claim.variant]
     row = next(each_row(named if len(named) else others.sort_values("p_holm")))
     subject = (claim.subject if len(named) else "") or f"`{row.variant}`"
-    answer = RELATIONS[row.verdict].format(subject=subject, object=claim.object or f"`{study.baseline}`")
-    for verdict in (stats.BETTER, stats.WORSE, stats.EQUIVALENT, stats.INCONCLUSIVE):
+    answer = RELATIONS.get(row.verdict, UNDECIDED).format(subject=subject, object=claim.object or f"`{study.baseline}`")
+    for verdict in (*RELATIONS, "undecided"):
         names = [
-            other.variant for other in each_row(others) if other.verdict == verdict and other.variant != row.variant
+            other.variant
+            for other in each_row(others)
+            if (other.verdict if other.verdict in RELATIONS else "undecided") == verdict
+            and other.variant != row.variant
         ]
         if names:
-            word = "undecided" if verdict == stats.INCONCLUSIVE else verdict
-            answer += f"; {word}: {_few(names)}"
+            answer += f"; {verdict}: {_few(names)}"
     measured = next(each_row(table[table["variant"] == row.variant]))
     also = [failures(measured), claim.also(measured, next(each_row(base))) if claim.also else ""]
     return answer, "; ".join(part for part in (_points(row), *also) if part)

@@ -1,4 +1,4 @@
-"""What notebooks and scripts call: run a study, read its results. Exported by `ablations`.
+"""The interface for notebooks and scripts: run a study, read its results. Exported by `ablations`.
 
 Both do what the commands `ablations.run` and `ablations.report` do. What a caller gets wrong is a ValueError with the line that the
 command would print.
@@ -37,7 +37,7 @@ FOREST_PLOT = "differences"
 
 @dataclass(frozen=True, repr=False)
 class Results:
-    """What a study's records on disk say. A notebook shows the answer, the table and the forest plot.
+    """Results of a study, read from its records. A notebook shows the answer, the table and the forest plot.
 
     folder  `<results>/<study>/<protocol>`, with the report that a run has written
     report  the parts that the properties below are made from
@@ -74,7 +74,7 @@ class Results:
         return list(figures_of(self._tables)) if len(self.curves) else []
 
     def figure(self, name: str = FOREST_PLOT) -> "Figure":
-        """The figure of that name, anew. Raises ValueError, naming the nearest, if there is none."""
+        """Draw the figure of that name. Raises ValueError, naming the nearest, if there is none."""
         if not self.figures:
             raise ValueError(f"study {self.study.name!r} has no figures yet: none of its runs has a result")
         choose(dict.fromkeys(self.figures), name, "figure")
@@ -114,7 +114,7 @@ def run_study(
     retries: int = 0,
     progress: bool = True,
 ) -> Results:
-    """Execute what a study still lacks, keep its records, write its report; as `python -m ablations.run` does.
+    """Train the missing runs of a study, keep their records and write the report, as `python -m ablations.run` does.
 
     study         a name, a file ("./my_study.py") or a Study with a name of its own
     protocol      "smoke", "quick", "full", "d2l", ...: the budget
@@ -155,8 +155,8 @@ def run_study(
     if outcome.stopped or report is None:
         raise RuntimeError(outcome.stopped or f"{study.name}: no run has ended; the same call goes on")
     for record in outcome.failed:
-        lost = record.error or "it still has no weights"
-        warnings.warn(f"{record.run.label} failed: {lost}; the same call tries again", stacklevel=2)
+        lost = record.error or "its weights are missing"
+        warnings.warn(f"{record.run.label} failed: {lost}; call again to retry", stacklevel=2)
     return Results(study, protocol, report.folder, report)
 
 
@@ -167,7 +167,7 @@ def load_results(
     *,
     set: Mapping[str, object] | None = None,  # noqa: A002 - as --set is called
 ) -> Results:
-    """What the records of a study in a folder of results say; writes nothing.
+    """Read the results of a study from a results folder; writes nothing.
 
     set  changes that its runs were made with, such as {"train.lr": 0.05}
 
@@ -181,7 +181,7 @@ def load_results(
 
 
 def _console(progress: bool) -> Console:
-    """Standard output; a notebook's is no terminal, though it says so: live bars would be printed again and again."""
+    """Standard output, never as a terminal in notebooks, where live bars would be printed again and again."""
     is_notebook = Console().is_jupyter
     options: dict[str, Any] = {"force_jupyter": False, "force_terminal": False} if is_notebook else {}
     console = Console(highlight=False, quiet=not progress, **options)

@@ -1,77 +1,103 @@
-"""The options that the command lines share: which runs of a study are meant, and where they are kept."""
+"""Options that the command lines share: the selection of runs, and the engine that executes them."""
 
 import argparse
 import math
 from pathlib import Path
 
 from ablations.execution.launch import EngineOptions
+from ablations.protocols import PROTOCOLS
 from ablations.runs import parse_length
 from nin.cli import positive
 from nin.spec import DEVICES
 
 
 def add_study_options(parser: argparse.ArgumentParser) -> None:
-    """STUDY, --protocol, --seeds, --variants, --set and --results: which runs are meant, and where they are kept."""
-    parser.add_argument("study", nargs="?", metavar="STUDY", help="a study's name (--list shows them) or file")
-    parser.add_argument(
-        "--import",
-        action="append",
-        default=[],
-        dest="imports",
-        metavar="MODULE",
-        help="load a module that adds poolings, trunks, heads, activations or data sets",
+    """Add STUDY and the options that select runs: --protocol, --seeds, --variants, --lengths, --set, --import, --results."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter  # examples keep their lines
+    parser.add_argument("study", nargs="?", metavar="STUDY", help="a study's name (ablations.run --list) or file")
+    group = parser.add_argument_group("which runs")
+    group.add_argument(
+        "--protocol",
+        default="quick",
+        metavar="NAME",
+        help=f"data, network, training and number of seeds: {', '.join(PROTOCOLS)} (default: quick)",
     )
-    parser.add_argument("--protocol", default="quick", help="budget: smoke, quick (default), full, d2l or paper")
-    parser.add_argument("--seeds", type=int, metavar="N", help="runs per variant (default: the protocol's own number)")
-    parser.add_argument(
-        "--variants", metavar="A,B", help="only these, or those of a role (confirmatory, control), and the baseline"
+    group.add_argument("--seeds", type=int, metavar="N", help="runs per variant (default: the protocol's number)")
+    group.add_argument(
+        "--variants",
+        metavar="A,B",
+        help="variants, or roles (confirmatory, control, exploratory); the baseline is always added (default: all)",
     )
-    parser.add_argument(
-        "--lengths", metavar="A,B", help="only these of the protocol's training lengths, in images, such as 40k,160k"
+    group.add_argument(
+        "--lengths",
+        metavar="A,B",
+        help="training lengths of the protocol, in images, such as 40k,160k (default: all of the protocol's)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         dest="overrides",
-        help="change every run, such as train.lr=0.05",
+        help="change a setting of every run, such as train.lr=0.05; may be repeated (default: the study's settings)",
     )
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    group.add_argument(
+        "--import",
+        action="append",
+        default=[],
+        dest="imports",
+        metavar="MODULE",
+        help="load a module that adds poolings, trunks, heads, activations or data sets; may be repeated (default: none)",
+    )
+    group.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="results folder (default: results)"
+    )
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """--engine, --workers, --device and what else says where runs are executed, and how many at a time."""
-    parser.add_argument("--engine", choices=["local", "ray"], default="local", help="where runs are executed")
-    parser.add_argument(
-        "--address", metavar="HOST:PORT", help="the Ray cluster (default: RAY_ADDRESS, else one is started here)"
+    """Add the options that say where runs execute, and how many at a time."""
+    group = parser.add_argument_group("where runs execute")
+    group.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="auto",
+        help="default: auto, an accelerator if torch sees one, else the CPU",
     )
-    parser.add_argument(
+    group.add_argument(
         "--workers",
         type=positive,
         metavar="N",
-        help="runs at a time (default: one per core, or 1 on a GPU; on Ray as many as there is room for)",
+        help="runs at a time (default: one per core; on a GPU 1; on Ray as many as the cluster has room for)",
     )
-    parser.add_argument(
-        "--gpu-share", type=_share, default=1.0, metavar="F", help="of a GPU, that a run is given on Ray (default: 1)"
-    )
-    parser.add_argument(
-        "--threads", type=positive, default=1, metavar="N", help="CPU threads of each worker (default: 1)"
-    )
-    parser.add_argument(
-        "--device", choices=DEVICES, default="auto", help="default: an accelerator that torch sees, else the CPU"
-    )
-    parser.add_argument(
+    group.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads per worker (default: 1)")
+    group.add_argument(
         "--time-limit",
         type=seconds,
         default=math.inf,
         metavar="TIME",
-        help="a run that takes longer, such as 10m, fails (default: none)",
+        help="fail a run that takes longer, such as 10m (default: no limit)",
+    )
+    group.add_argument(
+        "--engine", choices=["local", "ray"], default="local", help="processes on this machine, or Ray (default: local)"
+    )
+    group.add_argument(
+        "--address", metavar="HOST:PORT", help="the Ray cluster (default: RAY_ADDRESS, else a cluster on this machine)"
+    )
+    group.add_argument(
+        "--gpu-share", type=_share, default=1.0, metavar="F", help="fraction of a GPU for each run on Ray (default: 1)"
     )
 
 
+EXIT_STATUS = "exit status: 0 success, 1 some runs failed, 2 invalid arguments, 130 interrupted"
+
+
+def epilog(*examples: str) -> str:
+    """Format examples and exit statuses for the end of a command's help."""
+    return "\n".join(["examples:", *(f"  {example}" for example in examples), "", EXIT_STATUS])
+
+
 def engine_options(arguments: argparse.Namespace) -> EngineOptions:
-    """The values of the options of `add_engine_options`."""
+    """Collect the values of the options of `add_engine_options`."""
     return EngineOptions(
         engine=arguments.engine,
         address=arguments.address or "",

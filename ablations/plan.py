@@ -1,4 +1,4 @@
-"""Show what a call would do (`--dry-run`): the runs of each study, their sizes, how long they take, what they could find."""
+"""Show the plan of a command (`--dry-run`): runs, sizes, times, and the minimum detectable difference."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from nin.precision import choose_precision
 
 
 def plan_studies(studies: Sequence[Study], request: Request, console: Console) -> None:
-    """Show the table of each study, and how long all of it would take. Trains a few steps to see, and writes nothing."""
+    """Show each study's table and an estimate of the total time, from a few training steps. Writes nothing."""
     parts = [find_part(study, request) for study in studies]
     device = choose_device(request.engine.device).type
     missing = sum(len(part.missing) for part in parts)
@@ -43,7 +43,7 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
 
 
 def detectable_line(study: Study, runs: Sequence[Run], store: Store) -> str:
-    """What the design can find before it is run: from the spread of the records there are, else from the protocol's assumption.
+    """State the minimum detectable difference, from the spread of existing records, else from the protocol's assumption.
 
     The spread is that of the baseline and of confirmatory variants whose runs all learned: a single one that collapsed in some
     seeds, or a control that nothing is claimed of, would stand for all.
@@ -74,7 +74,7 @@ def detectable_line(study: Study, runs: Sequence[Run], store: Store) -> str:
 
 
 def _print_plan(part: Part, device: str, threads: int, console: Console) -> dict[str, float]:
-    """Show what would be trained, how large it is, and how long it takes by a short timed probe.
+    """Show a study's runs, their sizes, and their times by a short timed probe.
 
     Returns seconds by role, of all runs to do one at a time.
     """

@@ -46,7 +46,7 @@ def load_plugins(imports: Iterable[str] = ()) -> None:
 
 
 def imports() -> list[str]:
-    """The names of modules that were asked for, as `--import` has them."""
+    """Names of the modules loaded by `--import`."""
     return list(_imports)
 
 
@@ -73,7 +73,7 @@ def load_file(path: Path) -> ModuleType:
 
 
 def for_workers() -> tuple[Plugin, ...]:
-    """All that was loaded or has added a name, for `install`."""
+    """Every module that was loaded or has added a name, for `install`."""
     modules = dict.fromkeys([*_loaded, *(addition.module for addition in ADDITIONS.values())])
     return tuple(plugin for plugin in map(_plugin, modules) if plugin is not None)
 
@@ -86,12 +86,12 @@ def package_folders() -> list[str]:
 
 
 def module_label(module: str) -> str:
-    """How records call a module: a file's by the file's name."""
+    """The name of a module in records: for a file, the file's name."""
     return f"{module.removeprefix(FILE_MODULE)}.py" if module.startswith(FILE_MODULE) else module
 
 
 def install(plugins: Sequence[Plugin]) -> None:
-    """Load, in a worker, what its driver has sent. Raises whatever that code raises."""
+    """Load, in a worker, the modules that its driver sent. Raises whatever their code raises."""
     for plugin in plugins:
         if not plugin.source:
             importlib.import_module(plugin.module)
@@ -137,7 +137,7 @@ def _located(error: BaseException, file: str = "") -> str:
 
 
 def _plugin(name: str) -> Plugin | None:
-    """How workers load the module; None for what has no source, of which `ablations.runs.code_of` has refused every use."""
+    """Describe how workers load the module; None for a module without source, whose every use `ablations.runs.code_of` has refused."""
     module = sys.modules.get(name)
     file = getattr(module, "__file__", None) or ""
     if module is None or not (file or name != SCRIPT):

@@ -1,4 +1,4 @@
-"""Protocols: the budget and setting under which a question is asked. A study's variants are changes to one of these."""
+"""Protocols: the data, network, training and seeds of a study. A study's variants are changes to a protocol."""
 
 from dataclasses import dataclass, replace
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ablations.cli import add_study_options
+from ablations.cli import add_study_options, epilog
 from ablations.plugins import load_plugins
 from ablations.records import PROVENANCE, RunRecord, Store, write_atomically
 from ablations.reporting.files import covered, write_report
@@ -52,7 +52,7 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
 
 
 def publish_tuning(study: str, protocol: str, results: Path, published: Path) -> None:
-    """Copy what tuning the study found, its report and its figures."""
+    """Copy the winners, the report and the figures of a study's tuning."""
     source, target = (tuned_path(place, study, protocol).parent for place in (results, published))
     shutil.rmtree(target, ignore_errors=True)
     for pattern in ("tuned.json", "report*.md", "figures/*.png"):
@@ -86,16 +86,32 @@ def _provenance(study: Study, protocol: str, records: Sequence[RunRecord], overr
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
-    parser = OneLineParser(prog="python -m ablations.publish", description=__doc__)
+    """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
+    parser = OneLineParser(
+        prog="python -m ablations.publish",
+        description=(__doc__ or "").split("\n\n")[0],
+        epilog=epilog(
+            "python -m ablations.publish num_1x1",
+            "python -m ablations.publish num_1x1 --tuned",
+            "python -m ablations.publish --answers",
+        ),
+    )
     add_study_options(parser)
-    parser.add_argument("--tuned", action="store_true", help="of the variants as they are and as tuned, and the tuning")
+    parser.add_argument(
+        "--tuned", action="store_true", help="publish default and tuned settings side by side, and the tuning"
+    )
     parser.add_argument(
         "--answers",
         action="store_true",
-        help="name no study: generate the answers in README.md from all published ones",
+        help="write the answers in README.md from all published results; takes no STUDY",
     )
-    parser.add_argument("--to", type=Path, default=Path("results/reference"), metavar="DIR", help="results/reference")
+    parser.add_argument(
+        "--to",
+        type=Path,
+        default=Path("results/reference"),
+        metavar="DIR",
+        help="folder of published results (default: results/reference)",
+    )
     arguments = parser.parse_args(argv)
     if arguments.answers == (arguments.study is not None):
         raise ValueError("either name a study to publish (python -m ablations.run --list shows them) or say --answers")

@@ -1,6 +1,6 @@
-"""What is known of a run, and the folder it is kept in: `<results>/<study>/<protocol>/runs/<run_id>.json`,
-and beside it `weights/<run_id>.safetensors` where the weights were to be kept. Results of data that have changed since are
-under `superseded/`, which nobody reads.
+"""Records of runs, and the folder that keeps them: `<results>/<study>/<protocol>/runs/<run_id>.json`, and beside it
+`weights/<run_id>.safetensors` where weights were requested. Results of data that have changed since move to `superseded/`, which
+nothing reads.
 
 Records are written whole or not at all; a reader never sees half of one. `runs_frame` and `curves_frame` make the tables
 that plots, reports and people read.
@@ -36,7 +36,7 @@ PROVENANCE = "PROVENANCE.md"  # the mark of a folder of published results, which
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run and what came of it. Accuracies are fractions, losses mean cross-entropy in nats.
+    """One run and its result. Accuracies are fractions, losses mean cross-entropy in nats.
 
     status           "finished", "diverged", "collapsed" or "failed"; then error says why, error_detail where (a traceback)
     gflops           forward pass of one image, 2 per multiply-accumulate, in 10^9
@@ -78,7 +78,7 @@ class RunRecord:
 
     @property
     def is_result(self) -> bool:
-        """Whether the outcome is one to keep; a failed run is tried again."""
+        """Return whether the outcome is kept; a failed run is tried again."""
         return self.status in RESULTS
 
     @property
@@ -108,7 +108,7 @@ class RunRecord:
 
 
 class Executed(NamedTuple):
-    """What a worker hands back of a run: its record and, where they were asked for, its weights as `nin.weights` has them."""
+    """A worker's result for a run: its record and, if requested, its weights in the format of `nin.weights`."""
 
     record: RunRecord
     weights: bytes = b""
@@ -160,7 +160,7 @@ class Store:
 
     @property
     def is_published(self) -> bool:
-        """Whether these are results for readers, never to be taken for finished runs."""
+        """Return whether these are published results, which never count as finished runs."""
         return (self.folder / PROVENANCE).exists()
 
     def write(self, record: RunRecord) -> None:
@@ -170,7 +170,7 @@ class Store:
             self.drop_checkpoints([record.run_id])
 
     def checkpoint(self, run_id: str) -> Path:
-        """Where the run's checkpoint is while it trains. It is the worker's to write (`ablations.execution.worker`)."""
+        """Path of the run's checkpoint during training, written by the worker (`ablations.execution.worker`)."""
         return self.checkpoints_folder / f"{run_id}.pt"
 
     def drop_checkpoints(self, run_ids: Container[str]) -> None:
@@ -195,7 +195,7 @@ class Store:
         write_atomically(self._weights_path(run_id), weights)
 
     def has_weights(self, run_id: str) -> bool:
-        """Whether the weights of that run are kept."""
+        """Return whether the run's weights are kept."""
         return self._weights_path(run_id).exists()
 
     def read(self, run_id: str) -> RunRecord | None:
@@ -230,15 +230,15 @@ class Store:
         return records, damaged
 
     def is_done(self, run: Run) -> bool:
-        """Whether all that is to be kept of the run is there."""
+        """Return whether everything to be kept of the run is there."""
         return self.has_result(run) and self.is_whole(run.run_id)
 
     def is_whole(self, run_id: str) -> bool:
-        """Whether the run's weights are there, if they are to be kept."""
+        """Return whether the run's weights are there, if they are to be kept."""
         return not self.keep_weights or self.has_weights(run_id)
 
     def has_result(self, run: Run) -> bool:
-        """Whether the run has a record that is a result."""
+        """Return whether the run has a record that is a result."""
         record = self.read_all([run])[0].get(run.run_id)
         return record is not None and record.is_result
 
@@ -262,9 +262,9 @@ class Store:
 
 
 def _require_sound(record: RunRecord) -> None:
-    """Raises ValueError for what no training leaves behind, so that nothing has to expect it later."""
+    """Raise ValueError for records that no training produces, so that later code need not expect them."""
     if record.status not in (*RESULTS, *TRIALS, "failed"):
-        raise ValueError(f"status {record.status!r} is none")
+        raise ValueError(f"unknown status {record.status!r}")
     num_bytes = len(base64.b64decode(record.test_correct, validate=True))
     if num_bytes != -(-record.test_examples // 8):
         raise ValueError(f"{num_bytes} bytes do not say which of {record.test_examples} test images are right")
@@ -275,7 +275,7 @@ def _require_sound(record: RunRecord) -> None:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file that appears whole or not at all, also if the machine stops midway. Creates its folder."""
+    """Write a file atomically, even if the machine stops midway. Creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # not tempfile's, which only its owner may read
     try:

@@ -1,12 +1,9 @@
-"""`python -m ablations.report STUDY`: write a study's report again, from the records on disk and nothing else.
-
-`--against DIR` compares two folders of results run by run.
-"""
+"""Write a study's report again from its records, or compare two results folders run by run."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from ablations.cli import add_study_options
+from ablations.cli import add_study_options, epilog
 from ablations.plugins import load_plugins
 from ablations.records import Store
 from ablations.study import load_study
@@ -15,14 +12,20 @@ from nin.cli import SUCCESS, OneLineParser, exit_with
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
-    parser = OneLineParser(prog="python -m ablations.report", description=__doc__)
-    add_study_options(parser)
-    parser.add_argument(
-        "--against", type=Path, metavar="DIR", help="compare with the results in another folder, run by run"
+    """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
+    parser = OneLineParser(
+        prog="python -m ablations.report",
+        description=__doc__,
+        epilog=epilog(
+            "python -m ablations.report num_1x1",
+            "python -m ablations.report num_1x1 --protocol d2l --results results/reference",
+            "python -m ablations.report num_1x1 --against results/reference",
+        ),
     )
-    parser.add_argument("--tuned", action="store_true", help="of the variants as they are and as tuned, side by side")
-    parser.add_argument("--sync", action="store_true", help="bring MLflow up to date with the records")
+    add_study_options(parser)
+    parser.add_argument("--against", type=Path, metavar="DIR", help="compare with another results folder, run by run")
+    parser.add_argument("--tuned", action="store_true", help="report on default and tuned settings side by side")
+    parser.add_argument("--sync", action="store_true", help="log to MLflow the records that it lacks")
     arguments = parser.parse_args(argv)
     if arguments.study is None:
         raise ValueError("name a study to report on; python -m ablations.run --list shows them")
@@ -32,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     study = load_study(arguments.study)
     if arguments.tuned:
         study = load_tuned(study, arguments.protocol, arguments.results, arguments.overrides)
-    study.expand(arguments.protocol, 1, [study.baseline], arguments.overrides)  # what is wrong is said at once
+    study.expand(arguments.protocol, 1, [study.baseline], arguments.overrides)  # invalid arguments fail before any work
     store = Store(arguments.results, study.name, arguments.protocol)
 
     from ablations.execution.progress import console_for_output, warn

@@ -1,7 +1,8 @@
-"""`python -m ablations.run STUDY`: execute what a study still lacks, keep the records, say what came of it.
+"""Train the runs of a study that are still missing, and write its report.
 
-A second call trains nothing that is done; one at the same time, here or on another machine that shares the folder, takes its share
-of the runs (`ablations.execution.driver`). Of several studies at once the first seeds of all variants come before any second.
+Re-running skips finished runs and resumes interrupted ones. Commands that run at the same time, here
+or on machines that share the results folder, share the runs. Of several studies, all first seeds come
+before any second seed.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ablations.cli import add_engine_options, add_study_options, engine_options, lengths, names, seconds
+from ablations.cli import add_engine_options, add_study_options, engine_options, epilog, lengths, names, seconds
 from ablations.plugins import load_plugins
 from ablations.protocols import PROTOCOLS
 from ablations.study import Study, load_study, study_names
@@ -20,11 +21,11 @@ from nin.spec import choose
 if TYPE_CHECKING:
     from ablations.session import Outcome
 
-MOST_SEEDS = 12  # that --until-decided goes to unless told otherwise
+MOST_SEEDS = 12  # the default last look of --until-decided
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
+    """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     arguments = _parser().parse_args(argv)
     if arguments.list:
         return _list_studies()
@@ -61,41 +62,41 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _studies(arguments: argparse.Namespace) -> list[Study]:
-    """Those that are asked for."""
+    """Load the requested studies."""
     if arguments.all == (arguments.study is not None):
-        wanted = "either name studies or say --all, not both" if arguments.all else "name a study to run, or say --all"
+        wanted = "name studies or give --all, not both" if arguments.all else "name a study, or give --all"
         raise ValueError(f"{wanted}: {', '.join(study_names())}")
     choose(PROTOCOLS, arguments.protocol, "protocol")
     chosen = names(arguments.study, "study") or study_names()
     if len(chosen) > 1 and arguments.variants:
-        raise ValueError("--variants: is for one study at a time")
+        raise ValueError("--variants needs a single study: variants of different studies have different names")
     studies = [load_study(name) for name in chosen]
     return [study for study in studies if not arguments.all or arguments.protocol in study.protocols]
 
 
 def _most_seeds(arguments: argparse.Namespace, studies: Sequence[Study]) -> int:
-    """Seeds up to which `--until-decided` goes; 0 without it."""
+    """The last look of `--until-decided`, in seeds; 0 without that option."""
     if not arguments.until_decided:
         if arguments.max_seeds is not None:
-            raise ValueError("--max-seeds goes with --until-decided")
+            raise ValueError("--max-seeds needs --until-decided")
         return 0
     if len(studies) != 1 or arguments.tuned:
-        raise ValueError("--until-decided is for one study at a time, and not for --tuned")
+        raise ValueError("--until-decided needs a single study, and excludes --tuned")
     return MOST_SEEDS if arguments.max_seeds is None else int(arguments.max_seeds)
 
 
 def _exit_status(outcome: "Outcome") -> int:
-    """Says what is not as it should be."""
+    """Report failed and remaining runs; return the exit status."""
     if outcome.remaining:
-        print(f"the time is up: {outcome.remaining} of {outcome.num_runs} runs are left; the same command goes on")
+        print(f"time budget used up, {outcome.remaining} of {outcome.num_runs} runs remaining; re-run to continue")
     if outcome.stopped:
         print(outcome.stopped, file=sys.stderr)
         return SOME_RUN_FAILED
     if outcome.failed:
         failed = f"{len(outcome.failed)} of {outcome.num_runs} runs failed"
-        print(f"{failed}; the same command tries them again:", file=sys.stderr)
+        print(f"{failed}; re-run to try them again:", file=sys.stderr)
         for record in outcome.failed:
-            print(f"  {record.run.label}: {record.error or 'it still has no weights'}", file=sys.stderr)
+            print(f"  {record.run.label}: {record.error or 'its weights are missing'}", file=sys.stderr)
     return SOME_RUN_FAILED if outcome.failed else SUCCESS
 
 
@@ -113,38 +114,50 @@ def _count(text: str) -> int:
 
 
 def _parser() -> OneLineParser:
-    parser = OneLineParser(prog="python -m ablations.run", description=__doc__)
+    parser = OneLineParser(
+        prog="python -m ablations.run",
+        description=__doc__,
+        epilog=epilog(
+            "python -m ablations.run --list",
+            "python -m ablations.run num_1x1 --dry-run",
+            "python -m ablations.run heads --seeds 10 --set train.lr=0.05 --budget 25m",
+        ),
+    )
     add_study_options(parser)
-    parser.add_argument("--all", action="store_true", help="every study that there is under the protocol")
-    parser.add_argument(
+    parser.add_argument("--list", action="store_true", help="list every study with its question, and exit")
+    parser.add_argument("--dry-run", action="store_true", help="show the runs, their sizes and an estimate of the time")
+    parser.add_argument("--all", action="store_true", help="run every study that the protocol has")
+    add_engine_options(parser)
+    group = parser.add_argument_group("how runs are trained")
+    group.add_argument(
         "--budget",
         type=seconds,
         default=math.inf,
         metavar="TIME",
-        help="stop training after so long, such as 25m; the next call goes on (default: none)",
+        help="stop training after this time, such as 25m; re-run to continue (default: no limit)",
     )
-    add_engine_options(parser)
-    parser.add_argument("--retries", type=_count, default=0, metavar="N", help="try a failed run again, up to N times")
-    parser.add_argument(
+    group.add_argument("--retries", type=_count, default=0, metavar="N", help="retries of a failed run (default: 0)")
+    group.add_argument(
         "--keep-weights",
         action="store_true",
-        help="keep each run's trained network, for nin.export, nin.predict and nin.cam; trains those again that lack it",
+        help="keep each trained network for nin.export, nin.predict and nin.cam; finished runs without weights train again",
     )
-    parser.add_argument(
+    group.add_argument(
         "--tuned",
         action="store_true",
-        help="train each variant that was tuned twice, as it is and as tuned, side by side",
+        help="train each tuned variant with its default and its tuned settings (after ablations.tune)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--until-decided",
         action="store_true",
-        help="add seeds, in looks declared beforehand, to the comparisons that are not decided yet",
+        help="add seeds, in looks declared beforehand, to comparisons that are not decided yet",
     )
-    parser.add_argument(
-        "--max-seeds", type=positive, metavar="N", help=f"of --until-decided: the last look (default: {MOST_SEEDS})"
+    group.add_argument(
+        "--max-seeds",
+        type=positive,
+        metavar="N",
+        help=f"last look of --until-decided, in seeds (default: {MOST_SEEDS})",
     )
-    parser.add_argument("--dry-run", action="store_true", help="show the runs, their sizes and an estimate of the time")
-    parser.add_argument("--list", action="store_true", help="show every study with its question")
     return parser
 
 

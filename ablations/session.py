@@ -36,7 +36,7 @@ from nin.spec import choose
 
 @dataclass(frozen=True)
 class Request:
-    """Which runs of studies are meant, how they are executed, and where they are kept.
+    """A request to run studies: which runs, how to execute them, and where to keep them.
 
     seeds         runs per variant; None: the protocol's own number
     variants      only these, and the baseline; of one study alone
@@ -81,7 +81,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call ended.
+    """Outcome of a command.
 
     parts      as they were before anything was executed; a tuned study has a name of its own
     reports    by the study's name; none of a study without any record
@@ -144,7 +144,7 @@ def run_studies(
                 if engine:
                     _execute(parts, missing, engine, trackers, request, console)
             except CommonFailureError as reason:
-                stopped = f"stopped early: {reason}; the same command tries again"
+                stopped = f"stopped early: {reason}; re-run to try again"
             except OutOfTimeError:
                 is_out_of_time = True
             reports: dict[str, Report] = {}
@@ -156,7 +156,7 @@ def run_studies(
         except KeyboardInterrupt:
             done = sum(part.store.has_result(run) for part in parts for run in part.runs)
             print(
-                f"interrupted: {done} of {num_runs} runs are finished and kept; the same command goes on",
+                f"interrupted: {done} of {num_runs} runs are finished and kept; re-run to continue",
                 file=sys.stderr,
             )
             raise
@@ -199,7 +199,7 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
 
 
 def find_part(study: Study, request: Request) -> Part:
-    """Which of the study's runs there are, and which are missing. Writes nothing.
+    """Find the study's finished and missing runs. Writes nothing.
 
     Raises ValueError for runs that cannot be, or a folder of published results.
     """
@@ -238,7 +238,7 @@ def find_part(study: Study, request: Request) -> Part:
 
 
 def _elsewhere(runs: Sequence[Run], store: Store) -> list[RunRecord]:
-    """What other studies under the same protocol have of these runs: a run is what is trained, not the study that asks for it."""
+    """Find results of these runs in other studies of the same protocol; a run's identity does not depend on its study."""
     found: dict[str, RunRecord] = {}
     for folder in sorted(store.folder.parent.parent.glob(f"*/{store.folder.name}")):
         other = Store(folder.parent.parent, folder.parent.name, folder.name)
@@ -263,11 +263,11 @@ def _execute(
     stores = {part.study.name: part.store for part in parts}
     for part in parts:  # a driver that is killed leaves checkpoints of runs that are done
         part.store.drop_checkpoints({run.run_id for run in part.runs} - {run.run_id for run in part.missing})
-    places = {name: (store, trackers[name]) for name, store in stores.items()}
+    outputs = {name: (store, trackers[name]) for name, store in stores.items()}
     with time_limit(request.budget):
         for _ in range(request.retries + 1):
             if missing:
-                drive(missing, engine, places, console)
+                drive(missing, engine, outputs, console)
             missing = [run for run in missing if not stores[run.study].is_done(run)]
 
 

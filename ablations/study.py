@@ -40,7 +40,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Variant:
-    """What one variant changes in the protocol's own network, data and training; all else stays as it is there.
+    """A variant: the changes it makes to the protocol's network, data and training.
 
     role   "confirmatory": compared with the baseline by a test declared in advance; "control": of equal size or depth to
            another variant; "exploratory": looked at, but no claim rests on it
@@ -135,7 +135,7 @@ class Study:
 
     @property
     def asked_by(self) -> str:
-        """How commands name it: by its file or its name; a tuned one by the name of what was tuned."""
+        """The name in commands: the file or name of the study; for a tuned study the name of the original."""
         return self.file or self.name.removesuffix("-tuned")
 
     def target(self, protocol: str) -> float:
@@ -215,7 +215,7 @@ class Study:
         return matched(run, other, variant.match.field, variant.match.by)
 
     def _distinct(self, runs: Mapping[str, Run], overrides: Mapping[str, object]) -> list[Run]:
-        """Without the controls that came out as a network that is there already; any other pair alike is an error."""
+        """Drop controls that equal an existing network; any other pair of equal networks is an error."""
         kept: dict[str, Run] = {}
         for name, run in runs.items():
             if run.run_id not in kept:
@@ -231,7 +231,7 @@ class Study:
 
 
 def _chosen_lengths(protocol: Protocol, wanted: Sequence[int] | None) -> Sequence[int]:
-    """Those of the protocol's lengths that are wanted, in ascending order; a single 0 where the protocol names none."""
+    """The requested lengths of the protocol, in ascending order; a single 0 where the protocol names none."""
     if wanted is None:
         return protocol.lengths or (0,)
     unknown = [length_name(length) for length in wanted if length not in protocol.lengths]
@@ -279,7 +279,7 @@ def _load_file(path: Path) -> Study:
 
 
 def require_name(study: Study) -> None:
-    """Raises ValueError unless a study that was made by hand has a name, and none of another study."""
+    """Raise ValueError unless a study made by hand has a name that no other study has."""
     if study.name not in study_names() or study != load_study(study.name):
         _require_free(study.name, "{}; give it another: Study(..., name='my_study', question='...')")
 
@@ -298,7 +298,7 @@ def _described(module: ModuleType, name: str) -> Study:
 
 
 def command_of(study: Study, runs: Sequence[Run], overrides: Sequence[str] = ()) -> str:
-    """What makes these runs of a study, and all between, again: "python -m ablations.run heads --protocol quick --seeds 3"."""
+    """The command that makes these runs of a study again: "python -m ablations.run heads --protocol quick --seeds 3"."""
     protocol, there = runs[0].protocol, {run.variant for run in runs}
     options = []
     if not study.pairs and {run.variant for run in study.expand(protocol, 1, overrides=overrides)} - there:
@@ -313,7 +313,7 @@ def command_of(study: Study, runs: Sequence[Run], overrides: Sequence[str] = ())
 
 
 def asked(study: Study, protocol: str, overrides: Sequence[str] = (), options: Sequence[str] = ()) -> str:
-    """How commands are asked for a study: "heads --protocol quick"; for a tuned one by the name of what was tuned."""
+    """The CLI arguments that name a study: "heads --protocol quick"; for a tuned study the name of the original."""
     tuned = ["--tuned"] if study.pairs else []
     changes = [word for override in overrides for word in ("--set", override)]
     modules = [word for name in imports() for word in ("--import", name)]

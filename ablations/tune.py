@@ -1,13 +1,14 @@
-"""`python -m ablations.tune STUDY`: every variant at its best, by equal means (`ablations.tuning.halving`).
+"""Tune every variant of a study with the same trials, search space and number of training images.
 
-What is maximised is validation accuracy; the test set is never read. `python -m ablations.tune best` searches a whole network.
+The search maximises validation accuracy and never reads the test set. `ablations.run STUDY --tuned`
+trains the winners. `python -m ablations.tune best` searches for a whole network.
 """
 
 import shlex
 import sys
 from collections.abc import Sequence
 
-from ablations.cli import add_engine_options, add_study_options, engine_options, names
+from ablations.cli import add_engine_options, add_study_options, engine_options, epilog, names
 from ablations.plugins import load_plugins
 from ablations.study import load_study
 from ablations.tuning.task import FEW, OBJECTIVES
@@ -15,12 +16,12 @@ from nin.cli import SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with, positive
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
+    """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     arguments = _parser().parse_args(argv)
     if arguments.study is None:
         raise ValueError("name a study to tune; python -m ablations.run --list shows them")
     if arguments.seeds is not None:
-        raise ValueError("--seeds is for final runs: a trial has --seeds-per-trial of its own, which never meet those")
+        raise ValueError("--seeds is for the final runs (ablations.run --tuned); for trials give --seeds-per-trial")
     load_plugins(arguments.imports)
     study = load_study(arguments.study)
     variants = names(arguments.variants, "variant")
@@ -44,34 +45,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         without = tune_study(study, request, command, console_for_output(), ends_with_signals=True)
     except CommonFailureError as reason:
-        print(f"stopped early: {reason}; the same command tries again", file=sys.stderr)
+        print(f"stopped early: {reason}; re-run to try again", file=sys.stderr)
         return SOME_RUN_FAILED
     if without and arguments.objective == "accuracy":
         print(
-            f"no trial of {', '.join(without)} was complete, finite and small enough: see the report", file=sys.stderr
+            f"no trial of {', '.join(without)} was complete, finite and within the size limit: see the report",
+            file=sys.stderr,
         )
         return SOME_RUN_FAILED
     return SUCCESS
 
 
 def _parser() -> OneLineParser:
-    parser = OneLineParser(prog="python -m ablations.tune", description=__doc__.split("\n\n")[0])
-    add_study_options(parser)
-    parser.add_argument("--trials", type=positive, default=20, metavar="N", help="for each variant (default: 20)")
-    parser.add_argument(
-        "--objective", choices=OBJECTIVES, default=OBJECTIVES[0], help="with a size, widths and depths are searched too"
+    parser = OneLineParser(
+        prog="python -m ablations.tune",
+        description=__doc__,
+        epilog=epilog(
+            "python -m ablations.tune num_1x1 --trials 20",
+            "python -m ablations.tune num_1x1 --objective accuracy,params",
+            "python -m ablations.tune best --trials 40 --set data.val_examples=5000",
+        ),
     )
-    parser.add_argument(
+    add_study_options(parser)
+    group = parser.add_argument_group("how variants are tuned")
+    group.add_argument("--trials", type=positive, default=20, metavar="N", help="trials per variant (default: 20)")
+    group.add_argument(
+        "--objective",
+        choices=OBJECTIVES,
+        default=OBJECTIVES[0],
+        metavar="A[,B]",
+        help=f"{'; '.join(OBJECTIVES)}: with a second objective, widths and depths are searched too (default: {OBJECTIVES[0]})",
+    )
+    group.add_argument(
         "--seeds-per-trial",
         type=positive,
         default=1,
         metavar="N",
-        help=f"whose mean counts; with more than {FEW} trials are pruned seed by seed, not halved (default: 1)",
+        help=f"seeds whose mean scores a trial; more than {FEW} replace successive halving by pruning seed by seed (default: 1)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--storage",
         metavar="URL",
-        help="of the trials: a database, journal:FILE or grpc://HOST:PORT (default: RESULTS/optuna.db)",
+        help="storage of trials: a database URL, journal:FILE or grpc://HOST:PORT (default: optuna.db in the results folder)",
     )
     add_engine_options(parser)
     return parser

@@ -1,4 +1,4 @@
-"""What notebooks and scripts call: build a network, look at its layers, train it, use it. Exported by `nin`.
+"""The interface for notebooks and scripts: build a network, list its layers, train it, use it. Exported by `nin`.
 
 Whatever a caller gets wrong is a ValueError of one line, as on the command lines. pandas is imported by `layers` alone, so that
 training needs nothing but torch and rich.

@@ -1,4 +1,4 @@
-"""How fast networks train on this machine: against the textbook's loop, and against what the machine could do at best.
+"""Measure training speed on this machine, against the textbook's loop and against the machine's own peak.
 
     python -m nin.bench                     every setting
     python -m nin.bench d2l --json FILE     one of them, and the numbers as JSON
@@ -76,15 +76,15 @@ class _Elsewhere:
         self._pool = ProcessPoolExecutor(1, spawn, _make, (make, arguments))
 
     def start(self, method: str, *arguments: object) -> "Future[Any]":
-        """Calls the method; the result comes with time."""
+        """Call the method without waiting for its result."""
         return self._pool.submit(_call, method, arguments)
 
     def call(self, method: str, *arguments: object) -> Any:
-        """The method's result."""
+        """Return the method's result."""
         return self.start(method, *arguments).result()
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self._pool.shutdown(cancel_futures=True)
 
 
@@ -112,7 +112,7 @@ def _elsewhere(make: "Callable[..., object]", *arguments: object) -> Iterator[_E
 def measure_setting(
     setting: Setting, machine: "Machine", device: str, threads: int, repeat_sec: float, compiled: bool = False
 ) -> dict[str, Any]:
-    """Everything about one setting, under the names that the JSON has: of ours in the precision it asks for, and by precision."""
+    """Measure one setting, under the names of the JSON: our loop in its own precision, and in every precision."""
     from nin.loops import OurLoop, TextbookLoop
     from nin.precision import precision_on
 
@@ -147,7 +147,7 @@ def _in(precision: str, setting: Setting) -> Setting:
 def _measure_compiled(
     setting: Setting, machine: "Machine", device: str, threads: int, num_images: int
 ) -> dict[str, float]:
-    """Ours after torch.compile; compile_seconds is how much longer its first epoch takes than the ones after."""
+    """Measure our loop after torch.compile; compile_seconds is the first epoch's time beyond that of later ones."""
     from nin.loops import OurLoop
     from nin.precision import precision_on
 
@@ -285,14 +285,14 @@ def _parser() -> argparse.ArgumentParser:
         "--device", choices=DEVICES, default="auto", help="default: an accelerator that torch sees, else the CPU"
     )
     parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), metavar="N", help="of a CPU (default: all cores)"
+        "--threads", type=int, default=os.cpu_count(), metavar="N", help="CPU threads (default: all cores)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers into FILE")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
+    """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     arguments = _parser().parse_args(argv)
     if arguments.threads < 1:
         raise ValueError(f"--threads {arguments.threads}: must be 1 or more")

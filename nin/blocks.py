@@ -33,7 +33,7 @@ class Maxout(nn.Module):
 
 @dataclass(frozen=True)
 class Activation:
-    """What follows a convolution in a block: `after(channels)` at a block's end, `between(channels)` inside it.
+    """The layers after a convolution in a block: `after(channels)` at a block's end, `between(channels)` inside it.
 
     pieces  channels that the convolution makes for each that is left
     """
@@ -107,6 +107,6 @@ def weight_layers(network: nn.Module) -> Iterator[nn.Conv2d | nn.Linear]:
 
 
 def last_layer(network: nn.Module) -> nn.Conv2d | nn.Linear:
-    """What makes the class maps or logits: the last of `weight_layers` but for those that a pooling has for itself."""
+    """The layer that makes the class maps or logits: the last of `weight_layers`, not counting a pooling's own."""
     in_poolings = {m for part in network.modules() if getattr(part, "is_global_pooling", False) for m in part.modules()}
     return [layer for layer in weight_layers(network) if layer not in in_poolings][-1]

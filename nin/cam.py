@@ -1,4 +1,4 @@
-"""Where a network sees its classes: the maps that global pooling leaves, over test images.
+"""Draw class maps over test images: the maps that global pooling averages show where a network sees each class.
 
     python -m nin.cam RUN                  one trained network, on images that it gets right and wrong
     python -m nin.cam RUN RUN --seed 1     several side by side, on other images
@@ -48,7 +48,7 @@ def class_maps(network: "Network", x_NCHW: "Tensor") -> "Tensor":
     head: Any = network.head
     place = next((i for i, layer in enumerate(head) if isinstance(layer, GlobalPool)), None)
     if place is None:
-        raise ValueError("its fully connected layers know no places; try a network with head 'nin' or 'linear'")
+        raise ValueError("class activation maps need head 'nin' or 'linear'; fully connected layers lose positions")
     if not head[place].channel_by_channel:
         raise ValueError(f"its {type(head[place]).__name__} mixes maps and positions, so no map belongs to a class")
     with torch.no_grad():
@@ -59,7 +59,7 @@ def class_maps(network: "Network", x_NCHW: "Tensor") -> "Tensor":
 
 
 def choose_images(right_RN: "Tensor", count: int) -> list[int]:
-    """The first `count` of N images, but half of them, if there are as many, such that some of the R networks get wrong.
+    """Choose the first `count` of N images; where possible, half of them are images that some of the R networks get wrong.
 
     right_RN  which images each network gets right. Those that some get wrong come last
     """
@@ -138,7 +138,7 @@ def _parser() -> OneLineParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
+    """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     arguments = _parser().parse_args(argv)
     require_figure_file(arguments.out)
     if arguments.images > AT_MOST:

@@ -1,4 +1,4 @@
-"""The state of a training on disk, so that one that was killed goes on where it was, to the same end bit for bit.
+"""Keep the state of a training on disk, so that a killed training resumes and ends bit for bit the same.
 
 A checkpoint is written whole or not at all, verified when it is read, and holds tensors and plain values only, so reading one
 runs no code. It belongs to one training: whatever is not that training's own is not used.
@@ -24,7 +24,7 @@ FIRST_COST_SEC = 0.01  # what writing one is taken to cost before the first has 
 
 
 class Checkpoint:
-    """Where the state of one training is kept, and the parts that it is made of.
+    """The file that keeps the state of one training, and the parts of that state.
 
     parts       by name, each with state_dict and load_state_dict: the model, its optimiser, ...
     belongs_to  plain values by name that the training must have in common with the one that wrote the file
@@ -47,7 +47,7 @@ class Checkpoint:
         self._spent, self._cost = 0.0, FIRST_COST_SEC
 
     def restore(self) -> list[Evaluation]:
-        """Bring all parts and the random streams to where the file has them; the learning curve until there.
+        """Restore all parts and random streams from the file; returns the learning curve so far.
 
         Empty, with everything as it was, if there is no file. So it is, with a warning, if the file is damaged or another
         training's.

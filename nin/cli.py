@@ -1,4 +1,4 @@
-"""What all command lines share: errors of one line on stderr without log-ins, and exit statuses. Standard library only."""
+"""Shared parts of the command lines: one-line errors on stderr without credentials, and exit statuses. Standard library only."""
 
 import argparse
 import gc
@@ -51,12 +51,12 @@ def require_figure_file(path: Path) -> None:
 
 
 def one_line(text: object) -> str:
-    """Without line breaks."""
+    """Replace line breaks by spaces."""
     return " ".join(str(text).split())
 
 
 def redacted(text: str) -> str:
-    """The text without who logs in, and by which password, of any URI in it: before the host or in the query."""
+    """Mask the credentials of URLs in the text, before the host and in the query."""
     text = re.sub(r"://\S*@", "://***@", text)
     return re.sub(r"((?:password|passwd|pwd|token)=)[^\s&;'\"]+", r"\1***", text, flags=re.IGNORECASE)
 
@@ -76,7 +76,7 @@ def sqlite_url(file: Path) -> str:
 
 @contextmanager
 def said_if_slow(what: str) -> Iterator[None]:
-    """Say on stderr what is waited for, once it has taken long enough for a person to wonder."""
+    """Name on stderr the thing that is waited for, once the wait exceeds SILENCE."""
     line = f"waiting for {redacted(what)}; Ctrl-C ends the wait\n"
     timer = threading.Timer(SILENCE, lambda: sys.stderr.write(line))
     timer.daemon = True
@@ -88,20 +88,20 @@ def said_if_slow(what: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """What another library raised, in a line of bearable length, without log-ins and without a database's statements."""
+    """Describe another library's error in one short line, without credentials and database statements."""
     text = f"{type(error).__name__}: {error}".partition("[SQL")[0]
     return redacted(one_line(text))[:LONGEST_REASON]
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether that is how Python, a library that is loaded, or a thread that is started says that memory has run out."""
+    """Return whether the error of Python, a loading library or a starting thread means that memory has run out."""
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in NO_MEMORY)
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:
-    """Run a command's main; what a user got wrong becomes one line on stderr and status 2.
+    """Run a command's main and exit. A ValueError becomes one line on stderr and status 2.
 
-    So does what the system refuses, such as a full disk, with status 1.
+    An OSError, such as a full disk, becomes one line and status 1.
     """
     gc.set_threshold(RARELY)
     try:
@@ -125,7 +125,7 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns side by side as wide as their texts: the first to the left, numbers to the right."""
+    """Format a table as text. Columns are as wide as their texts; numbers are aligned right."""
     columns = list(zip(header, *rows, strict=True))
     widths = [max(len(text) for text in column) for column in columns]
     numeric = [all(text[:1] in "+-.0123456789" for text in column[1:]) for column in columns]  # or empty

@@ -64,7 +64,7 @@ class ImageData:
 
     @property
     def val_is_test(self) -> bool:
-        """Whether no validation images were set aside, so that the test set is watched in their place."""
+        """Return whether the test set is watched because no validation images were set aside."""
         return self.spec.val_examples == 0
 
     @property
@@ -112,7 +112,7 @@ class ImageData:
 
     @cached_property
     def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """What a byte is multiplied by, and what is then added, channel by channel."""
+        """Scale and shift that turn a byte into the network's input, channel by channel."""
         if self.spec.normalize:
             mean_C11, std_C11 = self.mean[:, None, None], self.std[:, None, None]
             return 1 / (255 * std_C11), -mean_C11 / std_C11

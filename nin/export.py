@@ -1,4 +1,4 @@
-"""A trained network as a file that something else can run, checked against the network that it came from.
+"""Export a trained network to a file that other software can run, and check it against the network.
 
     python -m nin.export RUN                            ONNX, for ONNX Runtime, Triton and most others
     python -m nin.export RUN --format pt2               torch.export's own, for PyTorch without this code
@@ -70,7 +70,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Check:
-    """How an exported file compares with its network on test images, one at a time and many.
+    """Comparison of an exported file with its network on test images, one at a time and in batches.
 
     largest_difference  between outputs (logits or probabilities)
     different_labels    images that the two put into different classes, which within the tolerance only near ties can be
@@ -212,7 +212,7 @@ FORMATS: dict[str, Format] = {
 
 
 def model_card(card: "Card", check: Check, kind: str, path: Path, probabilities: bool) -> str:
-    """What a person must know to use the file, in Markdown."""
+    """The model card in Markdown: all that a person must know to use the file."""
     import torch
 
     low, high = card.test_interval
@@ -345,7 +345,7 @@ def _fields(spec: Any) -> str:
 
 @contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Deprecations inside of torch, notes of its exporters and of MLflow are not our users' to act on."""
+    """Silence deprecations inside torch and notes of its exporters and MLflow, which users cannot act on."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -388,11 +388,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
+    """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     arguments = _parser().parse_args(argv)
     kind, probabilities = arguments.kind, arguments.probabilities
     if arguments.triton and kind != "onnx":
-        raise ValueError(f"--triton goes with --format onnx, not {kind}")
+        raise ValueError(f"--triton needs --format onnx, not {kind}")
     if arguments.triton and arguments.triton.name == "triton":
         # Python would take it for the package of that name wherever it is the working directory's.
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Layers that compute the same in less time, lent to a network while it trains or is evaluated in float32 or bf16 on a CPU.
+"""Faster layers with the same results, for a network that trains or is evaluated in float32 or bf16 on a CPU.
 
 Convolutions reach the processor's matrix rate there; what is around them does not. So a ReLU is left to the convolution before it,
 whose outputs are still in registers, or, where max pooling follows, is taken of the quarter of the values that pooling leaves. Both
@@ -30,7 +30,7 @@ Convolve = Callable[[Tensor, Tensor, Tensor | None, Pair, Pair], Tensor]  # of x
 
 @contextmanager
 def fast_layers(model: nn.Module, precision: str) -> Iterator[bool]:
-    """Inside, layers in sequences of `model` compute faster, as they are to in that precision; whether any does.
+    """Context in which layers of `model` compute faster in that precision; yields whether any layer does.
 
     None does on a GPU, in float16, under torch.compile, on a processor that oneDNN does not have the precision for, and if a weight
     is not finite: a ReLU in a convolution makes 0 of nan, which would hide that a training has diverged. One that diverges inside
@@ -48,7 +48,7 @@ def fast_layers(model: nn.Module, precision: str) -> Iterator[bool]:
 
 
 def _is_here(model: nn.Module, precision: str) -> bool:
-    """Whether the model is on a CPU that oneDNN multiplies in that precision on."""
+    """Return whether oneDNN computes this model in that precision on a CPU."""
     on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
     if not (on_cpu and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
         return False
@@ -57,12 +57,12 @@ def _is_here(model: nn.Module, precision: str) -> bool:
 
 @torch.no_grad()
 def is_finite(model: nn.Module) -> bool:
-    """Whether no weight is infinite or nan, nor so large that their sum is."""
+    """Return whether the sum of all weights is finite, so that no weight is infinite or nan."""
     return all(bool(parameter.sum().isfinite()) for parameter in model.parameters())
 
 
 def _faster(model: nn.Module, dtype: torch.dtype) -> Iterator[tuple[nn.Module, Forward]]:
-    """Layers, and what is to compute in their place."""
+    """Pairs of layers and their faster replacements."""
     seen = set[nn.Module]()
     for module in model.modules():  # outer sequences come before the ones inside
         if isinstance(module, nn.Sequential) and module not in seen:
@@ -84,7 +84,7 @@ def _faster(model: nn.Module, dtype: torch.dtype) -> Iterator[tuple[nn.Module, F
 
 
 def _flattened(module: nn.Module, seen: set[nn.Module]) -> Iterator[nn.Module]:
-    """What is computed one after another, sequences inside sequences opened up."""
+    """The modules in their order of computation, with nested sequences flattened."""
     seen.add(module)
     if isinstance(module, nn.Sequential):
         for child in module:
@@ -154,7 +154,7 @@ def _conv_relu(
 
 
 class _ConvReLU(torch.autograd.Function):
-    """A convolution by oneDNN with the ReLU as a step of its own; what autograd would compute of both, backward."""
+    """A convolution by oneDNN with its ReLU fused; backward equals autograd's gradients of both."""
 
     @staticmethod
     def forward(ctx: Any, x_NCHW: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
@@ -169,7 +169,7 @@ class _ConvReLU(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_NCHW: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of what `forward` was given."""
+        """Gradients of the arguments of `forward`."""
         x_NCHW, weight, y_NCHW = ctx.saved_tensors
         stride, padding = ctx.geometry
         if y_NCHW.dtype == torch.bfloat16:

@@ -1,4 +1,4 @@
-"""Where data sets come from: the data root, Debian's folder, or a download, with the bytes verified. Errors are one line."""
+"""Find data sets in the data root or Debian's folder, or download them, and verify their bytes. Errors are one line."""
 
 import gzip
 import hashlib
@@ -36,7 +36,7 @@ class _FetchError(Exception):
 
 
 def data_root() -> Path:
-    """Where data sets are kept: $NIN_DATA, else ~/.cache/nin-ablations/data."""
+    """The folder of data sets: $NIN_DATA, else ~/.cache/nin-ablations/data."""
     return Path(os.environ.get("NIN_DATA") or "~/.cache/nin-ablations/data").expanduser()
 
 
@@ -101,7 +101,7 @@ def _read(folder: Path, name: str) -> bytes | None:
 
 
 def _keep(files: dict[str, bytes], folder: Path) -> None:
-    """Write those that are not there yet, each whole or not at all, since several processes may do this at once."""
+    """Write missing files, each whole or not at all, since several processes may do this at once."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         if not (folder / name).exists():
@@ -180,7 +180,7 @@ def _download(dataset: str, folder: Path, limit_sec: int) -> None:
 
 
 def _run(command: list[str], cwd: Path, limit_sec: int) -> None:
-    """Raises _FetchError with the last thing that the command said if it fails or takes longer than `limit_sec`."""
+    """Run a command. Raises _FetchError with its last line of output if it fails or takes longer than `limit_sec`."""
     try:
         subprocess.run(
             command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit_sec, check=True, text=True

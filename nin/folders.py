@@ -30,7 +30,7 @@ MOST_NAMED = 5
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """What a folder holds.
+    """Contents of a folder of images.
 
     parts    image files by class, for "train" and, where the folder has them, "val" and "test"; classes and files are sorted
              as torchvision sorts them
@@ -221,7 +221,7 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _notes(top: _Folder, homes: Mapping[str, _Folder], unused: Sequence[_Folder]) -> Iterator[str]:
-    """What was found elsewhere than expected, and what was left out."""
+    """Notes on images found in unexpected places, and on files left out."""
     in_sight = [top, *(inner for inner in top.folders if _roles(inner.path.name))]
     if any(home not in in_sight for home in homes.values()):
         yield f"its classes lie in {', '.join(str(home.path.relative_to(top.path)) for home in homes.values())}"

@@ -1,4 +1,4 @@
-"""What a training leaves behind: its learning curve and how it ended. Standard library only, so reading one loads no torch."""
+"""The result of a training: its learning curve and outcome. Standard library only, so reading one loads no torch."""
 
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Score:
-    """What a network does on a set of images, in evaluation mode.
+    """Loss and accuracy of a network on a set of images, in evaluation mode.
 
     loss          mean cross-entropy in nats, without label smoothing
     accuracy      fraction of images whose largest logit is the label's

@@ -1,4 +1,4 @@
-"""The two training loops that `nin.bench` holds against each other, and where the time of ours goes.
+"""The two training loops that `nin.bench` compares, and a profile of ours.
 
 The textbook's loop is that of Dive into Deep Learning (d2l.ai, its PyTorch notebooks on convolutional networks), written anew:
 torchvision makes each image in loader processes, numbers are float32 in contiguous tensors, and every step waits for its loss.
@@ -38,7 +38,7 @@ PHASES = ("data", "forward", "backward", "optimiser", "logging", "evaluation")
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a loop took: `seconds` from end to end, `step_seconds` without evaluation (the textbook's: nor loading)."""
+    """Duration of a loop: `seconds` from end to end, `step_seconds` without evaluation (the textbook's: nor loading)."""
 
     images: int
     seconds: float
@@ -56,7 +56,7 @@ class Pace:
 
 
 def has_fashion_mnist() -> bool:
-    """Whether it is on this machine; otherwise random bytes stand in for it, which train as fast."""
+    """Return whether the data set is on this machine; otherwise random bytes stand in for it, which train as fast."""
     return any(
         any(folder.glob("train-images-idx3-ubyte*")) for folder in (data_root() / "FashionMNIST/raw", DEBIAN_FOLDER)
     )
@@ -98,7 +98,7 @@ class Loop:
         raise NotImplementedError
 
     def images_for(self, seconds: float) -> int:
-        """How many images take about that long: whole batches, at least MIN_STEPS, at most an epoch. Warms the loop up."""
+        """Number of images that take about that long: whole batches, at least MIN_STEPS, at most an epoch. Warms the loop up."""
         batch_size = self.setting.train.batch_size
         self.epoch(batch_size)
         rate = self.epoch(batch_size).images_per_sec
@@ -120,7 +120,7 @@ class OurLoop(Loop):
             self.network.compile()
 
     def epoch(self, num_images: int) -> Pace:
-        """As of every loop."""
+        """Train for one epoch (`Loop.epoch`)."""
         data = part_of(self.data, num_images)
         synchronize(self.device)
         start = time.perf_counter()
@@ -130,7 +130,7 @@ class OurLoop(Loop):
         return Pace(last.examples, time.perf_counter() - start, last.seconds)
 
     def phases(self, num_images: int) -> dict[str, float]:
-        """Seconds of an epoch by PHASES: on a GPU as its events have them, so what the host does meanwhile costs nothing."""
+        """Seconds of an epoch by PHASES; on a GPU from events, so that concurrent work of the host counts as nothing."""
         watch = _Stopwatch(self.device)
         part = part_of(self.data, num_images)
         data = _WatchedData(**{f.name: getattr(part, f.name) for f in fields(ImageData)})
@@ -167,7 +167,7 @@ class TextbookLoop(Loop):
         self.loaders: dict[int, tuple[DataLoader[tuple[Tensor, int]], DataLoader[tuple[Tensor, int]]]] = {}
 
     def epoch(self, num_images: int) -> Pace:
-        """As of every loop."""
+        """Train for one epoch (`Loop.epoch`)."""
         if num_images not in self.loaders:
             data = part_of(self.data, num_images)
             self.loaders = {num_images: (self._loader(data.train, shuffle=True), self._loader(data.val, shuffle=False))}
@@ -236,12 +236,12 @@ class _Stopwatch:
         self.marks: list[tuple[str, float | torch.Event]] = []
 
     def switch(self, phase: str, condition: bool = True) -> None:
-        """From now on time is `phase`'s, if the condition holds."""
+        """Count time for `phase` from now on, if the condition holds."""
         if condition:
             self.marks.append((phase, timestamp(self.device)))
 
     def seconds(self) -> dict[str, float]:
-        """Of each of PHASES until now."""
+        """Seconds of each of PHASES so far."""
         self.switch("end")
         synchronize(self.device)
         total = dict.fromkeys(PHASES, 0.0)
@@ -258,7 +258,7 @@ class _WatchedData(ImageData):
     def epoch(
         self, batch_size: int, seed: int, epoch: int, *, channels_last: bool = False, first_step: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """As it is, watched."""
+        """Train for one epoch, under the profiler."""
         self.watch.switch("data")
         for batch in super().epoch(batch_size, seed, epoch, channels_last=channels_last, first_step=first_step):
             self.watch.switch("logging")
@@ -267,19 +267,19 @@ class _WatchedData(ImageData):
         self.watch.switch("logging")
 
     def batches(self, split: Split, batch_size: int, *, channels_last: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-        """As they are, watched."""
+        """Yield the batches, under the profiler."""
         self.watch.switch("evaluation")
         yield from super().batches(split, batch_size, channels_last=channels_last)
         self.watch.switch("logging")
 
 
 class Limits:
-    """What the device can do, with that many threads."""
+    """The device's peak rates with that many threads."""
 
     def __init__(self, device: str, threads: int) -> None:
         torch.set_num_threads(threads)
         self.device = torch.device(device)
 
     def machine(self) -> Machine:
-        """Measured now."""
+        """Measure the machine now."""
         return measure_machine(self.device)

@@ -1,4 +1,4 @@
-"""What a device can do, measured: how fast it multiplies matrices, copies its memory and is sent data.
+"""Measure a device: the rates at which it multiplies matrices, copies its memory and receives data.
 
 Accelerators are asked through `torch.accelerator` and `torch.get_device_module`, the same for all kinds; where kinds differ, they
 do so here and in `nin.precision`.
@@ -39,12 +39,12 @@ def device_name(device: str | torch.device) -> str:
 
 
 def is_accelerator(device: torch.device) -> bool:
-    """Whether the device works while the host goes on, so that reading from it waits. A CPU does not."""
+    """Return whether the device computes while the host continues, so that reading from it waits. A CPU does not."""
     return device.type in ACCELERATORS
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until an accelerator has done all that it was given; a CPU always has."""
+    """Wait until an accelerator has finished its queued work; a CPU never has any."""
     if is_accelerator(device):
         torch.accelerator.synchronize(device)
 

@@ -1,4 +1,4 @@
-"""How large a network is, layer by layer: shapes, parameters, FLOPs.
+"""Print a network's size layer by layer: shapes, parameters, FLOPs.
 
     python -m nin.measure nin-d2l                       the layer table that textbooks print, and the split trunk | head
     python -m nin.measure nin-d2l --set head=alexnet    the same with another head, or any other field of `ModelSpec`
@@ -79,7 +79,7 @@ def _print(*parts: "Table | str") -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="python -m nin.measure",
-        description="How large a network is, layer by layer.",
+        description="Print a network's size layer by layer: shapes, parameters, FLOPs.",
         epilog="python -m nin.measure roofline NETWORK: what bounds each layer's speed on this machine.",
     )
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
+    """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["roofline"]:
         from nin import roofline

@@ -1,4 +1,4 @@
-"""How much memory training takes: bytes that PyTorch's allocator holds at the worst moment, and what they are needed for."""
+"""Measure the peak memory of training, as bytes that PyTorch's allocator holds, and count its parts."""
 
 import os
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def prediction_memory(model: ModelSpec, data: ImageData, spec: TrainSpec) -> int
 
 
 def activation_bytes(model: ModelSpec, in_shape: Shape, num_classes: int, precision: str) -> int:
-    """What one image's activations take by counting: the outputs of all layers that need memory of their own.
+    """Bytes of one image's activations, counted: the outputs of all layers that need memory of their own.
 
     Precision is "float32", "bf16" or "float16". The input and what the backward pass needs besides (such as the positions of
     maxima) are not in it.

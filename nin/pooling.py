@@ -1,4 +1,4 @@
-"""Global poolings: what turns a map per channel into a vector, for the classes or for a last linear layer.
+"""Global poolings: reduce a map per channel to a vector, for the classes or for a last linear layer.
 
 Each is a module built for features of in_shape = (C, H, W), from (N, C, H, W) to (N, out_features); most keep one number per
 channel. A new one is a class here and a line in POOLINGS. Defaults are those that the papers publish.
@@ -80,7 +80,7 @@ class MixedPool(GlobalPool):
 
 
 class GatedPool(GlobalPool):
-    """As mixed, but a = sigmoid(w . x) answers to each map; w has a weight per position, shared by channels (1509.08985)."""
+    """Mixed pooling whose a = sigmoid(w . x) depends on each map; w has a weight per position, shared by channels (1509.08985)."""
 
     def __init__(self, in_shape: Shape) -> None:
         super().__init__(in_shape)

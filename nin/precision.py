@@ -97,5 +97,5 @@ def slow_precision(device: torch.device | str, precision: str) -> str:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Automatic mixed precision, or nothing in float32."""
+    """Context of automatic mixed precision; no effect in float32."""
     return nullcontext() if precision == "float32" else torch.autocast(device.type, DTYPES[precision])

@@ -1,4 +1,4 @@
-"""What a trained network takes your own images for.
+"""Classify your own images with a trained network.
 
     python -m nin.predict RUN photo.png other.jpg       the likeliest classes of each, with probabilities
     python -m nin.predict RUN photo.png --invert        dark on light: Fashion-MNIST shows light clothes on black
@@ -31,7 +31,7 @@ def read_images(paths: Sequence[Path], shape: "Shape", invert: bool = False) -> 
 
 
 def read_images_and_notes(paths: Sequence[Path], shape: "Shape", invert: bool = False) -> "tuple[Tensor, list[str]]":
-    """The same, and a line on each kind of thing that was made of the files (`nin.images.decode`)."""
+    """Read images as `read_images` does; also return a line for each kind of conversion (`nin.images.decode`)."""
     import numpy as np
     import torch
 
@@ -53,7 +53,7 @@ def probabilities(trained: "TrainedNetwork", images_NCHW: "Tensor") -> "Tensor":
 
 
 def seems_inverted(image_CHW: "Tensor") -> bool:
-    """Whether its border is rather light than dark."""
+    """Return whether the image's border is light rather than dark."""
     import torch
 
     border = torch.cat([image_CHW[:, [0, -1]].flatten(), image_CHW[:, :, [0, -1]].flatten()])
@@ -74,7 +74,7 @@ def _table(paths: Sequence[Path], probabilities_NK: "Tensor", classes: Sequence[
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="python -m nin.predict", description="What a trained network takes images for.")
+    parser = OneLineParser(prog="python -m nin.predict", description="Classify your own images with a trained network.")
     parser.add_argument("run", metavar="RUN", help="a .safetensors file, (the start of) a run_id, or a name: 2x:0")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
     parser.add_argument("--top", type=positive, default=3, metavar="K", help="classes to show (default: 3)")
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
+    """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     arguments = _parser().parse_args(argv)
 
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""Registries: what a name in a specification stands for, and what other code has added to them. Standard library only.
+"""Registries of names in specifications, and the additions of other code. Standard library only.
 
 `POOLINGS["mine"] = MyPooling`, in any module, adds a pooling. A name that exists already is an error, unless the same module adds
 it anew, as a notebook's cell does that is run twice.
@@ -37,7 +37,7 @@ ADDITIONS: dict[tuple[str, str], Addition] = {}  # by the field of a run ("model
 
 
 class Registry(dict[str, T]):
-    """What the names of one kind stand for; `field` is where a run names one ("model.pooling")."""
+    """A mapping from names of one kind to their implementations; `field` is where a run names one ("model.pooling")."""
 
     def __init__(self, kind: str, field: str, entries: Mapping[str, T]) -> None:
         super().__init__(entries)
@@ -60,7 +60,7 @@ class Registry(dict[str, T]):
 
 
 def added(settings: Mapping[str, object]) -> list[Addition]:
-    """Those additions that a run of these settings uses."""
+    """The additions that a run with these settings uses."""
     return [ADDITIONS[key] for key in settings.items() if key in ADDITIONS]
 
 

@@ -1,4 +1,4 @@
-"""What bounds the speed of each layer on this machine: its arithmetic or its memory?
+"""Find the bound of each layer's speed on this machine: arithmetic or memory.
 
     python -m nin.measure roofline nin-d2l                      a table of layers, and what a faster machine would bring
     python -m nin.measure roofline nin-d2l --out roofline.png   and the figure
@@ -43,7 +43,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What a layer costs in the forward pass of one batch: FLOPs, bytes moved at least, seconds measured."""
+    """Cost of a layer in the forward pass of one batch: FLOPs, least bytes moved, seconds measured."""
 
     name: str
     kind: str
@@ -197,7 +197,7 @@ def layer_table(costs: Sequence[LayerCost], machine: Machine, precision: str) ->
 
 
 def conclusion(costs: Sequence[LayerCost], machine: Machine, precision: str, batch: int, image_bytes: int) -> str:
-    """What bounds the network as a whole, and what another machine would bring.
+    """State the bound of the whole network, and the speed-up that another machine could bring.
 
     image_bytes  of one image as it is sent to the device
     """
@@ -301,7 +301,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
+    """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     arguments = _parser().parse_args(argv)
     for option in ("batch", "threads", "num_classes"):
         if getattr(arguments, option) < 1:

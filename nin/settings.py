@@ -1,4 +1,4 @@
-"""What is trained under the protocols of these names, and whose speed is measured. Standard library only."""
+"""Networks, data and training of the protocols of these names, shared with the benchmark. Standard library only."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Measure accuracy on shifted test images: is a network as sure of a thing wherever it stands?
+"""Measure accuracy on shifted test images.
 
 The textbook claims that global average pooling makes a network invariant to translation. `python -m nin.shift RUN` shifts the
 test images of a trained network by 0 to N pixels and prints its accuracy.
@@ -45,7 +45,7 @@ def shifted_score(network: "nn.Module", data: "ImageData", spec: "TrainSpec", pi
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status; raises ValueError, in one line, for what a user got wrong."""
+    """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     arguments = _parser().parse_args(argv)
 
     from nin.cli import text_table

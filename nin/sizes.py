@@ -1,4 +1,4 @@
-"""How large a network is, layer by layer: shapes, parameters, FLOPs.
+"""Count a network's size layer by layer: shapes, parameters, FLOPs.
 
 Counted on the meta device, which has shapes but no numbers, so even VGG costs milliseconds. FLOPs are those of convolutions
 and matrix products in a forward pass of one image, two per multiply-accumulate, as `torch.utils.flop_counter` counts them.
@@ -114,7 +114,7 @@ def layer_rows(network: "nn.Module", image_1CHW: "Tensor") -> list[LayerRow]:
 
 
 def layer_modules(module: "nn.Module", name: str = "") -> "Iterator[tuple[str, nn.Module]]":
-    """What counts as a layer, by name: modules without parts, and poolings as a whole, whose parts may be used unseen."""
+    """Layers by name: modules without parts, and each pooling as a whole, since hooks may not see the use of its parts."""
     from nin.pooling import GlobalPool
 
     if isinstance(module, GlobalPool) or not any(module.children()):

@@ -206,7 +206,7 @@ def shape(spec: DataSpec, root: Path | None = None) -> tuple[Shape, int]:
 
 
 def can_change(name: str) -> bool:
-    """Whether a data set may hold other images or labels tomorrow under the same name, as a folder may."""
+    """Return whether a data set's images or labels may change under the same name, as a folder's may."""
     return name not in DATASETS or not DATASETS[name].is_fixed
 
 

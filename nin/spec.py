@@ -1,4 +1,4 @@
-"""What a run is made of: frozen specifications of the network, the data and the training.
+"""Frozen specifications of a run: the network, the data and the training.
 
 Standard library only, so that reading or listing experiments loads no torch. Names in these specifications (`trunk`,
 `pooling`, ...) are keys of the registries in the modules that build them; `choose` looks a name up and, where there is none,
@@ -124,7 +124,7 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """How a network is trained.
+    """Specification of a training.
 
     epochs           passes over the training images
     examples         training images seen in all, in the place of `epochs`; the last step may go beyond by less than a batch.

@@ -1,4 +1,4 @@
-"""How a network is trained: plain minibatch descent, watched on a grid of training examples seen.
+"""Train a network by minibatch descent, and evaluate it on a grid of training images seen.
 
 `train` is handed a network and data and builds neither. Within an epoch nothing on the host waits for the device: losses and
 counts stay there as tensors and are read at an evaluation on the CPU, at the end of the epoch elsewhere.
@@ -117,13 +117,13 @@ def train(
     clock = _Clock(device, curve)
     steps_done = grid.steps[len(curve) - 1] if curve else 0
     batches = _batches_from(steps_done, grid, data, spec, seed)
-    unread: list[tuple[int, _Tally, _Tally]] = []
+    unread: list[tuple[int, _Accumulator, _Accumulator]] = []
     for step, is_last_of_epoch in grid.from_point(len(curve)):
         clock.start()
         trained = _train_steps(model, islice(batches, step - steps_done), optimizer, schedule, scaler, spec)
         clock.stop()
         steps_done = step
-        unread.append((grid.examples_at(step), trained, _tally(model, data, data.val, spec)))
+        unread.append((grid.examples_at(step), trained, _accumulator(model, data, data.val, spec)))
         if device.type != "cpu" and not is_last_of_epoch:
             continue  # reading now would wait for the device
         for examples, trained, validated in unread:
@@ -136,7 +136,7 @@ def train(
                 val_loss=val_score.loss,
                 val_accuracy=val_score.accuracy,
                 dead_classes=val_score.dead_classes,
-                seconds=clock.seconds(laps=len(curve) + 1),
+                seconds=clock.seconds(num_segments=len(curve) + 1),
             )
             curve.append(point)
             on_eval(point)
@@ -171,8 +171,8 @@ def require_batches(model: nn.Module, num_examples: int, spec: TrainSpec) -> Non
 def evaluate(model: nn.Module, data: ImageData, split: Split, spec: TrainSpec) -> tuple[Score, Tensor]:
     """The score of `model` on `split`, and which of its images it gets right: (N,) bool, on the CPU."""
     spec = replace(spec, precision=precision_on(split.images.device, spec.precision))
-    tally = _tally(model, data, split, spec)
-    return tally.score(), tally.correct().cpu()
+    accumulator = _accumulator(model, data, split, spec)
+    return accumulator.score(), accumulator.correct().cpu()
 
 
 def chance_level(labels_N: Tensor) -> float:
@@ -188,9 +188,9 @@ def _train_steps(
     schedule: LRScheduler,
     scaler: GradScaler,
     spec: TrainSpec,
-) -> "_Tally":
+) -> "_Accumulator":
     model.train()
-    tally = _Tally()
+    accumulator = _Accumulator()
     with fast_layers(model, spec.precision) as are_fast:
         for x_NCHW, labels_N in batches:
             with autocast(x_NCHW.device, spec.precision):
@@ -202,28 +202,28 @@ def _train_steps(
             scaler.step(optimizer)  # fused optimisers skip a step that overflowed without telling the host
             scaler.update()
             schedule.step()
-            tally.add(loss.detach(), logits_NK.detach(), labels_N)
+            accumulator.add(loss.detach(), logits_NK.detach(), labels_N)
     if are_fast and not is_finite(model):  # which fast layers can hide from the loss
-        tally.mean_losses[-1] = torch.tensor(math.nan)
-    return tally
+        accumulator.mean_losses[-1] = torch.tensor(math.nan)
+    return accumulator
 
 
 @torch.no_grad()
-def _tally(model: nn.Module, data: ImageData, split: Split, spec: TrainSpec) -> "_Tally":
+def _accumulator(model: nn.Module, data: ImageData, split: Split, spec: TrainSpec) -> "_Accumulator":
     model.eval()
-    tally = _Tally()
+    accumulator = _Accumulator()
     with fast_layers(model, spec.precision):
         for x_NCHW, labels_N in data.batches(split, EVAL_BATCH, channels_last=spec.channels_last):
             with autocast(x_NCHW.device, spec.precision):
                 logits_NK = model(x_NCHW)
             logits_NK = logits_NK.float()
-            tally.add(F.cross_entropy(logits_NK, labels_N), logits_NK, labels_N)
-    return tally
+            accumulator.add(F.cross_entropy(logits_NK, labels_N), logits_NK, labels_N)
+    return accumulator
 
 
 @dataclass
-class _Tally:
-    """What batches came to, kept on the device until `score` reads it; a step only lays it down."""
+class _Accumulator:
+    """Accumulate losses, logits and labels on the device; `score` reads them, so that a step never waits."""
 
     mean_losses: list[Tensor] = field(default_factory=list)
     logits: list[Tensor] = field(default_factory=list)
@@ -235,7 +235,7 @@ class _Tally:
         self.labels.append(labels_N)
 
     def correct(self) -> Tensor:
-        """Which predictions are right: (N,) bool."""
+        """Mark correct predictions: (N,) bool."""
         return self._predictions() == torch.cat(self.labels)
 
     def score(self) -> Score:
@@ -254,27 +254,27 @@ class _Tally:
 
 
 class _Clock:
-    """Time on the device between start and stop, summed over laps; on an accelerator it is read from events, without waiting.
+    """Time on the device between start and stop, summed over segments; accelerators record events, so nothing waits.
 
-    curve  what an earlier process has done of the same training: a lap each
+    curve  evaluations of the same training in an earlier process: one segment each
     """
 
     def __init__(self, device: torch.device, curve: list[Evaluation]) -> None:
         self._device = device
         self.seconds_before = curve[-1].seconds if curve else 0.0
         before = pairwise([0.0, *(point.seconds for point in curve)])
-        self._laps: list[tuple[float | torch.Event, float | torch.Event]] = list(before)
+        self._segments: list[tuple[float | torch.Event, float | torch.Event]] = list(before)
         self._started: float | torch.Event = 0.0
 
     def start(self) -> None:
         self._started = timestamp(self._device)
 
     def stop(self) -> None:
-        self._laps.append((self._started, timestamp(self._device)))
+        self._segments.append((self._started, timestamp(self._device)))
 
-    def seconds(self, laps: int) -> float:
-        """Sum over the first `laps` laps."""
-        return sum(seconds_between(start, stop) for start, stop in self._laps[:laps])
+    def seconds(self, num_segments: int) -> float:
+        """Sum over the first `num_segments` segments."""
+        return sum(seconds_between(start, stop) for start, stop in self._segments[:num_segments])
 
 
 class Grid:

@@ -1,4 +1,4 @@
-"""Trained networks on disk: the weights and all that it takes to use them, in one safetensors file each.
+"""Keep trained networks on disk: one safetensors file with the weights and everything needed to use them.
 
 Reading such a file runs no code, unlike a pickle's. Its metadata hold a card: what the network is, what it was trained on, how
 good it is. `nin.export`, `nin.predict` and `nin.cam` start from it.
@@ -27,7 +27,7 @@ CARD = "card"  # the key of the file's metadata that holds the card, as JSON
 
 @dataclass(frozen=True)
 class Card:
-    """What a trained network is, what it was trained on, and how good it is.
+    """Description of a trained network: its specification, its data and its test accuracy.
 
     name           "<study>/<protocol>/<variant>:<seed>", which `find` understands
     outcome        as `nin.history.History` has it

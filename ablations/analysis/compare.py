@@ -1,4 +1,4 @@
-"""Two folders of results, run by run: is a run that both have identical, and how do runs of the same name differ?"""
+"""Compare two results folders run by run: list differences of shared runs, and of runs with the same name."""
 
 import json
 from collections import defaultdict
@@ -78,13 +78,13 @@ def _by_variant_and_seed(row: Row) -> tuple[str, int]:
 
 
 def _result_differences(here: RunRecord, there: RunRecord) -> str:
-    """Names of what is not identical in two records of one run, times and places aside."""
+    """Names of what is not identical in two records of one run, apart from times and machines."""
     ours, theirs = _results(here), _results(there)
     return ", ".join(key for key in ours if ours[key] != theirs[key]) or "nothing: identical"
 
 
 def _results(record: RunRecord) -> dict[str, str]:
-    """Every field but times and places, as JSON, in which nan equals nan."""
+    """Every field but times and machines, as JSON, in which nan equals nan."""
     fields = asdict(record)
     for point in fields["curve"]:
         del point["seconds"]

@@ -1,4 +1,4 @@
-"""How differences depend on the length of training: tables of records of several lengths.
+"""Compare variants after several lengths of training, as tables.
 
 A variant that trains faster is ahead after few images whether or not it is better in the end. So the verdict is that of the
 longest training, and beside it stands how the difference changes from the shortest to the longest, paired by seed.

@@ -1,4 +1,4 @@
-"""Seeds added in looks that are declared beforehand, each comparison until it is decided.
+"""Add seeds in looks declared beforehand, to each comparison until it is decided.
 
 A group-sequential design. At each look the primary test of `ablations.analysis.moderated` is read at a nominal level, such that
 all looks together spend alpha, by the function of Lan and DeMets (1983) that resembles O'Brien and Fleming's design: little

@@ -367,7 +367,7 @@ def same_distribution(ours: ArrayLike, theirs: ArrayLike) -> tuple[float, float]
 
 
 def pareto_front(costs: ArrayLike, values: ArrayLike) -> NDArray[np.bool_]:
-    """Which points no other one beats: none costs at most as much and is worth at least as much, and differs; no nan."""
+    """Mark the points that no other point dominates: one that costs at most as much, is worth at least as much, and differs; no nan."""
     cost, value = np.asarray(costs, dtype=float), np.asarray(values, dtype=float)
     no_worse = (cost[:, None] <= cost) & (value[:, None] >= value)
     differs = (cost[:, None] < cost) | (value[:, None] > value)

@@ -1,4 +1,4 @@
-"""Who trains which run, where several drivers share a folder of results, on one machine or on many.
+"""Claim runs, so that drivers that share a results folder, on one machine or many, train each run once.
 
 A claim is a file beside the run's record, `<run_id>.claim-<n>`. Its owner's heartbeat changes the file's time; a claim whose time
 stands still for LEASE, or whose owner died on this machine, has expired. The run then goes to who creates the next number, which
@@ -56,7 +56,7 @@ class Owner:
         return Owner(socket.gethostname(), f"{boot} {namespace}", process.pid, _started(process))
 
     def is_dead(self, here: "Owner") -> bool:
-        """Whether the process is known to have ended: one that is on the machine of `here` and not among its processes."""
+        """Return whether the process is known to have ended: it is on the machine of `here`, and not among its processes."""
         if (self.host, self.machine) != (here.host, here.machine):
             return False
         try:
@@ -67,7 +67,7 @@ class Owner:
 
 
 class Lease:
-    """What claims of every kind have in common: they show signs of life while this is entered, and expire without them."""
+    """Base of all claims: while entered, a lease is renewed; without renewal it expires."""
 
     def __init__(self) -> None:
         self._me = Owner.this()
@@ -89,11 +89,11 @@ class Lease:
         self.release_all()
 
     def release_all(self) -> None:
-        """Give everything free."""
+        """Release everything."""
         raise NotImplementedError
 
     def beat(self, count: int) -> None:
-        """Show the `count`-th sign of life on every claim of ours; raises nothing."""
+        """Renew every claim of ours for the `count`-th time; raises nothing."""
         raise NotImplementedError
 
     def _keep_alive(self) -> None:
@@ -103,7 +103,7 @@ class Lease:
             self.beat(count)
 
     def _has_expired(self, claim: Hashable, owner: Owner | None, sign: object) -> bool:
-        """Whether the owner is dead, or the sign of life has been the same for LEASE."""
+        """Return whether the owner is dead, or has not renewed the claim for LEASE seconds."""
         if owner is not None and owner.is_dead(self._me):
             return True
         now = time.monotonic()
@@ -127,7 +127,7 @@ class Claims(Lease):
         return super().__enter__()
 
     def take(self, run: Run) -> bool:
-        """Claim the run; False if it is another's. What its record says must be looked at after this, not before."""
+        """Claim the run; False if another driver has it. Read the run's record after this call, not before."""
         newest = self._newest(run.run_id)
         if newest is not None and not self._has_expired(newest, *_read(newest)):
             return False
@@ -145,7 +145,7 @@ class Claims(Lease):
         return True
 
     def release(self, run_id: str) -> None:
-        """Give the run free, and remove what is left of its earlier claims."""
+        """Release the run, and remove leftovers of its earlier claims."""
         mine = self._mine.pop(run_id)
         if _read(mine)[0] != self._me:
             return  # it had expired, and another has been here since
@@ -156,7 +156,7 @@ class Claims(Lease):
                 self._listed[run_id].discard(path)
 
     def release_all(self) -> None:
-        """Give every run of ours free."""
+        """Release every run of ours."""
         for run_id in list(self._mine):
             self.release(run_id)
 
@@ -199,7 +199,7 @@ def _number(path: Path) -> int:
 
 
 def _read(path: Path) -> tuple[Owner | None, int]:
-    """Who has made the claim, if it can be read, and when it was last touched (0: it is gone).
+    """Read the claim's owner, if readable, and the time of its last renewal (0: the claim is gone).
 
     The file is opened because that is when a network file system asks its server for the time.
     """

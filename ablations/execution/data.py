@@ -1,4 +1,4 @@
-"""What is done about data before runs are executed: load it once, say what is in it, find results that rest on other data."""
+"""Prepare data before runs execute: load it once, describe it, and find results that rest on other data."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -16,23 +16,23 @@ from nin.spec import DataSpec
 
 
 def prepare(runs: Sequence[Run], console: Console) -> dict[str, NetworkSize]:
-    """Load the data of runs, so that workers find it, and say what a person should know of it; their sizes by run_id.
+    """Load the data of runs, so that workers find it, and print notes on it; returns network sizes by run_id.
 
-    Raises ValueError for anything in a run that does not exist or fit.
+    Raises ValueError for a run that names or combines what cannot be built.
     """
     by_variant: dict[tuple[str, str], NetworkSize] = {}
-    said = set[str]()
+    seen = set[str]()
     for run in runs:
         if (run.study, run.variant) in by_variant:
             continue
         data = load_cached(run.data, "cpu")
         by_variant[run.study, run.variant] = network_size(run, data)
         summary, remarks = data.notes[:1], [*data.notes[1:], *_remarks(run, data)]
-        for line in (line for line in summary if line not in said):
+        for line in (line for line in summary if line not in seen):
             say(console, line)
-        for line in (line for line in remarks if line not in said):
+        for line in (line for line in remarks if line not in seen):
             warn(line)
-        said.update([*summary, *remarks])
+        seen.update([*summary, *remarks])
     return {run.run_id: by_variant[run.study, run.variant] for run in runs}
 
 
@@ -47,7 +47,7 @@ def _remarks(run: Run, data: ImageData) -> list[str]:
 
 
 def of_other_data(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """Those of the results that were trained on other data than is found under its name now.
+    """Select results that were trained on other data than the name stands for now.
 
     A data set that cannot be loaded any more is a warning: its results are all that is left.
     """

@@ -26,20 +26,22 @@ POLL = 1.0  # seconds between two looks at what other drivers are doing
 
 
 class CommonFailureError(Exception):
-    """Every variant failed with the same error, so there is no point in going on; the message says which."""
+    """Every variant failed with the same error, which the message names."""
 
 
 @dataclass(frozen=True)
-class Book:
-    """Where what happens to one study's runs is kept."""
+class StudySession:
+    """A study's session: the store, tracker and claims of its runs."""
 
     store: Store
     tracker: Tracker
     claims: Claims
 
     def keep(self, record: RunRecord, weights: bytes = b"") -> None:
-        """Write the record, unless there is a result already: another driver, which held this one for dead, may have it, or the
-        run was trained again for its weights and failed. Give the run free.
+        """Write the record and release the run.
+
+        A result that is already there is kept: another driver may have written it after it took this one for dead, or the run was
+        trained again for its weights and failed.
         """
         if weights and not self.store.is_done(record.run):
             self.store.write_weights(record.run_id, weights)
@@ -49,35 +51,35 @@ class Book:
         self.tracker.run_ended(record)
 
 
-def drive(runs: Iterable[Run], engine: Engine, places: Mapping[str, tuple[Store, Tracker]], console: Console) -> None:
-    """Have each of the runs executed, here or by another driver that works on them now; keep, track and show what happens.
+def drive(runs: Iterable[Run], engine: Engine, outputs: Mapping[str, tuple[Store, Tracker]], console: Console) -> None:
+    """Execute the runs, here or in another driver that shares them; persist, track and show their events.
 
-    places  where each study's records and curves go
+    outputs  each study's store and tracker
 
-    Raises CommonFailureError if the first runs of all variants fail alike.
+    Raises CommonFailureError if the first run of every variant fails with the same error.
     """
     costs = {run: _cost(run) for run in runs}
-    failures, said = _Failures(costs), set[str]()
+    failures, seen_warnings = _Failures(costs), set[str]()
     with Display(costs, console) as display, ExitStack() as entered:
-        books = {
-            study: Book(store, tracker, entered.enter_context(Claims(store.runs_folder)))
-            for study, (store, tracker) in places.items()
+        sessions = {
+            study: StudySession(store, tracker, entered.enter_context(Claims(store.runs_folder)))
+            for study, (store, tracker) in outputs.items()
         }
 
         def show(event: Event) -> None:
-            if isinstance(event, Warned) and event.line not in said:
-                said.add(event.line)
+            if isinstance(event, Warned) and event.line not in seen_warnings:
+                seen_warnings.add(event.line)
                 warn(event.line)
             display.show(event)
             failures.watch(event)
 
-        shared = _Shared(costs, books, display)
+        shared = _Shared(costs, sessions, display)
         while shared.left:
             follow(
                 shared.claimed(),
                 engine,
-                tracker_of=lambda run: books[run.study].tracker,
-                keep=lambda record, weights: books[record.run.study].keep(record, weights),
+                tracker_of=lambda run: sessions[run.study].tracker,
+                keep=lambda record, weights: sessions[record.run.study].keep(record, weights),
                 show=show,
             )
             shared.wait_for_others()
@@ -90,11 +92,11 @@ def follow(
     keep: Callable[[RunRecord, bytes], None],
     show: Callable[[Event], None],
 ) -> None:
-    """Execute runs of studies or trials, and do what is to be done about each event.
+    """Execute runs of studies or trials, and handle their events.
 
-    keep  gets the record of each run that ended, with its weights if there are any, or that failed: before anything else is
-          done about the event, so that nothing that has ended is lost
-    show  gets every event; what it raises ends the runs
+    keep  receives the record of each run that ended or failed, with its weights if any, before anything else handles the event, so
+          that no finished run is lost
+    show  receives every event; an exception from it ends the runs
     """
     events = engine.execute(runs)
     try:
@@ -114,49 +116,50 @@ def follow(
 
 
 class _Shared:
-    """Runs that several drivers may work on at once. One is settled when its record was written after this began."""
+    """Runs that several drivers may share. A run is done when its record was written after this object was made."""
 
-    def __init__(self, runs: Iterable[Run], books: Mapping[str, Book], display: Display) -> None:
+    def __init__(self, runs: Iterable[Run], sessions: Mapping[str, StudySession], display: Display) -> None:
         self.left = dict.fromkeys(runs)
-        self._books, self._display = books, display
-        self._stamps = {run: books[run.study].store.stamp(run) for run in self.left}
+        self._sessions, self._display = sessions, display
+        self._stamps = {run: sessions[run.study].store.stamp(run) for run in self.left}
 
     def claimed(self) -> Iterator[Run]:
-        """Of the runs that are left those that are nobody else's, each claimed when it is asked for."""
+        """Yield the remaining runs that no other driver has claimed; claims each one when it is requested."""
         for run in list(self.left):
-            claims = self._books[run.study].claims
+            claims = self._sessions[run.study].claims
             if not claims.take(run):
                 continue
-            if self._is_settled(run):
+            if self._is_done(run):
                 claims.release(run.run_id)
-                self._settle(run)
+                self._mark_done(run)
             else:
                 del self.left[run]
                 yield run
 
     def wait_for_others(self) -> None:
-        """Let a while pass if runs are left, all of which are others'."""
+        """Wait a moment if other drivers have all remaining runs."""
         for run in list(self.left):
-            if self._is_settled(run):
-                self._settle(run)
+            if self._is_done(run):
+                self._mark_done(run)
         if self.left:
             owners = (
-                book.claims.owners(run for run in self.left if run.study == name) for name, book in self._books.items()
+                session.claims.owners(run for run in self.left if run.study == name)
+                for name, session in self._sessions.items()
             )
             self._display.show_waiting(len(self.left), set[str]().union(*owners))
             time.sleep(POLL)
 
-    def _is_settled(self, run: Run) -> bool:
-        store = self._books[run.study].store
+    def _is_done(self, run: Run) -> bool:
+        store = self._sessions[run.study].store
         return store.stamp(run) != self._stamps[run] or store.is_done(run)
 
-    def _settle(self, run: Run) -> None:
+    def _mark_done(self, run: Run) -> None:
         del self.left[run]
-        self._display.show_settled_elsewhere(run)
+        self._display.show_done_elsewhere(run)
 
 
 class _Failures:
-    """Watches for a failure that has nothing to do with what a variant is."""
+    """Detect failures common to all variants."""
 
     def __init__(self, runs: Iterable[Run]) -> None:
         self._variants = {(run.study, run.variant) for run in runs}
@@ -178,7 +181,7 @@ class _Failures:
 
 
 def without_numbers(error: str) -> str:
-    """The message by which failures are told apart: another process, address or amount of memory is no other failure."""
+    """Replace numbers in the message, so that the same failure in another process or at another address compares equal."""
     return re.sub(r"\d+(\.\d+)?", "0", error)
 
 

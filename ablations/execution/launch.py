@@ -22,7 +22,7 @@ GUARD = "put the call under `if __name__ == '__main__':`, because each worker im
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Where runs are executed, and how many at a time.
+    """Options of the engine: where runs execute, and how many at a time.
 
     engine      "local" (processes on this machine) or "ray"
     address     the Ray cluster, "host:port"; empty: RAY_ADDRESS, else one is started here
@@ -43,7 +43,7 @@ class EngineOptions:
 
 
 def make_engine(options: EngineOptions, results: Path, keep_weights: bool = False, pause_at: float = 0) -> "Engine":
-    """The engine that those options describe; `keep_weights` and `pause_at` are those of `ablations.execution.worker.execute`.
+    """Make the engine that the options describe; `keep_weights` and `pause_at` are those of `ablations.execution.worker.execute`.
 
     Raises ValueError for an engine or device that is not there.
     """

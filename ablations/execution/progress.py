@@ -31,12 +31,12 @@ def console_for_output() -> Console:
 
 
 def say(console: Console, line: str) -> None:
-    """Print a line as it is: nothing in it is markup, and nothing breaks it."""
+    """Print a line unchanged: without markup and line breaks."""
     console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def warn(line: str) -> None:
-    """Tell the user of something while the work goes on."""
+    """Print a warning on stderr."""
     sys.stderr.write(f"warning: {line}\n")  # in one piece, because two threads may have something to say at once
 
 
@@ -77,7 +77,7 @@ class Display:
         self._bars.stop()
 
     def show(self, event: Event) -> None:
-        """Bring the display up to date with what has happened."""
+        """Update the display with an event."""
         run, label = event.run, self._label(event.run)
         match event:
             case Started():
@@ -103,14 +103,14 @@ class Display:
                 self._line(f"{label}: out of memory; again later, with {number} side by side")
         self._bars.update(self._total, completed=self._work_done())
 
-    def show_settled_elsewhere(self, run: Run) -> None:
-        """Another driver has brought the run to its end."""
+    def show_done_elsewhere(self, run: Run) -> None:
+        """Show that another driver has finished the run."""
         self._end(run)
         self._line(f"{self._label(run)}: done by another driver")
         self._bars.update(self._total, completed=self._work_done())
 
     def show_waiting(self, num_runs: int, owners: set[str]) -> None:
-        """All that is left is claimed by other drivers. Said once for each of them."""
+        """Show, once for each driver, that other drivers have all remaining runs."""
         if owners - self._waited_for:
             self._line(f"waiting for {num_runs} runs of {', '.join(sorted(owners))}")
             self._waited_for |= owners

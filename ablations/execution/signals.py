@@ -1,4 +1,4 @@
-"""Signals of a command: interrupt it cleanly, stop it at once, end its training when a time is up."""
+"""Handle a command's signals: interrupt it cleanly, stop it at once, end its training when the budget is used up."""
 
 import math
 import os
@@ -22,7 +22,7 @@ class OutOfTimeError(KeyboardInterrupt):
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raises OutOfTimeError in what is inside when that time is up; never if it is infinite."""
+    """Raise OutOfTimeError in the body when the time is up; never if it is infinite."""
     if seconds == math.inf:
         yield
         return
@@ -39,7 +39,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def handle_signals() -> None:
-    """Of those that end a command the first does so cleanly, by KeyboardInterrupt, the second at once."""
+    """Handle signals that end a command: the first ends it cleanly, by KeyboardInterrupt, the second at once."""
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants
             signal.signal(number, _interrupt)

@@ -1,4 +1,4 @@
-"""One run, executed: Run -> RunRecord. This is what a worker does, whichever engine it belongs to.
+"""Execute one run: Run -> RunRecord. Workers of every engine call this.
 
 It writes nothing but the run's own checkpoint.
 """
@@ -151,12 +151,12 @@ def load_cached(spec: DataSpec, device: str) -> ImageData:
 
 @lru_cache
 def _memory(model: ModelSpec, data: DataSpec, train: TrainSpec, device: str) -> int:
-    """Measured once for all seeds of a process that share their data: it does not depend on the numbers."""
+    """Measure peak memory once for all seeds of a process that share their data; it does not depend on the values."""
     return training_memory(model, load_cached(data, device), train)
 
 
 def environment_of(run: Run, device: str, commit: str) -> dict[str, str]:
-    """Where and in which precision a run was executed, and the code outside this package that adds what it names, with digests."""
+    """Describe where and in which precision a run executed, and the plugins it used, with digests."""
     used = {"precision": precision_on(device, run.train.precision)}
     plugins = sorted({f"{module_label(addition.module)} {addition.digest}" for addition in added(run.settings)})
     return environment(device, commit) | used | ({"plugins": ", ".join(plugins)} if plugins else {})
@@ -164,7 +164,7 @@ def environment_of(run: Run, device: str, commit: str) -> dict[str, str]:
 
 @lru_cache
 def environment(device: str, commit: str) -> dict[str, str]:
-    """Where a run was executed: device, threads, versions, host, commit of this code."""
+    """Describe where a run executed: device, threads, versions, host, commit of this code."""
     on_gpu = torch.device(device).type == "cuda"
     return {
         "device": device_name(device),
@@ -179,7 +179,7 @@ def environment(device: str, commit: str) -> dict[str, str]:
 
 
 def _card(record: RunRecord, data: ImageData) -> Card:
-    """What goes with the weights of a run. Where it was trained is told without the name of the machine."""
+    """The card stored with a run's weights, without the name of the machine that trained it."""
     from ablations.analysis.stats import wilson  # here, because loading it takes longer than most of what workers load
 
     run = record.run

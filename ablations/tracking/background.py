@@ -23,7 +23,7 @@ PATIENCE = 300.0  # seconds that the end of a study waits for the tracker
 
 
 def stop_all(patience: float) -> None:
-    """Leave no run open, as far as MLflow answers within so many seconds in all: the process is about to end."""
+    """Close all runs before the process ends, as far as MLflow answers within that many seconds."""
     until = time.monotonic() + patience
     for tracker in BACKGROUND:
         tracker.stop(max(0.0, until - time.monotonic()))
@@ -33,7 +33,7 @@ BACKGROUND: "list[BackgroundTracker]" = []  # all of this process
 
 
 class BackgroundTracker(Tracker):
-    """Has everything done in a thread, in order, so that neither a new database nor a slow server holds up a study.
+    """A tracker that logs in a thread, in order, so that neither a new database nor a slow server delays a study.
 
     Whatever is raised there is one warning, and nothing more is sent until `sync` or `close` tries once again.
     """
@@ -116,7 +116,7 @@ class BackgroundTracker(Tracker):
                 self._lose(error)
 
     def _lose(self, error: Exception) -> None:
-        """Forget the tracker: what it knows may not hold any more, so the next one reads the tree anew."""
+        """Discard the tracker, whose knowledge may be outdated; the next one reads the tree again."""
         self._tracker, self._is_lost = None, True
         if not self._has_said:
             self._say_lost(error)

@@ -198,7 +198,7 @@ class MlflowTracker(Tracker):
                 self._end(node, status, _now())
 
     def links(self) -> list[str]:
-        """Where the variants can be compared: on the server, or on one to be started on the database."""
+        """Describe where the variants can be compared: on the server, or on one to be started on the database."""
         only = quote(f"tags.level='variant' and tags.protocol='{self._protocol}'", safe="=")
         view = f"searchFilter={only}&orderByKey=tags.%60role%60&orderByAsc=true&compareRunsMode=CHART"
         page = f"#/experiments/{self._experiment}/runs?workflowType=machine_learning&{view}"
@@ -222,7 +222,7 @@ class MlflowTracker(Tracker):
         return str(experiment.experiment_id)
 
     def _read(self) -> None:
-        """What MLflow holds. Seeds that a dead driver left running are closed; of what is there twice, one is kept."""
+        """Read the runs that MLflow holds. Closes seeds that a dead driver left open; keeps one of any duplicates."""
         ours = {node.mlflow_id: node for node in self._open.values()}
         copies: dict[tuple[str, str], list[_Node]] = defaultdict(list)
         for logged in self._search():
@@ -321,7 +321,7 @@ class MlflowTracker(Tracker):
     # What a run says
 
     def _log_curve(self, node: _Node, points: Iterable[Evaluation]) -> None:
-        """Those of the points that have not been sent."""
+        """Log the points that have not been sent."""
         new = [point for point in points if point.examples not in node.logged]
         self._log(node, [(curve_metrics(point), point.examples, point.seconds) for point in new])
         node.logged.update(point.examples for point in new)
@@ -421,7 +421,7 @@ def _parameters(run: Run) -> dict[str, object]:
 
 
 def _variant_id(run: Run) -> str:
-    """What all seeds of a variant, under the same overrides, have in common: the identity of seed 0."""
+    """Identity of a variant under these overrides, equal for all seeds: the run_id of seed 0."""
     return replace(run, seed=0).run_id
 
 
@@ -444,17 +444,17 @@ def _digest(parts: Iterable[bytes]) -> str:
 
 
 def _driver() -> str:
-    """Who logs: host and process."""
+    """Identity of this driver: host and process."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def _is_of_another_driver(node: _Node) -> bool:
-    """Whether the run is under way in another process, whose it is to log."""
+    """Return whether another process is logging the run."""
     return node.is_running and _driver_lives(node) is True
 
 
 def _driver_lives(node: _Node) -> bool | None:
-    """Whether the process that logged the run, other than this one, is still there; None if that is on another host."""
+    """Return whether the other process that logged the run still lives; None if it is on another host."""
     import psutil
 
     host, _, process = node.tags.get("driver", "").rpartition(":")

@@ -1,4 +1,4 @@
-"""Tell whoever keeps track how runs go: the interface, and a tracker that tracks nothing."""
+"""The interface of trackers, and a tracker that tracks nothing."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,7 +9,7 @@ from nin.history import Evaluation
 
 
 class Tracker:
-    """Tracks nothing. What the driver tells it is what `ablations.tracking.mlflow_tree.MlflowTracker` logs."""
+    """Track nothing; base of `ablations.tracking.mlflow_tree.MlflowTracker`."""
 
     def run_started(self, run: Run) -> None:
         """A worker has begun the run."""
@@ -30,12 +30,12 @@ class Tracker:
         """End what is still open, as "FINISHED" or "KILLED", and wait until all is logged."""
 
     def links(self) -> list[str]:
-        """Lines that say where to look, once it is closed."""
+        """Lines with links to the tracked runs, after closing."""
         return []
 
 
 def finish(tracker: Tracker, records: Iterable[RunRecord], folder: Path, say: Callable[[str], None]) -> None:
-    """Close a session: log what is missing, keep the folder's files, wait until all is logged, say where to look."""
+    """Close a session: log missing records, keep the folder's files, wait until all is logged, print links."""
     tracker.sync(records)
     tracker.add_files(folder)
     tracker.close("FINISHED")  # which may have to wait for MLflow

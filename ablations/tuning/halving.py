@@ -52,7 +52,7 @@ def tune(
     tracker: Tracker,
     say: Callable[[str], None],
 ) -> None:
-    """Bring every task to its number of trials. Several drivers on one storage share the work, a batch of a variant at a time.
+    """Run every task's remaining trials. Drivers on one storage share the work, a batch of a variant at a time.
 
     make_engine  an engine whose runs pause at that share of their training
     """
@@ -80,7 +80,7 @@ def _run_batches(
     tracker: Tracker,
     say: Callable[[str], None],
 ) -> None:
-    """The next batch of each task, through all rungs; one that a driver left half done goes on where it stood."""
+    """Run the next batch of each task through all rungs; a batch left unfinished by a driver is continued."""
     from optuna.exceptions import UpdateFinishedTrialError
 
     batches = [(task, range(*_batch(task))) for task in tasks if task.num_ended() < task.num_trials]
@@ -95,7 +95,7 @@ def _run_batches(
         records = _execute_to(rung.share, todo, make_engine, tracker, say)
         for task, numbers in batches:
             with suppress(UpdateFinishedTrialError):  # we stood still so long that another driver took over
-                _settle_rung(task, numbers, rung, records, store, tracker, say)
+                _finish_rung(task, numbers, rung, records, store, tracker, say)
 
 
 def _until(rung: Rung, task: Task, trial: "FrozenTrial") -> list[Run]:
@@ -145,7 +145,7 @@ def _execute_to(
     return records
 
 
-def _settle_rung(
+def _finish_rung(
     task: Task,
     numbers: range,
     rung: Rung,
@@ -154,7 +154,7 @@ def _settle_rung(
     tracker: Tracker,
     say: Callable[[str], None],
 ) -> None:
-    """Tell Optuna how far the batch's trials have come; those end here that are not worth going on with."""
+    """Report the batch's results at a rung to Optuna, and end the trials that are not continued."""
     from optuna.trial import Trial, TrialState
 
     for trial in _members(task, numbers):
@@ -190,7 +190,7 @@ def _settle_rung(
 
 
 def _worse(task: Task, trials: Sequence["FrozenTrial"]) -> list["FrozenTrial"]:
-    """Of trials at one rung those not worth going on with: what the pruner says seed by seed, otherwise the worse half."""
+    """Select the trials of a rung that are not continued: by the pruner seed by seed, otherwise the worse half."""
     from optuna.pruners import WilcoxonPruner
 
     if task.is_paired:
@@ -202,7 +202,7 @@ def _worse(task: Task, trials: Sequence["FrozenTrial"]) -> list["FrozenTrial"]:
 
 
 def _report(task: Task, trial: "Trial", step: int, value: float) -> None:
-    """Intermediate values are for one objective; Optuna takes none with several."""
+    """Report an intermediate value; Optuna accepts none with several objectives."""
     if task.objective == "accuracy":
         trial.report(value, step)
     else:
@@ -210,7 +210,7 @@ def _report(task: Task, trial: "Trial", step: int, value: float) -> None:
 
 
 def _end(task: Task, trial: "FrozenTrial", is_complete: bool, store: Store, tracker: Tracker) -> None:
-    """A trial's last word to Optuna, its record and MLflow."""
+    """End a trial in Optuna, in its record and in MLflow."""
     from optuna.trial import TrialState
 
     accuracy = task.accuracy(trial)
@@ -230,7 +230,7 @@ def _end(task: Task, trial: "FrozenTrial", is_complete: bool, store: Store, trac
 
 
 def _batch(task: Task) -> tuple[int, int]:
-    """First and last + 1 of the trial numbers in the batch at hand, asking for those that are not there yet."""
+    """Return the first and last + 1 trial number of the current batch; creates missing trials."""
     from optuna.samplers import TPESampler
     from optuna.trial import TrialState
 
@@ -258,7 +258,7 @@ def _batch(task: Task) -> tuple[int, int]:
 
 
 def _suggest(task: Task, asked: "FrozenTrial") -> None:
-    """Give a trial its parameters; those that it has already, from a driver that was killed meanwhile, stay."""
+    """Suggest a trial's hyperparameters; values from a driver that was killed meanwhile are kept."""
     from optuna.trial import Trial
 
     trial = Trial(task.trials, asked._trial_id)

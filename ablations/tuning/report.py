@@ -1,4 +1,4 @@
-"""What tuning came to: a table of variants, warnings, what more trials would find, figures, and the winners for `--tuned`."""
+"""Write the report of a tuning: a table of variants, warnings, what more trials would find, figures, and the winners."""
 
 import json
 import math
@@ -28,7 +28,7 @@ PUBLISHED = (  # beside the search for the best small network; from the data set
 
 @dataclass(frozen=True)
 class TuningReport:
-    """Where it was written, and the winner of each variant."""
+    """The report's path, and the winner of each variant."""
 
     path: Path
     winners: dict[str, Winner]
@@ -110,7 +110,7 @@ def _row(task: Task, winners: dict[str, Winner]) -> dict[str, object]:
 
 
 def _own_setting(task: Task) -> str:
-    """How accurate the trial with the protocol's own setting is, and how far it has come."""
+    """Accuracy of the trial with the protocol's own setting, and how much of its training is done."""
     own = task.trials.get_trials()[:1]
     if not own or not own[0].intermediate_values:
         return ""

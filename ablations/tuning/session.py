@@ -1,4 +1,4 @@
-"""Tune a study: what `python -m ablations.tune` does between its options and its exit status, with plain values."""
+"""Tune a study: the body of `python -m ablations.tune`, with plain values in place of CLI arguments."""
 
 import json
 import sys
@@ -34,7 +34,7 @@ DASHBOARD, DASHBOARD_STORAGE = "http://127.0.0.1:8080", "sqlite:///results/optun
 
 @dataclass(frozen=True)
 class TuningRequest:
-    """Which variants of a study are tuned, how, and where the trials are kept.
+    """A request to tune a study: which variants, how, and where to keep the trials.
 
     variants         None: the baseline and all confirmatory ones
     overrides        changes to every run, such as "train.epochs=2"
@@ -58,7 +58,7 @@ class TuningRequest:
 def tune_study(
     study: Study, request: TuningRequest, command: str, console: Console, ends_with_signals: bool = False
 ) -> list[str]:
-    """Bring every variant to its number of trials, and write and track what came of it; the variants that have no winner.
+    """Run the trials of every variant, then write and track the report; returns the variants without a winner.
 
     command            by which it is asked for, for the report
     ends_with_signals  handle those that end a command (`ablations.execution.signals.handle_signals`)
@@ -116,7 +116,7 @@ def tune_study(
         f"{study.name} under {request.protocol}: {len(tasks)} variants, {request.trials} trials each, {num_ended} done"
     )
     try:
-        with one_line_errors(url, "all that has ended is kept, and the same command goes on"):
+        with one_line_errors(url, "finished trials are kept; re-run to continue"):
             tune(tasks, engine_that_pauses, claims, store, tracker, print_line)
             report = write_tuning_report(tasks, store, command)
             ended = [run for task in tasks for trial in task.trials.get_trials() for run in task.runs_of(trial)]
@@ -136,7 +136,7 @@ def tune_study(
     except KeyboardInterrupt:
         num_ended = sum(task.num_ended() for task in tasks)
         print(
-            f"interrupted: {num_ended} of {len(tasks) * request.trials} trials have ended; the same command goes on",
+            f"interrupted: {num_ended} of {len(tasks) * request.trials} trials finished; re-run to continue",
             file=sys.stderr,
         )
         raise

@@ -1,4 +1,4 @@
-"""What tuning may change: one table per protocol, ranges around the protocol's own setting. Standard library only.
+"""Search spaces: one table per protocol, ranges around the protocol's own setting. Standard library only.
 
 The nuisance parameters of training, which a comparison holds equal or tunes by equal means; never what a study is about.
 """
@@ -22,7 +22,7 @@ class Range:
     log: bool = False
 
     def is_at_edge(self, value: float) -> bool:
-        """Whether the value lies in the outermost EDGE of the range; 0 is no edge, beyond which there is nothing."""
+        """Return whether the value lies in the outermost EDGE of the range; 0 is no edge, since nothing lies below it."""
         low, high, at = (
             (math.log(x) for x in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
         )
@@ -72,7 +72,7 @@ NETWORKS: Space = {
 
 
 def space_of(study: Study, protocol: str, with_sizes: bool = False) -> dict[str, Range | Choice]:
-    """What tuning may change in every variant of the study: nothing that any of them changes itself."""
+    """The search space of a study, without fields that any of its variants changes."""
     if study.searches:
         return {**NUISANCE[protocol], **NETWORKS}
     studied = set[str]().union(*(variant.settings for variant in study.variants.values()))

@@ -1,4 +1,4 @@
-"""Where trials are kept: Optuna's storages, what they raise as one line, and which driver works on which variant's trials."""
+"""Open Optuna's storages, turn their errors into one line, and claim each variant's trials for one driver."""
 
 import time
 import uuid
@@ -37,7 +37,7 @@ class StorageClaims(Lease):
         self._mine: dict[str, int] = {}  # ids of claims by what is claimed
 
     def take(self, what: str) -> bool:
-        """Claim it; False if it is another's."""
+        """Claim the trials; False if another driver has them."""
         from optuna.trial import TrialState, create_trial
 
         if any(not self._is_over(claim) for claim in self._on(what)):
@@ -55,17 +55,17 @@ class StorageClaims(Lease):
         return True
 
     def release(self, what: str) -> None:
-        """Give it free."""
+        """Release the trials."""
         self._end(self._mine.pop(what))
 
     def release_all(self) -> None:
-        """Give everything free; what cannot be released expires."""
+        """Release everything; claims that cannot be released expire."""
         with suppress(Exception):
             for what in list(self._mine):
                 self.release(what)
 
     def beat(self, count: int) -> None:
-        """Write the count to the claims' trials."""
+        """Renew the claims by writing the count to their trials."""
         for claim_id in list(self._mine.values()):
             with suppress(Exception):  # the next may get through
                 self._storage.set_trial_user_attr(claim_id, "beat", count)
@@ -92,7 +92,7 @@ class StorageClaims(Lease):
 
 @contextmanager
 def one_line_errors(url: str, consequence: str) -> Iterator[None]:
-    """What a storage raises, whichever library of it, as a ValueError of one line; `consequence` says what it means."""
+    """Turn any storage library's error into a ValueError of one line; `consequence` says what it means."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What is tuned: a variant's own run, the space, its trials in Optuna's storage, and how good a trial is."""
+"""Tuning tasks: a variant's run, its search space, its trials in Optuna's storage, and the score of a trial."""
 
 import json
 import math
@@ -28,7 +28,7 @@ OBJECTIVES = ("accuracy", "accuracy,params", "accuracy,gflops")
 
 @dataclass(frozen=True)
 class Rung:
-    """Where trials are judged.
+    """A rung of successive halving, where trials are compared.
 
     step   its name to Optuna
     share  of their training that runs come to
@@ -42,7 +42,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Task:
-    """What is tuned: a variant's own run, the space, and where its trials are kept."""
+    """A tuning task: a variant's run, its search space, and the storage of its trials."""
 
     run: Run
     space: Mapping[str, Range | Choice]
@@ -54,7 +54,7 @@ class Task:
 
     @property
     def is_paired(self) -> bool:
-        """Whether trials are compared seed by seed."""
+        """Return whether trials are compared seed by seed."""
         return self.objective == "accuracy" and self.seeds > FEW
 
     @property

@@ -1,4 +1,4 @@
-"""What tuning has found, as `<results>/<study>-tuning/<protocol>/tuned.json` has it, and the study that trains it."""
+"""Read and write winners (`<results>/<study>-tuning/<protocol>/tuned.json`), and make the study that trains them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -31,12 +31,12 @@ class Winner:
 
 
 def tuning_name(study: str) -> str:
-    """What the trials of a study go by."""
+    """Name of a study's trials and of their folder."""
     return f"{study}-tuning"
 
 
 def tuned_path(results: Path, study: str, protocol: str) -> Path:
-    """Where the winners of a study under a protocol are kept."""
+    """Path of the winners of a study under a protocol."""
     return results / tuning_name(study) / protocol / "tuned.json"
 
 
@@ -65,7 +65,7 @@ def load_tuned(
     overrides: Sequence[str] = (),
     variants: Sequence[str] | None = None,
 ) -> Study:
-    """`with_winners` of what tuning has left under `results`."""
+    """Load the winners under `results` and make the study that trains them (`with_winners`)."""
     return with_winners(study, protocol, read_winners(tuned_path(results, study.name, protocol)), overrides, variants)
 
 
@@ -76,7 +76,7 @@ def with_winners(
     overrides: Sequence[str] = (),
     variants: Sequence[str] | None = None,
 ) -> Study:
-    """The study with each tuned variant twice: as it is, and as tuned ("2x tuned").
+    """The study with each tuned variant twice: with its default settings, and with its tuned ones ("2x tuned").
 
     overrides  what `--set` changes in every run, as it did when the variants were tuned
 
@@ -85,16 +85,16 @@ def with_winners(
     studied = set[str]().union(*(variant.settings for variant in study.variants.values()))
     for name, winner in winners.items():
         if name not in study.variants:
-            raise ValueError(f"--tuned: {name!r} was tuned, and is no variant of {study.name} any more; tune again")
+            raise ValueError(f"--tuned: {name!r} was tuned but is no longer a variant of {study.name}; tune again")
         if not study.searches and (now_studied := sorted(studied & winner.params.keys())):
-            raise ValueError(f"--tuned: {now_studied[0]} was tuned, and {study.name} is about it now; tune again")
+            raise ValueError(f"--tuned: {now_studied[0]} was tuned, but {study.name} now compares it; tune again")
     if study.baseline not in winners:
         raise ValueError(f"--tuned: the baseline {study.baseline!r} has not been tuned; tune it too")
     known = [name for name in study.variants if name in winners]
     runs = {run.variant: run for run in study.expand(protocol, 1, known, overrides)}
     for key in parse_overrides(overrides):
         if key in winners[study.baseline].params:
-            raise ValueError(f"--set {key}: is what tuning has chosen for each variant; tune with the same --set")
+            raise ValueError(f"--set {key}: tuning has chosen this for each variant; tune again with the same --set")
     pairs: dict[str, str] = {}
     tuned: dict[str, Variant] = {}
     for name, winner in winners.items():
@@ -118,7 +118,7 @@ def with_winners(
 
 
 def _changed(variant: Variant, run: Run, winner: Winner) -> Variant:
-    """The variant with the winner's parameters; a control keeps the size that was solved for it."""
+    """The variant with the winner's hyperparameters; a control keeps the size that was solved for it."""
     solved = f"model.{variant.match.field}" if variant.match else ""
     size = {solved: run.settings[solved]} if solved else {}
     return Variant.of(variant.settings | size | winner.params, role="exploratory")

@@ -149,7 +149,7 @@ def test_several_studies_share_a_budget_and_go_on_from_where_it_ended(
     monkeypatch.setattr("ablations.session.open_tracker", lambda *_: Tracker())
     studies = ["class_block,label_noise", "--protocol", "smoke", "--results", str(tmp_path)]
     assert run.main([*studies, "--budget", "5s"]) == 0
-    assert "the time is up: 27 of 32 runs are left; the same command goes on" in capsys.readouterr().out
+    assert "time budget used up, 27 of 32 runs remaining; re-run to continue" in capsys.readouterr().out
     assert len(contents(tmp_path)) == 5
     monkeypatch.setattr(time, "sleep", lambda _: None)
     assert run.main(studies) == 0
@@ -183,10 +183,10 @@ def test_what_came_of_a_study_is_shown_before_mlflow_is_waited_for(
     ("arguments", "message"),
     [
         (["num_1x"], "nearest is 'num_1x1'"),
-        (["num_1x1", "--all"], "either name studies or say --all, not both"),
-        ([], "name a study to run, or say --all"),
+        (["num_1x1", "--all"], "name studies or give --all, not both"),
+        ([], "name a study, or give --all"),
         (["num_1x1", "--protocol", "smoke", "--results", "what?"], "choose another folder"),
-        (["num_1x1,heads", "--variants", "2x"], "is for one study at a time"),
+        (["num_1x1,heads", "--variants", "2x"], "needs a single study"),
         (["num_1x1", "--budget", "25"], "must be a time such as"),
         (["num_1x1", "--protocol", "smok"], "nearest is 'smoke'"),
         (["num_1x1", "--protocol", "smoke", "--variants", "5x"], "nearest is '"),
@@ -290,7 +290,7 @@ def test_an_interrupted_study_keeps_what_is_finished_and_goes_on(tmp_path: Path)
             break
     _, errors = driver.communicate()
     assert driver.returncode == 130
-    assert "are finished and kept; the same command goes on" in errors
+    assert "are finished and kept; re-run to continue" in errors
     assert "Traceback" not in errors
     kept = contents(tmp_path)
     assert 1 <= len(kept) < 6

@@ -44,8 +44,8 @@ def test_maxima_of_the_maps_are_the_logits_under_max_pooling(images_NCHW: Tensor
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (replace(TINY, head="alexnet", hidden=8), "fully connected layers know no places"),
-        (replace(TINY, trunk="lenet", head="lenet"), "fully connected layers know no places"),
+        (replace(TINY, head="alexnet", hidden=8), "class activation maps need head"),
+        (replace(TINY, trunk="lenet", head="lenet"), "class activation maps need head"),
         (replace(TINY, pooling="flatten"), "FlattenPool mixes maps and positions"),
         (replace(TINY, head="linear", pooling="concat"), "ConcatPool mixes maps and positions"),
         (replace(TINY, pooling="attention"), "AttentionPool mixes maps and positions"),

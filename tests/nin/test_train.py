@@ -120,13 +120,14 @@ def test_nothing_is_read_from_the_device_within_an_epoch(
         nonlocal steps
         steps += 1
 
-    def score(tally: object) -> Score:
+    def score(accumulator: object) -> Score:
         scores_at.append(steps)
         return Score(loss=1.0, accuracy=0.5, dead_classes=0)
 
-    monkeypatch.setattr("nin.train._Tally.score", score)
+    monkeypatch.setattr("nin.train._Accumulator.score", score)
     monkeypatch.setattr("nin.train.chance_level", lambda labels_N: 0.1)
-    monkeypatch.setitem(OPTIMIZERS, "sgd", lambda groups, spec: torch.optim.SGD(groups, spec.lr))  # fused has no meta
+    plain = {"sgd": lambda groups, spec: torch.optim.SGD(groups, spec.lr)}  # fused has no meta
+    monkeypatch.setattr("nin.train.OPTIMIZERS", plain)
     handle = register_optimizer_step_post_hook(stepped)
     try:
         network = build_model(SMALL, data.in_shape, data.num_classes)
@@ -142,7 +143,7 @@ def test_nothing_is_read_from_the_device_within_an_epoch(
 
 def test_on_the_meta_device_any_read_raises(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the test above rests on."""
-    monkeypatch.setitem(OPTIMIZERS, "sgd", lambda groups, spec: torch.optim.SGD(groups, spec.lr))
+    monkeypatch.setattr("nin.train.OPTIMIZERS", {"sgd": lambda groups, spec: torch.optim.SGD(groups, spec.lr)})
     network = build_model(SMALL, data.in_shape, data.num_classes)
     network.register_forward_hook(lambda module, x, logits: logits.sum().item() and None)
     with pytest.raises(RuntimeError, match="meta"):
@@ -222,14 +223,14 @@ def test_seconds_leave_evaluation_out(data: ImageData, monkeypatch: pytest.Monke
 
     import nin.train
 
-    unhurried = nin.train._tally
+    unhurried = nin.train._accumulator
 
     def slow(*args: object) -> object:
         time.sleep(0.3)
         return unhurried(*args)  # type: ignore[arg-type]
 
     quick = trained(data)[1].curve[-1].seconds
-    monkeypatch.setattr(nin.train, "_tally", slow)
+    monkeypatch.setattr(nin.train, "_accumulator", slow)
     assert trained(data)[1].curve[-1].seconds < quick + 0.6  # four evaluations slept for 1.2 s
 
 

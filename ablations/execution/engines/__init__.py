@@ -1,4 +1,4 @@
-"""Where runs are executed. An engine takes runs and yields what happens to them; it writes nothing itself."""
+"""Engines execute runs and yield events; an engine writes nothing itself."""
 
 import traceback
 import warnings
@@ -29,7 +29,7 @@ class Progressed:
 
 @dataclass(frozen=True)
 class Ended:
-    """A run has come to an end that is a result; weights is empty unless the task hands them back."""
+    """A run has ended with a result; weights is empty unless the task returns them."""
 
     run: Run
     record: RunRecord
@@ -48,7 +48,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Postponed:
-    """There was not memory enough for as many runs side by side: it starts again when there are fewer."""
+    """Memory was too small for as many runs at a time: the run starts again when fewer train."""
 
     run: Run
     side_by_side: int
@@ -56,7 +56,7 @@ class Postponed:
 
 @dataclass(frozen=True)
 class Warned:
-    """Something that a run's worker has to say, in one line."""
+    """A worker's warning on a run, in one line."""
 
     run: Run
     line: str
@@ -81,7 +81,7 @@ class Engine(Protocol):
 
 
 def attempt(task: Task, run: Run, tell: Callable[[Event], None]) -> Ended | Failed:
-    """The worker's side of one run: what it raises is a `Failed`, its warnings are told, whichever engine it belongs to."""
+    """Execute one run in a worker of any engine; exceptions become a `Failed`, warnings become events."""
 
     def warned(message: Warning | str, *_: Any, **__: Any) -> None:
         tell(Warned(run, one_line(message)))

@@ -1,4 +1,4 @@
-"""Runs on this machine: one process per worker, each with its own pipe, so that one that dies takes only its run along.
+"""Execute runs on this machine: one process and pipe per worker, so that a dying worker loses only its own run.
 
 A crash, an exit or a kill of a worker is seen as the end of its pipe, a hang by the clock; a new worker takes the next run.
 Workers die with their driver.
@@ -94,7 +94,7 @@ class LocalEngine:
                     self._dismiss(worker)
 
     def _listen(self, workers: list[_Worker]) -> Iterator[tuple[_Worker, Event]]:
-        """What those workers have to say that say something next, or whose time is up."""
+        """Wait for the next events of workers, or for a worker's time limit."""
         nearest = min(worker.deadline for worker in workers)
         ready = wait(
             [worker.pipe for worker in workers], None if nearest == math.inf else max(0.0, nearest - time.monotonic())
@@ -155,7 +155,7 @@ def _tail(log: Path) -> str:
 
 
 def _work(pipe: Connection, task: Task, log: str) -> None:
-    """A worker's whole life: runs come in through the pipe, events go out, until the driver hangs up or dies."""
+    """Main loop of a worker: receive runs through the pipe and send events, until the driver closes it or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     threading.Thread(target=_die_with_the_driver, daemon=True).start()
     with suppress(EOFError, OSError):  # the driver has gone

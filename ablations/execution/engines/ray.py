@@ -1,4 +1,4 @@
-"""Runs on a Ray cluster: one task per run around the function that local workers call, with declared CPUs and a share of a GPU.
+"""Execute runs on a Ray cluster: one task per run, with declared CPUs and a share of a GPU, around the local workers' function.
 
 This code and the specifications travel with the tasks; torch and the rest must be installed on the nodes, data sets are found or
 fetched there. A task whose node or worker is lost is tried again by Ray, elsewhere, from the run's last checkpoint if the node sees
@@ -164,7 +164,7 @@ def _nodes() -> list[dict[str, Any]]:
 
 
 def _queue() -> "Queue":
-    """What workers tell their events to: an actor on this node, since any other may be lost."""
+    """The actor that collects workers' events, on this node, since any other node may be lost."""
     import ray
     from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -174,7 +174,7 @@ def _queue() -> "Queue":
 
 
 def _work(task: Task, run: Run, queue: "Queue") -> Ended | Failed:
-    """The worker's side. That nothing can be told any more is no reason not to train."""
+    """Execute a run in a Ray worker. Training continues even if events can no longer be sent."""
 
     def tell(event: Event) -> None:
         with suppress(Exception):
@@ -185,7 +185,7 @@ def _work(task: Task, run: Run, queue: "Queue") -> Ended | Failed:
 
 
 def _told(queue: "Queue", submitted: Sequence[_Submitted]) -> Iterator[Event]:
-    """What has been said of these since the last time; that a lost run has started again is not said twice."""
+    """Collect new events of these runs; the restart of a lost run is reported once."""
     by_run = {one.run: one for one in submitted}
     for event in queue.get_nowait_batch(queue.qsize()):
         one = by_run.get(event.run)

@@ -199,7 +199,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, silent_server: str) -> No
     workers = workers_of(driver)
     driver.send_signal(signal.SIGINT)
     assert driver.stderr is not None
-    while "the same command goes on" not in driver.stderr.readline():
+    while "re-run to continue" not in driver.stderr.readline():
         assert driver.poll() is None
     time.sleep(0.5)
     assert driver.poll() is None  # it waits for MLflow

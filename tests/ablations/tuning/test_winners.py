@@ -39,15 +39,15 @@ def test_winners_tuned_with_set_are_trained_with_the_same_set() -> None:
     assert {each.train.epochs for each in study.expand("smoke", 1, None, changed)} == {2}
     with pytest.raises(ValueError, match=r"train.epochs was 2, is 3"):
         with_winners(NUM_1X1, "smoke", found)
-    with pytest.raises(ValueError, match=r"train.lr: is what tuning has chosen"):
+    with pytest.raises(ValueError, match=r"train.lr: tuning has chosen this"):
         with_winners(NUM_1X1, "smoke", found, [*changed, "train.lr=0.005"])
 
 
 def test_a_winner_is_refused_when_the_study_has_changed() -> None:
     ours = winner(**{"train.lr": 0.01})
-    with pytest.raises(ValueError, match=r"'9x' was tuned, and is no variant of num_1x1 any more"):
+    with pytest.raises(ValueError, match=r"'9x' was tuned but is no longer a variant of num_1x1"):
         with_winners(NUM_1X1, "smoke", {"2x": ours, "9x": ours})
-    with pytest.raises(ValueError, match=r"model.num_1x1 was tuned, and num_1x1 is about it now"):
+    with pytest.raises(ValueError, match=r"model.num_1x1 was tuned, but num_1x1 now compares it"):
         with_winners(NUM_1X1, "smoke", {"2x": winner(**{"model.num_1x1": 3})})
     ours.base["model.gone"] = 1
     with pytest.raises(ValueError, match=r"model.gone was 1, is no more"):
