@@ -16,6 +16,7 @@ from ablations.cli import add_study_options, epilog
 from ablations.plugins import load_plugins
 from ablations.records import PROVENANCE, RunRecord, Store, write_atomically
 from ablations.reporting.files import covered, write_report
+from ablations.reporting.html import write_index
 from ablations.study import Study, asked, command_of, load_study
 from ablations.tuning.winners import load_tuned, tuned_path
 from nin.cli import SUCCESS, OneLineParser, exit_with
@@ -47,6 +48,7 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
     for pattern in SCRATCH:
         for path in store.folder.glob(pattern):
             path.unlink()
+    write_index(published)  # whose links lead to what is left
     write_atomically(store.folder / PROVENANCE, _provenance(study, protocol, records, overrides))
     return store
 

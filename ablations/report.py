@@ -1,4 +1,7 @@
-"""Write a study's report again from its records, or compare two results folders run by run."""
+"""Write a study's report again from its records, or compare two results folders run by run.
+
+Without a study, write index.html: the question, answer and figure of every report in the folder of results.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sync", action="store_true", help="log to MLflow the records that it lacks")
     arguments = parser.parse_args(argv)
     if arguments.study is None:
-        raise ValueError("name a study to report on; python -m ablations.run --list shows them")
+        from ablations.reporting.html import write_index
+
+        print(f"index:   {write_index(arguments.results)}")
+        return SUCCESS
     if arguments.seeds is not None or arguments.variants is not None:
         raise ValueError("a report covers every variant and seed on disk: --seeds and --variants are for ablations.run")
     load_plugins(arguments.imports)
@@ -51,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         warn(line)
     print_summary(report, console)
     print(f"report:  {store.folder / 'report.md'}")
+    print(f"page:    {store.folder / 'report.html'}")
     if arguments.sync:
         from ablations.tracking.mlflow_tree import open_tracker
         from ablations.tracking.tracker import finish

@@ -276,6 +276,7 @@ def _conclude(part: Part, tracker: Tracker, request: Request, console: Console) 
     report = write_report(part.study, request.protocol, part.store, request.overrides, anew=False)
     print_summary(report, console)
     say(console, f"report:  {part.store.folder / 'report.md'}")
+    say(console, f"page:    {part.store.folder / 'report.html'}")
     say(console, f"figures: {part.store.folder / 'figures'}")
     if part.store.weights_folder.exists():
         say(console, f"weights: {part.store.weights_folder}")

@@ -179,9 +179,9 @@ def _accuracy_against(tables: Tables, column: str, size: str) -> Figure:
     )
     axes = _axes(figure)
     axes.set_xscale("log")
-    moved = _side_by_side(tables.variants[column])
-    bottom, top = _accuracy_limits(tables)
-    axes.set(xlim=_size_limits(moved), ylim=(bottom, top))
+    moved = side_by_side(tables.variants[column])
+    bottom, top = accuracy_limits(tables)
+    axes.set(xlim=size_limits(moved), ylim=(bottom, top))
     _size_ticks(axes)
     means = tables.variants["test_accuracy_mean"].to_numpy()
     front = np.flatnonzero(stats.pareto_front(tables.variants[column], means))
@@ -239,7 +239,7 @@ def differences(tables: Tables) -> Figure:
     numbers are beside it.
     """
     margin = 100 * tables.study.margin
-    low, high = _difference_limits(tables, margin)
+    low, high = difference_limits(tables, margin)
     intervals = tables.variants[["difference_low", "difference", "difference_high"]].to_numpy(dtype=float)
     notes = []
     for row, (start, estimate, end) in zip(each_row(tables.variants), intervals, strict=True):
@@ -332,15 +332,15 @@ def memory_against_params(tables: Tables) -> Figure:
     figure = _figure(tables, "Peak memory of training against parameters", height=_beside_legend(tables, 4.2))
     axes = _axes(figure)
     params, memory = tables.variants["params"], tables.variants["peak_memory_mb"]
-    moved = _side_by_side(params)
-    axes.set(xscale="log", yscale="log", xlim=_size_limits(moved))
+    moved = side_by_side(params)
+    axes.set(xscale="log", yscale="log", xlim=size_limits(moved))
     _size_ticks(axes)
     alone = 12e-6 * np.sort(params)
     axes.plot(np.sort(params), alone, color="dimgrey", linewidth=1.3, zorder=0)
     for x, row in zip(moved, each_row(tables.variants), strict=True):
         axes.plot(x, row.peak_memory_mb, **tables.marker(row.variant), markersize=6, linestyle="", label=row.variant)
     if memory.notna().any():
-        axes.set_ylim(*_size_limits(np.array([*memory.dropna(), alone[0], alone[-1]])))
+        axes.set_ylim(*size_limits(np.array([*memory.dropna(), alone[0], alone[-1]])))
     axes.set_xlabel(
         "parameters, log scale\n(grey: 12 bytes each; points that would touch are set side by side)", fontsize=9
     )
@@ -504,7 +504,7 @@ def _row_axes(tables: Tables, title: str, notes: Sequence[str], with_failures: b
     return figure, axes
 
 
-def _side_by_side(sizes: "pd.Series[Any]") -> Array:
+def side_by_side(sizes: "pd.Series[Any]") -> Array:
     """The sizes, those that would lie on each other moved apart on a log axis by as little as can be.
 
     By less where there are many: they may touch, but stay near their own size.
@@ -518,7 +518,8 @@ def _side_by_side(sizes: "pd.Series[Any]") -> Array:
     return np.asarray(10**apart)
 
 
-def _size_limits(sizes: Array) -> tuple[float, float]:
+def size_limits(sizes: Array) -> tuple[float, float]:
+    """The ends of a log axis of these sizes, at least MIN_SPAN apart."""
     low, high = float(np.log10(sizes.min())), float(np.log10(sizes.max()))
     padding = max(0.05 * (high - low), (math.log10(MIN_SPAN) - (high - low)) / 2)
     return 10 ** (low - padding), 10 ** (high + padding)
@@ -542,7 +543,7 @@ def _megabyte_ticks(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _accuracy_limits(tables: Tables) -> tuple[float, float]:
+def accuracy_limits(tables: Tables) -> tuple[float, float]:
     """Over all runs, so that wide intervals of few seeds do not squeeze the means together; where some failed to learn and are
     far from the rest, over the rest, unless most would be out of view then.
     """
@@ -556,7 +557,7 @@ def _accuracy_limits(tables: Tables) -> tuple[float, float]:
     return max(0.0, low - margin), min(1.0, high + margin)
 
 
-def _difference_limits(tables: Tables, margin: float) -> tuple[float, float]:
+def difference_limits(tables: Tables, margin: float) -> tuple[float, float]:
     """Over the intervals of variants that all learned, but for those several times as wide as is usual."""
     shown = tables.variants[tables.variants["difference"].notna()]
     clear = shown[tables.all_learned.loc[shown.index]]

@@ -1,8 +1,6 @@
 """Write a study's report: report.md, report.html, tables and figures, from the records on disk and nothing else."""
 
-import base64
 import hashlib
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -19,11 +17,6 @@ if TYPE_CHECKING:
     from ablations.reporting.figures import Tables
 
 SEED_GAP = 100  # seeds are counted from 0; so many in a row without a record end the search for more
-STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;font-size:.82rem;margin:1rem 0}th,td{padding:.2rem .6rem;border-bottom:1px solid #ddd}"
-    "td:not(:first-child),th:not(:first-child){text-align:right}img{max-width:100%}code{background:#f4f4f4}"
-)
 
 
 @dataclass(frozen=True)
@@ -142,24 +135,27 @@ def write_report(study: Study, protocol: str, store: Store, overrides: Sequence[
     if not anew and page.exists() and inputs.exists() and inputs.read_text() == made_from:
         return report
 
+    from ablations.reporting.charts import charts_of, styles_of
     from ablations.reporting.figures import figures_of, save
+    from ablations.reporting.html import report_page, write_index
     from ablations.reporting.sections import sections
 
     results = [record for record in records if record.is_result]
     runs, curves = runs_frame(records, study.target(protocol)), curves_frame(results)
     for name, table in (("runs", runs), ("curves", curves), ("summary", report.summary.variants)):
         write_atomically(store.folder / f"{name}.csv", table.to_csv(index=False))
-    figures = []
+    figures, charts, styles = [], {}, {}
     if results:
         tables = figure_tables(study, protocol, report)
         for name, draw in figures_of(tables).items():
             save(draw(tables), store.folder / "figures" / name)
             figures.append((name, " ".join((draw.__doc__ or "").split())))
+        charts, styles = charts_of(tables), styles_of(tables)
     parts = sections(study, protocol, records, report.summary, figures, report.answer, overrides, notes)
-    text = "\n\n".join(part for part in parts if part)
-    write_atomically(store.folder / "report.md", text + "\n")
-    write_atomically(page, _html(study, text, store.folder))
+    write_atomically(store.folder / "report.md", "\n\n".join(part for part in parts if part) + "\n")
+    write_atomically(page, report_page(parts, store.folder, charts, styles))
     write_atomically(inputs, made_from)
+    write_index(store.folder.parent.parent)
     return report
 
 
@@ -167,19 +163,3 @@ def fingerprint(study: Study, protocol: str, records: Iterable[RunRecord], notes
     """A hash over what a report is made from, by which an up-to-date one is known."""
     lines = sorted(f"{record.run_id} {record.status} {record.started_at}" for record in records)
     return hashlib.sha256("\n".join([repr(study), protocol, *lines, *notes]).encode()).hexdigest()
-
-
-def _html(study: Study, text: str, folder: Path) -> str:
-    """The report as one file: figures inside, nothing fetched from anywhere, nothing in its text taken for tags."""
-    import markdown
-
-    def embedded(match: re.Match[str]) -> str:
-        content = base64.b64encode((folder / match[1]).read_bytes()).decode()
-        return f'src="data:image/png;base64,{content}"'
-
-    body = markdown.markdown(text.replace("<", "&lt;"), extensions=["tables"])
-    body = re.sub(r'src="(figures/[\w.]+)"', embedded, body)
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{study.name}</title><style>{STYLE}</style>'
-        f"<body>{body}</body></html>"
-    )

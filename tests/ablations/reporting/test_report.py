@@ -143,8 +143,8 @@ def test_seconds_of_different_devices_are_not_to_be_compared(
 
 def test_html_is_one_file_that_fetches_nothing(written: Store) -> None:
     page = (written.folder / "report.html").read_text()
-    assert page.count('src="data:image/png;base64,') == len(FIGURES)
-    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert page.count('src="data:image/svg+xml;base64,') == len(FIGURES)
+    assert not re.search(r'(src="(?!data:)|href="(?!#))', page)
     assert "<table>" in page
 
 
