@@ -189,7 +189,7 @@ def test_what_came_of_a_study_is_shown_before_mlflow_is_waited_for(
         (["num_1x1,heads", "--variants", "2x"], "is for one study at a time"),
         (["num_1x1", "--budget", "25"], "must be a time such as"),
         (["num_1x1", "--protocol", "smok"], "nearest is 'smoke'"),
-        (["num_1x1", "--protocol", "smoke", "--variants", "5x"], "nearest is '"),
+        (["num_1x1", "--protocol", "smoke", "--variants", "5x"], "choose one of 0x, 1x"),
         (["num_1x1", "--protocol", "smoke", "--set", "train.lr=fast"], "must be float"),
         (["num_1x1", "--protocol", "smoke", "--set", "train.momentun=1"], "nearest is 'train.momentum'"),
         (["num_1x1", "--protocol", "smoke", "--set", "data.name=syntetic"], "nearest is 'synthetic'"),
