@@ -290,7 +290,8 @@ def test_an_interrupted_study_keeps_what_is_finished_and_goes_on(tmp_path: Path)
             break
     _, errors = driver.communicate()
     assert driver.returncode == 130
-    assert "are finished and kept; the same command goes on" in errors
+    assert "of 6 runs finished and kept" in errors
+    assert "; the same command goes on" in errors
     assert "Traceback" not in errors
     kept = contents(tmp_path)
     assert 1 <= len(kept) < 6
