@@ -11,26 +11,30 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from ablations.analysis import sequential
+from ablations.execution import worker
 from ablations.execution.data import of_other_data, prepare
 from ablations.execution.driver import CommonFailureError, drive
 from ablations.execution.engines import Engine
 from ablations.execution.launch import EngineOptions, make_engine, require_guard, require_writable
-from ablations.execution.progress import say, warn
+from ablations.execution.progress import fraction_done, say, warn
 from ablations.execution.signals import OutOfTimeError, handle_signals, time_limit
 from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord, Store
 from ablations.reporting.files import Report, write_report
+from ablations.reporting.formatting import listed
 from ablations.reporting.terminal import print_summary
 from ablations.runs import Run
 from ablations.study import Study
 from ablations.tracking.mlflow_tree import open_tracker
 from ablations.tracking.tracker import Tracker, finish
 from ablations.tuning.winners import load_tuned
+from nin.checkpoint import last_point
 from nin.spec import choose
 
 
@@ -154,11 +158,7 @@ def run_studies(
                 else:
                     reports[part.study.name] = _conclude(part, trackers[part.study.name], request, console)
         except KeyboardInterrupt:
-            done = sum(part.store.has_result(run) for part in parts for run in part.runs)
-            print(
-                f"interrupted: {done} of {num_runs} runs are finished and kept; re-run to continue",
-                file=sys.stderr,
-            )
+            print(f"interrupted: {_kept(parts)}; re-run to continue", file=sys.stderr)
             raise
     remaining = sum(not part.store.is_done(run) for part in parts for run in part.runs) if is_out_of_time else 0
     failed = [record for part in parts for record in _failed(part, reports.get(part.study.name))]
@@ -264,11 +264,26 @@ def _execute(
     for part in parts:  # a driver that is killed leaves checkpoints of runs that are done
         part.store.drop_checkpoints({run.run_id for run in part.runs} - {run.run_id for run in part.missing})
     outputs = {name: (store, trackers[name]) for name, store in stores.items()}
+    # A GPU is not for this process, which would hold memory of it.
+    probe = partial(worker.probe, device="cpu", threads=request.engine.threads) if engine.device == "cpu" else None
     with time_limit(request.budget):
         for _ in range(request.retries + 1):
             if missing:
-                drive(missing, engine, outputs, console)
+                drive(missing, engine, outputs, console, probe)
             missing = [run for run in missing if not stores[run.study].is_done(run)]
+
+
+def _kept(parts: Sequence[Part]) -> str:
+    """Such as "1 of 3 runs finished and kept, 2 unfinished ones kept at 75 % and 92 %": what an interruption has not cost."""
+    runs = [(part.store, run) for part in parts for run in part.runs]
+    done = sum(store.has_result(run) for store, run in runs)
+    text = f"{done} of {len(runs)} runs finished and kept"
+    points = {run: last_point(store.checkpoint(run.run_id)) for store, run in runs if not store.has_result(run)}
+    shares = [f"{fraction_done(run, point):.0%}".replace("%", " %") for run, point in points.items() if point]
+    if not shares:
+        return text
+    ones = "one" if len(shares) == 1 else "ones"
+    return f"{text}, {len(shares)} unfinished {ones} kept at {listed(shares)}"
 
 
 def _conclude(part: Part, tracker: Tracker, request: Request, console: Console) -> Report:

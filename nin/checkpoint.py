@@ -23,6 +23,17 @@ SHARE = 0.01  # of a training's wall time, at most, that goes into writing check
 FIRST_COST_SEC = 0.01  # what writing one is taken to cost before the first has been timed
 
 
+def last_point(path: Path) -> Evaluation | None:
+    """How far the training has come that keeps its state in that file; None if there is none that can be read."""
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return Evaluation(**state["curve"][-1])
+    except Exception:  # parsers raise whatever they stumble on
+        return None
+
+
 class Checkpoint:
     """The file that keeps the state of one training, and the parts of that state.
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 INPUT = "images"  # the name of the argument of `nin.weights.Classifier.forward` as well
 TOLERANCE = 1e-4  # of the largest output (at least 1): other kernels add in another order, in float32
 CHECK_BATCH = 500  # images
-LABELS = "labels.txt"
+LABELS, TRITON = "labels.txt", "config.pbtxt"
 MAX_BATCH = 256  # images that Triton may put together
 MAX_DELAY_MICROSECONDS = 1000  # for which Triton may wait for more of them
 EXPERIMENT = "nin-ablations/exported"
@@ -102,7 +102,8 @@ def export(
     unchecked = path.with_stem(f"{path.stem}.unchecked")
     try:
         with _without_chatter():
-            form.write(classifier, data.test.images[:2], unchecked, trained.card)
+            # A copy, since torch.export keeps its example, and of a view the whole storage: all test images.
+            form.write(classifier, data.test.images[:2].clone(), unchecked, trained.card)
             check = _compare(classifier, form.read(unchecked), images, data.test.labels)
         unchecked.replace(path)
         return check
@@ -238,16 +239,9 @@ def model_card(card: "Card", check: Check, kind: str, path: Path, probabilities:
         "trained with": ", ".join(f"{key} {value}" for key, value in card.environment.items() if value),
         "exported with": f"torch {torch.__version__}",
     }
-    softmax = (
-        "Softmax is inside: each row of the output sums to 1."
-        if probabilities
-        else "The output is logits. Softmax makes probabilities of them; the most probable class is the largest logit either way."
-    )
     return "\n".join(
         [
-            f"# {card.name}",
-            "",
-            f"An image classifier, run {card.run_id} of nin-ablations, as {kind}. {softmax}",
+            *_first_lines(card, kind, probabilities),
             f"It knows the {len(card.classes)} classes below and gives one of them to any image, whatever it shows. "
             "The accuracy is that on images like those it was trained on; on others it is unknown.",
             "",
@@ -274,23 +268,50 @@ def model_card(card: "Card", check: Check, kind: str, path: Path, probabilities:
     )
 
 
+def _first_lines(card: "Card", kind: str, probabilities: bool) -> list[str]:
+    """The lines of a model card that say which network's file it is, and whether softmax is inside."""
+    softmax = (
+        "Softmax is inside: each row of the output sums to 1."
+        if probabilities
+        else "The output is logits. Softmax makes probabilities of them; the most probable class is the largest logit either way."
+    )
+    return [f"# {card.name}", "", f"An image classifier, run {card.run_id} of nin-ablations, as {kind}. {softmax}"]
+
+
+def _require_free(path: Path, page: Path, first_lines: Sequence[str]) -> None:
+    """Raises ValueError if there is a file that an export of the same network in the same form did not write."""
+    if path.exists() and not (page.is_file() and page.read_text().startswith("\n".join(first_lines) + "\n")):
+        raise ValueError(f"{path} exists and is not this network in this form: remove it, or choose another --out")
+
+
 def triton_repository(folder: Path, name: str, onnx_file: Path, card: "Card", output: str) -> Path:
-    """`<folder>/<name>`, as the Triton inference server wants a model: its configuration, its labels and version 1 of it."""
+    """`<folder>/<name>`, as the Triton inference server wants a model: its configuration, its labels and version 1 of it.
+
+    Raises ValueError if another network is there.
+    """
     model = folder / name
+    configuration = _triton_configuration(name, card, output)
+    if (model / TRITON).exists() and (model / TRITON).read_text() != configuration:
+        raise ValueError(
+            f"{model} holds another network, or this one in another form: remove it, or choose another --name"
+        )
     (model / "1").mkdir(parents=True, exist_ok=True)
     (model / "1" / "model.onnx").write_bytes(onnx_file.read_bytes())
     (model / LABELS).write_text("".join(f"{label}\n" for label in card.classes))
+    (model / TRITON).write_text(configuration)
+    return model
+
+
+def _triton_configuration(name: str, card: "Card", output: str) -> str:
     dims = ", ".join(str(n) for n in card.image_shape)
-    (model / "config.pbtxt").write_text(
-        f'''name: "{name}"
+    return f'''# run {card.run_id} of nin-ablations
+name: "{name}"
 backend: "onnxruntime"
 max_batch_size: {MAX_BATCH}
 input [ {{ name: "{INPUT}" data_type: TYPE_UINT8 dims: [ {dims} ] }} ]
 output [ {{ name: "{output}" data_type: TYPE_FP32 dims: [ {len(card.classes)} ] label_filename: "{LABELS}" }} ]
 dynamic_batching {{ max_queue_delay_microseconds: {MAX_DELAY_MICROSECONDS} }}
 '''
-    )
-    return model
 
 
 def register_with_mlflow(
@@ -371,7 +392,9 @@ def _parser() -> argparse.ArgumentParser:
         help="onnx (default); pt2: torch.export; torchscript: deprecated by PyTorch, for what still wants it",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: beside the weights")
-    parser.add_argument("--probabilities", action="store_true", help="put the softmax into the file")
+    parser.add_argument(
+        "--probabilities", action="store_true", help="put the softmax into the file, which has another name then"
+    )
     parser.add_argument(
         "--check",
         type=positive,
@@ -409,12 +432,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     trained = load(weights)
     card = trained.card
     data = load_data(card)
-    path = arguments.out or weights.with_suffix(FORMATS[kind].suffix)
+    form = ".probabilities" if probabilities else ""
+    path = arguments.out or weights.with_suffix(f"{form}{FORMATS[kind].suffix}")
     if path.resolve() == weights.resolve():
         raise ValueError(f"--out {path} is the trained network itself: choose another name")
+    page = path.with_name(f"{path.name}.md")
+    _require_free(path, page, _first_lines(card, kind, probabilities))
     check = export(trained, data, kind, path, probabilities, arguments.examples)
     name = arguments.name or _safe(card.name)
-    page = path.with_name(f"{path.name}.md")
     page.write_text(model_card(card, check, kind, path, probabilities))
     print(f"{card.name}: {check}")
     print(f"file: {path}\ncard: {page}")
@@ -429,7 +454,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             with _without_chatter():
                 model_uri = register_with_mlflow(
-                    trained, data.test.images[:2], name, uri, arguments.results / "mlartifacts", probabilities
+                    trained, data.test.images[:2].clone(), name, uri, arguments.results / "mlartifacts", probabilities
                 )
         except Exception as error:  # of MLflow, of its databases, of the network
             raise ValueError(

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from nin.blocks import Maxout, weight_layers
+from nin.cli import reason
 from nin.heads import HEADS
 from nin.registry import Registry
-from nin.spec import ModelSpec, Shape, choose, stream
+from nin.spec import MAX_SIDE, ModelSpec, Shape, choose, stream
 from nin.trunks import TRUNKS
 
 # Weights of convolutions and linear layers; biases keep PyTorch's default, as in the textbook's notebooks.
@@ -55,7 +56,7 @@ def build_model(spec: ModelSpec, in_shape: Shape, num_classes: int, seed: int = 
 
     Every layer's weights come from a stream of their own of `seed`: a trunk starts the same under every head, a class block
     under every pooling. The caller's random state is left as it was.
-    Raises ValueError for an unknown name in `spec`, or if the images are too small for the trunk.
+    Raises ValueError for an unknown name in `spec`, or if the trunk cannot take the images, such as too small ones.
     """
     init = choose(INITS, spec.init, "init")
     trunk = choose(TRUNKS, spec.trunk, "trunk")
@@ -113,13 +114,26 @@ def predict(network: nn.Module, x_NCHW: Tensor) -> Tensor:
 def _feature_shape(spec: ModelSpec, in_shape: Shape) -> Shape:
     """Shape of the trunk's output, from a dry pass on the meta device, which computes and stores nothing."""
     with torch.device("meta"), torch.no_grad():
+        trunk = TRUNKS[spec.trunk](in_shape[0], spec)
         try:
-            features = TRUNKS[spec.trunk](in_shape[0], spec)(torch.empty(1, *in_shape))
+            features = trunk(torch.empty(1, *in_shape))
         except RuntimeError as error:
             height, width = in_shape[1:]
+            if not _takes(trunk, (in_shape[0], MAX_SIDE, MAX_SIDE)):
+                raise ValueError(
+                    f"trunk {spec.trunk!r} in layout {spec.layout!r} takes no images of {height}x{width} px: {reason(error)}"
+                ) from error
             raise ValueError(
                 f"images of {height}x{width} px are too small for trunk {spec.trunk!r} in layout {spec.layout!r}: "
-                "choose larger images (data.image_size), or another layout"
+                f"choose larger images (data.image_size), or another layout ({reason(error)})"
             ) from error
     channels, height, width = features.shape[1:]
     return channels, height, width
+
+
+def _takes(trunk: nn.Module, in_shape: Shape) -> bool:
+    try:
+        trunk(torch.empty(1, *in_shape))
+    except RuntimeError:
+        return False
+    return True

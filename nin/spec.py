@@ -2,7 +2,7 @@
 
 Standard library only, so that reading or listing experiments loads no torch. Names in these specifications (`trunk`,
 `pooling`, ...) are keys of the registries in the modules that build them; `choose` looks a name up and, where there is none,
-says which one is nearest.
+says which one is near.
 """
 
 import difflib
@@ -167,8 +167,7 @@ class TrainSpec:
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
         _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "0 or more and finite")
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "at least 0 and below 1")
-        nearest_one = f"one of {', '.join(PRECISIONS)}; the nearest is {nearest(self.precision, PRECISIONS)!r}"
-        _require(self.precision in PRECISIONS, "precision", self.precision, nearest_one)
+        _require(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
 
     def images(self, num_examples: int) -> int:
         """Training images that a run sees in all, of a training set of `num_examples`; the last step may go beyond."""
@@ -184,21 +183,22 @@ def stream(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{name}:{seed}".encode()).digest()[:8]) >> 1
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """The valid name most like `name`, by difflib's ratio of matching characters, whatever their case."""
-    by_lower_case = {other.lower(): other for other in valid}
-    return by_lower_case[difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.0)[0]]
+def hint(name: str, valid: Iterable[str]) -> str:
+    """ "the nearest is 'max' (of average, max)"; without the nearest where none is near, by difflib's measure, whatever the case."""
+    names = list(valid)
+    by_lower_case = {other.lower(): other for other in names}
+    listed = ", ".join(names)
+    near = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+    return f"the nearest is {by_lower_case[near[0]]!r} (of {listed})" if near else f"choose one of {listed}"
 
 
 def choose(registry: Mapping[str, T], name: str, kind: str) -> T:
     """The registry's entry of that name; `kind` ("pooling", "study") says what is looked for.
 
-    Raises ValueError naming the nearest entry if there is none.
+    Raises ValueError naming the nearest entry, or all where none is near, if there is none of that name.
     """
     if name not in registry:
-        raise ValueError(
-            f"unknown {kind} {name!r}: the nearest is {nearest(name, registry)!r} (of {', '.join(registry)})"
-        )
+        raise ValueError(f"unknown {kind} {name!r}: {hint(name, registry)}")
     return registry[name]
 
 

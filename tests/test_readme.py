@@ -174,6 +174,10 @@ def test_the_example_of_a_pooling_is_one(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(pooling.POOLINGS, "rms", namespace["RootMeanSquarePool"])
     x = torch.full((2, 3, 4, 4), -2.0)
     assert torch.equal(pooling.POOLINGS["rms"]((3, 4, 4))(x), torch.full((2, 3), 2.0))
+    dead = torch.zeros(2, 3, 4, 4, requires_grad=True)
+    pooling.POOLINGS["rms"]((3, 4, 4))(dead).sum().backward()
+    assert dead.grad is not None
+    assert dead.grad.isfinite().all()
     network = build_model(ModelSpec(layout="small", width=0.1, pooling="rms"), (1, 28, 28), 10)
     assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 

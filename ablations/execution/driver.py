@@ -7,14 +7,14 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 
 from ablations.execution.claims import Claims
 from ablations.execution.engines import Ended, Engine, Event, Failed, Progressed, Started, Warned
 from ablations.execution.progress import Display, warn
-from ablations.execution.worker import code_commit, environment_of
+from ablations.execution.worker import PROBED_STEPS, code_commit, environment_of
 from ablations.records import RunRecord, Store
 from ablations.runs import Run
 from ablations.tracking.tracker import Tracker
@@ -23,6 +23,8 @@ from nin.data import shape
 from nin.sizes import NetworkSize, size
 
 POLL = 1.0  # seconds between two looks at what other drivers are doing
+TYPICAL_IMAGES = 50_000  # of a data set that is used whole, for the time left
+PROBED_GFLOP = 100.0  # of a probe: under a second on most machines
 
 
 class CommonFailureError(Exception):
@@ -51,16 +53,24 @@ class StudySession:
         self.tracker.run_ended(record)
 
 
-def drive(runs: Iterable[Run], engine: Engine, outputs: Mapping[str, tuple[Store, Tracker]], console: Console) -> None:
+def drive(
+    runs: Iterable[Run],
+    engine: Engine,
+    outputs: Mapping[str, tuple[Store, Tracker]],
+    console: Console,
+    probe: Callable[[Run], float] | None = None,
+) -> None:
     """Execute the runs, here or in another driver that shares them; persist, track and show their events.
 
     outputs  each study's store and tracker
+    probe    seconds that a run takes by itself, for the time left before anything has progressed
 
     Raises CommonFailureError if the first run of every variant fails with the same error.
     """
     costs = {run: _cost(run) for run in runs}
     failures, seen_warnings = _Failures(costs), set[str]()
-    with Display(costs, console) as display, ExitStack() as entered:
+    seconds = _seconds(costs, probe) if probe else 0.0
+    with Display(costs, console, engine.workers, seconds) as display, ExitStack() as entered:
         sessions = {
             study: StudySession(store, tracker, entered.enter_context(Claims(store.runs_folder)))
             for study, (store, tracker) in outputs.items()
@@ -210,4 +220,23 @@ def _size(run: Run) -> NetworkSize:
 
 def _cost(run: Run) -> float:
     """Work of a run, for the time left: images x (their FLOPs + what any image costs however small the network)."""
-    return float(run.train.epochs) * (_size(run).gflops + 0.01)
+    return run.train.images(run.data.train_examples or TYPICAL_IMAGES) * (_size(run).gflops + 0.01)
+
+
+def _seconds(costs: Mapping[Run, float], probe: Callable[[Run], float]) -> float:
+    """Of all runs one after the other, by a probe of the cheapest; 0 if it fails, of which its run will tell.
+
+    Only code of this package is probed: other code might take this process along.
+    """
+    own = [run for run in costs if not run.code]
+    if not own:
+        return 0.0
+    cheapest = min(own, key=costs.__getitem__)
+    # Fewer images a step, where they are large, take about as long each, and less time and memory here.
+    most = max(1, int(PROBED_GFLOP / (PROBED_STEPS * 3 * (_size(cheapest).gflops + 0.001))))
+    batch_size = min(cheapest.train.batch_size, most)
+    try:
+        seconds = probe(replace(cheapest, train=replace(cheapest.train, batch_size=batch_size)))
+    except Exception:
+        return 0.0
+    return seconds * sum(costs.values()) / costs[cheapest]

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -10,15 +11,19 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
+from rich.text import Text
 
 from ablations.execution.engines import Ended, Event, Failed, Postponed, Progressed, Started
+from ablations.execution.time_left import TimeLeft
 from ablations.runs import Run
+from nin.history import Evaluation
 
 PLAIN_WIDTH = 140  # characters; of tables where there is no terminal to ask
 QUIET = 30.0  # seconds without a line, where lines stand for bars, after which the next evaluation is one
@@ -40,16 +45,40 @@ def warn(line: str) -> None:
     sys.stderr.write(f"warning: {line}\n")  # in one piece, because two threads may have something to say at once
 
 
-class Display:
-    """Progress over runs, each with its cost in any unit of work, such as FLOPs, which weighs it for the time left."""
+def fraction_done(run: Run, point: Evaluation) -> float:
+    """How far a run has come at a point of its curve."""
+    return min(1.0, point.examples / run.train.images(round(point.examples / point.epoch)))
 
-    def __init__(self, costs: Mapping[Run, float], console: Console) -> None:
+
+class _TimeLeftColumn(ProgressColumn):
+    """The time left of each bar, counted down between two estimates; the task without a run is all of them."""
+
+    def __init__(self, left: TimeLeft) -> None:
+        super().__init__()
+        self._left = left
+
+    def render(self, task: Task) -> Text:
+        run, now = task.fields["run"], time.monotonic()
+        seconds = self._left.seconds(now) if run is None else self._left.seconds_of(run, now)
+        return Text(
+            "-:--:--" if seconds is None else str(timedelta(seconds=round(seconds))), style="progress.remaining"
+        )
+
+
+class Display:
+    """Progress over runs, each with its cost in any unit of work, such as FLOPs, which weighs it for the time left.
+
+    workers  runs at a time
+    seconds  that all of them take one worker, by a probe; 0 if there was none
+    """
+
+    def __init__(self, costs: Mapping[Run, float], console: Console, workers: int = 1, seconds: float = 0.0) -> None:
         self._costs = costs
+        self._left = TimeLeft(costs, workers, seconds)
         self._has_many_studies = len({run.study for run in costs}) > 1
         self._num_ended = 0
         self._done: dict[Run, float] = {}  # fraction of each run
-        self._started = time.monotonic()
-        self._last_line = self._started
+        self._last_line = time.monotonic()
         self._console = console
         self._tasks: dict[Run, TaskID] = {}
         self._waited_for = set[str]()
@@ -59,16 +88,17 @@ class Display:
             TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
-            TimeRemainingColumn(),
+            _TimeLeftColumn(self._left),
             TextColumn("{task.fields[note]}"),
             console=console,
             disable=not console.is_terminal,
-            speed_estimate_period=3600,
         )
-        self._total = self._bars.add_task(f"all {len(costs)} runs", total=sum(costs.values()), note="")
+        self._total = self._bars.add_task(f"all {len(costs)} runs", total=sum(costs.values()), note="", run=None)
 
     def __enter__(self) -> Self:
         self._bars.start()
+        if not self._console.is_terminal and (left := self._time_left(time.monotonic())):
+            self._line(left.removeprefix("; "))
         return self
 
     def __exit__(
@@ -78,34 +108,37 @@ class Display:
 
     def show(self, event: Event) -> None:
         """Update the display with an event."""
-        run, label = event.run, self._label(event.run)
+        run, label, now = event.run, self._label(event.run), time.monotonic()
         match event:
             case Started():
-                self._tasks[run] = self._bars.add_task(label, total=self._costs[run], note="")
+                self._left.started(run, now)
+                self._tasks[run] = self._bars.add_task(label, total=self._costs[run], note="", run=run)
                 if not self._console.is_terminal:
                     self._line(f"{label}: started")
             case Progressed(point=point):
-                self._done[run] = min(1.0, point.examples / run.train.images(round(point.examples / point.epoch)))
+                self._done[run] = fraction_done(run, point)
+                self._left.progressed(run, self._done[run], point.seconds, now)
                 note = f"val {point.val_accuracy:.3f}" + (f", {point.dead_classes} dead" if point.dead_classes else "")
                 self._bars.update(self._tasks[run], completed=self._done[run] * self._costs[run], note=note)
-                if not self._console.is_terminal and time.monotonic() > self._last_line + QUIET:
-                    self._line(f"{label}: {self._done[run]:.0%} trained{self._time_left()}")
+                if not self._console.is_terminal and now > self._last_line + QUIET:
+                    self._line(f"{label}: {self._done[run]:.0%} trained{self._time_left(now)}")
             case Ended(record=record):
-                self._end(run)
+                self._end(run, now)
                 accuracy = f"test accuracy {record.test_accuracy:.4f}"
-                self._line(f"{label}: {record.status}, {accuracy}, {record.wall_seconds:.0f} s{self._time_left()}")
+                self._line(f"{label}: {record.status}, {accuracy}, {record.wall_seconds:.0f} s{self._time_left(now)}")
             case Failed(error=error):
-                self._end(run)
-                self._line(f"{label}: failed, {error}{self._time_left()}")
+                self._end(run, now)
+                self._line(f"{label}: failed, {error}{self._time_left(now)}")
             case Postponed(side_by_side=number):
                 self._done[run] = 0.0
+                self._left.postponed(run, number, now)
                 self._bars.remove_task(self._tasks.pop(run))
                 self._line(f"{label}: out of memory; again later, with {number} side by side")
         self._bars.update(self._total, completed=self._work_done())
 
     def show_done_elsewhere(self, run: Run) -> None:
         """Show that another driver has finished the run."""
-        self._end(run)
+        self._end(run, time.monotonic())
         self._line(f"{self._label(run)}: done by another driver")
         self._bars.update(self._total, completed=self._work_done())
 
@@ -118,8 +151,9 @@ class Display:
     def _label(self, run: Run) -> str:
         return f"{run.study} {run.label}" if self._has_many_studies else run.label
 
-    def _end(self, run: Run) -> None:
+    def _end(self, run: Run, now: float) -> None:
         self._num_ended += 1
+        self._left.ended(run, now)
         self._done[run] = 1.0
         if run in self._tasks:
             self._bars.remove_task(self._tasks.pop(run))
@@ -127,11 +161,11 @@ class Display:
     def _work_done(self) -> float:
         return sum(fraction * self._costs[run] for run, fraction in self._done.items())
 
-    def _time_left(self) -> str:
-        fraction = self._work_done() / max(sum(self._costs.values()), 1e-12)
-        seconds = (time.monotonic() - self._started) * (1 - fraction) / max(fraction, 1e-12)
-        left = f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
-        return f"; about {left} left" if fraction < 1 else ""
+    def _time_left(self, now: float) -> str:
+        seconds = self._left.seconds(now) if self._num_ended < len(self._costs) else None
+        if seconds is None:
+            return ""
+        return f"; about {seconds / 60:.0f} min left" if seconds >= 60 else f"; about {seconds:.0f} s left"
 
     def _line(self, text: str) -> None:
         self._last_line = time.monotonic()

@@ -189,7 +189,7 @@ def test_what_came_of_a_study_is_shown_before_mlflow_is_waited_for(
         (["num_1x1,heads", "--variants", "2x"], "needs a single study"),
         (["num_1x1", "--budget", "25"], "must be a time such as"),
         (["num_1x1", "--protocol", "smok"], "nearest is 'smoke'"),
-        (["num_1x1", "--protocol", "smoke", "--variants", "5x"], "nearest is '"),
+        (["num_1x1", "--protocol", "smoke", "--variants", "5x"], "choose one of 0x, 1x"),
         (["num_1x1", "--protocol", "smoke", "--set", "train.lr=fast"], "must be float"),
         (["num_1x1", "--protocol", "smoke", "--set", "train.momentun=1"], "nearest is 'train.momentum'"),
         (["num_1x1", "--protocol", "smoke", "--set", "data.name=syntetic"], "nearest is 'synthetic'"),
@@ -290,7 +290,8 @@ def test_an_interrupted_study_keeps_what_is_finished_and_goes_on(tmp_path: Path)
             break
     _, errors = driver.communicate()
     assert driver.returncode == 130
-    assert "are finished and kept; re-run to continue" in errors
+    assert "of 6 runs finished and kept" in errors
+    assert "; re-run to continue" in errors
     assert "Traceback" not in errors
     kept = contents(tmp_path)
     assert 1 <= len(kept) < 6

@@ -16,6 +16,7 @@ from ablations.session import Request, find_part, run_studies, run_until_decided
 from ablations.study import load_study
 from ablations.tracking.tracker import Tracker, finish
 from ablations.tuning.winners import Winner, tuned_path
+from nin.history import Evaluation
 
 NUM_1X1 = load_study("num_1x1")
 
@@ -96,6 +97,31 @@ def test_runs_that_tuning_did_not_change_are_taken_over_from_the_plain_study(toy
     outcome = run_studies([NUM_1X1], asked, Console(quiet=True))
     assert [run.label for run in toy.executed] == ["2x tuned seed 0", "2x tuned seed 1"]
     assert len(outcome.reports["num_1x1-tuned"].records) == 6
+
+
+def test_an_interruption_says_what_is_kept_of_finished_and_unfinished_runs(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = {"2x seed 1": 2, "0x seed 1": 3}  # points of the curve, of which there are four and a smoke run has six
+
+    def execute(runs: Iterable[Run]) -> Iterator[Event]:
+        for run in runs:
+            yield Started(run)
+            if run.seed == 1:
+                raise KeyboardInterrupt
+            yield Ended(run, plain(run))
+
+    def last_point(path: Path) -> Evaluation | None:
+        labels = {run.run_id: run.label for run in NUM_1X1.expand("smoke", 2, ["0x"])}
+        return plain(NUM_1X1.expand("smoke", 1)[0]).curve[kept[labels[path.stem]] - 1]
+
+    monkeypatch.setattr(toy, "execute", execute)
+    monkeypatch.setattr("ablations.session.last_point", last_point)
+    with pytest.raises(KeyboardInterrupt):
+        run_studies([NUM_1X1], request(tmp_path), Console(quiet=True))
+    assert capsys.readouterr().err == (
+        "interrupted: 2 of 4 runs finished and kept, 2 unfinished ones kept at 33 % and 50 %; the same command goes on\n"
+    )
 
 
 def test_finishing_logs_what_is_missing_before_it_closes_and_says_where_to_look(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from nin import checkpoint
+from nin.checkpoint import last_point
 from nin.data import ImageData, load
 from nin.history import Evaluation, History
 from nin.model import Network, build_model
@@ -141,6 +142,18 @@ def test_a_damaged_checkpoint_is_a_warning_and_not_used(data: ImageData, tmp_pat
     with pytest.warns(UserWarning, match=r"run\.pt is not used .*: training from the start"):
         network = trained(data, SPEC, path)[0]
     assert_same(network, trained(data, SPEC)[0])
+
+
+@pytest.mark.usefixtures("always")
+def test_a_checkpoint_says_how_far_its_training_has_come(data: ImageData, tmp_path: Path) -> None:
+    assert last_point(tmp_path / "run.pt") is None
+    with pytest.raises(Killed):
+        trained(data, SPEC, tmp_path / "run.pt", killed_at=4)
+    point = last_point(tmp_path / "run.pt")
+    assert point is not None
+    assert point.examples == trained(data, SPEC)[1].curve[2].examples  # killed while the fourth was told
+    damaged(tmp_path / "run.pt", "cut")
+    assert last_point(tmp_path / "run.pt") is None
 
 
 @pytest.mark.usefixtures("always")

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,50 @@ def test_command_writes_the_file_and_a_card_beside_the_weights(
         assert fact in card
     assert (tmp_path / "models" / "num_1x1-smoke-2x-0" / "config.pbtxt").exists()
     assert "tritonserver --model-repository" in capsys.readouterr().out
+
+
+def test_logits_and_probabilities_are_files_of_their_own(tmp_path: Path) -> None:
+    weights = keep(make(), tmp_path)
+    command = ["2x:0", "--results", str(tmp_path), "--format", "pt2"]
+    for options in ([], ["--probabilities"], []):
+        assert main([*command, *options]) == 0  # the same once more is no overwriting
+    suffixes = (".pt2", ".pt2.md", ".probabilities.pt2", ".probabilities.pt2.md")
+    assert {path.name for path in weights.parent.iterdir()} == {
+        weights.name,
+        *(f"{weights.stem}{suffix}" for suffix in suffixes),
+    }
+    assert "Softmax is inside" in weights.with_suffix(".probabilities.pt2.md").read_text()
+
+
+@pytest.mark.parametrize("there", ["another's file", "its logits"])
+def test_nothing_is_overwritten_unasked(there: str, tmp_path: Path) -> None:
+    keep(make(), tmp_path)
+    out = tmp_path / "network.pt2"
+    command = ["2x:0", "--results", str(tmp_path), "--format", "pt2", "--out", str(out)]
+    if there == "its logits":
+        assert main(command) == 0
+    else:
+        out.write_text("something of value")
+    before = out.read_bytes()
+    with pytest.raises(ValueError, match=r"network.pt2 exists and is not this network in this form: .* another --out"):
+        main([*command, "--probabilities"])
+    assert out.read_bytes() == before
+
+
+def test_a_triton_model_of_another_network_stays(tmp_path: Path) -> None:
+    card = make().card
+    (tmp_path / "a.onnx").write_text("one network")
+    triton_repository(tmp_path, "clothes", tmp_path / "a.onnx", card, "logits")
+    with pytest.raises(ValueError, match="clothes holds another network"):
+        triton_repository(tmp_path, "clothes", tmp_path / "a.onnx", replace(card, run_id="f" * 16), "logits")
+
+
+def test_a_pt2_file_has_no_more_than_two_of_the_test_images(tmp_path: Path) -> None:
+    trained = make()
+    exported(trained, "pt2", tmp_path / "a.pt2")
+    with zipfile.ZipFile(tmp_path / "a.pt2") as archive:
+        (example,) = (entry for entry in archive.infolist() if "sample_inputs" in entry.filename)
+    assert example.file_size < 10 * 28 * 28  # of 60 images that there are
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")

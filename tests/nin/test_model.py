@@ -287,6 +287,32 @@ def test_what_does_not_exist_or_fit_is_one_line(changes: dict[str, str], message
     assert "\n" not in str(raised.value)
 
 
+class BrokenTrunk(nn.Sequential):
+    """Whose second convolution does not fit behind its first."""
+
+    def __init__(self, in_channels: int, spec: ModelSpec) -> None:
+        super().__init__(nn.Conv2d(in_channels, 4, 3), nn.Conv2d(5, 6, 3))
+
+
+def no_trunk(in_channels: int, spec: ModelSpec) -> nn.Sequential:
+    raise RuntimeError("no such weights")
+
+
+def test_a_trunk_that_does_not_fit_together_is_not_blamed_on_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TRUNKS, "broken", BrokenTrunk)
+    with pytest.raises(
+        ValueError, match=r"^trunk 'broken' in layout 'small' takes no images of 28x28 px: Runtime"
+    ) as raised:
+        build_model(ModelSpec(trunk="broken", layout="small"), SMALL_IMAGE, 7)
+    assert "Invalid channel dimensions" in str(raised.value)
+
+
+def test_what_building_a_trunk_raises_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TRUNKS, "none", no_trunk)
+    with pytest.raises(RuntimeError, match="no such weights"):
+        build_model(ModelSpec(trunk="none", layout="small"), SMALL_IMAGE, 7)
+
+
 @pytest.mark.parametrize("activation", ["mixing", "maxout2", "maxout3"])
 def test_kaimings_weights_keep_the_signals_size_whatever_follows_them(activation: str) -> None:
     """Six 1x1s in every block: a factor of two in each layer would put the features out of all bounds."""

@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from nin.spec import DataSpec, ModelSpec, TrainSpec, choose, nearest, stream
+from nin.spec import DataSpec, ModelSpec, TrainSpec, choose, hint, stream
 
 
 @pytest.mark.parametrize("module", ["nin.spec", "nin.history", "nin.cli", "nin.measure"])
@@ -69,9 +69,14 @@ def test_streams_never_meet() -> None:
     assert max(seeds) < 2**63, "torch takes no larger seed"
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("nni", "nin"), ("alexnt", "alexnet"), ("avg16", "vgg16")])
+@pytest.mark.parametrize(("name", "wanted"), [("nni", "nin"), ("AlexNt", "alexnet"), ("avg16", "vgg16")])
 def test_the_nearest_name(name: str, wanted: str) -> None:
-    assert nearest(name, ["nin", "alexnet", "vgg11", "vgg16"]) == wanted
+    names = ["nin", "alexnet", "vgg11", "vgg16"]
+    assert hint(name, names) == f"the nearest is {wanted!r} (of nin, alexnet, vgg11, vgg16)"
+
+
+def test_a_name_that_is_like_none_is_answered_by_all() -> None:
+    assert hint("fast", ["smoke", "quick", "paper-mnist"]) == "choose one of smoke, quick, paper-mnist"
 
 
 def test_choose_finds_an_entry_or_names_the_nearest() -> None:

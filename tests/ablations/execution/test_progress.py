@@ -1,5 +1,7 @@
 """What is shown while runs train."""
 
+from dataclasses import replace
+from io import StringIO
 from types import SimpleNamespace
 
 import pytest
@@ -10,18 +12,26 @@ from ablations.execution.engines import Ended, Progressed, Started
 from ablations.execution.progress import Display, say
 
 
-def test_the_time_left_is_in_minutes_and_then_in_seconds(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Time stands still unless a test moves it."""
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr("ablations.execution.progress.time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+def test_the_time_left_is_in_minutes_and_then_in_seconds(
+    clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs = smoke_runs(seeds=1, variants=["0x", "1x"])
     with Display(dict.fromkeys(runs, 1.0), Console()) as display:
-        for each, clock.now in zip(runs, (90.0, 100.0, 110.0), strict=True):
+        for each in runs:
             display.show(Started(each))
+            clock.now += 50
+            display.show(Progressed(each, replace(record_of(each).curve[0], examples=1536, epoch=3.0)))
             display.show(Ended(each, record_of(each)))
     ended = [line for line in capsys.readouterr().out.splitlines() if "finished" in line]
-    assert [line.partition("; ")[2] for line in ended] == ["about 3 min left", "about 50 s left", ""]
+    assert [line.partition("; ")[2] for line in ended] == ["about 2 min left", "about 50 s left", ""]
 
 
 def test_a_line_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,10 +41,8 @@ def test_a_line_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_where_there_are_no_bars_a_line_within_the_first_minute_tells_the_time_left(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr("ablations.execution.progress.time", SimpleNamespace(monotonic=lambda: clock.now))
     runs = smoke_runs(seeds=1, variants=["0x", "1x"])
     with Display(dict.fromkeys(runs, 1.0), Console()) as display:
         display.show(Started(runs[0]))
@@ -43,3 +51,24 @@ def test_where_there_are_no_bars_a_line_within_the_first_minute_tells_the_time_l
             display.show(Progressed(runs[0], point))
     lines = [line.partition("] ")[2] for line in capsys.readouterr().out.splitlines()]
     assert lines == ["2x seed 0: started", "2x seed 0: 33% trained; about 5 min left"]  # after 40 s, a ninth of all
+
+
+def test_a_probe_is_the_first_estimate_before_anything_has_begun(
+    clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = smoke_runs(seeds=1, variants=["0x", "1x"])
+    with Display(dict.fromkeys(runs, 1.0), Console(), workers=2, seconds=450.0):
+        pass
+    assert capsys.readouterr().out == "[0/3] about 5 min left\n"  # two rounds of 150 s
+
+
+def test_lines_and_bars_show_one_estimate(clock: SimpleNamespace) -> None:
+    """In a terminal, where the time is counted down between two estimates."""
+    runs = smoke_runs(seeds=1, variants=["0x", "1x"])
+    terminal = Console(file=StringIO(), force_terminal=True, width=120)
+    with Display(dict.fromkeys(runs, 1.0), terminal, workers=1, seconds=600.0) as display:
+        display.show(Started(runs[0]))
+        clock.now = 13.0
+        display._bars.refresh()
+    assert isinstance(terminal.file, StringIO)
+    assert "0:09:47" in terminal.file.getvalue()
