@@ -18,15 +18,10 @@ from nin.precision import autocast
 from nin.spec import DataSpec, ModelSpec, TrainSpec
 from nin.train import train
 
-PRECISIONS = [
-    "float32",
-    pytest.param(
-        "bf16",
-        marks=pytest.mark.skipif(
-            not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bf16 on this processor"
-        ),
-    ),
-]
+BF16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bf16 on this processor"
+)
+PRECISIONS = ["float32", pytest.param("bf16", marks=BF16)]
 TOLERANCES = {"float32": 1e-6, "bf16": 0.02}  # of sums in another order, relative; float32 has 24 bits, bf16 8
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN here")
@@ -87,18 +82,28 @@ def test_a_few_images_in_float32_are_the_same_but_for_the_order_of_sums() -> Non
 
 
 @pytest.mark.usefixtures("smallest")
+def test_a_strided_first_convolution_in_float32_is_left_as_it_is() -> None:
+    network, x_NCHW = networks_and_images(D2L_NIN, 130, num_images=16)
+    plain = logits_and_gradients(network, x_NCHW, "float32")
+    with fast_layers(network, "float32") as are_fast:
+        assert are_fast
+        faster = logits_and_gradients(network, x_NCHW, "float32")
+    assert all(torch.equal(a, b) for a, b in zip(plain, faster, strict=True))
+
+
+@BF16
+@pytest.mark.usefixtures("smallest")
 @pytest.mark.parametrize(("kernel", "stride"), [(11, 4), (3, 4), (7, 2), (11, 8), (5, 4)])
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_strided_convolution_of_few_channels_is_a_dense_one_of_more(kernel: int, stride: int, precision: str) -> None:
+def test_a_strided_convolution_of_few_channels_is_a_dense_one_of_more(kernel: int, stride: int) -> None:
     network, x_NCHW = networks_and_images(replace(D2L_NIN, first_kernel=kernel, first_stride=stride), 130)
-    assert same_but_for_the_order_of_sums(network, x_NCHW, precision)
+    assert same_but_for_the_order_of_sums(network, x_NCHW, "bf16")
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_padding_is_the_strided_convolutions_own(precision: str) -> None:
+@BF16
+def test_padding_is_the_strided_convolutions_own() -> None:
     network, x_NCHW = networks_and_images(ModelSpec(trunk="alexnet", head="linear", width=1 / 8, dropout=0.0), 127)
     assert network.trunk[0].padding == (1, 1)
-    assert same_but_for_the_order_of_sums(network, x_NCHW, precision)
+    assert same_but_for_the_order_of_sums(network, x_NCHW, "bf16")
 
 
 def same_but_for_the_order_of_sums(network: nn.Module, x_NCHW: Tensor, precision: str) -> bool:

@@ -213,7 +213,7 @@ def test_parameters_are_the_resolved_run_flat(done: Tracked) -> None:
 def test_tags_say_what_a_run_is(done: Tracked) -> None:
     assert {
         **{"study": "done", "protocol": "smoke", "variant": "max", "role": "confirmatory", "seed": "0"},
-        **{"run_id": done.runs()[1].run_id, "status": "finished", "device": "cpu (test)"},
+        **{"run_id": done.runs()[1].run_id, "status": "finished", "device": "cpu (test)", "precision": "float32"},
     }.items() <= done.one("seed", variant="max", seed="0").data.tags.items()
 
 
