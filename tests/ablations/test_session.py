@@ -120,7 +120,7 @@ def test_an_interruption_says_what_is_kept_of_finished_and_unfinished_runs(
     with pytest.raises(KeyboardInterrupt):
         run_studies([NUM_1X1], request(tmp_path), Console(quiet=True))
     assert capsys.readouterr().err == (
-        "interrupted: 2 of 4 runs finished and kept, 2 unfinished ones kept at 33 % and 50 %; the same command goes on\n"
+        "interrupted: 2 of 4 runs finished and kept, 2 unfinished ones kept at 33 % and 50 %; re-run to continue\n"
     )
 
 
