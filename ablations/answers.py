@@ -71,9 +71,12 @@ def _level(row: Any, base: Any) -> str:
 
 
 CLAIMS: Mapping[str, Claim] = {
-    "num_1x1": Claim("0x", "no 1x1 convolution", "two"),
+    "num_1x1": Claim("0x", "NiN without 1x1 convolutions", "with two"),
     "num_1x1-tuned": Claim(
-        "0x", "no 1x1 convolution", "two, each tuned", question="... and if each number of them is tuned?"
+        "0x",
+        "NiN without 1x1 convolutions",
+        "with two, each tuned",
+        question="... and if each number of them is tuned?",
     ),
     "nonlinearity": Claim(
         "mixing",
