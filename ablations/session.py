@@ -288,7 +288,7 @@ def _kept(parts: Sequence[Part]) -> str:
 
 def _conclude(part: Part, tracker: Tracker, request: Request, console: Console) -> Report:
     """Report what the store holds, show it, hand it to the tracker."""
-    report = write_report(part.study, request.protocol, part.store, request.overrides, anew=False)
+    report = write_report(part.study, request.protocol, part.store, request.overrides, force=False)
     print_summary(report, console)
     say(console, f"report:  {part.store.folder / 'report.md'}")
     say(console, f"page:    {part.store.folder / 'report.html'}")

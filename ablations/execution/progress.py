@@ -46,7 +46,7 @@ def warn(line: str) -> None:
 
 
 def fraction_done(run: Run, point: Evaluation) -> float:
-    """How far a run has come at a point of its curve."""
+    """Fraction of a run that is done at a point of its curve."""
     return min(1.0, point.examples / run.train.images(round(point.examples / point.epoch)))
 
 

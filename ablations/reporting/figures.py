@@ -46,7 +46,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Tables:
-    """What figures are drawn from: `runs_frame` and `curves_frame` of the runs that are results, tables of a `Summary`."""
+    """Data of the figures: `runs_frame` and `curves_frame` of the runs that are results, tables of a `Summary`."""
 
     study: Study
     protocol: str
@@ -74,13 +74,13 @@ class Tables:
 
     @property
     def seeds(self) -> str:
-        """How many runs a variant has, for titles."""
+        """Number of runs per variant, for titles."""
         low, high = self.variants["n"].min(), self.variants["n"].max()
         return f"{low} to {high} seeds" if low != high else f"{low} seed{'s' if low > 1 else ''}"
 
     @property
     def all_learned(self) -> "pd.Series[bool]":
-        """Whether no run of a variant collapsed, diverged or lost classes, by row of `variants`."""
+        """Mark the rows of `variants` in which no run collapsed, diverged or lost classes."""
         return self.variants["impaired"] == 0
 
     def is_primary(self, name: str) -> bool:
@@ -439,7 +439,7 @@ MEMORY_FIGURES: dict[str, Callable[[Tables], Figure]] = {"memory_against_batch":
 
 
 def figures_of(tables: Tables) -> dict[str, Callable[[Tables], Figure]]:
-    """Those that say something about the study's question, and for which there are numbers."""
+    """Select the figures that concern the study's question and have data."""
     if tables.study.answers in MEMORY:
         return MEMORY_FIGURES
     figures = LENGTH_FIGURES if len(tables.by_length) else {}

@@ -137,7 +137,7 @@ def _warnings(task: Task, winners: dict[str, Winner]) -> list[str]:
 
 
 def _winners_text(winners: dict[str, Winner]) -> list[str]:
-    """How many winners are distinct: the same draw for several variants does not yet suit each."""
+    """Count distinct winners: the same draw for several variants need not suit each."""
     if len(winners) < 2:
         return []
     text = draws_text({name: tuple(sorted(winner.params.items())) for name, winner in winners.items()})
