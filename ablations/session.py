@@ -28,7 +28,7 @@ from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord, Store
 from ablations.reporting.files import Report, write_report
 from ablations.reporting.formatting import listed
-from ablations.reporting.terminal import print_summary
+from ablations.reporting.terminal import print_summary, print_text
 from ablations.runs import Run
 from ablations.study import Study
 from ablations.tracking.mlflow_tree import open_tracker
@@ -132,7 +132,7 @@ def run_studies(
         handle_signals()
     side_by_side = f"; {min(engine.workers, len(missing))} at a time on {engine.device}" if engine else ""
     for part in parts:
-        say(console, f"{part.study.name} under {request.protocol}: {part.study.question}")
+        print_text(console, f"{part.study.name} under {request.protocol}: {part.study.question}")
     num_runs = sum(len(part.runs) for part in parts)
     say(console, f"{num_runs} runs, {num_runs - len(missing)} done, {len(missing)} to do{side_by_side}")
     with ExitStack() as at_the_end:
