@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ablations.analysis import stats
-from ablations.analysis.summary import MEMORY, Summary, each_row, failures
+from ablations.analysis.summary import Summary, each_row, failures
 from ablations.protocols import PROTOCOLS
 from ablations.records import PROVENANCE, Store
 from ablations.reporting.files import Report, read_report
 from ablations.reporting.formatting import interval_text, listed, megabytes_text, p_is
 from ablations.runs import length_name
-from ablations.study import Study, load_study, study_names
+from ablations.study import MEMORY, Study, load_study, study_names
 from ablations.tuning.winners import load_tuned
 
 COMMAND = "python -m ablations.publish --answers"
@@ -71,9 +71,12 @@ def _level(row: Any, base: Any) -> str:
 
 
 CLAIMS: Mapping[str, Claim] = {
-    "num_1x1": Claim("0x", "no 1x1 convolution", "two"),
+    "num_1x1": Claim("0x", "NiN without 1x1 convolutions", "with two"),
     "num_1x1-tuned": Claim(
-        "0x", "no 1x1 convolution", "two, each tuned", question="... and if each number of them is tuned?"
+        "0x",
+        "NiN without 1x1 convolutions",
+        "with two, each tuned",
+        question="... and if each number of them is tuned?",
     ),
     "nonlinearity": Claim(
         "mixing",

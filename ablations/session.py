@@ -21,7 +21,14 @@ from ablations.execution import worker
 from ablations.execution.data import of_other_data, prepare
 from ablations.execution.driver import CommonFailureError, drive
 from ablations.execution.engines import Engine
-from ablations.execution.launch import EngineOptions, make_engine, require_guard, require_writable
+from ablations.execution.launch import (
+    EngineOptions,
+    make_engine,
+    require_count,
+    require_guard,
+    require_time,
+    require_writable,
+)
 from ablations.execution.progress import fraction_done, say, warn
 from ablations.execution.signals import OutOfTimeError, handle_signals, time_limit
 from ablations.protocols import PROTOCOLS
@@ -65,6 +72,10 @@ class Request:
     retries: int = 0
     keep_weights: bool = False
     tuned: bool = False
+
+    def __post_init__(self) -> None:
+        require_time("budget", self.budget)
+        require_count("retries", self.retries, 0)
 
 
 @dataclass(frozen=True)
@@ -141,6 +152,7 @@ def run_studies(
             tracker = open_tracker(request.results, part.study, request.protocol, warn, request.overrides)
             at_the_end.callback(tracker.close, "KILLED")  # changes nothing if it is closed
             trackers[part.study.name] = tracker
+        at_the_end.callback(gc.unfreeze)  # of a notebook much becomes garbage later
         gc.freeze()  # what is loaded is no garbage: statsmodels looks for some at every correction of p-values
         try:
             stopped, is_out_of_time = "", False
@@ -288,7 +300,7 @@ def _kept(parts: Sequence[Part]) -> str:
 
 def _conclude(part: Part, tracker: Tracker, request: Request, console: Console) -> Report:
     """Report what the store holds, show it, hand it to the tracker."""
-    report = write_report(part.study, request.protocol, part.store, request.overrides, anew=False)
+    report = write_report(part.study, request.protocol, part.store, request.overrides, force=False)
     print_summary(report, console)
     say(console, f"report:  {part.store.folder / 'report.md'}")
     say(console, f"page:    {part.store.folder / 'report.html'}")

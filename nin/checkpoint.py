@@ -24,7 +24,7 @@ FIRST_COST_SEC = 0.01  # what writing one is taken to cost before the first has 
 
 
 def last_point(path: Path) -> Evaluation | None:
-    """Read the last point of the curve of the training that keeps its state in that file; None if nothing can be read."""
+    """Read the last point of the training that the file belongs to; None if no file can be read."""
     if not path.exists():
         return None
     try:

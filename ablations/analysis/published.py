@@ -20,7 +20,7 @@ ANCHORS = PUBLISHED / "published.csv"
 
 
 def anchors(study: Study) -> pd.DataFrame:
-    """What others have published on the study's question, with other networks and other data; mostly single runs.
+    """Published numbers on the study's question, from other networks and other data; mostly single runs.
 
     Columns: group (rows that belong together), setting, measure, value (in %), data, source, note. Empty where there is nothing.
     """

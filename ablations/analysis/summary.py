@@ -1,4 +1,4 @@
-"""What the records of a study amount to: one row per variant, every number from `ablations.analysis.stats`.
+"""Summarise a study's records as tables: one row per variant, every number from `ablations.analysis.stats`.
 
 Accuracies are fractions; differences, margins and detectable differences are in points (100 x fraction).
 """
@@ -350,7 +350,7 @@ def _ladder(by_variant: Mapping[str, list[RunRecord]], target: float) -> pd.Data
 
 
 def _controls(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
-    """What is left of a difference when the other network is made as large: variant minus control of its size.
+    """Differences at equal size: each variant minus the control of its size.
 
     size_off  by which part of it the control's size is another: channels are whole, and few in a tiny network
     """
@@ -478,7 +478,7 @@ def _levels(study: Study, run: Run) -> tuple[str, str]:
 
 
 def _setting(study: Study, run: Run, baseline: Run) -> str:
-    """What but the factors is not as in the baseline, such as "; train_fraction 0.1"; empty where nothing is."""
+    """Differences from the baseline other than the factors, such as "; train_fraction 0.1"; empty where nothing is."""
     ours, theirs = run.settings, baseline.settings
     differences = [
         f"{key.partition('.')[2]} {ours[key]}" for key in ours if key not in study.factors and ours[key] != theirs[key]

@@ -141,7 +141,7 @@ def _failure_comparisons(study: Study, table: pd.DataFrame) -> list[str]:
 
 
 def _accuracy_sentence(study: Study, protocol: str, summary: Summary) -> str:
-    """Which confirmatory variants are better, worse, equivalent, and which the data cannot tell apart."""
+    """Name the confirmatory variants that are better, worse or equivalent, and those the data cannot tell apart."""
     table = summary.variants
     base = table[table["variant"] == study.baseline] if len(table) else table
     others = table[table["role"] == "confirmatory"] if len(table) else table

@@ -36,7 +36,7 @@ def charts_of(tables: Tables) -> dict[str, Chart]:
 
 
 def styles_of(tables: Tables) -> dict[str, Chart]:
-    """How each variant is drawn: colour (empty for the baseline, which has the text's), dashes, shape, hollow or not."""
+    """Drawing style of each variant: colour (empty for the baseline, which has the text's), dashes, shape, hollow or not."""
     return {
         name: {
             "colour": "" if name == tables.study.baseline else tables.colour(name),

@@ -7,7 +7,7 @@ squeeze the rest together. Saved files are the same byte for byte for the same t
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from ablations.analysis import stats
+from ablations.analysis.expected_best import expected_best, spread_of_best
 from ablations.analysis.summary import each_row, failures, verdict_text
 from ablations.records import write_atomically
 from ablations.runs import length_name
@@ -45,7 +46,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Tables:
-    """What figures are drawn from: `runs_frame` and `curves_frame` of the runs that are results, tables of a `Summary`."""
+    """Data of the figures: `runs_frame` and `curves_frame` of the runs that are results, tables of a `Summary`."""
 
     study: Study
     protocol: str
@@ -73,13 +74,13 @@ class Tables:
 
     @property
     def seeds(self) -> str:
-        """How many runs a variant has, for titles."""
+        """Number of runs per variant, for titles."""
         low, high = self.variants["n"].min(), self.variants["n"].max()
         return f"{low} to {high} seeds" if low != high else f"{low} seed{'s' if low > 1 else ''}"
 
     @property
     def all_learned(self) -> "pd.Series[bool]":
-        """Whether no run of a variant collapsed, diverged or lost classes, by row of `variants`."""
+        """Mark the rows of `variants` in which no run collapsed, diverged or lost classes."""
         return self.variants["impaired"] == 0
 
     def is_primary(self, name: str) -> bool:
@@ -410,13 +411,35 @@ FIGURES: dict[str, Callable[[Tables], Figure]] = {
     "params_by_part": params_by_part,
     "memory_against_params": memory_against_params,
 }
+
+
+def expected_best_against_trials(place: str, measure: str, accuracies: Mapping[str, Sequence[float]]) -> Figure:
+    """Expected best accuracy against the number of trials, a line per variant with a band of one standard deviation.
+
+    accuracies  of each variant's trials, as fractions (`ablations.analysis.expected_best`)
+    """
+    figure = Figure(figsize=(WIDTH_INCHES, 4.2), layout="constrained")
+    title = f"{place}: expected best, band of one standard deviation"
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    axes = _axes(figure)
+    for colour, (name, values) in zip(sns.color_palette("husl", len(accuracies)), accuracies.items(), strict=True):
+        best, spread, trials = expected_best(values), spread_of_best(values), range(1, len(values) + 1)
+        axes.plot(trials, best, color=colour, label=name, marker="o", markersize=3)
+        axes.fill_between(trials, best - spread, best + spread, color=colour, alpha=0.12, linewidth=0)
+    axes.set(xlabel="trials", ylabel=f"expected best {measure}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    _legend(figure)
+    return figure
+
+
 LENGTH_FIGURES: dict[str, Callable[[Tables], Figure]] = {"difference_against_images": difference_against_images}
 PUBLISHED_FIGURES: dict[str, Callable[[Tables], Figure]] = {"beside_published": beside_published}
 MEMORY_FIGURES: dict[str, Callable[[Tables], Figure]] = {"memory_against_batch": memory_against_batch}
 
 
 def figures_of(tables: Tables) -> dict[str, Callable[[Tables], Figure]]:
-    """Those that say something about the study's question, and for which there are numbers."""
+    """Select the figures that concern the study's question and have data."""
     if tables.study.answers in MEMORY:
         return MEMORY_FIGURES
     figures = LENGTH_FIGURES if len(tables.by_length) else {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ablations.records import RunRecord, Store, curves_frame, runs_frame, write_atomically
 from ablations.runs import Run
-from ablations.study import Study
+from ablations.study import Study, command
 from nin.spec import DataSpec
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ SEED_GAP = 100  # seeds are counted from 0; so many in a row without a record en
 
 @dataclass(frozen=True)
 class Report:
-    """What a study's records say: where they are, the first sentence, the tables, the records, a line for each that is left out.
+    """The content of a report: its folder, the first sentence, the tables, the records, a line for each record left out.
 
     num_others  records in the same folder that are not the study's own runs
     """
@@ -83,7 +83,7 @@ def _of_older_data(records: Sequence[RunRecord]) -> list[RunRecord]:
 
 
 def read_report(study: Study, protocol: str, store: Store, overrides: Sequence[str] = ()) -> Report:
-    """What the records say; writes nothing. Raises ValueError if there is none."""
+    """Summarise the records; writes nothing. Raises ValueError if there is none."""
     from ablations.analysis.summary import summarise
     from ablations.reporting.answer import first_sentence
 
@@ -91,14 +91,14 @@ def read_report(study: Study, protocol: str, store: Store, overrides: Sequence[s
     if not records:
         raise ValueError(
             f"no runs of study {study.name!r} under {protocol!r} in {store.folder}: "
-            f"make them with python -m ablations.run {study.asked_by} --protocol {protocol}"
+            f"make them with {command(study, protocol, overrides)}"
         )
     summary = summarise(study, protocol, records, store.looks)
     return Report(store.folder, first_sentence(study, protocol, summary), summary, records, damaged, others)
 
 
 def figure_tables(study: Study, protocol: str, report: Report) -> "Tables":
-    """What the figures of a report are drawn from."""
+    """Collect the data of a report's figures."""
     from ablations.analysis.published import published_runs
     from ablations.reporting.figures import Tables
 
@@ -117,8 +117,8 @@ def figure_tables(study: Study, protocol: str, report: Report) -> "Tables":
     )
 
 
-def write_report(study: Study, protocol: str, store: Store, overrides: Sequence[str] = (), anew: bool = True) -> Report:
-    """Write everything into the store's folder; with `anew=False` only if the records are not those it was made from.
+def write_report(study: Study, protocol: str, store: Store, overrides: Sequence[str] = (), force: bool = True) -> Report:
+    """Write the report into the store's folder; with `force=False` only if the records have changed since.
 
     Raises ValueError if there is no record to report on.
     """
@@ -132,7 +132,7 @@ def write_report(study: Study, protocol: str, store: Store, overrides: Sequence[
 
     made_from, inputs = fingerprint(study, protocol, records, notes), store.folder / ".inputs"
     page = store.folder / "report.html"
-    if not anew and page.exists() and inputs.exists() and inputs.read_text() == made_from:
+    if not force and page.exists() and inputs.exists() and inputs.read_text() == made_from:
         return report
 
     from ablations.reporting.charts import charts_of, styles_of

@@ -1,4 +1,4 @@
-"""What was run: the facts under which a report's numbers hold."""
+"""Facts under which a report's numbers hold: runs, settings, hardware, versions."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -69,7 +69,7 @@ def what_was_run(
 
 
 def _variance_fact(records: Sequence[RunRecord]) -> str:
-    """Which sources of variance intervals cover: what differs from seed to seed, and test images in those that say so."""
+    """Sources of variance that intervals cover: everything that differs between seeds, and test images where stated."""
     runs = [record.run for record in records]
     covered = ["first weights", "the order of images"]
     covered += ["dropout"] * any(run.model.dropout > 0 for run in runs)

@@ -305,7 +305,7 @@ def _seeds_text(num: float) -> str:
 
 
 def _length_sections(study: Study, summary: Summary) -> list[str]:
-    """How differences depend on the length of training; nothing where there is one length."""
+    """Sections on the length of training; none where there is one length."""
     table = summary.by_length
     if not len(table):
         return []

@@ -10,7 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from ablations.analysis.expected_best import expected_best, spread_of_best
+from ablations.analysis.expected_best import expected_best
 from ablations.records import Store, write_atomically
 from ablations.reporting.formatting import draws_text
 from ablations.tuning.spaces import Range
@@ -137,7 +137,7 @@ def _warnings(task: Task, winners: dict[str, Winner]) -> list[str]:
 
 
 def _winners_text(winners: dict[str, Winner]) -> list[str]:
-    """How many winners are distinct: the same draw for several variants does not yet suit each."""
+    """Count distinct winners: the same draw for several variants need not suit each."""
     if len(winners) < 2:
         return []
     text = draws_text({name: tuple(sorted(winner.params.items())) for name, winner in winners.items()})
@@ -154,7 +154,7 @@ def _expected_best_sections(tasks: Sequence[Task]) -> list[str]:
     rows = []
     for task in tasks:
         accuracies = _by_number_of_trials(task)
-        best = expected_best(accuracies) if accuracies else []
+        best = list(expected_best(accuracies)) if accuracies else []
         row: dict[str, object] = {"variant": task.run.variant}
         rows.append(row | {f"{n} trials": f"{100 * best[n - 1]:.2f}" for n in _shown(len(best))})
     if not any(len(row) > 1 for row in rows):
@@ -173,35 +173,17 @@ def _shown(num: int) -> list[int]:
 
 
 def _draw_expected_best(tasks: Sequence[Task], folder: Path) -> list[str]:
-    """Expected best accuracy against the number of trials, a line per variant; the figure's name, if there are any trials."""
-    import seaborn as sns
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
-
-    from ablations.reporting.figures import save
+    """Draw expected best accuracy against the number of trials; return the figure's name, or nothing without trials."""
+    from ablations.reporting.figures import expected_best_against_trials, save
 
     accuracies = {task.run.variant: values for task in tasks if (values := _by_number_of_trials(task))}
     if not accuracies:
         return []
     run = tasks[0].run
-    figure = Figure(figsize=(8.0, 4.2), layout="constrained")
-    figure.suptitle(
-        f"{run.study} under {run.protocol}: expected best, band of one standard deviation",
-        fontsize=10,
-        x=0.01,
-        ha="left",
+    save(
+        expected_best_against_trials(f"{run.study} under {run.protocol}", ACCURACY, accuracies),
+        folder / "expected-best",
     )
-    with sns.axes_style("whitegrid"):
-        axes = figure.add_subplot()
-    for colour, (name, values) in zip(sns.color_palette("husl", len(accuracies)), accuracies.items(), strict=True):
-        best, spread, trials = expected_best(values), spread_of_best(values), range(1, len(values) + 1)
-        axes.plot(trials, best, color=colour, label=name, marker="o", markersize=3)
-        axes.fill_between(trials, best - spread, best + spread, color=colour, alpha=0.12, linewidth=0)
-    axes.set(xlabel="trials", ylabel=f"expected best {ACCURACY}")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
-    figure.legend(loc="outside right center", frameon=False, fontsize=8)
-    save(figure, folder / "expected-best")
     return ["expected-best"]
 
 

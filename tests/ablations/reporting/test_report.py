@@ -167,10 +167,10 @@ def test_a_report_that_is_up_to_date_is_left_alone(tmp_path: Path) -> None:
     store = filled(tmp_path, plain, seeds=1)
     write_report(NUM_1X1, "smoke", store)
     (store.folder / "report.md").write_text("mine")
-    write_report(NUM_1X1, "smoke", store, anew=False)
+    write_report(NUM_1X1, "smoke", store, force=False)
     assert text_of(store) == "mine"
     store.write(plain(NUM_1X1.expand("smoke", 2)[-1]))
-    write_report(NUM_1X1, "smoke", store, anew=False)
+    write_report(NUM_1X1, "smoke", store, force=False)
     assert text_of(store) != "mine"
 
 
@@ -179,7 +179,7 @@ def test_a_report_that_was_deleted_is_written_again(tmp_path: Path) -> None:
     store = filled(tmp_path, plain, seeds=1)
     write_report(NUM_1X1, "smoke", store)
     (store.folder / "report.html").unlink()
-    write_report(NUM_1X1, "smoke", store, anew=False)
+    write_report(NUM_1X1, "smoke", store, force=False)
     assert (store.folder / "report.html").exists()
 
 
