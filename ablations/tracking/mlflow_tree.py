@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from ablations.records import RunRecord
 from ablations.runs import Run, length_name
+from ablations.servers import command_of
 from ablations.study import Study
 from ablations.tracking.background import BackgroundTracker
 from ablations.tracking.metrics import Metrics, curve_metrics, final_metrics, over_seeds
@@ -218,7 +219,10 @@ class MlflowTracker(Tracker):
         if not self._uri.startswith(DATABASES):
             return [f"MLflow:  {redacted(re.sub(r'://.*@', '://', self._uri)).rstrip('/')}/{page}"]
         database = "" if self._uri == UI_DATABASE else f"MLFLOW_TRACKING_URI='{redacted(self._uri)}' "
-        return [f"MLflow:  {database}make ui, then", f"         {UI}/{page}"]  # a line of its own survives 80 columns
+        return [
+            f"MLflow:  {database}{command_of('ui')}, then",
+            f"         {UI}/{page}",
+        ]  # a line of its own survives 80 columns
 
     # What there is, and what is added to it
 
