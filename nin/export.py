@@ -53,6 +53,11 @@ picture = picture.convert("{mode}").resize({size}, Image.Resampling.BILINEAR)
 images = np.asarray(picture).reshape{shape}.transpose(0, 3, 1, 2)
 images = {given}"""
 
+# A request to copy: one black image of the network's shape
+REQUEST = """\
+python -c 'import json, numpy; print(json.dumps({{"inputs": numpy.zeros({shape}, int).tolist()}}))' |
+    curl -s http://127.0.0.1:5001/invocations -H "Content-Type: application/json" -d @-"""
+
 Runner = Callable[["Tensor"], "Tensor"]  # images as bytes (N, C, H, W) -> outputs (N, K)
 
 
@@ -265,6 +270,12 @@ def model_card(card: "Card", check: Check, kind: str, path: Path, probabilities:
             ),
             "```",
             "",
+            "With `nin.export --mlflow`, MLflow's server (`mlflow models serve ... -p 5001`) answers with the label of each image:",
+            "",
+            "```bash",
+            REQUEST.format(shape=json.dumps((1, *card.image_shape))),
+            "```",
+            "",
         ]
     )
 
@@ -336,11 +347,12 @@ def register_with_mlflow(
         mlflow.create_experiment(EXPERIMENT, artifact_location=place)
     mlflow.set_experiment(EXPERIMENT)
     output = "probabilities" if probabilities else "logits"
-    signature = ModelSignature(inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, *card.image_shape))]))
+    # Of any tensor, since the model itself says what is wrong with one in a line; MLflow's own check repeats all pixels.
+    signature = ModelSignature(inputs=Schema([TensorSpec(np.dtype("O"), (-1,))]))
     with mlflow.start_run(run_name=card.name), tempfile.TemporaryDirectory() as folder:
         network, about = Path(folder) / "network.pt2", Path(folder) / "card.json"
         _write_pt2(trained.classifier(probabilities), images, network, card)
-        about.write_text(json.dumps({"classes": card.classes, "output": output}))
+        about.write_text(json.dumps({"classes": card.classes, "output": output, "shape": card.image_shape}))
         mlflow.log_metric("test/accuracy", card.test_accuracy)
         info = mlflow.pyfunc.log_model(
             python_model=str(Path(__file__).with_name("served.py")),

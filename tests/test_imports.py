@@ -31,7 +31,7 @@ NEVER = {
 
 # The only importers of a library.
 ONLY = {
-    "mlflow": ("ablations.tracking.mlflow_tree", "nin.export"),
+    "mlflow": ("ablations.tracking.mlflow_tree", "nin.export", "nin.served"),
     "optuna": ("ablations.tuning",),
     "ray": ("ablations.execution.engines.ray",),
     "seaborn": ("ablations.reporting.figures",),
