@@ -106,8 +106,8 @@ def describe(study: "Study", note: str, metrics: Sequence[str] = ()) -> None:
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names(list(metrics))
     # As `optuna_dashboard.save_note` has it, whose import takes seconds.
-    for key, value in {f"{NOTE}_str:0": note[:LONGEST_NOTE], f"{NOTE}_ver": 1}.items():
-        study._storage.set_study_system_attr(study._study_id, key, value)
+    study._storage.set_study_system_attr(study._study_id, f"{NOTE}_str:0", note[:LONGEST_NOTE])
+    study._storage.set_study_system_attr(study._study_id, f"{NOTE}_ver", 1)
 
 
 @contextmanager
