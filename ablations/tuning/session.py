@@ -12,12 +12,12 @@ from rich.console import Console
 
 from ablations.execution.data import prepare
 from ablations.execution.engines import Engine
-from ablations.execution.launch import EngineOptions, make_engine, require_guard, require_writable
+from ablations.execution.launch import EngineOptions, make_engine, require_guard, require_room, require_writable
 from ablations.execution.progress import say, warn
 from ablations.execution.signals import handle_signals
 from ablations.execution.worker import load_cached
 from ablations.records import Store, write_atomically
-from ablations.study import Study
+from ablations.study import MAX_SEEDS, Study
 from ablations.tracking.mlflow_tree import open_tracker
 from ablations.tracking.tracker import finish
 from ablations.tuning.halving import tune
@@ -75,6 +75,9 @@ def tune_study(
             f"under {request.protocol} the test set is watched in the place of validation images, and tuning must not choose by "
             "it: set some training images aside with --set data.val_examples=5000"
         )
+    if not 1 <= request.seeds_per_trial <= MAX_SEEDS:
+        raise ValueError(f"--seeds-per-trial {request.seeds_per_trial}: must be 1 or more and at most {MAX_SEEDS}")
+    require_room(request.engine)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     prepare(runs, console)  # here, so that no trial is spent on a name that does not exist, and workers find the data
     require_writable(request.results)
