@@ -52,6 +52,7 @@ BATCH = 1000  # metrics in one request, the most that MLflow takes
 LONGEST_TAG = 5000  # characters
 LONGEST_DIGEST = 36  # characters of a data set's checksum
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # what a tracking URI starts with if no server is in between
+CLONE = Path(__file__).resolve().parents[2]  # has the Makefile, unless this is an installed package
 UI = "http://127.0.0.1:5000"  # where `make ui` listens, on the database that it opens unless told otherwise:
 UI_DATABASE = "sqlite:///results/mlflow.db"
 DEFAULTS = {  # where the user has not said otherwise
@@ -221,8 +222,12 @@ class MlflowTracker(Tracker):
         page = f"#/experiments/{self._experiment}/runs?viewStateShareKey={view_id(self._protocol)}"
         if self._uri.startswith("http"):
             return [f"MLflow:  {redacted(re.sub(r'://.*@', '://', self._uri)).rstrip('/')}/{page}"]
-        database = "" if self._uri == UI_DATABASE else f"MLFLOW_TRACKING_URI='{redacted(self._uri)}' "
-        return [f"MLflow:  {database}make ui, then", f"         {UI}/{page}"]  # a line of its own survives 80 columns
+        if Path.cwd() == CLONE:
+            database = "" if self._uri == UI_DATABASE else f"MLFLOW_TRACKING_URI='{redacted(self._uri)}' "
+            serve = f"{database}make ui"
+        else:
+            serve = f"mlflow ui --backend-store-uri '{redacted(self._uri)}'"
+        return [f"MLflow:  {serve}, then", f"         {UI}/{page}"]  # a line of its own survives 80 columns
 
     # What there is, and what is added to it
 
