@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--input",
         metavar="CxHxW",
-        help="channels, height and width of an image, such as 3x32x32 (default: the network's own)",
+        help="shape of an image, such as 3x32x32 (default: the network's own)",
     )
     parser.add_argument(
         "--set",
