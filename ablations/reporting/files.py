@@ -117,7 +117,9 @@ def figure_tables(study: Study, protocol: str, report: Report) -> "Tables":
     )
 
 
-def write_report(study: Study, protocol: str, store: Store, overrides: Sequence[str] = (), force: bool = True) -> Report:
+def write_report(
+    study: Study, protocol: str, store: Store, overrides: Sequence[str] = (), force: bool = True
+) -> Report:
     """Write the report into the store's folder; with `force=False` only if the records have changed since.
 
     Raises ValueError if there is no record to report on.
