@@ -1,5 +1,5 @@
 # `make run` answers the main question, `make controls` adds networks of equal size or depth, `make test` tests.
-# Each sets up everything it needs in .venv.
+# Each sets up everything it needs in .venv. `make ui PORT=5001` serves elsewhere.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -23,11 +23,10 @@ lint: .venv/ready
 	$(BIN)/mypy
 
 ui: .venv/ready
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --workers 1 --host 127.0.0.1 \
-		--port 5000 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///results/mlflow.db}"
+	$(BIN)/python -m ablations.commands ui --port $(or $(PORT),5000)
 
 dashboard: .venv/ready
-	$(BIN)/optuna-dashboard --host 127.0.0.1 --port 8080 "$${OPTUNA_STORAGE:-sqlite:///results/optuna.db}"
+	$(BIN)/python -m ablations.commands dashboard --port $(or $(PORT),8080)
 
 # torch is pinned here and installed in the same call as all that needs it, so that no second build of it is fetched.
 .venv/ready: pyproject.toml

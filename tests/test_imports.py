@@ -66,6 +66,7 @@ NOTHING_ELSE_THAN = {
 
 # From the commands down: a module imports from its own layer and those below, never from one above.
 LAYERS = (
+    ("ablations.commands",),
     ("ablations.run", "ablations.tune", "ablations.report", "ablations.publish"),
     ("ablations.answers", "ablations.api", "ablations.cli", "ablations.plan"),
     ("ablations.session",),
@@ -77,7 +78,7 @@ LAYERS = (
     ("ablations.studies", "ablations.study"),
     ("ablations.controls",),
     ("ablations.runs", "ablations.protocols"),
-    ("ablations.plugins",),
+    ("ablations.plugins", "ablations.servers"),
     ("nin",),
 )
 

@@ -1,7 +1,7 @@
 """Compare two results folders run by run: list differences of shared runs, and of runs with the same name."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import asdict
 from itertools import zip_longest
 
@@ -9,6 +9,17 @@ from ablations.records import RunRecord, Store
 from ablations.runs import Run
 
 ASIDE = {"run", "environment", "train_seconds", "wall_seconds", "started_at", "error_detail"}  # times and places
+IDENTICAL = "nothing: identical"
+# What of an environment can change a result, by what a person calls it
+REASONS = {
+    "precision": "precision",
+    "device": "processor",
+    "threads": "threads",
+    "torch": "torch",
+    "cuda": "CUDA",
+    "plugins": "added code",
+    "commit": "commit",
+}
 Row = dict[str, object]
 
 
@@ -36,10 +47,33 @@ def compare_folders(store: Store, other: Store) -> list[Row]:
 
 
 def _same_run(here: RunRecord, there: RunRecord) -> Row:
-    """Results of two precisions are never identical, so their precisions are named instead."""
+    """Results of two precisions are never identical, so that is all that is said of them.
+
+    Where results differ, so does the row name in what the machines or versions did, which may be why.
+    """
+    others = ", ".join(name for name, _, _ in _environment_differences(here, there))
     if here.precision != there.precision:
         return _row("same run, another precision", here, there, f"precision {here.precision} / {there.precision}")
-    return _row("same run", here, there, _result_differences(here, there))
+    differences = _result_differences(here, there)
+    if differences == IDENTICAL:
+        return _row("same run", here, there, differences)
+    why = f"another {others}" if others else "same processor and versions"
+    return _row("same run", here, there, f"{differences} ({why})")
+
+
+def explain(store: Store, other: Store) -> list[str]:
+    """Say in what the machines and versions of the runs that both folders have differ: "torch: 2.12 / 2.13 (30 runs)"."""
+    ours, theirs = _read(store, "here")[0], _read(other, "there")[0]
+    pairs = [(ours[run_id], theirs[run_id]) for run_id in sorted(ours.keys() & theirs.keys())]
+    counts = Counter(difference for pair in pairs for difference in _environment_differences(*pair))
+    return [f"{name}: {here} / {there} ({count} runs)" for (name, here, there), count in counts.most_common()]
+
+
+def _environment_differences(here: RunRecord, there: RunRecord) -> list[tuple[str, str, str]]:
+    """List what can change a result and differs: its name, here, there."""
+    ours, theirs = ({**side.environment, "precision": side.precision} for side in (here, there))
+    known = [(name, ours.get(key) or "unknown", theirs.get(key) or "unknown") for key, name in REASONS.items()]
+    return [(name, left, right) for name, left, right in known if left != right]
 
 
 def _read(store: Store, side: str) -> tuple[dict[str, RunRecord], list[Row]]:
@@ -80,7 +114,7 @@ def _by_variant_and_seed(row: Row) -> tuple[str, int]:
 def _result_differences(here: RunRecord, there: RunRecord) -> str:
     """Names of what is not identical in two records of one run, apart from times and machines."""
     ours, theirs = _results(here), _results(there)
-    return ", ".join(key for key in ours if ours[key] != theirs[key]) or "nothing: identical"
+    return ", ".join(key for key in ours if ours[key] != theirs[key]) or IDENTICAL
 
 
 def _results(record: RunRecord) -> dict[str, str]:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from ablations.records import RunRecord
 from ablations.runs import Run, length_name
+from ablations.servers import command_of
 from ablations.study import Study
 from ablations.tracking.background import BackgroundTracker
 from ablations.tracking.faults import outlook
@@ -222,11 +223,8 @@ class MlflowTracker(Tracker):
         page = f"#/experiments/{self._experiment}/runs?viewStateShareKey={view_id(self._protocol)}"
         if self._uri.startswith("http"):
             return [f"MLflow:  {redacted(re.sub(r'://.*@', '://', self._uri)).rstrip('/')}/{page}"]
-        if Path.cwd() == CLONE:
-            database = "" if self._uri == UI_DATABASE else f"MLFLOW_TRACKING_URI='{redacted(self._uri)}' "
-            serve = f"{database}make ui"
-        else:
-            serve = f"mlflow ui --backend-store-uri '{redacted(self._uri)}'"
+        database = "" if self._uri == UI_DATABASE else f"MLFLOW_TRACKING_URI='{redacted(self._uri)}' "
+        serve = f"{database}{command_of('ui')}"
         return [f"MLflow:  {serve}, then", f"         {UI}/{page}"]  # a line of its own survives 80 columns
 
     # What there is, and what is added to it

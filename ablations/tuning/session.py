@@ -23,6 +23,7 @@ from ablations.execution.worker import load_cached
 from ablations.records import Store, write_atomically
 from ablations.reporting.terminal import fitting_table
 from ablations.runs import Run
+from ablations.servers import command_of
 from ablations.study import MAX_SEEDS, Study
 from ablations.tracking.mlflow_tree import open_tracker
 from ablations.tracking.tracker import finish
@@ -196,4 +197,4 @@ def _dashboard(url: str) -> list[str]:
     if url.startswith("grpc://"):
         return []
     storage = "" if url == DASHBOARD_STORAGE else f"OPTUNA_STORAGE='{redacted(url.removeprefix('journal:'))}' "
-    return [f"trials:  {storage}make dashboard, then {DASHBOARD}"]
+    return [f"trials:  {storage}{command_of('dashboard')}, then {DASHBOARD}"]

@@ -86,6 +86,32 @@ def test_runs_are_listed_by_variant_and_then_by_seed(tmp_path: Path, capsys: pyt
     assert labels == [f"{variant} seed {seed}" for variant in ("1x", "2x") for seed in range(11)]
 
 
+def test_runs_that_differ_say_in_what_their_machines_and_versions_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = {"device": "cpu (A, 2 cores, bf16)", "torch": "2.12.0", "threads": "1", "host": "one"}
+    theirs = {**ours, "device": "cpu (B, 8 cores)", "torch": "2.13.0", "host": "other"}
+    for name, environment, accuracy in (("a", ours, 0.8), ("b", theirs, 0.7), ("c", {**ours, "host": "c"}, 0.7)):
+        filled(
+            tmp_path / name,
+            lambda run, used=environment, seen=accuracy: record_of(run, test_accuracy=seen, environment=used),
+            seeds=1,
+        )
+    rows = against(capsys, tmp_path / "a", tmp_path / "b")
+    assert all("(another processor, torch)" in " ".join(row) for row in rows if row[0])
+    assert (
+        main(["num_1x1", "--protocol", "smoke", "--results", str(tmp_path / "a"), "--against", str(tmp_path / "b")])
+        == 0
+    )
+    said = capsys.readouterr().out
+    num_runs = len(NUM_1X1.expand("smoke", 1))
+    assert f"processor: cpu (A, 2 cores, bf16) / cpu (B, 8 cores) ({num_runs} runs)" in said
+    assert f"torch: 2.12.0 / 2.13.0 ({num_runs} runs)" in said
+    assert "host" not in said
+    alike = against(capsys, tmp_path / "a", tmp_path / "c")
+    assert all("(same processor and versions)" in " ".join(row) for row in alike if row[0])
+
+
 def test_a_run_in_another_precision_is_named_and_not_called_different(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,60 @@
+"""Serve results in a browser: MLflow's user interface and optuna-dashboard, on this machine alone. Standard library only.
+
+    nin-ablations ui [--port 5000] [--results DIR]
+    nin-ablations dashboard [--port 8080] [--results DIR]
+
+`MLFLOW_TRACKING_URI` and `OPTUNA_STORAGE` name other databases.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nin.cli import OneLineParser
+
+HOST, UI_PORT, DASHBOARD_PORT = "127.0.0.1", 5000, 8080
+MAKEFILE = Path(__file__).parent.parent / "Makefile"  # of a clone; a wheel has none
+
+
+def command_of(server: str) -> str:
+    """Say how a person starts a server ("ui", "dashboard"): by make in a clone, else by the installed command."""
+    return f"make {server}" if MAKEFILE.is_file() else f"nin-ablations {server}"
+
+
+def serve_ui(argv: Sequence[str]) -> int:
+    """Become MLflow's server. Raises ValueError if there is no database yet."""
+    arguments = _arguments(argv, "ui", "Serve MLflow's user interface.", UI_PORT)
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or _database(arguments.results / "mlflow.db", "ablations.run")
+    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    options = ["--workers", "1", "--host", HOST, "--port", str(arguments.port), "--backend-store-uri", uri]
+    return _become(["-m", "mlflow", "ui", *options], settings)
+
+
+def serve_dashboard(argv: Sequence[str]) -> int:
+    """Become optuna-dashboard. Raises ValueError if there is no database yet."""
+    arguments = _arguments(argv, "dashboard", "Serve optuna-dashboard.", DASHBOARD_PORT)
+    storage = os.environ.get("OPTUNA_STORAGE") or _database(arguments.results / "optuna.db", "ablations.tune")
+    code = "import sys; from optuna_dashboard._cli import main; sys.argv[0] = 'optuna-dashboard'; main()"
+    return _become(["-c", code, "--host", HOST, "--port", str(arguments.port), storage], {})
+
+
+def _arguments(argv: Sequence[str], name: str, description: str, port: int) -> argparse.Namespace:
+    parser = OneLineParser(prog=f"nin-ablations {name}", description=description)
+    parser.add_argument("--port", type=int, default=port, metavar="N", help=f"port on {HOST} (default: {port})")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="results folder (default: results)"
+    )
+    return parser.parse_args(argv)
+
+
+def _database(file: Path, module: str) -> str:
+    if not file.is_file():
+        raise ValueError(f"there is no {file}: python -m {module} makes it, or name its folder with --results")
+    return f"sqlite:///{file}"
+
+
+def _become(arguments: list[str], settings: dict[str, str]) -> int:
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, *arguments], {**os.environ, **settings})
