@@ -138,6 +138,8 @@ def run_study(
     require_guard()
     load_plugins()
     study = _named(study)
+    if isinstance(variants, str):
+        raise ValueError(f"variants={variants!r}: must be a list, such as [{variants!r}]")
     options = engine if isinstance(engine, EngineOptions) else EngineOptions(engine, workers=workers, device=device)
     request = Request(
         protocol=protocol,
@@ -199,4 +201,6 @@ def _named(study: str | Path | Study) -> Study:
 
 
 def _overrides(changes: Mapping[str, object] | None) -> list[str]:
+    if not isinstance(changes, Mapping | None):
+        raise ValueError(f"set={changes!r}: must be fields of a run and their values, such as {{'train.lr': 0.05}}")
     return [f"{key}={value}" for key, value in (changes or {}).items()]

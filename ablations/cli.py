@@ -2,11 +2,15 @@
 
 import argparse
 import math
+import shutil
+import sys
+import textwrap
 from pathlib import Path
 
 from ablations.execution.launch import EngineOptions
 from ablations.protocols import PROTOCOLS
 from ablations.runs import parse_length
+from ablations.study import load_study, study_names
 from nin.cli import positive
 from nin.spec import DEVICES
 
@@ -107,6 +111,18 @@ def engine_options(arguments: argparse.Namespace) -> EngineOptions:
         device=arguments.device,
         time_limit=arguments.time_limit,
     )
+
+
+def list_studies() -> None:
+    """Print every study with its question: a line each, which a terminal breaks between words."""
+    found = study_names()
+    indent = max(map(len, found)) + 2
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    for name in found:
+        line = f"{name:{indent}}{load_study(name).question}"
+        if width:
+            line = textwrap.fill(line, max(width, 2 * indent), subsequent_indent=" " * indent, break_on_hyphens=False)
+        print(line)
 
 
 def names(text: str | None, kind: str) -> list[str] | None:

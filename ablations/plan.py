@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from ablations.analysis import planning, stats
 from ablations.execution import worker
@@ -14,6 +13,7 @@ from ablations.execution.progress import say
 from ablations.protocols import PROTOCOLS
 from ablations.records import Store
 from ablations.reporting.files import covered
+from ablations.reporting.terminal import fitting_table, print_text
 from ablations.runs import Run, length_name
 from ablations.session import Part, Request, find_part
 from ablations.study import ROLES, Study
@@ -79,9 +79,8 @@ def _print_plan(part: Part, device: str, threads: int, console: Console) -> dict
     Returns seconds by role, of all runs to do one at a time.
     """
     sizes = prepare(part.runs, console)
-    table = Table("variant", "role", "runs to do", "parameters", "trunk", "head", "GFLOP/image", "minutes/run")
-    for column in table.columns[2:]:
-        column.justify = "right"
+    header = ("variant", "role", "runs to do", "parameters", "trunk", "head", "GFLOP/image", "minutes/run")
+    rows: list[list[str]] = []
     seconds_by_role = dict.fromkeys(ROLES, 0.0)
     for run in {(run.variant, run.length): run for run in part.runs}.values():
         to_do = sum((other.variant, other.length) == (run.variant, run.length) for other in part.missing)
@@ -91,17 +90,10 @@ def _print_plan(part: Part, device: str, threads: int, console: Console) -> dict
         except RuntimeError as error:  # torch's, when there is too little memory
             raise ValueError(f"variant {run.variant!r} cannot be trained here: {error}") from error
         seconds_by_role[run.role] += seconds_each * to_do
-        table.add_row(
-            f"{run.variant} {length_name(run.length)}" if run.length else run.variant,
-            run.role,
-            str(to_do),
-            f"{network.params:,}",
-            f"{network.params_trunk:,}",
-            f"{network.params_head:,}",
-            f"{network.gflops:.4f}",
-            f"{seconds_each / 60:.1f}",
-        )
-    say(console, f"{part.study.name}: {part.study.question}")
-    console.print(table)
-    say(console, detectable_line(part.study, part.runs, part.store))
+        sizes_of_it = [f"{n:,}" for n in (network.params, network.params_trunk, network.params_head)]
+        name = f"{run.variant} {length_name(run.length)}" if run.length else run.variant
+        rows.append([name, run.role, str(to_do), *sizes_of_it, f"{network.gflops:.4f}", f"{seconds_each / 60:.1f}"])
+    print_text(console, f"{part.study.name}: {part.study.question}")
+    console.print(fitting_table(header, rows, console.width, ("trunk", "head", "GFLOP/image", "role")))
+    print_text(console, detectable_line(part.study, part.runs, part.store))
     return seconds_by_role

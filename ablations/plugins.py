@@ -6,6 +6,7 @@ worker is, or the name of a package. Standard library only.
 
 import importlib
 import importlib.metadata
+import importlib.util
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
@@ -41,6 +42,8 @@ def load_plugins(imports: Iterable[str] = ()) -> None:
         if entry.module not in _loaded:
             _import(entry.module, f"entry point {entry.name!r} of {GROUP}: ")
     for name in imports:
+        if name.endswith(".py") or not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError(f"--import {name!r}: name a module, as in `import my_module`; its file is my_module.py")
         _import(name, "--import ")
         _imports[name] = None
 
@@ -121,19 +124,26 @@ def _import(name: str, role: str) -> None:
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
             raise ValueError(f"{role}{name}: there is no module of that name, here or installed") from error
-        raise ValueError(f"{role}{name}: {_located(error)}") from error
+        raise ValueError(f"{role}{name}: {_located(error, _home(name))}") from error
     _loaded[name] = None
 
 
-def _located(error: BaseException, file: str = "") -> str:
-    """ "study.py:12: NameError: name 'x' is not defined": the last line of that file that was executed, or of any file."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
+def _home(name: str) -> str:
+    """The file of a module, or the folder of a package; empty where it has none."""
+    spec = importlib.util.find_spec(name.partition(".")[0])
+    folders = spec.submodule_search_locations if spec else None
+    return next(iter(folders), "") if folders else (spec and spec.origin) or ""
+
+
+def _located(error: BaseException, home: str) -> str:
+    """ "study.py:12: NameError: name 'x' is not defined": the last line in that file or folder that was executed, or in any."""
+    kind = "" if type(error) is ValueError else f"{type(error).__name__}: "  # ours say it all
+    if isinstance(error, SyntaxError):
+        return f"{error.filename or home}:{error.lineno or 1}: {kind}{error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename == file]
+    own = [frame for frame in frames if home and Path(frame.filename).is_relative_to(home)]
     place = (own or frames)[-1]
-    reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-    return f"{place.filename}:{place.lineno}: {reason}"
+    return f"{place.filename}:{place.lineno}: {kind}{error}"
 
 
 def _plugin(name: str) -> Plugin | None:

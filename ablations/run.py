@@ -11,7 +11,16 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ablations.cli import add_engine_options, add_study_options, engine_options, epilog, lengths, names, seconds
+from ablations.cli import (
+    add_engine_options,
+    add_study_options,
+    engine_options,
+    epilog,
+    lengths,
+    list_studies,
+    names,
+    seconds,
+)
 from ablations.plugins import load_plugins
 from ablations.protocols import PROTOCOLS
 from ablations.study import Study, load_study, study_names
@@ -28,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     arguments = _parser().parse_args(argv)
     if arguments.list:
-        return _list_studies()
+        list_studies()
+        return SUCCESS
     load_plugins(arguments.imports)
     studies = _studies(arguments)
     variants = names(arguments.variants, "variant")
@@ -98,12 +108,6 @@ def _exit_status(outcome: "Outcome") -> int:
         for record in outcome.failed:
             print(f"  {record.run.label}: {record.error or 'its weights are missing'}", file=sys.stderr)
     return SOME_RUN_FAILED if outcome.failed else SUCCESS
-
-
-def _list_studies() -> int:
-    for name in study_names():
-        print(f"{name:16} {load_study(name).question}")
-    return SUCCESS
 
 
 def _count(text: str) -> int:

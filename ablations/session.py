@@ -21,14 +21,21 @@ from ablations.execution import worker
 from ablations.execution.data import of_other_data, prepare
 from ablations.execution.driver import CommonFailureError, drive
 from ablations.execution.engines import Engine
-from ablations.execution.launch import EngineOptions, make_engine, require_guard, require_writable
+from ablations.execution.launch import (
+    EngineOptions,
+    make_engine,
+    require_count,
+    require_guard,
+    require_time,
+    require_writable,
+)
 from ablations.execution.progress import fraction_done, say, warn
 from ablations.execution.signals import OutOfTimeError, handle_signals, time_limit
 from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord, Store
 from ablations.reporting.files import Report, write_report
 from ablations.reporting.formatting import listed
-from ablations.reporting.terminal import print_summary
+from ablations.reporting.terminal import print_summary, print_text
 from ablations.runs import Run
 from ablations.study import Study
 from ablations.tracking.mlflow_tree import open_tracker
@@ -65,6 +72,10 @@ class Request:
     retries: int = 0
     keep_weights: bool = False
     tuned: bool = False
+
+    def __post_init__(self) -> None:
+        require_time("budget", self.budget)
+        require_count("retries", self.retries, 0)
 
 
 @dataclass(frozen=True)
@@ -132,7 +143,7 @@ def run_studies(
         handle_signals()
     side_by_side = f"; {min(engine.workers, len(missing))} at a time on {engine.device}" if engine else ""
     for part in parts:
-        say(console, f"{part.study.name} under {request.protocol}: {part.study.question}")
+        print_text(console, f"{part.study.name} under {request.protocol}: {part.study.question}")
     num_runs = sum(len(part.runs) for part in parts)
     say(console, f"{num_runs} runs, {num_runs - len(missing)} done, {len(missing)} to do{side_by_side}")
     with ExitStack() as at_the_end:
@@ -141,6 +152,7 @@ def run_studies(
             tracker = open_tracker(request.results, part.study, request.protocol, warn, request.overrides)
             at_the_end.callback(tracker.close, "KILLED")  # changes nothing if it is closed
             trackers[part.study.name] = tracker
+        at_the_end.callback(gc.unfreeze)  # of a notebook much becomes garbage later
         gc.freeze()  # what is loaded is no garbage: statsmodels looks for some at every correction of p-values
         try:
             stopped, is_out_of_time = "", False

@@ -123,6 +123,10 @@ class Study:
     def __post_init__(self) -> None:
         choose(self.variants or {"": None}, self.baseline, "baseline")
         for name, variant in self.variants.items():
+            if not isinstance(variant, Variant):
+                raise ValueError(
+                    f"variant {name!r}: {variant!r} is none; write it as Variant(model={{'dropout': 0.1}})"
+                )
             choose(dict.fromkeys(ROLES), variant.role, f"role of variant {name!r}")
             if variant.match:
                 choose(self.variants, variant.match.variant, f"variant that {name!r} is matched with")
@@ -180,8 +184,8 @@ class Study:
                 f"study {self.name!r} does not run under protocol {protocol!r}: {', '.join(self.protocols)}"
             )
         num_seeds = (self.seeds or base.seeds) if seeds is None else seeds
-        if not 1 <= num_seeds <= MAX_SEEDS:
-            raise ValueError(f"--seeds {num_seeds}: must be 1 or more and at most {MAX_SEEDS}")
+        if not isinstance(num_seeds, int) or not 1 <= num_seeds <= MAX_SEEDS:
+            raise ValueError(f"--seeds {num_seeds}: must be 1 or more, at most {MAX_SEEDS}, and a whole number")
         chosen = list(self.variants) if variants is None else [self.baseline]
         chosen += [name for name in self.named(variants or ()) if name not in chosen]
         changes = parse_overrides(overrides)
@@ -197,15 +201,21 @@ class Study:
 
     def _resolve(self, base: Protocol, name: str, overrides: Mapping[str, object]) -> Run:
         variant = self.variants[name]
+        try:
+            model = changed(base.model, variant.model)
+            data = changed(base.data, variant.data)
+            train = changed(base.train, variant.train)
+        except ValueError as error:
+            raise ValueError(f"{self.asked_by}: variant {name!r}: {error}") from error
         run = Run(
             study=self.name,
             protocol=base.name,
             variant=name,
             role=self.role(name),
             seed=0,
-            model=changed(base.model, variant.model),
-            data=changed(base.data, variant.data),
-            train=changed(base.train, variant.train),
+            model=model,
+            data=data,
+            train=train,
         ).with_settings(overrides)
         if variant.match is None:
             return run
@@ -287,7 +297,7 @@ def require_name(study: Study) -> None:
 def _require_free(name: str, message: str) -> None:
     if name in study_names():
         raise ValueError(message.format(f"{name!r} is the name of another study"))
-    if not re.fullmatch(r"[\w.-]+", name):
+    if not re.fullmatch(r"\w[\w.-]*", name):  # ".." would be a folder above
         raise ValueError(message.format(f"the name {name!r} cannot be that of a folder of results"))
 
 
@@ -307,9 +317,15 @@ def command_of(study: Study, runs: Sequence[Run], overrides: Sequence[str] = ())
     if lengths != [0] and not set(PROTOCOLS[protocol].lengths) <= set(lengths):
         options += ["--lengths", ",".join(map(length_name, lengths))]
     options += ["--seeds", str(1 + max(run.seed for run in runs))]
+    return command(study, protocol, overrides, options)
+
+
+def command(study: Study, protocol: str, overrides: Sequence[str] = (), options: Sequence[str] = ()) -> str:
+    """What runs the study: a command or, where it was made by hand, the function."""
+    words = asked(study, protocol, overrides, options)
     if not study.file and study.asked_by not in study_names():
-        return f"ablations.run_study(...) of a study made by hand, with {asked(study, protocol, overrides, options)}"
-    return f"python -m ablations.run {asked(study, protocol, overrides, options)}"
+        return f"ablations.run_study(...) of a study made by hand, with {words}"
+    return f"python -m ablations.run {words}"
 
 
 def asked(study: Study, protocol: str, overrides: Sequence[str] = (), options: Sequence[str] = ()) -> str:

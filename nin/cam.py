@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nin.cli import OneLineParser, exit_with, positive, require_figure_file
+from nin.cli import OneLineParser, add_import_option, exit_with, positive, require_figure_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -133,6 +133,7 @@ def _parser() -> OneLineParser:
     )
     parser.add_argument("--images", type=positive, default=8, metavar="N", help="test images to show (default: 8)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of images (default: 0)")
+    add_import_option(parser)
     parser.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="results folder (default: results)"
     )

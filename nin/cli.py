@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import importlib
 import re
 import sys
 import threading
@@ -42,6 +43,25 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
     return value
+
+
+def add_import_option(parser: argparse.ArgumentParser) -> None:
+    """--import, for a trained network that is made of code from outside this package."""
+    parser.add_argument(
+        "--import",
+        action="append",
+        type=_imported,
+        metavar="MODULE",
+        help="load a module that adds the network's pooling or the like",
+    )
+
+
+def _imported(name: str) -> str:
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        raise argparse.ArgumentTypeError(f"{name!r}: {reason(error)}") from error
+    return name
 
 
 def require_figure_file(path: Path) -> None:

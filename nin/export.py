@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nin.cli import OneLineParser, exit_with, positive, reason, sqlite_url
+from nin.cli import OneLineParser, add_import_option, exit_with, positive, reason, sqlite_url
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -406,6 +406,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mlflow", action="store_true", help="also log and register it as an MLflow model")
     parser.add_argument("--triton", type=Path, metavar="DIR", help="also lay out a Triton model repository (onnx only)")
     parser.add_argument("--name", help="name in MLflow and Triton (default: study, protocol, variant and seed)")
+    add_import_option(parser)
     parser.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="results folder (default: results)"
     )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nin.cli import OneLineParser, exit_with, positive
+from nin.cli import OneLineParser, add_import_option, exit_with, positive
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--invert", action="store_true", help="swap light and dark; Fashion-MNIST shows light clothes on black"
     )
+    add_import_option(parser)
     parser.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="results folder (default: results)"
     )

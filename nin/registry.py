@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 
@@ -53,6 +53,12 @@ class Registry(dict[str, T]):
             raise ValueError(f"{self.kind} {name!r} exists already; choose another name")
         super().__setitem__(name, value)
         ADDITIONS[self.field, name] = Addition(self.kind, name, module, digest(source_of(adding)))
+
+    def _refuse(self, *args: object, **kwargs: object) -> NoReturn:
+        """Raises ValueError: dict would put names in past `__setitem__`, over others and without a digest."""
+        raise ValueError(f"{self.kind}: add names one by one, as in REGISTRY['mine'] = ...")
+
+    update = setdefault = __ior__ = _refuse
 
     def __delitem__(self, name: str) -> None:
         super().__delitem__(name)

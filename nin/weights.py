@@ -138,9 +138,16 @@ def read_card(path: Path) -> Card:
 
 
 def load(path: Path) -> TrainedNetwork:
-    """The network in that file. Raises ValueError, in one line, if the file is not one of ours or is damaged."""
+    """The network in that file. Raises ValueError, in one line, if the file is not one of ours or is damaged, or needs code from
+    outside this package that is not loaded.
+    """
     card = read_card(path)
-    network = build_model(card.model, card.in_shape, len(card.classes))
+    try:
+        network = build_model(card.model, card.in_shape, len(card.classes))
+    except ValueError as error:
+        code = card.environment.get("plugins")
+        needs = f"{path} needs the code of {code}: import it first (--import); " if code else ""
+        raise ValueError(f"{needs}{error}") from error
     try:
         network.load_state_dict(load_tensors(path.read_bytes()))
     except (SafetensorError, RuntimeError) as error:

@@ -48,12 +48,12 @@ class Interval:
     high: float
 
     def in_points(self) -> dict[str, float]:
-        """A difference of accuracies in points, in the columns that tables of differences have."""
-        return {
-            "difference": POINTS * self.estimate,
-            "difference_low": POINTS * self.low,
-            "difference_high": POINTS * self.high,
-        }
+        """A difference of accuracies in points, in the columns that tables of differences have.
+
+        Its ends are at most 100 points away from 0, as differences of accuracies are; Student's t knows of no bounds.
+        """
+        low, high = (end if math.isnan(end) else POINTS * min(max(end, -1.0), 1.0) for end in (self.low, self.high))
+        return {"difference": POINTS * self.estimate, "difference_low": low, "difference_high": high}
 
 
 UNKNOWN = Interval(NAN, NAN, NAN)

@@ -103,11 +103,24 @@ def held_to_budget(record: RunRecord) -> tuple[list[int], list[float]]:
     return examples, accuracies
 
 
+def verdict_words(row: Any) -> str:
+    """A row's verdict, such as "worse", "no verdict: 1 seed", or "inconclusive (Holm)": by this correction, though its interval,
+    which is not corrected, leaves 0 out.
+    """
+    if row.verdict != stats.INCONCLUSIVE:
+        return str(row.verdict)
+    if row.n == 1:
+        return "no verdict: 1 seed"
+    if row.role == "confirmatory" and (row.difference_low > 0 or row.difference_high < 0):
+        return f"{row.verdict} ({'looks' if math.isnan(row.p_holm) else 'Holm'})"
+    return str(row.verdict)
+
+
 def verdict_text(row: Any) -> str:
     """A row's verdict, in brackets where its p is not corrected and no claim rests on it; what it is where there is none."""
     if not row.verdict:
         return "baseline" if row.role == "baseline" else "not compared"
-    return row.verdict if row.role == "confirmatory" else f"[{row.verdict}]"
+    return verdict_words(row) if row.role == "confirmatory" else f"[{verdict_words(row)}]"
 
 
 def failures(row: Any) -> str:
@@ -227,6 +240,7 @@ def _row(
     nan = math.nan
     unknown = stats.Comparison(stats.Interval(nan, nan, nan), nan, nan, nan, nan, nan, nan, nan, "")
     against = comparison or unknown
+    welch = against.welch.in_points()
     seconds = [
         stats.time_to_target([p.seconds for p in r.curve], [p.val_accuracy for p in r.curve], target) for r in group
     ]
@@ -251,15 +265,13 @@ def _row(
         "share_trained_low": accuracy.share.low,
         "share_trained_high": accuracy.share.high,
         **_within_bounds("trained_accuracy", accuracy.accuracy),
-        "difference": POINTS * against.difference.estimate,
-        "difference_low": POINTS * against.difference.low,
-        "difference_high": POINTS * against.difference.high,
+        **against.difference.in_points(),
         "p": against.p,
         "p_holm": against.p_holm,
         "test": against.method,
         "p_welch": against.p_welch,
-        "difference_welch_low": POINTS * against.welch.low,
-        "difference_welch_high": POINTS * against.welch.high,
+        "difference_welch_low": welch["difference_low"],
+        "difference_welch_high": welch["difference_high"],
         "p_dunnett": against.p_dunnett,
         "p_sign_flip": against.p_sign_flip,
         "p_equivalent": against.p_equivalent,

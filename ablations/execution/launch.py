@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablations import plugins
+from nin.spec import DEVICES, choose
 
 if TYPE_CHECKING:
     from ablations.execution.engines import Engine
@@ -41,6 +42,15 @@ class EngineOptions:
     device: str = "auto"
     time_limit: float = math.inf
 
+    def __post_init__(self) -> None:
+        choose(dict.fromkeys(("local", "ray")), self.engine, "engine")
+        choose(dict.fromkeys(DEVICES), self.device, "device")
+        require_count("workers", self.workers, 0)
+        require_count("threads", self.threads, 1)
+        if not 0 < self.gpu_share <= 1:
+            raise ValueError(f"gpu_share={self.gpu_share!r}: must be above 0 and at most 1")
+        require_time("time_limit", self.time_limit)
+
 
 def make_engine(options: EngineOptions, results: Path, keep_weights: bool = False, pause_at: float = 0) -> "Engine":
     """Make the engine that the options describe; `keep_weights` and `pause_at` are those of `ablations.execution.worker.execute`.
@@ -49,9 +59,7 @@ def make_engine(options: EngineOptions, results: Path, keep_weights: bool = Fals
     """
     from ablations.execution.worker import code_commit, execute
     from nin.machine import choose_device
-    from nin.spec import choose
 
-    choose(dict.fromkeys(("local", "ray")), options.engine, "engine")
     task = partial(
         execute,
         threads=options.threads,
@@ -89,6 +97,18 @@ def default_workers(device: str) -> int:
     if device != "cpu":
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def require_count(name: str, value: object, least: int) -> None:
+    """Raises ValueError unless it is a whole number of at least that."""
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r}: must be {least} or more, and a whole number")
+
+
+def require_time(name: str, seconds: float) -> None:
+    """Raises ValueError unless it is a number of seconds above 0; infinity is one."""
+    if not isinstance(seconds, int | float) or not seconds > 0:
+        raise ValueError(f"{name}={seconds!r}: must be seconds, above 0")
 
 
 def require_writable(results: Path) -> None:

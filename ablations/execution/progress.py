@@ -18,6 +18,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from ablations.execution.engines import Ended, Event, Failed, Postponed, Progressed, Started
@@ -26,6 +27,8 @@ from ablations.runs import Run
 from nin.history import Evaluation
 
 PLAIN_WIDTH = 140  # characters; of tables where there is no terminal to ask
+SHORTEST_BAR, LONGEST_BAR = 4, 24  # characters
+NUMBERS, NOTE = 28, 20  # of a bar's share and times; of how accurate its run is
 QUIET = 30.0  # seconds without a line, where lines stand for bars, after which the next evaluation is one
 
 
@@ -82,18 +85,22 @@ class Display:
         self._console = console
         self._tasks: dict[Run, TaskID] = {}
         self._waited_for = set[str]()
+        all_runs = f"all {len(costs)} runs"
+        longest = max(len(label) for label in (all_runs, *map(self._label, costs)))
+        room = console.width - longest - NUMBERS
+        notes = [TextColumn("{task.fields[note]}")] if room >= SHORTEST_BAR + NOTE else []
         self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            TextColumn("{task.description}", table_column=Column(min_width=longest, no_wrap=True)),
+            BarColumn(bar_width=min(LONGEST_BAR, max(SHORTEST_BAR, room - (NOTE if notes else 0)))),
             TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             _TimeLeftColumn(self._left),
-            TextColumn("{task.fields[note]}"),
+            *notes,
             console=console,
             disable=not console.is_terminal,
         )
-        self._total = self._bars.add_task(f"all {len(costs)} runs", total=sum(costs.values()), note="", run=None)
+        self._total = self._bars.add_task(all_runs, total=sum(costs.values()), note="", run=None)
 
     def __enter__(self) -> Self:
         self._bars.start()

@@ -64,8 +64,17 @@ def execute(
     training raises; a loss that is not finite and a network that never leaves chance are outcomes, not errors.
     """
     install(plugins)
-    if code_of(run.settings) != run.code:
-        raise ValueError("the code that adds what this run names has changed since its command began: call it again")
+    code = code_of(run.settings)
+    if run.code and not code:
+        raise ValueError(
+            "what this run names is not added when a worker executes its file: add it there at the top level, outside "
+            "functions and `if __name__ == '__main__':`"
+        )
+    if code != run.code:
+        raise ValueError(
+            "the code that adds what this run names has changed since it was loaded: call the command again, or in a notebook "
+            "restart the kernel"
+        )
     torch.set_num_threads(threads)
     if advice := slow_precision(device, run.train.precision):
         warnings.warn(advice, stacklevel=2)

@@ -175,5 +175,8 @@ def _verdicts(others: pd.DataFrame) -> str:
             if len(finds)
             else ""
         )
-        parts.append(f"{listed(undecided['variant'])} {'is' if len(undecided) == 1 else 'are'} inconclusive{could}")
+        if (undecided["n"] == 1).all():
+            parts.append(f"no verdict on {listed(undecided['variant'])}, of 1 seed")
+        else:
+            parts.append(f"{listed(undecided['variant'])} {'is' if len(undecided) == 1 else 'are'} inconclusive{could}")
     return "; ".join(parts) + "."

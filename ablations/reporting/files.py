@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ablations.records import RunRecord, Store, curves_frame, runs_frame, write_atomically
 from ablations.runs import Run
-from ablations.study import Study
+from ablations.study import Study, command
 from nin.spec import DataSpec
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def read_report(study: Study, protocol: str, store: Store, overrides: Sequence[s
     if not records:
         raise ValueError(
             f"no runs of study {study.name!r} under {protocol!r} in {store.folder}: "
-            f"make them with python -m ablations.run {study.asked_by} --protocol {protocol}"
+            f"make them with {command(study, protocol, overrides)}"
         )
     summary = summarise(study, protocol, records, store.looks)
     return Report(store.folder, first_sentence(study, protocol, summary), summary, records, damaged, others)

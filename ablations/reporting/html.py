@@ -174,7 +174,7 @@ def _table(text: str) -> Block:
 
 
 def _class(cell: str, is_number: bool) -> str:
-    word = cell.strip("[]*")
+    word = cell.strip("[]*").partition(" (")[0]  # without the correction that made it inconclusive
     return (
         "number" if is_number else word if word in ("better", "worse", "equivalent", "inconclusive", "baseline") else ""
     )

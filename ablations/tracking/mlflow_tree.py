@@ -8,6 +8,7 @@ training time: a curve over relative time leaves evaluations out, and a point th
 `sync`, at the end of this call or of a later one, logs what is missing, once.
 """
 
+import colorsys
 import hashlib
 import importlib.util
 import json
@@ -24,14 +25,14 @@ from datetime import datetime
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from ablations.records import RunRecord
-from ablations.runs import Run
+from ablations.runs import Run, length_name
 from ablations.study import Study
 from ablations.tracking.background import BackgroundTracker
 from ablations.tracking.metrics import Metrics, curve_metrics, final_metrics, over_seeds
 from ablations.tracking.tracker import Tracker
+from ablations.tracking.views import is_same_view, saved_views, view_id
 from nin.cli import reason, redacted, sqlite_url
 from nin.history import Evaluation
 
@@ -44,6 +45,7 @@ COLOUR, COMMIT = "mlflow.runColor", "mlflow.source.git.commit"
 # As in the figures: seaborn's "colorblind", in the study's order
 PALETTE = ["#0173B2", "#DE8F05", "#029E73", "#D55E00", "#CC78BC", "#CA9161", "#FBAFE4", "#949494", "#ECE133", "#56B4E9"]
 BLACK = "#000000"
+GOLDEN = 0.381966  # of the circle of hues, from one colour beyond the palette to the next
 ENDED = {"failed": "FAILED"}  # all else ends as "FINISHED"
 BATCH = 1000  # metrics in one request, the most that MLflow takes
 LONGEST_TAG = 5000  # characters
@@ -66,7 +68,7 @@ def open_tracker(
 ) -> Tracker:
     """MLflow at MLFLOW_TRACKING_URI, else in `<results>/mlflow.db`; a no-op, with a warning, if it is not installed.
 
-    overrides  what the user changed in every run ("train.lr=0.05"): part of the names of variants
+    overrides  what the user changed in every run ("train.lr=0.05"), for tags and descriptions
     """
     if importlib.util.find_spec("mlflow") is None:
         warn("MLflow is not installed: runs are recorded on disk only")
@@ -126,6 +128,7 @@ class MlflowTracker(Tracker):
             _reach_database(uri)
             self._client = MlflowClient(tracking_uri=uri)
             self._experiment = self._find_or_create_experiment(f"nin-ablations/{study.name}", results)
+            self._save_views()
             self._read()
 
     def run_started(self, run: Run) -> None:
@@ -172,9 +175,11 @@ class MlflowTracker(Tracker):
                     variants[_variant_id(record.run)].append(record)
             for variant_id, results in variants.items():
                 self._log_means(variant_id, sorted(results, key=lambda record: record.run.seed))
+            self._log_summary([record for results in variants.values() for record in results])
 
     def add_files(self, folder: Path) -> None:
-        """The report, the tables and figures/; its answer becomes the description of the study's run."""
+        """The report, the tables and figures/; its answer becomes the description of the study's run. Records go to their runs."""
+        self._add_records(folder)
         files = [path for kind in ("*.md", "*.html", "*.csv") for path in sorted(folder.glob(kind))]
         figures = [path for kind in ("*.png", "*.svg") for path in sorted((folder / "figures").glob(kind))]
         digest = _digest(path.read_bytes() for path in files + figures)
@@ -188,6 +193,16 @@ class MlflowTracker(Tracker):
         answer = report.read_text().split("\n\n")[1:2] if report.exists() else []  # it follows the title
         self._set_tags(self._parent, {"files": digest, DESCRIPTION: "\n\n".join([self._study.question, *answer])})
 
+    def _add_records(self, folder: Path) -> None:
+        for (level, run_id), node in self._nodes.items():
+            path = folder / "runs" / f"{run_id}.json"
+            if level != "seed" or not path.exists():
+                continue
+            digest = _digest([path.read_bytes()])
+            if node.tags.get("record") != digest:
+                self._client.log_artifact(node.mlflow_id, str(path))
+                self._set_tags(node, {"record": digest})
+
     def close(self, status: str) -> None:
         """No run is left open."""
         for node in self._open.values():
@@ -198,14 +213,12 @@ class MlflowTracker(Tracker):
                 self._end(node, status, _now())
 
     def links(self) -> list[str]:
-        """Describe where the variants can be compared: on the server, or on one to be started on the database."""
-        only = quote(f"tags.level='variant' and tags.protocol='{self._protocol}'", safe="=")
-        view = f"searchFilter={only}&orderByKey=tags.%60role%60&orderByAsc=true&compareRunsMode=CHART"
-        page = f"#/experiments/{self._experiment}/runs?workflowType=machine_learning&{view}"
+        """Say how to reach the view of the variants: on the server, or on one to be started on the database."""
+        page = f"#/experiments/{self._experiment}/runs?viewStateShareKey={view_id(self._protocol)}"
         if not self._uri.startswith(DATABASES):
             return [f"MLflow:  {redacted(re.sub(r'://.*@', '://', self._uri)).rstrip('/')}/{page}"]
         database = "" if self._uri == UI_DATABASE else f"MLFLOW_TRACKING_URI='{redacted(self._uri)}' "
-        return [f"MLflow:  {database}make ui, then {UI}/{page}"]
+        return [f"MLflow:  {database}make ui, then", f"         {UI}/{page}"]  # a line of its own survives 80 columns
 
     # What there is, and what is added to it
 
@@ -220,6 +233,13 @@ class MlflowTracker(Tracker):
         if experiment.lifecycle_stage == "deleted":
             self._client.restore_experiment(experiment.experiment_id)
         return str(experiment.experiment_id)
+
+    def _save_views(self) -> None:
+        """Tags of the experiment by which its page offers views of this protocol's variants."""
+        there = self._client.get_experiment(self._experiment).tags
+        for key, value in saved_views(self._protocol, _now()).items():
+            if not is_same_view(there.get(key, ""), value):
+                self._client.set_experiment_tag(self._experiment, key, value)
 
     def _read(self) -> None:
         """Read the runs that MLflow holds. Closes seeds that a dead driver left open; keeps one of any duplicates."""
@@ -246,7 +266,9 @@ class MlflowTracker(Tracker):
                 self._delete(node)
         if ("study", self._protocol) not in self._nodes:
             tags = {"level": "study", DESCRIPTION: self._study.question}
-            self._create(f"{self._study.name} {self._protocol}", _now(), tags, {})
+            params = {"protocol": self._protocol, "baseline": self._study.baseline, "target": self._target}
+            params |= {"variants": len(self._study.variants), "margin": self._study.margin}
+            self._create(f"{self._study.name} {self._protocol}", _now(), tags, params)
 
     def _search(self) -> "Iterator[LoggedRun]":
         token = None
@@ -279,22 +301,24 @@ class MlflowTracker(Tracker):
 
     def _create_variant(self, run: Run) -> _Node:
         tags = {"level": "variant", PARENT: self._parent.mlflow_id, **self._tags(run)}
-        name = run.variant if run.trial is None else run.label
-        return self._create(" ".join([name, *self._overrides]), _now(), tags, _parameters(run))
+        with_length = f"{run.variant} {length_name(run.length)}" if run.length else run.variant
+        name = with_length if run.trial is None else run.label
+        return self._create(name, _now(), tags, _parameters(run))
 
     def _tags(self, run: Run) -> dict[str, str]:
         others = [name for name in self._study.variants if name != self._study.baseline]
-        colour = BLACK if run.role == "baseline" else PALETTE[others.index(run.variant) % len(PALETTE)]
+        colour = BLACK if run.role == "baseline" else _colour(others.index(run.variant))
         tags = {"variant": run.variant, "variant_id": _variant_id(run), "role": run.role, COLOUR: colour}
+        if self._overrides:
+            tags["set"] = " ".join(self._overrides)
+            tags[DESCRIPTION] = f"`--set {' '.join(self._overrides)}`"
         return tags if run.trial is None else {**tags, "trial": str(run.trial)}
 
     def _create(self, name: str, started: int, tags: Mapping[str, str], params: Mapping[str, object]) -> _Node:
         """A new run, in the place of the one that had its identity."""
-        from mlflow.entities import Param
-
         tags = {"study": self._study.name, "protocol": self._protocol, "driver": _driver(), **tags}
         info = self._client.create_run(self._experiment, started, tags, name).info
-        self._client.log_batch(info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
+        self._log_params(info.run_id, params)
         key = tags["level"], tags[IDENTITY[tags["level"]]]
         if key in self._nodes:
             self._delete(self._nodes[key])
@@ -351,6 +375,27 @@ class MlflowTracker(Tracker):
             self._log_data(node, records)
         self._set_tags(variant, {"means_of": made_of})
         variant.has_metrics = True
+
+    def _log_summary(self, records: Sequence[RunRecord]) -> None:
+        """Main metrics of the study's run: mean test accuracy of each variant; and the settings that all its runs share."""
+        made_of = _digest(sorted(f"{record.run_id} {record.started_at}".encode() for record in records))
+        if not records or self._parent.tags.get("summary_of") == made_of:
+            return
+        accuracies: dict[str, list[float]] = defaultdict(list)
+        for record in records:
+            accuracies[_metric_name(record.run)].append(record.test_accuracy)
+        means = {f"test_accuracy/{name}": fmean(each) for name, each in accuracies.items()}
+        self._log(self._parent, [({**means, "num_runs": len(records)}, len(records), 0.0)])
+        if "summary_of" not in self._parent.tags:  # parameters cannot be changed
+            first, *others = (_parameters(record.run) for record in records)
+            shared = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+            self._log_params(self._parent.mlflow_id, shared)
+        self._set_tags(self._parent, {"summary_of": made_of})
+
+    def _log_params(self, mlflow_id: str, params: Mapping[str, object]) -> None:
+        from mlflow.entities import Param
+
+        self._client.log_batch(mlflow_id, params=[Param(key, str(value)) for key, value in params.items()])
 
     def _log(self, node: _Node, rows: Iterable[tuple[Metrics, int, float]]) -> None:
         """Metrics, each after so many examples and seconds of training. What is not finite is left out: MLflow has no infinity."""
@@ -418,6 +463,21 @@ def _reach_database(uri: str) -> None:
 def _parameters(run: Run) -> dict[str, object]:
     """The run's settings, with the precision as it was asked for; the tag "precision" says which one was used."""
     return {**run.settings, "train.precision": run.train.precision}
+
+
+def _metric_name(run: Run) -> str:
+    """The variant, and its length of training if there are several, in characters that MLflow takes."""
+    name = f"{run.variant} {length_name(run.length)}" if run.length else run.variant
+    return re.sub(r"[^\w. -]+", " ", name)
+
+
+def _colour(place: int) -> str:
+    """Colour of the variant in that place after the baseline: the palette's, then others, no two alike."""
+    if place < len(PALETTE):
+        return PALETTE[place]
+    turn, light = divmod(place - len(PALETTE), 2)
+    channels = colorsys.hls_to_rgb((0.05 + turn * GOLDEN) % 1, (0.35, 0.6)[light], 0.65)
+    return "#" + "".join(f"{round(255 * channel):02X}" for channel in channels)
 
 
 def _variant_id(run: Run) -> str:

@@ -100,7 +100,7 @@ def tune_study(
             )
             for run in runs
         ]
-        claims = StorageClaims(storage, f"{study.name}/{request.protocol}/who works on what")
+        claims = StorageClaims(storage, f"internal: claims of {study.name}/{request.protocol}")
     if ends_with_signals:
         handle_signals()
 

@@ -3,7 +3,7 @@
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -12,11 +12,14 @@ from ablations.execution.claims import Lease, Owner
 from nin.cli import reason, redacted
 
 if TYPE_CHECKING:
+    from optuna import Study
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
 STORAGE_LIBRARIES = ("optuna", "sqlalchemy", "psycopg", "psycopg2", "pymysql", "MySQLdb", "grpc")
 GRPC_PORT = 13000  # Optuna's own default
+NOTE = "dashboard:note"
+LONGEST_NOTE = 2045  # characters in one piece
 TRIES = 5  # to make the tables of a new database, which several drivers may do at once; a second apart
 
 
@@ -33,6 +36,10 @@ class StorageClaims(Lease):
 
         super().__init__()
         self._claims = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
+        if f"{NOTE}_ver" not in storage.get_study_system_attrs(self._claims._study_id):
+            describe(
+                self._claims, "Holds no trials of a search: drivers note here which of them works on which variant."
+            )
         self._storage = storage
         self._mine: dict[str, int] = {}  # ids of claims by what is claimed
 
@@ -88,6 +95,19 @@ class StorageClaims(Lease):
 
         with suppress(UpdateFinishedTrialError):  # it had expired
             self._storage.set_trial_state_values(claim_id, TrialState.FAIL)
+
+
+def describe(study: "Study", note: str, metrics: Sequence[str] = ()) -> None:
+    """Give a study the note and the names of objectives that Optuna's dashboard shows."""
+    from optuna.exceptions import ExperimentalWarning
+
+    if metrics:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names(list(metrics))
+    # As `optuna_dashboard.save_note` has it, whose import takes seconds.
+    study._storage.set_study_system_attr(study._study_id, f"{NOTE}_str:0", note[:LONGEST_NOTE])
+    study._storage.set_study_system_attr(study._study_id, f"{NOTE}_ver", 1)
 
 
 @contextmanager

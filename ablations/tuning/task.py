@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from ablations.runs import Run, parse_overrides
 from ablations.study import Study
 from ablations.tuning.spaces import Choice, Range, space_of
-from ablations.tuning.storage import one_line_errors
+from ablations.tuning.storage import describe, one_line_errors
 from ablations.tuning.winners import Winner
 from nin.cli import redacted
 
@@ -24,6 +24,7 @@ FEW = 4  # seeds, below which the smallest p that there can be, 2^-n, is above P
 FIRST_SEED = 1000  # of tuning: trial k trains with seed 1000 + k, or all with the same from 1000 on; final runs with seeds from 0
 MOST_PARAMS = 1_000_000  # of the network that `best` searches
 OBJECTIVES = ("accuracy", "accuracy,params", "accuracy,gflops")
+METRIC_NAMES = {"accuracy": "validation accuracy", "params": "parameters", "gflops": "GFLOP per image"}
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,8 @@ def find_or_create_task(
         trials = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
         if "settings" not in trials.user_attrs:
             trials.set_user_attr("settings", settings)
+            names = [METRIC_NAMES[part] for part in objective.split(",")]
+            describe(trials, f"{study.question}\n\nVariant {run.variant}, protocol {run.protocol}.", names)
         before = trials.user_attrs["settings"]
     before.setdefault("data", data)  # of trials from before it was kept
     for key, now in settings.items():

@@ -1,5 +1,6 @@
 """What notebooks and scripts call, as `ablations` exports it."""
 
+import gc
 import subprocess
 import sys
 from collections.abc import Callable
@@ -123,7 +124,9 @@ def test_a_study_that_is_done_is_reported_and_not_trained_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     filled(tmp_path, POOLINGS)
+    frozen = gc.get_freeze_count()
     done = run_study(POOLINGS, protocol="smoke", seeds=3, results=tmp_path)
+    assert gc.get_freeze_count() <= frozen  # what a notebook drops can still be collected
     assert "6 runs, 6 done, 0 to do" in capsys.readouterr().out
     assert done.summary.equals(load_results(tmp_path, POOLINGS, "smoke").summary)
     report = (done.folder / "report.md").read_text()
@@ -159,13 +162,31 @@ def test_a_study_of_the_package_is_run_by_name(tmp_path: Path) -> None:
             lambda folder: run_study(POOLINGS, protocol="smoke", engine="slurm", results=folder),
             "unknown engine 'slurm'",
         ),
+        (lambda folder: run_study(POOLINGS, device="gpu", results=folder), "unknown device 'gpu'"),
+        (lambda folder: run_study(POOLINGS, workers=-1, results=folder), "workers=-1: must be 0 or more"),
+        (lambda folder: EngineOptions(threads=0), "threads=0: must be 1 or more"),
+        (lambda folder: EngineOptions(gpu_share=2), "gpu_share=2: must be above 0 and at most 1"),
+        (lambda folder: EngineOptions(time_limit=0), "time_limit=0: must be seconds, above 0"),
+        (lambda folder: run_study(POOLINGS, retries=-1, results=folder), "retries=-1: must be 0 or more"),
+        (lambda folder: run_study(POOLINGS, budget=-1, results=folder), "budget=-1: must be seconds, above 0"),
+        (
+            lambda folder: run_study(POOLINGS, seeds=1.5, results=folder),  # type: ignore[arg-type]
+            "--seeds 1.5: must be 1 or more",
+        ),
+        (lambda folder: run_study(POOLINGS, variants="max", results=folder), "must be a list, such as ['max']"),
+        (
+            lambda folder: run_study(POOLINGS, set=["train.lr=1"], results=folder),  # type: ignore[arg-type]
+            "must be fields of a run and their values",
+        ),
         (
             lambda folder: run_study(replace(POOLINGS, name=""), results=folder),
             "the name '' cannot be that of a folder",
         ),
+        (lambda folder: run_study(replace(POOLINGS, name=".."), results=folder), "the name '..' cannot be that of"),
         (lambda folder: run_study(replace(POOLINGS, name="heads"), results=folder), "'heads' is the name of another"),
         (lambda folder: load_results(folder, POOLINGS, "smok"), "unknown protocol 'smok'"),
         (lambda folder: load_results(folder, "heads", "smoke"), "no runs of study 'heads' under 'smoke'"),
+        (lambda folder: load_results(folder, POOLINGS, "smoke"), "make them with ablations.run_study(...) of a study"),
         (
             lambda folder: Study("a", {"a": Variant(), "b": Variant(match=Match("c", "params"))}),
             "unknown variant that 'b' is matched with 'c'",

@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -97,6 +97,16 @@ def test_what_lies_beside_a_study_can_be_imported(tmp_path: Path) -> None:
         ("x = 1\n\nprint(y)\n", "my_study.py:3: NameError: name 'y' is not defined"),
         ("def f():\n    return 1 / 0\n\nf()\n", "my_study.py:2: ZeroDivisionError: division by zero"),
         ("raise SystemExit(3)\n", "my_study.py:1: SystemExit: 3"),
+        ("import json\njson.loads('{')\n", "my_study.py:2: JSONDecodeError: Expecting property name"),
+        ("x = '\0'\n", "my_study.py:1: SyntaxError: source code string cannot contain null bytes"),
+        (
+            STUDY.replace("Variant(model={", "dict(model={"),
+            "my_study.py:8: variant 'average': {'model': {'pooling': 'average'}} is none; write it as Variant(",
+        ),
+        (
+            STUDY.replace('"pooling": name', '"poling": name'),
+            "my_study.py: variant 'average': unknown field of ModelSpec 'poling'",
+        ),
         (STUDY.replace('Study("average"', 'Study("avarage"'), "my_study.py:8: unknown baseline 'avarage'"),
         (STUDY.replace("model={", 'role="test", model={'), "my_study.py:8: unknown role of variant 'average' 'test'"),
         (
@@ -139,6 +149,19 @@ def test_a_name_is_added_once_but_by_its_own_module_anew() -> None:
     assert ("model.shape", "circle") not in ADDITIONS
 
 
+def test_no_name_goes_past_the_check() -> None:
+    registry = Registry("shape", "model.shape", {"square": 1})
+    calls: list[Callable[[], object]] = [
+        lambda: registry.update(square=2),
+        lambda: registry.setdefault("circle", 2),
+        lambda: registry.__ior__({"square": 2}),
+    ]
+    for add in calls:
+        with pytest.raises(ValueError, match="shape: add names one by one"):
+            add()
+    assert registry == {"square": 1}
+
+
 def test_what_was_added_at_a_prompt_is_refused_before_anything_runs() -> None:
     exec("POOLINGS['mine'] = AveragePool", {"POOLINGS": POOLINGS, "AveragePool": AveragePool, "__name__": "__main__"})
     with pytest.raises(ValueError, match="pooling 'mine' was added in a notebook or at a prompt"):
@@ -178,7 +201,15 @@ def test_a_worker_refuses_code_that_is_not_what_its_run_was_made_with(study_file
     run = load_study(study_file).expand("smoke", 1, overrides=BRIEF)[1]
     study_file.write_text(study_file.read_text() + "# another version\n")
     load_file(study_file)
-    with pytest.raises(ValueError, match="has changed since its command began"):
+    with pytest.raises(ValueError, match="has changed since it was loaded"):
+        execute(run)
+
+
+def test_a_worker_says_why_a_name_is_not_there(study_file: Path) -> None:
+    """As of a script that adds it in its `main()`, which no worker calls."""
+    run = load_study(study_file).expand("smoke", 1, overrides=BRIEF)[1]
+    del POOLINGS["rms"]
+    with pytest.raises(ValueError, match="add it there at the top level, outside functions and `if __name__"):
         execute(run)
 
 
@@ -237,6 +268,9 @@ def test_a_module_is_loaded_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     [
         ("my_missing", "--import my_missing: there is no module of that name, here or installed"),
         ("my_broken", "my_broken.py:2: NameError: name 'y' is not defined"),
+        ("my_taken", "my_taken.py:2: pooling 'max' exists already"),
+        ("my_broken.py", "--import 'my_broken.py': name a module, as in `import my_module`"),
+        ("./my_broken", "--import './my_broken': name a module"),
     ],
 )
 def test_a_module_that_cannot_be_loaded_is_one_line(
@@ -244,6 +278,7 @@ def test_a_module_that_cannot_be_loaded_is_one_line(
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "my_broken.py").write_text("x = 1\nprint(y)\n")
+    (tmp_path / "my_taken.py").write_text("from nin.pooling import POOLINGS\nPOOLINGS['max'] = POOLINGS['average']\n")
     with pytest.raises(ValueError, match=module) as error:
         main(["num_1x1", "--protocol", "smoke", "--import", module])
     assert message in str(error.value)

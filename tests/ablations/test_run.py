@@ -260,6 +260,19 @@ def test_list_shows_every_study_with_its_question(tmp_path: Path) -> None:
         assert any(line.startswith(name) and line.endswith("?") for line in done.stdout.splitlines())
 
 
+def test_list_is_broken_between_words_in_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.main(["--list"]) == 0
+    words = capsys.readouterr().out.split()
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "60")
+    assert run.main(["--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert " ".join(lines).split() == words
+
+
 def test_dry_run_shows_sizes_and_time_and_writes_nothing(tmp_path: Path) -> None:
     done = call("num_1x1", *TINY, "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

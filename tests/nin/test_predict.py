@@ -1,5 +1,7 @@
 """What a trained network takes a person's own images for: the same as for the test image that the file was made from."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,15 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from trained_networks import DATA, keep, make
 
+import nin.cam
+import nin.export
+import nin.predict
 from nin.data import load
 from nin.model import predict
+from nin.pooling import POOLINGS
 from nin.predict import main, probabilities, read_images, seems_inverted
 from nin.spec import Shape
+from nin.weights import TrainedNetwork
 
 GREY = (1, 28, 28)
 
@@ -97,6 +104,40 @@ def test_command_shows_the_likeliest_classes_in_order(
         f"{first} {float(shares[first]):.1%}",
         f"{second} {float(shares[second]):.1%}",
     ]
+
+
+@pytest.mark.parametrize("command", [nin.predict.main, nin.cam.main, nin.export.main])
+def test_a_network_of_other_code_is_used_with_import(
+    command: Callable[[list[str]], int], picture: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pooling is added by a module beside it; the command then goes on to what is asked for."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"my_pooling_of_{command.__module__.partition('.')[2]}"
+    Path(f"{name}.py").write_text(f"from nin.pooling import POOLINGS, AveragePool\nPOOLINGS['{name}'] = AveragePool\n")
+    trained = make()
+    card = replace(
+        trained.card,
+        model=replace(trained.card.model, pooling=name),
+        environment={**trained.card.environment, "plugins": f"{name}.py 0123"},
+    )
+    keep(TrainedNetwork(trained.network, card), Path("results"))
+    picture.save("photo.png")
+    words = ["2x:0", "photo.png"] if command is nin.predict.main else ["2x:0"]
+    if command is nin.export.main:
+        words += ["--format", "torchscript"]
+    with pytest.raises(ValueError, match=rf"needs the code of {name}\.py"):
+        command(words)
+    assert command([*words, "--import", name]) == 0
+    del POOLINGS[name]
+
+
+def test_a_module_that_cannot_be_imported_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        nin.predict.main(["2x:0", "photo.png", "--import", "my_missing"])
+    assert (
+        "argument --import: 'my_missing': ModuleNotFoundError: No module named 'my_missing'" in capsys.readouterr().err
+    )
 
 
 def test_more_classes_than_there_are_shows_all(picture: Image.Image, tmp_path: Path) -> None:

@@ -60,6 +60,18 @@ def test_preprocessing_is_that_of_training(image_size: int, normalize: bool) -> 
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
 
 
+def test_a_network_of_code_that_is_not_loaded_says_what_to_import(tmp_path: Path) -> None:
+    trained = make()
+    model = replace(trained.card.model, pooling="mine")
+    card = replace(trained.card, model=model, environment={"plugins": "my_study.py 0123456789abcdef"})
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(to_bytes(trained.network, card))
+    with pytest.raises(
+        ValueError, match=r"needs the code of my_study\.py 0123456789abcdef: import it first \(--import\)"
+    ):
+        load(path)
+
+
 def test_the_label_is_variant_and_seed() -> None:
     assert make(name="num_1x1/quick/2x@3x-params:7").card.label == "2x@3x-params seed 7"
 

@@ -1,7 +1,11 @@
 """What a study leaves in MLflow, read back through its client. Each test tracks a study of its own in one database."""
 
+import base64
+import json
 import math
 import os
+import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -9,10 +13,12 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy
@@ -20,7 +26,7 @@ from builders import record_of
 from mlflow import MlflowClient
 from mlflow.entities import Run as LoggedRun
 
-from ablations.records import RunRecord
+from ablations.records import RunRecord, Store
 from ablations.runs import Run
 from ablations.study import Study, Variant
 from ablations.tracking import background
@@ -34,6 +40,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:D
 STUDY = Study(
     "average", {name: Variant(model={"pooling": name}) for name in ("average", "max")}, question="Which?", name="a"
 )
+CHROMIUM = shutil.which("chromium")
 LEVELS = ("study", "variant", "seed")
 CURVES = ["train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/dead_classes"]
 FINALS = {
@@ -256,6 +263,78 @@ def test_a_variants_colour_is_that_of_the_figures(done: Tracked) -> None:
         assert run.data.tags["mlflow.runColor"].lower() == to_hex(tables.colour(run.data.tags["variant"]))
 
 
+def test_no_two_variants_have_the_same_colour() -> None:
+    colours = [tracking._colour(place) for place in range(60)]
+    assert len({*colours, tracking.BLACK}) == 61
+    assert all(re.fullmatch("#[0-9A-F]{6}", colour) for colour in colours)
+
+
+def test_the_study_has_its_main_metrics_and_the_settings_that_its_runs_share(done: Tracked) -> None:
+    study, seed = done.one("study").data, done.one("seed", variant="max", seed="0").data
+    assert study.metrics == {"test_accuracy/average": 0.6, "test_accuracy/max": pytest.approx(0.6), "num_runs": 6}
+    shared = {key: value for key, value in seed.params.items() if key not in ("seed", "model.pooling")}
+    own = {"protocol": "smoke", "baseline": "average", "variants": "2", "margin": str(STUDY.margin)}
+    assert study.params == shared | own | {"target": str(STUDY.target("smoke"))}
+
+
+def test_a_seed_has_its_record_as_an_artifact(tracked: Tracked, tmp_path: Path) -> None:
+    store = Store(tmp_path, tracked.study.name, "smoke")
+    record = record_of(tracked.runs()[0])
+    store.write(record)
+    tracked.track([record], store.folder)
+    (file,) = tracked.client.list_artifacts(tracked.one("seed").info.run_id)
+    assert file.path == f"{record.run_id}.json"
+    assert file.file_size == (store.runs_folder / file.path).stat().st_size
+
+
+VIEWS = ("Accuracy and size", "Convergence", "Parallel coordinates", "Accuracy against parameters")
+
+
+def views_of(tracked: Tracked) -> dict[str, dict[str, Any]]:
+    """Saved views by name, read as MLflow's interface reads them: an envelope, and in it a state that is deflated JSON."""
+    tags = tracked.client.get_experiment_by_name(f"nin-ablations/{tracked.study.name}").tags
+    views = [json.loads(value) for key, value in tags.items() if key.startswith("mlflow.sharedViewState.")]
+    assert all(view["state"].startswith("deflate;") for view in views)
+    return {
+        view["name"]: json.loads(zlib.decompress(base64.b64decode(view["state"].removeprefix("deflate;"))))
+        for view in views
+    }
+
+
+def test_saved_views_show_all_variants_and_what_matters_first(done: Tracked) -> None:
+    views = views_of(done)
+    assert set(views) == {f"{name} (smoke)" for name in VIEWS}
+    known = set(done.one("variant", variant="max").data.metrics)
+    for view in views.values():
+        assert view["searchFilter"] == "tags.level='variant' and tags.protocol='smoke'"
+        assert view["runsHiddenMode"] == "SHOW_ALL"
+        used = {chart.get("metricKey") for chart in view["compareRunCharts"]} - {None}
+        used |= {
+            chart[axis]["key"] for chart in view["compareRunCharts"] for axis in ("xaxis", "yaxis") if axis in chart
+        }
+        used |= {key for chart in view["compareRunCharts"] for key in chart.get("selectedMetrics", ())}
+        assert used <= known
+        assert {chart["metricSectionId"] for chart in view["compareRunCharts"]} == {
+            view["compareRunSections"][0]["uuid"]
+        }
+    first = [chart.get("metricKey") for chart in views["Accuracy and size (smoke)"]["compareRunCharts"]]
+    assert first[:3] == ["test/accuracy", "convergence/examples_to_target", "params/total"]
+    assert views["Convergence (smoke)"]["compareRunCharts"][0]["metricKey"] == "val/accuracy"
+
+
+def test_saved_views_are_written_once_and_again_when_someone_changed_them(tracked: Tracked) -> None:
+    def tags() -> dict[str, str]:
+        return dict(tracked.client.get_experiment_by_name(f"nin-ablations/{tracked.study.name}").tags)
+
+    before = tags()
+    tracked.open().close("FINISHED")
+    assert tags() == before
+    experiment = tracked.client.get_experiment_by_name(f"nin-ablations/{tracked.study.name}")
+    tracked.client.set_experiment_tag(experiment.experiment_id, "mlflow.sharedViewState.smoke", "broken")
+    tracked.open().close("FINISHED")
+    assert tracking.is_same_view(tags()["mlflow.sharedViewState.smoke"], before["mlflow.sharedViewState.smoke"])
+
+
 def test_a_second_call_logs_nothing_twice(done: Tracked) -> None:
     records = [record_of(run, test_accuracy=0.5 + run.seed / 10) for run in done.runs(seeds=3)]
     before = done.everything()
@@ -296,8 +375,13 @@ def test_what_was_changed_in_every_run_makes_other_variants(tracked: Tracked) ->
     changed = ["train.lr=0.001"]
     tracked.track(record_of(run, test_accuracy=0.8) for run in tracked.runs())
     tracked.track((record_of(run, test_accuracy=0.4) for run in tracked.runs(overrides=changed)), overrides=changed)
-    means = {run.info.run_name: run.data.metrics["test/accuracy"] for run in tracked.logged("variant", variant="max")}
-    assert means == {"max": pytest.approx(0.8), "max train.lr=0.001": pytest.approx(0.4)}
+    own, others = tracked.logged("variant", variant="max")
+    assert own.data.metrics["test/accuracy"] == pytest.approx(0.8)
+    assert others.data.metrics["test/accuracy"] == pytest.approx(0.4)
+    assert own.info.run_name == others.info.run_name == "max"
+    assert "set" not in own.data.tags
+    assert others.data.tags["set"] == "train.lr=0.001"
+    assert others.data.tags["mlflow.note.content"] == "`--set train.lr=0.001`"
 
 
 def test_a_run_is_seen_while_it_trains(tracked: Tracked) -> None:
@@ -542,23 +626,27 @@ def test_without_mlflow_nothing_is_tracked(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("uri", "start"),
+    ("uri", "lines"),
     [
         (
             None,
-            "MLFLOW_TRACKING_URI='sqlite:///{results}/mlflow.db' make ui, then http://127.0.0.1:5000/#/experiments/",
+            [
+                "MLflow:  MLFLOW_TRACKING_URI='sqlite:///{results}/mlflow.db' make ui, then",
+                "         http://127.0.0.1:5000/{view}",
+            ],
         ),
-        ("sqlite:///results/mlflow.db", "make ui, then http://127.0.0.1:5000/#/experiments/"),
-        ("http://me:secret@host:5000/", "http://host:5000/#/experiments/"),
-        ("http://host:5000/?token=secret", "http://host:5000/?token=***/#/experiments/"),
+        ("sqlite:///results/mlflow.db", ["MLflow:  make ui, then", "         http://127.0.0.1:5000/{view}"]),
+        ("http://me:secret@host:5000/", ["MLflow:  http://host:5000/{view}"]),
+        ("http://host:5000/?token=secret", ["MLflow:  http://host:5000/?token=***/{view}"]),
     ],
 )
-def test_links_lead_to_the_variants(tracked: Tracked, uri: str | None, start: str) -> None:
+def test_links_lead_to_a_saved_view_of_the_variants(tracked: Tracked, uri: str | None, lines: list[str]) -> None:
     tracker = tracking.MlflowTracker(f"sqlite:///{tracked.results}/mlflow.db", tracked.results, tracked.study, "smoke")
     tracker._uri = uri or tracker._uri
-    (line,) = tracker.links()
-    assert line.startswith("MLflow:  " + start.format(results=tracked.results))
-    assert "searchFilter=tags.level=%27variant%27%20and%20tags.protocol=%27smoke%27&" in line
+    view = f"#/experiments/{tracker._experiment}/runs?viewStateShareKey=smoke"
+    assert tracker.links() == [line.format(results=tracked.results, view=view) for line in lines]
+    assert len(tracker.links()[-1]) <= 80 or "token" in str(uri)
+    assert "mlflow.sharedViewState.smoke" in tracker._client.get_experiment(tracker._experiment).tags
 
 
 DRIVER = """
@@ -665,6 +753,26 @@ def test_a_server_that_goes_away_and_comes_back_has_each_run_once(
         assert [len(tracked.curve(run, "val/loss")) for run in tracked.logged("seed")] == [4] * 4
         assert [file.path for file in tracked.client.list_artifacts(tracked.one("study").info.run_id)] == ["report.md"]
     assert len(tracked.warnings) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_link_opens_a_saved_view_in_a_browser(done: Tracked, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    tracker = tracking.MlflowTracker(f"sqlite:///{done.results}/mlflow.db", done.results, done.study, "smoke")
+    link = tracker.links()[-1].strip().replace(tracking.UI, f"http://127.0.0.1:{port}")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command = [str(CHROMIUM), *options, "--virtual-time-budget=60000", "--window-size=1500,1000", "--dump-dom"]
+    with server(tmp_path, port, f"sqlite:///{done.results}/mlflow.db"):
+        page = subprocess.run(
+            [*command, f"{link}&compareRunsMode=CHART"], capture_output=True, text=True, timeout=200, check=True
+        ).stdout
+    text = re.sub(r"<(script|style).*?</\1>|<.*?>", " ", page, flags=re.DOTALL)
+    assert "Accuracy and size (smoke)" in text
+    assert re.search(r"\b2\s+matching runs", text)
+    places = [text.index(name) for name in ("test/accuracy", "convergence/examples_to_target", "params/total")]
+    assert places == sorted(places)
 
 
 @pytest.mark.slow

@@ -73,3 +73,17 @@ def test_trials_of_a_folder_whose_images_have_changed_are_not_mixed(tmp_path: Pa
     assert task("abc").num_ended() == 0
     with pytest.raises(ValueError, match=r"was tuned with another data \(abc, now def\); choose another --storage"):
         task("def")
+
+
+def test_the_dashboard_names_objectives_and_says_what_a_study_is_about(storage: optuna.storages.BaseStorage) -> None:
+    """Read back by the dashboard's own reader."""
+    from optuna_dashboard import get_note
+
+    run = NUM_1X1.expand("smoke", 1, ["2x"])[0]
+    task = find_or_create_task(
+        NUM_1X1, run, storage, "", overrides=(), objective="accuracy,params", num_trials=1, seeds=1, data=""
+    )
+    assert task.trials.metric_names == ["validation accuracy", "parameters"]
+    assert get_note(task.trials) == f"{NUM_1X1.question}\n\nVariant 2x, protocol smoke."
+    with StorageClaims(storage, "internal: claims of a/quick") as claims:
+        assert "no trials of a search" in get_note(claims._claims)
