@@ -8,15 +8,19 @@ from rich.console import Console
 from ablations.analysis import planning, stats
 from ablations.execution import worker
 from ablations.execution.data import prepare
-from ablations.execution.launch import default_workers
+from ablations.execution.launch import default_workers, require_room
 from ablations.execution.progress import say
 from ablations.protocols import PROTOCOLS
 from ablations.records import Store
 from ablations.reporting.files import covered
 from ablations.reporting.terminal import fitting_table, print_text
-from ablations.runs import Run, length_name
-from ablations.session import Part, Request, find_part
+from ablations.runs import Run, length_name, parse_overrides
+from ablations.session import Part, Request, declared_looks, find_part
 from ablations.study import ROLES, Study
+from ablations.tuning.progress import stretches
+from ablations.tuning.session import TuningRequest, runs_to_tune
+from ablations.tuning.spaces import space_of
+from ablations.tuning.task import OBJECTIVES, compares_seeds, rungs_of
 from nin.machine import choose_device
 from nin.precision import choose_precision
 
@@ -24,6 +28,9 @@ from nin.precision import choose_precision
 def plan_studies(studies: Sequence[Study], request: Request, console: Console) -> None:
     """Show each study's table and an estimate of the total time, from a few training steps. Writes nothing."""
     parts = [find_part(study, request) for study in studies]
+    require_room(request.engine)
+    if request.most_seeds:
+        declared_looks(studies[0], request)
     device = choose_device(request.engine.device).type
     missing = sum(len(part.missing) for part in parts)
     at_a_time = min(request.engine.workers or default_workers(device), max(1, missing))
@@ -39,6 +46,32 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
         console,
         f"{missing} runs to do, about {minutes:.1f} minutes with {at_a_time} at a time on {device}"
         + (f" ({by_role}; --variants confirmatory leaves out controls)" if minutes_by_role["control"] else ""),
+    )
+
+
+def plan_tuning(study: Study, request: TuningRequest, console: Console) -> None:
+    """Show what tuning from the first trial on would train, and how long it takes. Trains a few steps to see, and writes nothing."""
+    runs = runs_to_tune(study, request)
+    prepare(runs, console)
+    device = choose_device(request.engine.device).type
+    at_a_time = request.engine.workers or default_workers(device)
+    is_paired = compares_seeds(request.objective, request.seeds_per_trial)
+    rungs = rungs_of(request.objective, request.seeds_per_trial)
+    rows, minutes = [], 0.0
+    for run in runs:
+        trainings = sum(share for _, share in stretches(run.variant, rungs, 0, request.trials, is_paired))
+        minutes_each = worker.probe(run, device, request.engine.threads) / 60
+        minutes += trainings * minutes_each / at_a_time
+        rows.append([run.variant, str(request.trials), f"{trainings:g}", f"{minutes_each:.1f}"])
+    print_text(console, f"{study.name} under {request.protocol}: {study.question}")
+    console.print(fitting_table(("variant", "trials", "whole trainings", "minutes/training"), rows, console.width))
+    space = space_of(study, request.protocol, with_sizes=request.objective != OBJECTIVES[0])
+    held = parse_overrides(request.overrides)
+    print_text(console, f"searched: {', '.join(key for key in space if key not in held)}")
+    bound = "at most " if is_paired else ""
+    print_text(
+        console,
+        f"{len(runs) * request.trials} trials, {bound}about {minutes:.1f} minutes with {at_a_time} at a time on {device}",
     )
 
 

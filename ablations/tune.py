@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from ablations.cli import add_engine_options, add_study_options, engine_options, epilog, names
+from ablations.cli import add_engine_options, add_study_options, engine_options, epilog, list_studies, names
 from ablations.plugins import load_plugins
 from ablations.study import load_study
 from ablations.tuning.task import FEW, OBJECTIVES
@@ -18,8 +18,11 @@ from nin.cli import SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with, positive
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     arguments = _parser().parse_args(argv)
+    if arguments.list:
+        list_studies()
+        return SUCCESS
     if arguments.study is None:
-        raise ValueError("name a study to tune; python -m ablations.run --list shows them")
+        raise ValueError("name a study to tune; --list shows them")
     if arguments.seeds is not None:
         raise ValueError("--seeds is for the final runs (ablations.run --tuned); for trials give --seeds-per-trial")
     load_plugins(arguments.imports)
@@ -41,6 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         seeds_per_trial=arguments.seeds_per_trial,
         storage=arguments.storage or "",
     )
+    if arguments.dry_run:
+        from ablations.plan import plan_tuning
+
+        plan_tuning(study, request, console_for_output())
+        return SUCCESS
     command = "python -m ablations.tune " + redacted(shlex.join(sys.argv[1:] if argv is None else argv))
     try:
         without = tune_study(study, request, command, console_for_output(), ends_with_signals=True)
@@ -88,6 +96,8 @@ def _parser() -> OneLineParser:
         metavar="URL",
         help="storage of trials: a database URL, journal:FILE or grpc://HOST:PORT (default: optuna.db in the results folder)",
     )
+    group.add_argument("--dry-run", action="store_true", help="show the trials and an estimate of the time, then exit")
+    group.add_argument("--list", action="store_true", help="list the studies with their questions, then exit")
     add_engine_options(parser)
     return parser
 

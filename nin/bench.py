@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from nin.cli import OneLineParser, exit_with, text_table
+from nin.cli import OneLineParser, exit_with, require_per_core, text_table
 from nin.settings import SETTINGS, Setting
 from nin.spec import DEVICES, choose
 
@@ -299,8 +299,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     arguments = _parser().parse_args(argv)
-    if arguments.threads < 1:
-        raise ValueError(f"--threads {arguments.threads}: must be 1 or more")
+    require_per_core("--threads", arguments.threads)
     settings = {name: choose(SETTINGS, name, "setting") for name in arguments.settings or SETTINGS}
     if arguments.json:
         arguments.json.touch()  # what cannot be written is said before minutes are spent

@@ -67,9 +67,9 @@ def drive(
 
     Raises CommonFailureError if the first run of every variant fails with the same error.
     """
-    costs = {run: _cost(run) for run in runs}
+    costs = {run: cost_of(run) for run in runs}
     failures, seen_warnings = _Failures(costs), set[str]()
-    seconds = _seconds(costs, probe) if probe else 0.0
+    seconds = probed_seconds(costs, probe) if probe else 0.0
     with Display(costs, console, engine.workers, seconds) as display, ExitStack() as entered:
         sessions = {
             study: StudySession(store, tracker, entered.enter_context(Claims(store.runs_folder)))
@@ -218,12 +218,12 @@ def _size(run: Run) -> NetworkSize:
         return NetworkSize(0, 0, 0.0)
 
 
-def _cost(run: Run) -> float:
+def cost_of(run: Run) -> float:
     """Work of a run, for the time left: images x (their FLOPs + what any image costs however small the network)."""
     return run.train.images(run.data.train_examples or TYPICAL_IMAGES) * (_size(run).gflops + 0.01)
 
 
-def _seconds(costs: Mapping[Run, float], probe: Callable[[Run], float]) -> float:
+def probed_seconds(costs: Mapping[Run, float], probe: Callable[[Run], float]) -> float:
     """Of all runs one after the other, by a probe of the cheapest; 0 if it fails, of which its run will tell.
 
     Only code of this package is probed: other code might take this process along.

@@ -1,38 +1,40 @@
 """Estimate how long runs still take: from a probe at first, then from what this call itself has done."""
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from typing import Generic, TypeVar
 
-from ablations.runs import Run
+K = TypeVar("K", bound=Hashable)  # such as a run
 
 TRUST = 0.05  # of all work: so much work of this call counts as much as the probe does
 SHARE = 0.5  # of the training time that a point of a curve adds, which must have passed for the point to be this call's
 
 
-class TimeLeft:
+class TimeLeft(Generic[K]):
     """Runs, each with its work in any unit, such as FLOPs, that so many workers share.
 
     seconds  that all of it takes one worker, by a probe; 0 if there is none: then nothing is known before the first progress
+    now      time on the clock that later times are read from
 
     Work that a checkpoint brought along is no measure of speed: its points arrive faster than they can have been trained. Nor is
     the first stretch of a new worker, which has to start, unless there is no other.
     """
 
-    def __init__(self, work: Mapping[Run, float], workers: int, seconds: float = 0.0) -> None:
+    def __init__(self, work: Mapping[K, float], workers: int, seconds: float = 0.0, now: float = 0.0) -> None:
         total = sum(work.values())
         self._workers = max(1, workers)
         self._waiting = dict(work)
-        self._running: dict[Run, float] = {}  # work of each
-        self._last: dict[Run, tuple[float, float, float]] = {}  # of each running one: time, fraction, training seconds
-        self._cold = set[Run]()  # whose worker has to start
+        self._running: dict[K, float] = {}  # work of each
+        self._last: dict[K, tuple[float, float, float]] = {}  # of each running one: time, fraction, training seconds
+        self._cold = set[K]()  # whose worker has to start
         self._num_started = 0
         self._busy, self._done = (TRUST * seconds, TRUST * total) if seconds else (0.0, 0.0)
         self._cold_busy = self._cold_done = 0.0
         self._left: float | None = None
         self._at = 0.0
-        self._estimate(0.0)
+        self._estimate(now)
 
-    def started(self, run: Run, now: float) -> None:
+    def started(self, run: K, now: float) -> None:
         """A worker has begun a run."""
         self._running[run] = self._waiting.pop(run)
         self._last[run] = (now, 0.0, 0.0)
@@ -41,7 +43,7 @@ class TimeLeft:
             self._cold.add(run)
         self._estimate(now)
 
-    def progressed(self, run: Run, fraction: float, training_seconds: float, now: float) -> None:
+    def progressed(self, run: K, fraction: float, training_seconds: float, now: float) -> None:
         """A run has come to that fraction of its training, in so many seconds of training since its start."""
         then, before, trained = self._last[run]
         if now - then >= SHARE * (training_seconds - trained):
@@ -54,7 +56,7 @@ class TimeLeft:
         self._last[run] = (now, fraction, training_seconds)
         self._estimate(now)
 
-    def ended(self, run: Run, now: float) -> None:
+    def ended(self, run: K, now: float) -> None:
         """A run needs no more time, here or because another driver has done it."""
         self._waiting.pop(run, None)
         if self._running.pop(run, None) is not None:
@@ -64,19 +66,19 @@ class TimeLeft:
             self._cold.discard(run)
         self._estimate(now)
 
-    def postponed(self, run: Run, side_by_side: int, now: float) -> None:
-        """A run will begin again, when there are no more than so many side by side."""
+    def postponed(self, run: K, side_by_side: int | None, now: float) -> None:
+        """A run will begin again, where a number is given when there are no more than so many side by side."""
         self._waiting[run] = self._running.pop(run)
         del self._last[run]
         self._cold.discard(run)
-        self._workers = side_by_side
+        self._workers = side_by_side or self._workers
         self._estimate(now)
 
     def seconds(self, now: float) -> float | None:
         """Until all runs have ended; None while nothing is known."""
         return None if self._left is None else max(0.0, self._left - (now - self._at))
 
-    def seconds_of(self, run: Run, now: float) -> float | None:
+    def seconds_of(self, run: K, now: float) -> float | None:
         """Until a run that has begun has ended."""
         pace = self._pace()
         if pace is None or run not in self._running:

@@ -30,6 +30,7 @@ from ablations.records import RunRecord
 from ablations.runs import Run, length_name
 from ablations.study import Study
 from ablations.tracking.background import BackgroundTracker
+from ablations.tracking.faults import outlook
 from ablations.tracking.metrics import Metrics, curve_metrics, final_metrics, over_seeds
 from ablations.tracking.tracker import Tracker
 from ablations.tracking.views import is_same_view, saved_views, view_id
@@ -51,6 +52,7 @@ BATCH = 1000  # metrics in one request, the most that MLflow takes
 LONGEST_TAG = 5000  # characters
 LONGEST_DIGEST = 36  # characters of a data set's checksum
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # what a tracking URI starts with if no server is in between
+CLONE = Path(__file__).resolve().parents[2]  # has the Makefile, unless this is an installed package
 UI = "http://127.0.0.1:5000"  # where `make ui` listens, on the database that it opens unless told otherwise:
 UI_DATABASE = "sqlite:///results/mlflow.db"
 DEFAULTS = {  # where the user has not said otherwise
@@ -83,9 +85,10 @@ def open_tracker(
     uri = os.environ.get("MLFLOW_TRACKING_URI") or sqlite_url(results / "mlflow.db")
 
     def lost(error: Exception) -> None:
+        first_sentence = reason(error).partition(". ")[0]
         warn(
-            f"MLflow at {redacted(uri)} cannot be used ({reason(error)}): no result is lost, records are complete on disk; "
-            "once it can, the same command brings MLflow up to date"
+            f"MLflow at {redacted(uri)} cannot be used ({first_sentence}): no result is lost, records are complete on disk; "
+            f"{outlook(error, uri)}"
         )
 
     name = f"MLflow at {uri}"
@@ -128,6 +131,8 @@ class MlflowTracker(Tracker):
             _reach_database(uri)
             self._client = MlflowClient(tracking_uri=uri)
             self._experiment = self._find_or_create_experiment(f"nin-ablations/{study.name}", results)
+            if not self._experiment:
+                raise ValueError("the answer names no experiment")  # of a web server that says "{}" to everything
             self._save_views()
             self._read()
 
@@ -215,10 +220,14 @@ class MlflowTracker(Tracker):
     def links(self) -> list[str]:
         """Say how to reach the view of the variants: on the server, or on one to be started on the database."""
         page = f"#/experiments/{self._experiment}/runs?viewStateShareKey={view_id(self._protocol)}"
-        if not self._uri.startswith(DATABASES):
+        if self._uri.startswith("http"):
             return [f"MLflow:  {redacted(re.sub(r'://.*@', '://', self._uri)).rstrip('/')}/{page}"]
-        database = "" if self._uri == UI_DATABASE else f"MLFLOW_TRACKING_URI='{redacted(self._uri)}' "
-        return [f"MLflow:  {database}make ui, then", f"         {UI}/{page}"]  # a line of its own survives 80 columns
+        if Path.cwd() == CLONE:
+            database = "" if self._uri == UI_DATABASE else f"MLFLOW_TRACKING_URI='{redacted(self._uri)}' "
+            serve = f"{database}make ui"
+        else:
+            serve = f"mlflow ui --backend-store-uri '{redacted(self._uri)}'"
+        return [f"MLflow:  {serve}, then", f"         {UI}/{page}"]  # a line of its own survives 80 columns
 
     # What there is, and what is added to it
 

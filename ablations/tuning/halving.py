@@ -51,10 +51,12 @@ def tune(
     store: Store,
     tracker: Tracker,
     say: Callable[[str], None],
+    watch: Callable[[Event, Rung], None] = lambda event, rung: None,
 ) -> None:
     """Run every task's remaining trials. Drivers on one storage share the work, a batch of a variant at a time.
 
     make_engine  an engine whose runs pause at that share of their training
+    watch        is told of each event of a run that trains until the rung
     """
     # The last rung of a batch has one run; more batches than keep all workers busy are left to others.
     at_once = max(1, make_engine(SHARES[-1]).workers)
@@ -65,7 +67,7 @@ def tune(
                 if len(mine) < at_once and claims.take(task.trials.study_name):
                     mine.append(task)
             try:
-                _run_batches(mine, make_engine, store, tracker, say)
+                _run_batches(mine, make_engine, store, tracker, say, watch)
             finally:
                 for task in mine:
                     claims.release(task.trials.study_name)
@@ -79,6 +81,7 @@ def _run_batches(
     store: Store,
     tracker: Tracker,
     say: Callable[[str], None],
+    watch: Callable[[Event, Rung], None],
 ) -> None:
     """Run the next batch of each task through all rungs; a batch left unfinished by a driver is continued."""
     from optuna.exceptions import UpdateFinishedTrialError
@@ -92,7 +95,7 @@ def _run_batches(
             if _is_open(trial) and rung.step not in trial.intermediate_values
             for run in _until(rung, task, trial)
         ]
-        records = _execute_to(rung.share, todo, make_engine, tracker, say)
+        records = _execute_to(rung, todo, make_engine, tracker, say, watch)
         for task, numbers in batches:
             with suppress(UpdateFinishedTrialError):  # we stood still so long that another driver took over
                 _finish_rung(task, numbers, rung, records, store, tracker, say)
@@ -104,11 +107,12 @@ def _until(rung: Rung, task: Task, trial: "FrozenTrial") -> list[Run]:
 
 
 def _execute_to(
-    share: float,
+    rung: Rung,
     todo: Sequence[Run],
     make_engine: Callable[[float], Engine],
     tracker: Tracker,
     say: Callable[[str], None],
+    watch: Callable[[Event, Rung], None],
 ) -> dict[str, RunRecord]:
     """Train all runs to that share, each up to TRIES times; the records by run_id, of a failed one its error.
 
@@ -125,15 +129,16 @@ def _execute_to(
             del waiting[record.run_id]
 
     def show(event: Event) -> None:
+        watch(event, rung)
         match event:
             case Ended(record=record):
-                say(f"{event.run.label}: {share:.0%}, validation accuracy {record.val_accuracy:.4f}")
+                say(f"{event.run.label}: {rung.share:.0%}, validation accuracy {record.val_accuracy:.4f}")
             case Failed(error=error):
                 say(f"{event.run.label}: failed, {redacted(error)}")
             case Warned(line=line):
                 say(f"{event.run.label}: warning, {line}")
 
-    engine = make_engine(share)
+    engine = make_engine(rung.share)
     for _ in range(TRIES):
         follow(list(waiting.values()), engine, lambda run: tracker, keep, show)
         if not waiting:

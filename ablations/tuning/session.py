@@ -1,30 +1,37 @@
 """Tune a study: the body of `python -m ablations.tune`, with plain values in place of CLI arguments."""
 
 import json
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import optuna
 from filelock import FileLock
 from rich.console import Console
+from rich.table import Table
 
+from ablations.execution import worker
 from ablations.execution.data import prepare
 from ablations.execution.engines import Engine
-from ablations.execution.launch import EngineOptions, make_engine, require_guard, require_writable
+from ablations.execution.launch import EngineOptions, make_engine, require_guard, require_room, require_writable
 from ablations.execution.progress import say, warn
 from ablations.execution.signals import handle_signals
 from ablations.execution.worker import load_cached
 from ablations.records import Store, write_atomically
-from ablations.study import Study
+from ablations.reporting.terminal import fitting_table
+from ablations.runs import Run
+from ablations.study import MAX_SEEDS, Study
 from ablations.tracking.mlflow_tree import open_tracker
 from ablations.tracking.tracker import finish
 from ablations.tuning.halving import tune
+from ablations.tuning.progress import TuningDisplay
 from ablations.tuning.report import write_tuning_report
 from ablations.tuning.storage import StorageClaims, one_line_errors, open_storage
-from ablations.tuning.task import OBJECTIVES, find_or_create_task
-from ablations.tuning.winners import tuned_path, tuning_name
+from ablations.tuning.task import OBJECTIVES, Task, find_or_create_task
+from ablations.tuning.winners import Winner, tuned_path, tuning_name
 from nin.cli import redacted, said_if_slow, sqlite_url
 from nin.sources import can_change
 
@@ -67,14 +74,8 @@ def tune_study(
     after a line that says how much is done, if it is interrupted.
     """
     require_guard()
-    confirmatory = [name for name in study.variants if study.role(name) == "confirmatory" and not study.searches]
-    chosen = study.named(request.variants or [study.baseline, *confirmatory])
-    runs = study.expand(request.protocol, 1, chosen, request.overrides)
-    if any(run.data.val_examples == 0 for run in runs):
-        raise ValueError(
-            f"under {request.protocol} the test set is watched in the place of validation images, and tuning must not choose by "
-            "it: set some training images aside with --set data.val_examples=5000"
-        )
+    runs = runs_to_tune(study, request)
+    require_room(request.engine)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     prepare(runs, console)  # here, so that no trial is spent on a name that does not exist, and workers find the data
     require_writable(request.results)
@@ -107,19 +108,28 @@ def tune_study(
     def print_line(line: str) -> None:
         say(console, line)
 
+    def print_progress(line: str) -> None:
+        say(console, f"{line}{display.left()}")
+
     def engine_that_pauses(at: float) -> Engine:
         return make_engine(request.engine, request.results, pause_at=at)
 
+    engine = engine_that_pauses(1.0)
+    probe = partial(worker.probe, device="cpu", threads=request.engine.threads) if engine.device == "cpu" else None
     tracker = open_tracker(request.results, tuning, request.protocol, warn)
     num_ended = sum(task.num_ended() for task in tasks)
     print_line(
         f"{study.name} under {request.protocol}: {len(tasks)} variants, {request.trials} trials each, {num_ended} done"
     )
+    display = TuningDisplay(tasks, console, engine.workers, probe)
     try:
         with one_line_errors(url, "finished trials are kept; re-run to continue"):
-            tune(tasks, engine_that_pauses, claims, store, tracker, print_line)
+            with display:
+                tune(tasks, engine_that_pauses, claims, store, tracker, print_progress, display.watch)
             report = write_tuning_report(tasks, store, command)
             ended = [run for task in tasks for trial in task.trials.get_trials() for run in task.runs_of(trial)]
+        if request.objective == OBJECTIVES[0]:
+            console.print(winners_table(tasks, report.winners, console.width))
         if report.winners:
             path = tuned_path(request.results, study.name, request.protocol)
             again = f"python -m ablations.run {study.asked_by} --protocol {request.protocol} --tuned"
@@ -143,6 +153,42 @@ def tune_study(
     finally:
         tracker.close("KILLED")  # changes nothing if it is closed
     return [task.run.variant for task in tasks if task.run.variant not in report.winners]
+
+
+def runs_to_tune(study: Study, request: TuningRequest) -> tuple[Run, ...]:
+    """List a run of each variant that is tuned. Raises ValueError for what cannot be tuned."""
+    confirmatory = [name for name in study.variants if study.role(name) == "confirmatory" and not study.searches]
+    chosen = study.named(request.variants or [study.baseline, *confirmatory])
+    runs = study.expand(request.protocol, 1, chosen, request.overrides)
+    longest = max(run.length for run in runs)  # whose verdict is the study's
+    runs = tuple(run for run in runs if run.length == longest)
+    if any(run.data.val_examples == 0 for run in runs):
+        raise ValueError(
+            f"under {request.protocol} the test set is watched in the place of validation images, and tuning must not choose by "
+            "it: set some training images aside with --set data.val_examples=5000"
+        )
+    if not 1 <= request.seeds_per_trial <= MAX_SEEDS:
+        raise ValueError(f"--seeds-per-trial {request.seeds_per_trial}: must be 1 or more and at most {MAX_SEEDS}")
+    return runs
+
+
+def winners_table(tasks: Sequence[Task], winners: Mapping[str, Winner], width: int) -> Table:
+    """A row per variant: how accurate its own setting and its best trial are, and what that changes."""
+    header = ("variant", "trials", "own setting, %", "best, %", "trial", "its settings")
+    rows = []
+    for task in tasks:
+        trials, winner = task.trials.get_trials(), winners.get(task.run.variant)
+        own = task.accuracy(trials[0]) if trials else math.nan
+        row = [task.run.variant, str(len(trials)), "–" if math.isnan(own) else f"{100 * own:.2f}"]
+        if winner is None:
+            rows.append([*row, "–", "–", "none"])
+            continue
+        settings = ", ".join(
+            f"{key.partition('.')[2]} {value:.3g}" if isinstance(value, float) else f"{key.partition('.')[2]} {value}"
+            for key, value in winner.params.items()
+        )
+        rows.append([*row, f"{100 * winner.value:.2f}", str(winner.trial), settings])
+    return fitting_table(header, rows, width, ("its settings", "trials"))
 
 
 def _dashboard(url: str) -> list[str]:

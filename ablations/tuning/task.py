@@ -41,6 +41,19 @@ class Rung:
     seeds: range
 
 
+def compares_seeds(objective: str, seeds: int) -> bool:
+    """Return whether trials of so many seeds are compared seed by seed."""
+    return objective == "accuracy" and seeds > FEW
+
+
+def rungs_of(objective: str, seeds: int) -> tuple[Rung, ...]:
+    """List the rungs. With several objectives nothing is pruned: a small network that trains slowly is no worse for it."""
+    if compares_seeds(objective, seeds):
+        return tuple(Rung(k, SHARES[-1], range(k, k + 1)) for k in range(seeds))
+    shares = SHARES if objective == "accuracy" else SHARES[-1:]
+    return tuple(Rung(round(100 * share), share, range(seeds)) for share in shares)
+
+
 @dataclass(frozen=True)
 class Task:
     """A tuning task: a variant's run, its search space, and the storage of its trials."""
@@ -56,15 +69,12 @@ class Task:
     @property
     def is_paired(self) -> bool:
         """Return whether trials are compared seed by seed."""
-        return self.objective == "accuracy" and self.seeds > FEW
+        return compares_seeds(self.objective, self.seeds)
 
     @property
     def rungs(self) -> tuple[Rung, ...]:
-        """With several objectives nothing is pruned: a small network that trains slowly is no worse for it."""
-        if self.is_paired:
-            return tuple(Rung(k, SHARES[-1], range(k, k + 1)) for k in range(self.seeds))
-        shares = SHARES if self.objective == "accuracy" else SHARES[-1:]
-        return tuple(Rung(round(100 * share), share, range(self.seeds)) for share in shares)
+        """The rungs of each of its trials."""
+        return rungs_of(self.objective, self.seeds)
 
     def runs_of(self, trial: "FrozenTrial") -> list[Run]:
         """The runs of a trial, one per seed."""
@@ -136,7 +146,15 @@ def find_or_create_task(
     }
     with one_line_errors(url, "nothing in it was changed"):
         trials = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
-        if "settings" not in trials.user_attrs:
+        is_ours = "settings" in trials.user_attrs
+        if not is_ours and (
+            trials.get_trials(deepcopy=False) or [d.name.lower() for d in trials.directions] != directions
+        ):
+            raise ValueError(
+                f"--storage {redacted(url)}: its study {name} is another program's, and is left as it is; "
+                "choose another --storage"
+            )
+        if not is_ours:
             trials.set_user_attr("settings", settings)
             names = [METRIC_NAMES[part] for part in objective.split(",")]
             describe(trials, f"{study.question}\n\nVariant {run.variant}, protocol {run.protocol}.", names)

@@ -56,6 +56,7 @@ def test_where_there_are_no_bars_a_line_within_the_first_minute_tells_the_time_l
 def test_a_probe_is_the_first_estimate_before_anything_has_begun(
     clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    clock.now = 1e6  # a clock begins anywhere
     runs = smoke_runs(seeds=1, variants=["0x", "1x"])
     with Display(dict.fromkeys(runs, 1.0), Console(), workers=2, seconds=450.0):
         pass

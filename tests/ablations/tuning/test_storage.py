@@ -9,6 +9,7 @@ import pytest
 from toys import NUM_1X1
 
 from ablations.execution import claims
+from ablations.tuning.spaces import Range
 from ablations.tuning.storage import StorageClaims, open_storage
 from ablations.tuning.task import Task, find_or_create_task
 
@@ -58,6 +59,34 @@ def test_a_claim_expires_when_its_driver_is_dead_or_stands_still(
     far.release("0x")  # changes nothing: it has lost it
     monkeypatch.undo()
     assert not dead.take("0x")
+
+
+def test_trials_of_another_space_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"journal:{tmp_path / 'trials.log'}"
+    run = NUM_1X1.expand("smoke", 1, ["2x"])[0]
+
+    def task() -> Task:
+        return find_or_create_task(
+            NUM_1X1, run, open_storage(url), url, overrides=(), objective="accuracy", num_trials=1, seeds=1
+        )
+
+    task()
+    monkeypatch.setattr("ablations.tuning.task.space_of", lambda *_, **__: {"train.lr": Range(0.5, 0.6, log=True)})
+    with pytest.raises(ValueError, match=r"was tuned with another space \(.*\); choose another --storage"):
+        task()
+
+
+def test_a_study_of_another_program_under_the_same_name_is_left_as_it_is(tmp_path: Path) -> None:
+    url = f"journal:{tmp_path / 'trials.log'}"
+    run = NUM_1X1.expand("smoke", 1, ["2x"])[0]
+    theirs = optuna.create_study(storage=open_storage(url), study_name="num_1x1/smoke/2x", direction="minimize")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="its study num_1x1/smoke/2x is another program's"):
+            find_or_create_task(
+                NUM_1X1, run, open_storage(url), url, overrides=(), objective="accuracy", num_trials=1, seeds=1
+            )
+        theirs.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    assert theirs.user_attrs == {}
 
 
 def test_trials_of_a_folder_whose_images_have_changed_are_not_mixed(tmp_path: Path) -> None:
