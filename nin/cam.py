@@ -132,8 +132,8 @@ def _parser() -> OneLineParser:
         "--out", type=Path, default=Path("class-maps.png"), metavar="FILE", help="figure file (default: class-maps.png)"
     )
     parser.add_argument("--images", type=positive, default=8, metavar="N", help="test images to show (default: 8)")
-    add_import_option(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of images (default: 0)")
+    add_import_option(parser)
     parser.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="results folder (default: results)"
     )

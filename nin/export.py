@@ -405,8 +405,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--mlflow", action="store_true", help="also log and register it as an MLflow model")
     parser.add_argument("--triton", type=Path, metavar="DIR", help="also lay out a Triton model repository (onnx only)")
-    add_import_option(parser)
     parser.add_argument("--name", help="name in MLflow and Triton (default: study, protocol, variant and seed)")
+    add_import_option(parser)
     parser.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="results folder (default: results)"
     )

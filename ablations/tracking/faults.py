@@ -37,7 +37,7 @@ DELETED = "Current state is deleted"  # by somebody, while a run is under way
 
 
 def outlook(error: Exception, uri: str) -> str:
-    """What is to come after that error: of a fault that lasts, what mends it."""
+    """Outlook after the error: for a lasting fault, the way to mend it."""
     text = str(error)
     if DELETED in text:
         return "what was deleted there is made again when the study ends"
