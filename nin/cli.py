@@ -110,7 +110,7 @@ def sqlite_url(file: Path) -> str:
 @contextmanager
 def said_if_slow(what: str) -> Iterator[None]:
     """Name on stderr the thing that is waited for, once the wait exceeds SILENCE."""
-    line = f"waiting for {redacted(what)}; Ctrl-C ends the wait\n"
+    line = f"waiting for {one_line(redacted(what))}; Ctrl-C ends the wait\n"
     timer = threading.Timer(SILENCE, lambda: sys.stderr.write(line))
     timer.daemon = True
     timer.start()

@@ -14,6 +14,7 @@ REMEDIES = {
     "file is not a database": "move the file away, and a new one is made",
     "disk image is malformed": "the file is damaged: move it away, and a new one is made",
     "unable to open database file": "its folder is not there or is closed to you, or it is a folder itself",
+    "surrogates not allowed": "choose another --results: the folder's name is no text in UTF-8",
     "readonly database": "the file was removed, or you may not write it",
     "unsupported URI": NAME_ANOTHER,
     "Invalid url": NAME_ANOTHER,
