@@ -53,7 +53,6 @@ BATCH = 1000  # metrics in one request, the most that MLflow takes
 LONGEST_TAG = 5000  # characters
 LONGEST_DIGEST = 36  # characters of a data set's checksum
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # what a tracking URI starts with if no server is in between
-CLONE = Path(__file__).resolve().parents[2]  # has the Makefile, unless this is an installed package
 UI = "http://127.0.0.1:5000"  # where `make ui` listens, on the database that it opens unless told otherwise:
 UI_DATABASE = "sqlite:///results/mlflow.db"
 DEFAULTS = {  # where the user has not said otherwise
