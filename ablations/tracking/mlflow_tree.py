@@ -80,7 +80,7 @@ def open_tracker(
     # Here and not in the thread: numpy, pandas and scipy come with it, and two threads had better not import those at once.
     import mlflow  # noqa: F401
 
-    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+    for name in ("mlflow", "alembic", "psycopg", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # as errors, they log the traceback of what they raise
     uri = os.environ.get("MLFLOW_TRACKING_URI") or sqlite_url(results / "mlflow.db")
 
