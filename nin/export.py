@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import re
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -334,22 +335,22 @@ def register_with_mlflow(
         place = None if uri.startswith("http") else artifacts.resolve().as_uri()
         mlflow.create_experiment(EXPERIMENT, artifact_location=place)
     mlflow.set_experiment(EXPERIMENT)
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, *card.image_shape))]),
-        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(card.classes)))]),
-    )
-    with mlflow.start_run(run_name=card.name):
+    output = "probabilities" if probabilities else "logits"
+    signature = ModelSignature(inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, *card.image_shape))]))
+    with mlflow.start_run(run_name=card.name), tempfile.TemporaryDirectory() as folder:
+        network, about = Path(folder) / "network.pt2", Path(folder) / "card.json"
+        _write_pt2(trained.classifier(probabilities), images, network, card)
+        about.write_text(json.dumps({"classes": card.classes, "output": output}))
         mlflow.log_metric("test/accuracy", card.test_accuracy)
-        info = mlflow.pytorch.log_model(
-            trained.classifier(probabilities),
+        info = mlflow.pyfunc.log_model(
+            python_model=str(Path(__file__).with_name("served.py")),
+            artifacts={"network": str(network), "card": str(about)},
             name=name,
             registered_model_name=name,
             signature=signature,
-            input_example=images.numpy(),
-            serialization_format="pt2",
             # Said here, they need not be found out by loading the model in a process of its own. "+cpu" is on no index.
             pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", f"numpy=={np.__version__}"],
-            metadata={"card": asdict(card), "output": "probabilities" if probabilities else "logits"},
+            metadata={"card": asdict(card), "output": output},
         )
     return f"models:/{name}/{info.registered_model_version}"
 

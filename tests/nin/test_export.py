@@ -419,8 +419,22 @@ def test_mlflow_serves_what_was_registered(images: Tensor, tmp_path: Path) -> No
             body = json.dumps({"inputs": images[:count].tolist()}).encode()
             request = urllib.request.Request(f"{address}/invocations", body, {"Content-Type": "application/json"})
             with urllib.request.urlopen(request, timeout=60) as response:
-                found = torch.tensor(json.load(response)["predictions"])
-            torch.testing.assert_close(found, predict(trained.classifier(), images[:count]), rtol=0, atol=1e-5)
+                answers = json.load(response)["predictions"]
+            wanted = predict(trained.classifier(), images[:count])
+            found = torch.tensor([list(answer["probabilities"].values()) for answer in answers])
+            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+            classes = trained.card.classes
+            assert [answer["label"] for answer in answers] == [classes[k] for k in wanted.argmax(dim=1)]
+            assert all(tuple(answer["probabilities"]) == classes for answer in answers)
+        body = json.dumps({"inputs": images[:1, 0].tolist()}).encode()  # (1, 28, 28): the channel is missing
+        request = urllib.request.Request(f"{address}/invocations", body, {"Content-Type": "application/json"})
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=60)
+        said = refused.value.read().decode()
+        print("REFUSED", refused.value.code, said)
+        assert refused.value.code == 400
+        assert "(1, 28, 28)" in said
+        assert "(-1, 1, 28, 28)" in said
     finally:
         os.killpg(server.pid, 15)
         server.wait(30)

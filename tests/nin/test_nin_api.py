@@ -176,3 +176,27 @@ def test_what_a_caller_gets_wrong_is_one_line(
     with pytest.raises(ValueError, match=message.replace("(", r"\(")) as error:
         call(data)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("small", "threads", "used"), [(5.0, 0, 1), (0.0, 0, 3), (5.0, 2, 2)])
+def test_a_small_network_is_trained_on_one_thread_unless_told_otherwise(
+    data: nin.ImageData, small: float, threads: int, used: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr("nin.api.SMALL_STEP_GFLOP", small)
+    seen: list[int] = []
+    torch.set_num_threads(3)
+    try:
+        network = nin.build("lenet", data.in_shape)
+        nin.fit(
+            network,
+            data,
+            on_eval=lambda _: seen.append(torch.get_num_threads()),
+            threads=threads,
+            epochs=1,
+            progress=False,
+        )
+        assert set(seen) == {used}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from builders import filled, plain, record_of
 
+from ablations.analysis.compare import compare_folders
 from ablations.records import RunRecord, Store
 from ablations.report import main
 from ablations.runs import Run
@@ -97,8 +98,8 @@ def test_runs_that_differ_say_in_what_their_machines_and_versions_do(
             lambda run, used=environment, seen=accuracy: record_of(run, test_accuracy=seen, environment=used),
             seeds=1,
         )
-    rows = against(capsys, tmp_path / "a", tmp_path / "b")
-    assert all("(another processor, torch)" in " ".join(row) for row in rows if row[0])
+    rows = compare_folders(*(Store(tmp_path / name, "num_1x1", "smoke") for name in ("a", "b")))
+    assert all(str(row["differs in"]).endswith("(another processor, torch)") for row in rows)
     assert (
         main(["num_1x1", "--protocol", "smoke", "--results", str(tmp_path / "a"), "--against", str(tmp_path / "b")])
         == 0
@@ -108,8 +109,8 @@ def test_runs_that_differ_say_in_what_their_machines_and_versions_do(
     assert f"processor: cpu (A, 2 cores, bf16) / cpu (B, 8 cores) ({num_runs} runs)" in said
     assert f"torch: 2.12.0 / 2.13.0 ({num_runs} runs)" in said
     assert "host" not in said
-    alike = against(capsys, tmp_path / "a", tmp_path / "c")
-    assert all("(same processor and versions)" in " ".join(row) for row in alike if row[0])
+    rows = compare_folders(*(Store(tmp_path / name, "num_1x1", "smoke") for name in ("a", "c")))
+    assert all(str(row["differs in"]).endswith("(same processor and versions)") for row in rows)
 
 
 def test_a_run_in_another_precision_is_named_and_not_called_different(
