@@ -8,14 +8,14 @@ from rich.console import Console
 from ablations.analysis import planning, stats
 from ablations.execution import worker
 from ablations.execution.data import prepare
-from ablations.execution.launch import default_workers
+from ablations.execution.launch import default_workers, require_room
 from ablations.execution.progress import say
 from ablations.protocols import PROTOCOLS
 from ablations.records import Store
 from ablations.reporting.files import covered
 from ablations.reporting.terminal import fitting_table, print_text
 from ablations.runs import Run, length_name, parse_overrides
-from ablations.session import Part, Request, find_part
+from ablations.session import Part, Request, declared_looks, find_part
 from ablations.study import ROLES, Study
 from ablations.tuning.progress import stretches
 from ablations.tuning.session import TuningRequest, runs_to_tune
@@ -28,6 +28,9 @@ from nin.precision import choose_precision
 def plan_studies(studies: Sequence[Study], request: Request, console: Console) -> None:
     """Show each study's table and an estimate of the total time, from a few training steps. Writes nothing."""
     parts = [find_part(study, request) for study in studies]
+    require_room(request.engine)
+    if request.most_seeds:
+        declared_looks(studies[0], request)
     device = choose_device(request.engine.device).type
     missing = sum(len(part.missing) for part in parts)
     at_a_time = min(request.engine.workers or default_workers(device), max(1, missing))

@@ -160,7 +160,7 @@ def _parser() -> OneLineParser:
         "--max-seeds",
         type=positive,
         metavar="N",
-        help=f"last look of --until-decided, in seeds (default: {MOST_SEEDS})",
+        help=f"seeds at the last of these looks (default: {MOST_SEEDS})",
     )
     return parser
 

@@ -15,12 +15,13 @@ from pathlib import Path
 from nin.cli import OneLineParser
 
 HOST, UI_PORT, DASHBOARD_PORT = "127.0.0.1", 5000, 8080
-MAKEFILE = Path(__file__).parent.parent / "Makefile"  # of a clone; a wheel has none
+MAKEFILE = Path(__file__).resolve().parents[1] / "Makefile"  # of a clone; a wheel has none
 
 
 def command_of(server: str) -> str:
-    """Say how a person starts a server ("ui", "dashboard"): by make in a clone, else by the installed command."""
-    return f"make {server}" if MAKEFILE.is_file() else f"nin-ablations {server}"
+    """Say how a person starts a server ("ui", "dashboard"): by make in the folder of a clone, else by the installed command."""
+    in_clone = MAKEFILE.is_file() and Path.cwd() == MAKEFILE.parent
+    return f"make {server}" if in_clone else f"nin-ablations {server}"
 
 
 def serve_ui(argv: Sequence[str]) -> int:

@@ -37,7 +37,7 @@ from ablations.reporting.files import Report, write_report
 from ablations.reporting.formatting import listed
 from ablations.reporting.terminal import print_summary, print_text
 from ablations.runs import Run
-from ablations.study import Study
+from ablations.study import MAX_SEEDS, Study
 from ablations.tracking.mlflow_tree import open_tracker
 from ablations.tracking.tracker import Tracker, finish
 from ablations.tuning.winners import load_tuned
@@ -187,8 +187,8 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
     Raises ValueError for looks that cannot be, or that differ from those declared.
     """
     protocol = choose(PROTOCOLS, request.protocol, "protocol")
-    first = request.seeds or study.seeds or protocol.seeds
-    looks = sequential.looks(first, request.most_seeds)
+    looks = declared_looks(study, request)
+    first = looks[0]
     store = Store(request.results, study.name, request.protocol)
     find_part(study, request)  # what cannot be run is refused before anything is declared
     require_writable(request.results)
@@ -208,6 +208,14 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
         more = replace(request, seeds=num_seeds, variants=undecided, lengths=lengths)
         outcome = run_studies([study], more, console, ends_with_signals)
     return outcome
+
+
+def declared_looks(study: Study, request: Request) -> tuple[int, ...]:
+    """Numbers of seeds at which the request looks. Raises ValueError for looks that cannot be."""
+    if request.most_seeds > MAX_SEEDS:
+        raise ValueError(f"--max-seeds {request.most_seeds}: must be at most {MAX_SEEDS}")
+    first = request.seeds or study.seeds or choose(PROTOCOLS, request.protocol, "protocol").seeds
+    return sequential.looks(first, request.most_seeds)
 
 
 def find_part(study: Study, request: Request) -> Part:

@@ -321,7 +321,7 @@ def command_of(study: Study, runs: Sequence[Run], overrides: Sequence[str] = ())
 
 
 def command(study: Study, protocol: str, overrides: Sequence[str] = (), options: Sequence[str] = ()) -> str:
-    """What runs the study: a command or, where it was made by hand, the function."""
+    """The command that runs the study or, where it was made by hand, the function."""
     words = asked(study, protocol, overrides, options)
     if not study.file and study.asked_by not in study_names():
         return f"ablations.run_study(...) of a study made by hand, with {words}"

@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from nin.cli import OneLineParser, exit_with, text_table
+from nin.cli import OneLineParser, exit_with, require_per_core, text_table
 from nin.settings import SETTINGS, Setting
 from nin.spec import DEVICES, choose
 
@@ -278,24 +278,28 @@ def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="python -m nin.bench", description="How fast networks train on this machine.")
     parser.add_argument("settings", nargs="*", metavar="SETTING", help=f"{', '.join(SETTINGS)} (default: all)")
     parser.add_argument(
-        "--quick", action="store_true", help=f"repeats of {QUICK_REPEAT_SEC:.0f} s, not {REPEAT_SEC:.0f} s"
+        "--quick",
+        action="store_true",
+        help=f"measure for {QUICK_REPEAT_SEC:.0f} s per repeat (default: {REPEAT_SEC:.0f} s)",
     )
-    parser.add_argument("--compile", action="store_true", help="torch.compile as well")
+    parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
     parser.add_argument(
-        "--device", choices=DEVICES, default="auto", help="default: an accelerator that torch sees, else the CPU"
+        "--device",
+        choices=DEVICES,
+        default="auto",
+        help="default: auto, an accelerator if torch sees one, else the CPU",
     )
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count(), metavar="N", help="CPU threads (default: all cores)"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers into FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers into FILE (default: print only)")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     arguments = _parser().parse_args(argv)
-    if arguments.threads < 1:
-        raise ValueError(f"--threads {arguments.threads}: must be 1 or more")
+    require_per_core("--threads", arguments.threads)
     settings = {name: choose(SETTINGS, name, "setting") for name in arguments.settings or SETTINGS}
     if arguments.json:
         arguments.json.touch()  # what cannot be written is said before minutes are spent

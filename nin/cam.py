@@ -129,12 +129,14 @@ def _parser() -> OneLineParser:
         "runs", nargs="+", metavar="RUN", help="a .safetensors file, (the start of) a run_id, or a name: 2x:0"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("class-maps.png"), metavar="FILE", help="default: class-maps.png"
+        "--out", type=Path, default=Path("class-maps.png"), metavar="FILE", help="figure file (default: class-maps.png)"
     )
     parser.add_argument("--images", type=positive, default=8, metavar="N", help="test images to show (default: 8)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which images are drawn (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of images (default: 0)")
     add_import_option(parser)
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="results folder (default: results)"
+    )
     return parser
 
 

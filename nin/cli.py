@@ -3,6 +3,8 @@
 import argparse
 import gc
 import importlib
+import logging
+import os
 import re
 import sys
 import threading
@@ -15,6 +17,7 @@ from nin import __version__
 
 RARELY = 100_000  # new objects between two searches for garbage: what torch and MLflow load is none, and takes a second to look at
 LONGEST_REASON = 300  # characters
+MOST_PER_CORE = 8  # workers, or threads of one: with more, nothing gets faster and memory runs out
 SILENCE = 5.0  # seconds that a person waits without a word
 NO_MEMORY = (
     *("failed to map segment", "annot allocate memory", "can't allocate memory", "not enough memory"),
@@ -64,6 +67,16 @@ def _imported(name: str) -> str:
     return name
 
 
+def require_per_core(option: str, value: int) -> None:
+    """Raises ValueError unless the machine can be asked for so many workers, or threads of one."""
+    cores = os.cpu_count() or 1
+    if not 1 <= value <= MOST_PER_CORE * cores:
+        raise ValueError(
+            f"{option} {value}: must be 1 or more and at most {MOST_PER_CORE * cores}, {MOST_PER_CORE} for each of "
+            f"{cores} cores"
+        )
+
+
 def require_figure_file(path: Path) -> None:
     """Raises ValueError unless a figure can be drawn into a file of that name."""
     if path.suffix not in FIGURE_SUFFIXES:
@@ -97,7 +110,7 @@ def sqlite_url(file: Path) -> str:
 @contextmanager
 def said_if_slow(what: str) -> Iterator[None]:
     """Name on stderr the thing that is waited for, once the wait exceeds SILENCE."""
-    line = f"waiting for {redacted(what)}; Ctrl-C ends the wait\n"
+    line = f"waiting for {one_line(redacted(what))}; Ctrl-C ends the wait\n"
     timer = threading.Timer(SILENCE, lambda: sys.stderr.write(line))
     timer.daemon = True
     timer.start()
@@ -110,6 +123,8 @@ def said_if_slow(what: str) -> Iterator[None]:
 def reason(error: Exception) -> str:
     """Describe another library's error in one short line, without credentials and database statements."""
     text = f"{type(error).__name__}: {error}".partition("[SQL")[0]
+    """What another library raised, in a line of bearable length, without log-ins and without a database's statements."""
+    text = f"{type(error).__name__}: {error}".partition("[SQL")[0].partition("(Background on")[0]
     return redacted(one_line(text))[:LONGEST_REASON]
 
 
@@ -124,6 +139,9 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
     An OSError, such as a full disk, becomes one line and status 1.
     """
     gc.set_threshold(RARELY)
+    logging.getLogger("matplotlib").setLevel(
+        logging.ERROR
+    )  # below is where it keeps its cache, if HOME cannot be written
     try:
         status = main()
     except ValueError as error:
@@ -133,6 +151,9 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
         if not is_out_of_memory(error):
             raise
         print(f"error: too little memory ({reason(error)}); what was finished before is intact", file=sys.stderr)
+        status = SOME_RUN_FAILED
+    except BrokenPipeError:  # `| head` has read enough; what is still buffered goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = SOME_RUN_FAILED
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""

@@ -402,9 +402,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=["onnx", "pt2", "torchscript"],
         default="onnx",
         dest="kind",
-        help="onnx (default); pt2: torch.export; torchscript: deprecated by PyTorch, for what still wants it",
+        help="onnx; pt2 for torch.export; torchscript for older tools, deprecated by PyTorch (default: onnx)",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: beside the weights")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="exported file (default: beside the weights)")
     parser.add_argument(
         "--probabilities", action="store_true", help="put the softmax into the file, which has another name then"
     )
@@ -418,9 +418,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--mlflow", action="store_true", help="also log and register it as an MLflow model")
     parser.add_argument("--triton", type=Path, metavar="DIR", help="also lay out a Triton model repository (onnx only)")
-    parser.add_argument("--name", help="what MLflow and Triton call it (default: study, protocol, variant and seed)")
+    parser.add_argument("--name", help="name in MLflow and Triton (default: study, protocol, variant and seed)")
     add_import_option(parser)
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="results folder (default: results)"
+    )
     return parser
 
 

@@ -80,19 +80,25 @@ def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="python -m nin.measure",
         description="Print a network's size layer by layer: shapes, parameters, FLOPs.",
-        epilog="python -m nin.measure roofline NETWORK: what bounds each layer's speed on this machine.",
+        epilog="python -m nin.measure roofline NETWORK: find the bound of each layer's speed on this machine.",
     )
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
-    parser.add_argument("--compare", action="store_true", help=f"side by side (default: {', '.join(COMPARED)})")
-    parser.add_argument("--num-classes", type=int, default=10, metavar="K", help="default: 10")
-    parser.add_argument("--input", metavar="CxHxW", help="channels, height and width of an image, such as 3x32x32")
+    parser.add_argument(
+        "--compare", action="store_true", help=f"networks side by side (default: {', '.join(COMPARED)})"
+    )
+    parser.add_argument("--num-classes", type=int, default=10, metavar="K", help="classes (default: 10)")
+    parser.add_argument(
+        "--input",
+        metavar="CxHxW",
+        help="shape of an image, such as 3x32x32 (default: the network's own)",
+    )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         dest="overrides",
-        help="change a field of the network, such as num_1x1=3",
+        help="change a field of the network, such as num_1x1=3 (default: none)",
     )
     return parser
 

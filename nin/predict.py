@@ -82,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
         "--invert", action="store_true", help="swap light and dark; Fashion-MNIST shows light clothes on black"
     )
     add_import_option(parser)
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="results folder (default: results)"
+    )
     return parser
 
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nin.cli import OneLineParser, require_figure_file, text_table
+from nin.cli import OneLineParser, require_figure_file, require_per_core, text_table
 from nin.sizes import NETWORKS, image_shape, layer_modules, layers, product, spec_changes
 from nin.spec import DEVICES, PRECISIONS, ModelSpec, Shape, choose
 
@@ -303,7 +303,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     arguments = _parser().parse_args(argv)
-    for option in ("batch", "threads", "num_classes"):
+    require_per_core("--threads", arguments.threads)
+    for option in ("batch", "num_classes"):
         if getattr(arguments, option) < 1:
             raise ValueError(f"--{option.replace('_', '-')} {getattr(arguments, option)}: must be 1 or more")
     if arguments.out:

@@ -71,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="python -m nin.shift", description="Measure accuracy on shifted test images.")
     parser.add_argument("run", metavar="RUN", help="a .safetensors file, (the start of) a run_id, or a name: 2x:0")
     parser.add_argument("--most", type=positive, default=6, metavar="N", help="pixels to shift by at most (default: 6)")
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="results folder (default: results)"
+    )
     return parser
 
 

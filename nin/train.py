@@ -31,6 +31,7 @@ from nin.spec import TRAINER_VERSION, TrainSpec, choose, stream
 
 EVAL_BATCH = 500  # images; larger ones are slower on a CPU, whose caches they leave
 FIRST_SCALE = 2.0**12  # of losses in float16; it grows by itself, and torch's own, 2^16, overflows in the first steps
+MOST_POINTS = 100_000  # of a learning curve; one more digit in an option would fill memory before the first step
 CHANCE_DEVIATIONS = 3  # a network has left chance when its accuracy is this many standard errors above guessing
 
 ParameterGroups = list[dict[str, object]]
@@ -281,6 +282,7 @@ class Grid:
     """The steps of a training after which it is evaluated, counted from its start; the last is its end.
 
     The same for all networks that are trained alike on as many images. `num_examples` is the size of the training set.
+    Raises ValueError for more than a learning curve can hold.
     """
 
     def __init__(self, spec: TrainSpec, num_examples: int) -> None:
@@ -288,10 +290,17 @@ class Grid:
         self.steps_per_epoch = math.ceil(num_examples / spec.batch_size)
         images = spec.images(num_examples)
         last = self._step_at(images)
+        parts = min(spec.evals_per_epoch, self.steps_per_epoch)
+        epochs = math.ceil(last / self.steps_per_epoch)
+        num_points = min(last, math.ceil(images / spec.eval_every) if spec.eval_every else epochs * parts)
+        if num_points > MOST_POINTS:
+            raise ValueError(
+                f"{images:,} training images with {num_points:,} evaluations: at most {MOST_POINTS:,} can be kept; choose a "
+                "shorter training, a smaller train.evals_per_epoch or a larger train.eval_every"
+            )
         if spec.eval_every:
             points = {self._step_at(k * spec.eval_every) for k in range(1, math.ceil(images / spec.eval_every))}
         else:
-            parts = min(spec.evals_per_epoch, self.steps_per_epoch)
             within = {math.ceil(self.steps_per_epoch * k / parts) for k in range(1, parts + 1)}
             starts = range(0, last, self.steps_per_epoch)
             points = {start + step for start in starts for step in within if start + step < last}

@@ -221,9 +221,10 @@ def _over_seeds_and_images(
     both = variance.seeds_and_images(
         [ours_by_seed[seed] for seed in shared], [base_by_seed[seed] for seed in shared], comparison
     )
+    interval = both.difference.in_points()
     return {
-        "difference_both_low": POINTS * both.difference.low,
-        "difference_both_high": POINTS * both.difference.high,
+        "difference_both_low": interval["difference_low"],
+        "difference_both_high": interval["difference_high"],
         "p_both": both.p,
         "error_seeds": POINTS * both.seeds,
         "error_images": POINTS * both.images,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablations import plugins
+from nin.cli import require_per_core
 from nin.spec import DEVICES, choose
 
 if TYPE_CHECKING:
@@ -55,11 +56,12 @@ class EngineOptions:
 def make_engine(options: EngineOptions, results: Path, keep_weights: bool = False, pause_at: float = 0) -> "Engine":
     """Make the engine that the options describe; `keep_weights` and `pause_at` are those of `ablations.execution.worker.execute`.
 
-    Raises ValueError for an engine or device that is not there.
+    Raises ValueError for an engine or device that is not there, or more workers or threads than this machine can be asked for.
     """
     from ablations.execution.worker import code_commit, execute
     from nin.machine import choose_device
 
+    require_room(options)
     task = partial(
         execute,
         threads=options.threads,
@@ -90,6 +92,13 @@ def make_engine(options: EngineOptions, results: Path, keep_weights: bool = Fals
         cpus=options.threads,
         gpus=0.0 if device == "cpu" else options.gpu_share,
     )
+
+
+def require_room(options: EngineOptions) -> None:
+    """Raises ValueError for more workers or threads than this machine can be asked for. Ray knows what its cluster has."""
+    if options.engine == "local":
+        require_per_core("--workers", options.workers or 1)
+        require_per_core("--threads", options.threads)
 
 
 def default_workers(device: str) -> int:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
@@ -53,19 +53,25 @@ def fraction_done(run: Run, point: Evaluation) -> float:
     return min(1.0, point.examples / run.train.images(round(point.examples / point.epoch)))
 
 
-class _TimeLeftColumn(ProgressColumn):
-    """The time left of each bar, counted down between two estimates; the task without a run is all of them."""
+class TimeLeftColumn(ProgressColumn):
+    """Time left of each bar, by a function of the bar and the time now, so that it is counted down between two estimates."""
 
-    def __init__(self, left: TimeLeft) -> None:
+    def __init__(self, seconds: Callable[[Task, float], float | None]) -> None:
         super().__init__()
-        self._left = left
+        self._seconds = seconds
 
     def render(self, task: Task) -> Text:
-        run, now = task.fields["run"], time.monotonic()
-        seconds = self._left.seconds(now) if run is None else self._left.seconds_of(run, now)
-        return Text(
-            "-:--:--" if seconds is None else str(timedelta(seconds=round(seconds))), style="progress.remaining"
-        )
+        """Such as 0:01:23; dashes while nothing is known."""
+        seconds = self._seconds(task, time.monotonic())
+        text = "-:--:--" if seconds is None else str(timedelta(seconds=round(seconds)))
+        return Text(text, style="progress.remaining")
+
+
+def left_text(seconds: float | None) -> str:
+    """ "; about 3 min left"; empty while nothing is known."""
+    if seconds is None:
+        return ""
+    return f"; about {seconds / 60:.0f} min left" if seconds >= 60 else f"; about {seconds:.0f} s left"
 
 
 class Display:
@@ -77,7 +83,7 @@ class Display:
 
     def __init__(self, costs: Mapping[Run, float], console: Console, workers: int = 1, seconds: float = 0.0) -> None:
         self._costs = costs
-        self._left = TimeLeft(costs, workers, seconds)
+        self._left = TimeLeft(costs, workers, seconds, time.monotonic())
         self._has_many_studies = len({run.study for run in costs}) > 1
         self._num_ended = 0
         self._done: dict[Run, float] = {}  # fraction of each run
@@ -95,7 +101,7 @@ class Display:
             TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
-            _TimeLeftColumn(self._left),
+            TimeLeftColumn(self._seconds_of),
             *notes,
             console=console,
             disable=not console.is_terminal,
@@ -169,10 +175,11 @@ class Display:
         return sum(fraction * self._costs[run] for run, fraction in self._done.items())
 
     def _time_left(self, now: float) -> str:
-        seconds = self._left.seconds(now) if self._num_ended < len(self._costs) else None
-        if seconds is None:
-            return ""
-        return f"; about {seconds / 60:.0f} min left" if seconds >= 60 else f"; about {seconds:.0f} s left"
+        return left_text(self._left.seconds(now) if self._num_ended < len(self._costs) else None)
+
+    def _seconds_of(self, bar: Task, now: float) -> float | None:
+        run = bar.fields["run"]  # None: the bar of all
+        return self._left.seconds(now) if run is None else self._left.seconds_of(run, now)
 
     def _line(self, text: str) -> None:
         self._last_line = time.monotonic()

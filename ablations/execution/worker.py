@@ -147,6 +147,7 @@ def network_size(run: Run, data: ImageData) -> NetworkSize:
     choose(SCHEDULES, run.train.schedule, "schedule")
     choose(AUGMENTATIONS, run.data.augment, "augmentation")
     network = size(run.model, data.in_shape, data.num_classes)
+    Grid(run.train, len(data.train.labels))
     with torch.device("meta"):
         require_batches(build_model(run.model, data.in_shape, data.num_classes), len(data.train.labels), run.train)
     return network

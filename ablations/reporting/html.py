@@ -28,6 +28,7 @@ INDEX = "index.html"
 FIGURE = re.compile(r"!\[[^\]]*\]\(figures/([\w.-]+)\.png\)")
 CELL_RULE = re.compile(r":?-+:?")
 NUMBER = re.compile(r"\W*\d.*|[–∞]|")
+VERDICT = re.compile(r"\W*(better|worse|equivalent|inconclusive|baseline)\b")
 NUM_OPEN = 3  # sections that are open at first; the others are folded
 TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
@@ -174,10 +175,8 @@ def _table(text: str) -> Block:
 
 
 def _class(cell: str, is_number: bool) -> str:
-    word = cell.strip("[]*").partition(" (")[0]  # without the correction that made it inconclusive
-    return (
-        "number" if is_number else word if word in ("better", "worse", "equivalent", "inconclusive", "baseline") else ""
-    )
+    verdict = VERDICT.match(cell)
+    return "number" if is_number else verdict[1] if verdict else ""
 
 
 def _cell(text: str) -> "Markup":

@@ -31,6 +31,7 @@ from ablations.runs import Run, length_name
 from ablations.servers import command_of
 from ablations.study import Study
 from ablations.tracking.background import BackgroundTracker
+from ablations.tracking.faults import outlook
 from ablations.tracking.metrics import Metrics, curve_metrics, final_metrics, over_seeds
 from ablations.tracking.tracker import Tracker
 from ablations.tracking.views import is_same_view, saved_views, view_id
@@ -79,14 +80,15 @@ def open_tracker(
     # Here and not in the thread: numpy, pandas and scipy come with it, and two threads had better not import those at once.
     import mlflow  # noqa: F401
 
-    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+    for name in ("mlflow", "alembic", "psycopg", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # as errors, they log the traceback of what they raise
     uri = os.environ.get("MLFLOW_TRACKING_URI") or sqlite_url(results / "mlflow.db")
 
     def lost(error: Exception) -> None:
+        first_sentence = reason(error).partition(". ")[0]
         warn(
-            f"MLflow at {redacted(uri)} cannot be used ({reason(error)}): no result is lost, records are complete on disk; "
-            "once it can, the same command brings MLflow up to date"
+            f"MLflow at {redacted(uri)} cannot be used ({first_sentence}): no result is lost, records are complete on disk; "
+            f"{outlook(error, uri)}"
         )
 
     name = f"MLflow at {uri}"
@@ -129,6 +131,8 @@ class MlflowTracker(Tracker):
             _reach_database(uri)
             self._client = MlflowClient(tracking_uri=uri)
             self._experiment = self._find_or_create_experiment(f"nin-ablations/{study.name}", results)
+            if not self._experiment:
+                raise ValueError("the answer names no experiment")  # of a web server that says "{}" to everything
             self._save_views()
             self._read()
 
@@ -216,13 +220,11 @@ class MlflowTracker(Tracker):
     def links(self) -> list[str]:
         """Say how to reach the view of the variants: on the server, or on one to be started on the database."""
         page = f"#/experiments/{self._experiment}/runs?viewStateShareKey={view_id(self._protocol)}"
-        if not self._uri.startswith(DATABASES):
+        if self._uri.startswith("http"):
             return [f"MLflow:  {redacted(re.sub(r'://.*@', '://', self._uri)).rstrip('/')}/{page}"]
         database = "" if self._uri == UI_DATABASE else f"MLFLOW_TRACKING_URI='{redacted(self._uri)}' "
-        return [
-            f"MLflow:  {database}{command_of('ui')}, then",
-            f"         {UI}/{page}",
-        ]  # a line of its own survives 80 columns
+        serve = f"{database}{command_of('ui')}"
+        return [f"MLflow:  {serve}, then", f"         {UI}/{page}"]  # a line of its own survives 80 columns
 
     # What there is, and what is added to it
 

@@ -54,12 +54,12 @@ def saved_views(protocol: str, made_at: int) -> dict[str, str]:
 
 
 def view_id(protocol: str, name: str = FIRST) -> str:
-    """What links call a view: the first one by its protocol alone, because links should be short."""
+    """Name of a view in links: of the first one the protocol alone, because links should be short."""
     return protocol if name == FIRST else f"{protocol}-{name.lower().replace(' ', '-')}"
 
 
 def is_same_view(one: str, other: str) -> bool:
-    """Whether two tags hold the same view, whenever it was saved."""
+    """Tell whether two tags hold the same view, whenever it was saved."""
     try:
         first, second = (json.loads(tag) for tag in (one, other))
         return bool(first["state"] == second["state"] and first["name"] == second["name"])

@@ -16,7 +16,7 @@ from rich.table import Table
 from ablations.execution import worker
 from ablations.execution.data import prepare
 from ablations.execution.engines import Engine
-from ablations.execution.launch import EngineOptions, make_engine, require_guard, require_writable
+from ablations.execution.launch import EngineOptions, make_engine, require_guard, require_room, require_writable
 from ablations.execution.progress import say, warn
 from ablations.execution.signals import handle_signals
 from ablations.execution.worker import load_cached
@@ -24,7 +24,7 @@ from ablations.records import Store, write_atomically
 from ablations.reporting.terminal import fitting_table
 from ablations.runs import Run
 from ablations.servers import command_of
-from ablations.study import Study
+from ablations.study import MAX_SEEDS, Study
 from ablations.tracking.mlflow_tree import open_tracker
 from ablations.tracking.tracker import finish
 from ablations.tuning.halving import tune
@@ -76,6 +76,7 @@ def tune_study(
     """
     require_guard()
     runs = runs_to_tune(study, request)
+    require_room(request.engine)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     prepare(runs, console)  # here, so that no trial is spent on a name that does not exist, and workers find the data
     require_writable(request.results)
@@ -160,11 +161,15 @@ def runs_to_tune(study: Study, request: TuningRequest) -> tuple[Run, ...]:
     confirmatory = [name for name in study.variants if study.role(name) == "confirmatory" and not study.searches]
     chosen = study.named(request.variants or [study.baseline, *confirmatory])
     runs = study.expand(request.protocol, 1, chosen, request.overrides)
+    longest = max(run.length for run in runs)  # whose verdict is the study's
+    runs = tuple(run for run in runs if run.length == longest)
     if any(run.data.val_examples == 0 for run in runs):
         raise ValueError(
             f"under {request.protocol} the test set is watched in the place of validation images, and tuning must not choose by "
             "it: set some training images aside with --set data.val_examples=5000"
         )
+    if not 1 <= request.seeds_per_trial <= MAX_SEEDS:
+        raise ValueError(f"--seeds-per-trial {request.seeds_per_trial}: must be 1 or more and at most {MAX_SEEDS}")
     return runs
 
 

@@ -1,15 +1,18 @@
 """Open Optuna's storages, turn their errors into one line, and claim each variant's trials for one driver."""
 
+import logging
+import threading
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from functools import wraps
+from typing import TYPE_CHECKING, Any
 
 from ablations.execution.claims import Lease, Owner
-from nin.cli import reason, redacted
+from nin.cli import reason, redacted, said_if_slow
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -106,8 +109,8 @@ def describe(study: "Study", note: str, metrics: Sequence[str] = ()) -> None:
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names(list(metrics))
     # As `optuna_dashboard.save_note` has it, whose import takes seconds.
-    for key, value in {f"{NOTE}_str:0": note[:LONGEST_NOTE], f"{NOTE}_ver": 1}.items():
-        study._storage.set_study_system_attr(study._study_id, key, value)
+    study._storage.set_study_system_attr(study._study_id, f"{NOTE}_str:0", note[:LONGEST_NOTE])
+    study._storage.set_study_system_attr(study._study_id, f"{NOTE}_ver", 1)
 
 
 @contextmanager
@@ -124,7 +127,7 @@ def one_line_errors(url: str, consequence: str) -> Iterator[None]:
 def open_storage(url: str) -> "BaseStorage":
     """A database URL, "journal:FILE", or "grpc://HOST:PORT". Raises ValueError, in one line, if it cannot be used."""
     try:
-        return _opened(url)
+        return _with_a_word(_opened(url), f"trials at {url}")
     except ValueError:
         raise
     except Exception as error:  # of whichever library
@@ -154,10 +157,42 @@ def _opened(url: str) -> "BaseStorage":
     return proxy
 
 
+def _with_a_word(storage: "BaseStorage", name: str) -> "BaseStorage":
+    """The storage, whose calls say what is waited for if they take long: a database may stop answering at any moment.
+
+    Those of the main thread only, which people wait for; a call that another one makes is part of that.
+    """
+    from optuna.storages import BaseStorage
+
+    is_waiting = False
+
+    def wrapped(call: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(call)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            nonlocal is_waiting
+            if is_waiting or threading.current_thread() is not threading.main_thread():
+                return call(*args, **kwargs)
+            is_waiting = True
+            try:
+                with said_if_slow(name):
+                    return call(*args, **kwargs)
+            finally:
+                is_waiting = False
+
+        return watched
+
+    for method in BaseStorage.__abstractmethods__:
+        setattr(storage, method, wrapped(getattr(storage, method)))
+    return storage
+
+
 def _database(url: str) -> "BaseStorage":
     from optuna.storages import RDBStorage
     from sqlalchemy.exc import SQLAlchemyError
 
+    logging.getLogger("psycopg").setLevel(
+        logging.CRITICAL
+    )  # it logs that a server does not answer, which is said anyhow
     for tries_left in reversed(range(TRIES)):
         try:
             return RDBStorage(url)

@@ -146,7 +146,15 @@ def find_or_create_task(
     }
     with one_line_errors(url, "nothing in it was changed"):
         trials = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
-        if "settings" not in trials.user_attrs:
+        is_ours = "settings" in trials.user_attrs
+        if not is_ours and (
+            trials.get_trials(deepcopy=False) or [d.name.lower() for d in trials.directions] != directions
+        ):
+            raise ValueError(
+                f"--storage {redacted(url)}: its study {name} is another program's, and is left as it is; "
+                "choose another --storage"
+            )
+        if not is_ours:
             trials.set_user_attr("settings", settings)
             names = [METRIC_NAMES[part] for part in objective.split(",")]
             describe(trials, f"{study.question}\n\nVariant {run.variant}, protocol {run.protocol}.", names)

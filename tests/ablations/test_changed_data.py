@@ -4,7 +4,9 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from builders import record_of, smoke_runs
 from PIL import Image
@@ -19,6 +21,7 @@ from ablations.runs import Run
 from ablations.study import load_study
 from ablations.tracking.tracker import Tracker
 from nin.data import load
+from nin.images import Decoded, decode
 from nin.spec import DataSpec
 
 FOLDER = ["--set", "data.name=folder:pets", "--set", "data.train_examples=0", "--set", "data.test_examples=0"]
@@ -92,6 +95,25 @@ def test_repaired_labels_are_trained_on_and_old_results_kept_aside(
     assert {path.name: path.read_bytes() for path in store.superseded_folder.glob("*/*.json")} == before
     assert run.main(arguments) == 0
     assert "4 runs, 4 done, 0 to do" in capsys.readouterr().out
+
+
+def test_pixels_that_another_decoder_makes_of_the_same_files_are_other_data(
+    pets: Path, tmp_path: Path, executed: list[Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*ARGUMENTS, "--results", str(tmp_path / "r"), "--seeds", "1"]
+    assert run.main(arguments) == 0
+    num_runs = len(executed)
+    assert run.main(arguments) == 0
+    assert len(executed) == num_runs  # the same library, the same pixels
+
+    def brighter(*arguments: Any) -> Decoded:
+        pixels, remarks = decode(*arguments)
+        return Decoded(np.minimum(pixels, 254) + 1, remarks)
+
+    monkeypatch.setattr("nin.sources.decode", brighter)
+    assert run.main(arguments) == 0
+    assert len(executed) == 2 * num_runs
+    assert "rest on other images or labels than folder:pets holds now" in capsys.readouterr().err
 
 
 def test_a_mean_is_never_taken_over_two_data_sets(

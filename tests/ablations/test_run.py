@@ -227,6 +227,8 @@ REFUSED = {
     "train.lr=-0.1": "lr=-0.1 must be greater than 0",
     "train.lr=1e400": "finite",
     "train.epochs=0": "epochs=0 must be 1 or more",
+    "train.epochs=10000000000000": "20,000,000,000,000 evaluations: at most 100,000 can be kept",
+    "train.examples=99999999999999999999": "evaluations: at most 100,000 can be kept",
     "data.image_size=1": "1x1 px are too small",
     "data.image_size=-1": "image_size=-1 must be",
     "data.name=folder:nowhere": "there is no folder",
@@ -245,6 +247,39 @@ def test_what_cannot_be_is_refused_before_the_first_run_and_by_a_dry_run_too(
         run.main([*arguments, "--set", override, *also])
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("also", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ["--workers", "1000000"],
+        ["--threads", "1000000"],
+        ["--threads", str(10**30)],
+        ["--until-decided", "--seeds", "2", "--max-seeds", "1000000"],
+    ],
+    ids=" ".join,
+)
+def test_more_than_there_can_be_is_refused_and_not_tried(asked: list[str], also: list[str], tmp_path: Path) -> None:
+    arguments = ["num_1x1", "--protocol", "smoke", "--variants", "2x", "--results", str(tmp_path / "r")]
+    with pytest.raises(ValueError, match=rf"{asked[-2]} {asked[-1]}: must be .*at most \d+"):
+        run.main([*arguments, *asked, *also])
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes) as closed:
+        done = subprocess.run(
+            command("--list"),
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_a_report_on_nothing_says_how_to_make_something(tmp_path: Path) -> None:

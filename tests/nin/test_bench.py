@@ -189,6 +189,7 @@ def test_json_has_the_numbers_that_are_printed(
     [
         (["d2"], "unknown setting 'd2': the nearest is 'd2l'"),
         (["--threads", "0"], "--threads 0: must be 1 or more"),
+        (["--threads", "1000000"], "--threads 1000000: must be 1 or more and at most"),
         pytest.param(
             ["--device", "cuda"],
             "torch finds no GPU here",

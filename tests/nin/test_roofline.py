@@ -111,6 +111,7 @@ def test_the_command_prints_a_table_and_draws(
     [
         (["lenett"], "unknown network 'lenett': the nearest is 'lenet'"),
         (["lenet", "--batch", "0"], "--batch 0: must be 1 or more"),
+        (["lenet", "--threads", "1000000"], "--threads 1000000: must be 1 or more and at most"),
         (["lenet", "--out", "roof.bmp"], "must end in .png, .svg or .pdf"),
         (["lenet", "--set", "num1x1=3"], "nearest is 'num_1x1'"),
         (["nin-d2l", "--input", "1x28x28"], "too small"),
@@ -118,4 +119,4 @@ def test_the_command_prints_a_table_and_draws(
 )
 def test_a_wrong_request_is_a_value_error_of_one_line(arguments: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        measure.main(["roofline", *arguments, "--threads", "1"])
+        measure.main(["roofline", "--threads", "1", *arguments])

@@ -282,8 +282,8 @@ function put(figure) {
       if (isOn) buttons.push([node, isOn]);
       return node;
     };
-    button(legend, "all", null, () => chart.series.forEach((each) => state.shown.add(each.variant)), "show all variants");
-    button(legend, "none", null, () => state.shown.clear(), "hide all variants");
+    button(legend, "all", null, () => chart.series.forEach((each) => state.shown.add(each.variant)), "show all variants").className = "bulk";
+    button(legend, "none", null, () => state.shown.clear(), "hide all variants").className = "bulk";
     for (const each of chart.series) {
       const name = each.variant, pair = make("span", {}, legend);
       button(pair, styles[name].label, () => state.shown.has(name), () => toggle(state.shown, name), `show or hide ${name}`).prepend(sample(name, true));

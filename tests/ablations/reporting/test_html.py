@@ -116,6 +116,14 @@ def test_what_explains_a_table_is_folded_and_the_rest_is_not(page: str) -> None:
     assert is_open[-1] == ""
 
 
+def test_verdicts_stand_out_also_with_their_reason(tmp_path: Path) -> None:
+    verdicts = {"better": "better", "[worse]": "worse", "inconclusive (Holm)": "inconclusive", "no verdict: 1 seed": ""}
+    rows = "".join(f"\n| x | {verdict} |" for verdict in verdicts)
+    page = report_page(["# a: Why?", "Answer.", f"| variant | verdict |\n|:--|:--|{rows}"], tmp_path, {}, {})
+    cells = re.findall(r"<td(?: class=\"(\w+)\")?>([^<x].*?)</td>", page)
+    assert cells == [(kind, verdict) for verdict, kind in verdicts.items()]
+
+
 HOSTILE = "<script>alert(1)</script> & ![x](https://x.org/a.png) <b>bold</b> &lt;i&gt; `a<b`"
 
 

@@ -649,6 +649,16 @@ def test_links_lead_to_a_saved_view_of_the_variants(tracked: Tracked, uri: str |
     assert "mlflow.sharedViewState.smoke" in tracker._client.get_experiment(tracker._experiment).tags
 
 
+def test_where_there_is_no_makefile_the_installed_command_is_named(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As beside an installed package, or a study outside the clone."""
+    uri = f"sqlite:///{tracked.results}/mlflow.db"
+    tracker = tracking.MlflowTracker(uri, tracked.results, tracked.study, "smoke")
+    monkeypatch.chdir(tracked.results)
+    assert tracker.links()[0] == f"MLflow:  MLFLOW_TRACKING_URI='{uri}' nin-ablations ui, then"
+
+
 DRIVER = """
 import sys
 from pathlib import Path

@@ -1,14 +1,18 @@
 """Of all drivers that share a storage, one at a time works on a variant's trials."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.study._frozen import FrozenStudy
 from toys import NUM_1X1
 
 from ablations.execution import claims
+from ablations.tuning.spaces import Range
 from ablations.tuning.storage import StorageClaims, open_storage
 from ablations.tuning.task import Task, find_or_create_task
 
@@ -58,6 +62,59 @@ def test_a_claim_expires_when_its_driver_is_dead_or_stands_still(
     far.release("0x")  # changes nothing: it has lost it
     monkeypatch.undo()
     assert not dead.take("0x")
+
+
+def test_a_storage_that_does_not_answer_is_waited_for_with_one_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nin.cli.SILENCE", 0.05)
+
+    class Sleepy(JournalStorage):
+        def get_all_studies(self) -> list[FrozenStudy]:
+            self.get_study_id_from_name("a")  # a call within a call
+            time.sleep(0.3)
+            return super().get_all_studies()
+
+        def get_study_id_from_name(self, study_name: str) -> int:
+            time.sleep(0.3)
+            return 0
+
+    monkeypatch.setattr("optuna.storages.JournalStorage", Sleepy)
+    storage = open_storage(f"journal:{tmp_path / 'trials.log'}")
+    assert capsys.readouterr().err == ""
+    assert storage.get_all_studies() == []
+    assert capsys.readouterr().err == f"waiting for trials at journal:{tmp_path}/trials.log; Ctrl-C ends the wait\n"
+    with ThreadPoolExecutor(1) as pool:  # as the claims' heart beats, for which nobody waits
+        assert pool.submit(storage.get_all_studies).result() == []
+    assert capsys.readouterr().err == ""
+
+
+def test_trials_of_another_space_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"journal:{tmp_path / 'trials.log'}"
+    run = NUM_1X1.expand("smoke", 1, ["2x"])[0]
+
+    def task() -> Task:
+        return find_or_create_task(
+            NUM_1X1, run, open_storage(url), url, overrides=(), objective="accuracy", num_trials=1, seeds=1
+        )
+
+    task()
+    monkeypatch.setattr("ablations.tuning.task.space_of", lambda *_, **__: {"train.lr": Range(0.5, 0.6, log=True)})
+    with pytest.raises(ValueError, match=r"was tuned with another space \(.*\); choose another --storage"):
+        task()
+
+
+def test_a_study_of_another_program_under_the_same_name_is_left_as_it_is(tmp_path: Path) -> None:
+    url = f"journal:{tmp_path / 'trials.log'}"
+    run = NUM_1X1.expand("smoke", 1, ["2x"])[0]
+    theirs = optuna.create_study(storage=open_storage(url), study_name="num_1x1/smoke/2x", direction="minimize")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="its study num_1x1/smoke/2x is another program's"):
+            find_or_create_task(
+                NUM_1X1, run, open_storage(url), url, overrides=(), objective="accuracy", num_trials=1, seeds=1
+            )
+        theirs.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    assert theirs.user_attrs == {}
 
 
 def test_trials_of_a_folder_whose_images_have_changed_are_not_mixed(tmp_path: Path) -> None:
