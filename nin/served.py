@@ -14,7 +14,7 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from numpy.typing import ArrayLike, NDArray
 
 
-class WrongImagesError(MlflowException):  # type: ignore[misc]
+class WrongImagesError(MlflowException):
     """Images that the network does not take. Its message stays as it is: the server would put all pixels before it."""
 
     def __init__(self, message: str) -> None:
@@ -23,7 +23,7 @@ class WrongImagesError(MlflowException):  # type: ignore[misc]
 
     @property
     def message(self) -> str:
-        """What is wrong, and what is expected."""
+        """The reason, and what is expected."""
         return self._message
 
     @message.setter
@@ -44,7 +44,7 @@ class LabelledClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-
 
     def predict(
         self,
-        model_input: np.ndarray,  # type: ignore[type-arg]  # the one hint of an array that MLflow knows
+        model_input: np.ndarray,  # the one hint of an array that MLflow knows
         params: dict[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
         """For each image {"label": "coat", "probabilities": {"coat": 0.9, ...}}, or its logits.
