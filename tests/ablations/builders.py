@@ -51,6 +51,8 @@ def record_of(run: Run, status: str = "finished", test_accuracy: float = 0.8, **
         data_checksum="0" * 64,
         examples_seen=1024,
         peak_memory_bytes=10_000_000,
+        prediction_memory_bytes=4_000_000,
+        shifted_accuracy=test_accuracy - 0.05,
         train_seconds=2.0,
         wall_seconds=2.5,
         started_at="2026-01-01T00:00:00+00:00",

@@ -154,9 +154,9 @@ def test_several_studies_share_a_budget_and_go_on_from_where_it_ended(
     monkeypatch.setattr(time, "sleep", lambda _: None)
     assert run.main(studies) == 0
     assert "32 runs, 5 done, 27 to do" in capsys.readouterr().out
-    assert len(contents(tmp_path)) == 30
-    assert [each.seed for each in executed] == [0] * 15 + [1] * 15
-    assert {each.study for each in executed[:15]} == {"class_block", "nonlinearity"}
+    assert len(contents(tmp_path)) == 32
+    assert [each.seed for each in executed] == [0] * 16 + [1] * 16
+    assert {each.study for each in executed[:16]} == {"class_block", "label_noise"}
 
 
 def test_what_came_of_a_study_is_shown_before_mlflow_is_waited_for(
