@@ -155,7 +155,8 @@ class Study:
         for name in wanted:
             of_role = [other for other in self.variants if self.role(other) == name]
             if name in self.variants or not of_role:
-                choose(self.variants, name, f"variant of study {self.name!r}")
+                roles = dict.fromkeys(self.role(other) for other in self.variants)
+                choose({**self.variants, **roles}, name, f"variant of study {self.name!r}")
                 of_role = [name]
             found |= dict.fromkeys(of_role)
         return list(found)

@@ -171,14 +171,14 @@ def test_the_example_of_a_pooling_is_one(monkeypatch: pytest.MonkeyPatch) -> Non
     namespace = {**vars(pooling)}
     (example,) = python_examples(EXTENDING, "(GlobalPool)")
     exec(example, namespace)
-    monkeypatch.setitem(pooling.POOLINGS, "rms", namespace["RootMeanSquarePool"])
+    monkeypatch.setitem(pooling.POOLINGS, "example", namespace["RootMeanSquarePool"])
     x = torch.full((2, 3, 4, 4), -2.0)
-    assert torch.equal(pooling.POOLINGS["rms"]((3, 4, 4))(x), torch.full((2, 3), 2.0))
+    assert torch.equal(pooling.POOLINGS["example"]((3, 4, 4))(x), torch.full((2, 3), 2.0))
     dead = torch.zeros(2, 3, 4, 4, requires_grad=True)
-    pooling.POOLINGS["rms"]((3, 4, 4))(dead).sum().backward()
+    pooling.POOLINGS["example"]((3, 4, 4))(dead).sum().backward()
     assert dead.grad is not None
     assert dead.grad.isfinite().all()
-    network = build_model(ModelSpec(layout="small", width=0.1, pooling="rms"), (1, 28, 28), 10)
+    network = build_model(ModelSpec(layout="small", width=0.1, pooling="example"), (1, 28, 28), 10)
     assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
 

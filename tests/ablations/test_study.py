@@ -248,7 +248,7 @@ def test_the_name_of_a_role_is_all_variants_that_have_it() -> None:
     assert study.named(["confirmatory"]) == ["0x", "1x", "3x", "4x"]
     assert study.named(["4x", "control", "4x"])[:2] == ["4x", "0x@2x-params"]
     assert {run.role for run in study.expand("quick", 1, ["confirmatory"])} == {"baseline", "confirmatory"}
-    with pytest.raises(ValueError, match="unknown variant of study 'num_1x1' 'contro': the nearest is"):
+    with pytest.raises(ValueError, match="unknown variant of study 'num_1x1' 'contro': the nearest is 'control'"):
         study.named(["contro"])
 
 
