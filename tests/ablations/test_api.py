@@ -135,6 +135,7 @@ def test_a_study_that_is_done_is_reported_and_not_trained_again(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_a_study_of_the_package_is_run_by_name(tmp_path: Path) -> None:
     study = load_study("init_lr")
     filled(tmp_path, study, seeds=1)
