@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from ablations.analysis import stats
+from ablations.analysis import sequential, stats
 from ablations.analysis.summary import AddedSeeds, Summary, each_row, failures
 from ablations.reporting.formatting import (
     accuracy_text,
@@ -167,7 +167,12 @@ def _verdicts(others: pd.DataFrame) -> str:
             corrected = f"decided at {other.decided_at} seeds" if other.decided_at else f"corrected {p_is(p)}"
             relation = "is equivalent, differing" if verdict == "equivalent" else f"is {verdict}"
             parts.append(f"**{other.variant} {relation} by {gap}, {corrected}**")
-    undecided = others[~others["verdict"].isin(["better", "worse", "equivalent"])]
+    futile = list(others[others["verdict"] == sequential.FUTILE]["variant"])
+    if futile:
+        parts.append(
+            f"{listed(futile)} {'is' if len(futile) == 1 else 'are'} not decided, and more seeds would hardly decide it"
+        )
+    undecided = others[~others["verdict"].isin(["better", "worse", "equivalent", sequential.FUTILE])]
     if len(undecided):
         finds = undecided["detectable"].dropna()
         could = (

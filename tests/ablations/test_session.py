@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ablations.execution.engines import Ended, Event, Failed, Started
 from ablations.records import RunRecord, Store
+from ablations.reporting.files import write_report
 from ablations.runs import Run
 from ablations.session import Request, find_part, run_studies, run_until_decided
 from ablations.study import load_study
@@ -220,3 +221,13 @@ def test_a_damaged_declaration_of_looks_is_one_line(tmp_path: Path) -> None:
         store.looks_path.write_text(content)
         with pytest.raises(ValueError, match=r"looks\.json is damaged"):
             print(store.looks)
+
+
+def test_a_comparison_that_more_seeds_would_hardly_decide_stops_and_is_said_to(toy: Toy, tmp_path: Path) -> None:
+    store, accuracies = Store(tmp_path, "num_1x1", "smoke"), {"2x": (0.24, 0.98), "0x": (1.0, 0.885)}
+    store.declare_looks((2, 4))
+    for run in NUM_1X1.expand("smoke", 2, ["0x"]):
+        store.write(record_of(run, test_accuracy=accuracies[run.variant][run.seed]))
+    report = write_report(NUM_1X1, "smoke", store)
+    assert report.summary.variants.set_index("variant").loc["0x", "verdict"] == "futile"
+    assert "0x is not decided, and more seeds would hardly decide it" in report.answer
