@@ -701,12 +701,18 @@ def start_driver(results: Path, end: str = "raise SystemExit(3)") -> "subprocess
     )
 
 
+def said(driver: "subprocess.Popen[str]") -> str:
+    """What a driver printed until its end, but for the word that it waits for MLflow, which a busy machine may bring."""
+    lines = driver.communicate()[0].splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("waiting for MLflow"))
+
+
 @pytest.mark.parametrize(
     ("end", "says", "status"), [("raise SystemExit(3)", "", 3), (CTRL_C_TWICE, "stopped at once\n", 130)]
 )
 def test_a_driver_that_ends_early_leaves_nothing_running(tmp_path: Path, end: str, says: str, status: int) -> None:
     driver = start_driver(tmp_path, end)
-    assert driver.communicate() == (says, None)
+    assert said(driver) == says
     assert driver.returncode == status
     tracked = Tracked(tmp_path, STUDY, MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"), [])
     assert sorted(run.info.status for run in tracked.logged("seed")) == ["FINISHED", "KILLED"]
@@ -727,7 +733,7 @@ def test_a_driver_killed_while_it_makes_the_database_leaves_none_that_is_half_ma
 @pytest.mark.slow
 def test_drivers_that_make_a_new_database_at_once_make_one_tree(tmp_path: Path) -> None:
     drivers = [start_driver(tmp_path) for _ in range(3)]
-    assert [driver.communicate() for driver in drivers] == [("", None)] * 3
+    assert [said(driver) for driver in drivers] == [""] * 3
     tracked = Tracked(tmp_path, STUDY, MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"), [])
     tracked.track(record_of(run) for run in tracked.runs())
     assert [len(tracked.logged(level)) for level in LEVELS] == [1, 2, 4]
@@ -794,7 +800,9 @@ def test_a_locked_database_is_one_line_and_no_more(tracked: Tracked, capfd: pyte
     (line,) = tracked.warnings
     assert "database is locked" in line
     assert "INSERT" not in line
-    assert capfd.readouterr() == ("", "")
+    out, errors = capfd.readouterr()
+    assert out == ""
+    assert [line for line in errors.splitlines() if not line.startswith("waiting for MLflow")] == []
     tracked.warnings.clear()
     tracked.track(records)
     assert [run.info.status for run in tracked.logged("seed")] == ["FINISHED"] * 4
