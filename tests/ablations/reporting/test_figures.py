@@ -145,6 +145,7 @@ def test_many_curves_have_a_panel_each_beside_the_baseline() -> None:
     [(name, 60.0) for name in FIGURES]
     + [("accuracy_against_params", ratio) for ratio in (1.0, 1.004, 1.3, 4.9, 20_000.0)],
 )
+@pytest.mark.slow
 def test_labels_of_an_axis_do_not_overlap(name: str, ratio: float) -> None:
     spread = np.geomspace(1, ratio, num=14)
 
