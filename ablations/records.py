@@ -151,10 +151,11 @@ class Store:
 
     def declare_looks(self, looks: Sequence[int]) -> None:
         """Write down at how many seeds the study is looked at, before it is. Raises ValueError if others were declared."""
-        if self.looks and self.looks != tuple(looks):
+        declared = self.looks
+        if declared and declared != tuple(looks):
             raise ValueError(
-                f"--until-decided: looks at {', '.join(map(str, self.looks))} seeds were declared for {self.folder}, not at "
-                f"{', '.join(map(str, looks))}; go on with --seeds {self.looks[0]} --max-seeds {self.looks[-1]}"
+                f"--until-decided: looks at {', '.join(map(str, declared))} seeds were declared for {self.folder}, not at "
+                f"{', '.join(map(str, looks))}; go on with --seeds {declared[0]} --max-seeds {declared[-1]}"
             )
         write_atomically(self.looks_path, json.dumps(list(looks)))
 

@@ -118,11 +118,16 @@ class Outcome:
 
 
 def run_studies(
-    studies: Sequence[Study], request: Request, console: Console, ends_with_signals: bool = False
+    studies: Sequence[Study],
+    request: Request,
+    console: Console,
+    ends_with_signals: bool = False,
+    looks: Sequence[int] = (),
 ) -> Outcome:
     """Execute what the studies still lack, keep the records, and write, show and track what came of it.
 
     ends_with_signals  handle those that end a command (`ablations.execution.signals.handle_signals`)
+    looks              numbers of seeds to look at, written down before the first run (`run_until_decided`)
 
     Raises ValueError, in one line and before anything is written, for what cannot be run; KeyboardInterrupt, after a line that
     says how much is done, if it is interrupted.
@@ -134,6 +139,8 @@ def run_studies(
     engine = make_engine(request.engine, request.results, keep_weights=request.keep_weights) if missing else None
     require_writable(request.results)
     for part in parts:
+        if looks:
+            part.store.declare_looks(looks)
         for record in part.outdated:
             part.store.set_aside(record)
         for record in part.adopted:
@@ -188,12 +195,7 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
     """
     protocol = choose(PROTOCOLS, request.protocol, "protocol")
     looks = declared_looks(study, request)
-    first = looks[0]
-    store = Store(request.results, study.name, request.protocol)
-    find_part(study, request)  # what cannot be run is refused before anything is declared
-    require_writable(request.results)
-    store.declare_looks(looks)
-    outcome = run_studies([study], replace(request, seeds=first), console, ends_with_signals)
+    outcome = run_studies([study], replace(request, seeds=looks[0]), console, ends_with_signals, looks)
     for num_seeds in looks[1:]:
         report = outcome.reports.get(study.name)
         if report is None or outcome.remaining or outcome.failed or outcome.stopped:

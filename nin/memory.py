@@ -35,11 +35,7 @@ def training_memory(model: ModelSpec, data: ImageData, spec: TrainSpec) -> int:
     def two_steps() -> None:
         train(build_model(model, data.in_shape, data.num_classes), part, once)
 
-    device = data.train.images.device
-    if device.type == "mps":
-        return 0
-    with torch.random.fork_rng(devices=[device] if is_accelerator(device) else [], device_type=device.type):
-        return peak_bytes(two_steps, device)
+    return _peak_apart(two_steps, data.train.images.device)
 
 
 def prediction_memory(model: ModelSpec, data: ImageData, spec: TrainSpec) -> int:
@@ -48,8 +44,6 @@ def prediction_memory(model: ModelSpec, data: ImageData, spec: TrainSpec) -> int
     In evaluation mode, without gradients, in the precision of training; else as `training_memory` measures.
     """
     device = data.train.images.device
-    if device.type == "mps":
-        return 0
     positions = torch.arange(spec.batch_size, device=device) % len(data.train.labels)
     part = data.train.take(positions)
     precision = precision_on(device, spec.precision)
@@ -62,8 +56,15 @@ def prediction_memory(model: ModelSpec, data: ImageData, spec: TrainSpec) -> int
         with torch.no_grad(), fast_layers(network, precision), autocast(device, precision):
             network(x_NCHW)
 
+    return _peak_apart(predict_batch, device)
+
+
+def _peak_apart(work: Callable[[], None], device: torch.device) -> int:
+    """`peak_bytes` of work that leaves torch's random state as it was; 0 on Apple's GPUs."""
+    if device.type == "mps":
+        return 0
     with torch.random.fork_rng(devices=[device] if is_accelerator(device) else [], device_type=device.type):
-        return peak_bytes(predict_batch, device)
+        return peak_bytes(work, device)
 
 
 def activation_bytes(model: ModelSpec, in_shape: Shape, num_classes: int, precision: str) -> int:

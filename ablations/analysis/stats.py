@@ -47,6 +47,14 @@ class Interval:
     low: float
     high: float
 
+    def as_accuracy(self, name: str) -> dict[str, float]:
+        """A mean accuracy in the columns `name`_mean, _low and _high; Student's t knows of no bounds."""
+        return {
+            f"{name}_mean": self.estimate,
+            f"{name}_low": max(self.low, 0.0),
+            f"{name}_high": min(self.high, 1.0),
+        }
+
     def in_points(self) -> dict[str, float]:
         """A difference of accuracies in points, in the columns that tables of differences have.
 

@@ -260,12 +260,12 @@ def _row(
         "params_trunk": first.params_trunk,
         "params_head": first.params_head,
         "gflops": first.gflops,
-        **_within_bounds("test_accuracy", accuracy.overall),
+        **accuracy.overall.as_accuracy("test_accuracy"),
         "mean_is_reliable": accuracy.reliable,
         "share_trained": accuracy.share.estimate,
         "share_trained_low": accuracy.share.low,
         "share_trained_high": accuracy.share.high,
-        **_within_bounds("trained_accuracy", accuracy.accuracy),
+        **accuracy.accuracy.as_accuracy("trained_accuracy"),
         **against.difference.in_points(),
         "p": against.p,
         "p_holm": against.p_holm,
@@ -324,15 +324,6 @@ def _after_looks(
     return table.reset_index(drop=True)
 
 
-def _within_bounds(name: str, accuracy: stats.Interval) -> dict[str, float]:
-    """Columns of a mean accuracy; Student's t knows of no bounds."""
-    return {
-        f"{name}_mean": accuracy.estimate,
-        f"{name}_low": max(accuracy.low, 0.0),
-        f"{name}_high": min(accuracy.high, 1.0),
-    }
-
-
 def _ladder(by_variant: Mapping[str, list[RunRecord]], target: float) -> pd.DataFrame:
     rows = []
     for name, group in by_variant.items():
@@ -386,7 +377,7 @@ def _tuned(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFr
         comparisons = stats.compare(samples, study.baseline, others, study.margin)
         for name, row in rows.items():
             accuracy = stats.mean_interval(list(samples[name].values()))
-            row |= {f"{key}_{kind}": value for key, value in _within_bounds("accuracy", accuracy).items()}
+            row |= {f"{key}_{kind}": value for key, value in accuracy.as_accuracy("accuracy").items()}
             comparison = comparisons.get(name)
             if comparison is not None:
                 columns = {

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ablations.analysis import stats
+from ablations.analysis.planning import MOST_SEEDS
 from ablations.analysis.summary import Summary, each_row, verdict_text
 from ablations.records import RunRecord
 from ablations.reporting.formatting import (
@@ -301,7 +302,7 @@ def _percent_text(parts: pd.Series) -> str:
 
 
 def _seeds_text(num: float) -> str:
-    return f"{num:.0f}" if math.isfinite(num) else "more than 1,000"
+    return f"{num:.0f}" if math.isfinite(num) else f"more than {MOST_SEEDS:,}"
 
 
 def _length_sections(study: Study, summary: Summary) -> list[str]:
