@@ -62,6 +62,7 @@ def assert_report_can_be_made_again(folder: Path, tmp_path: Path) -> None:
     assert drawn == kept
 
 
+@pytest.mark.slow
 def test_what_is_published_says_where_it_is_from_and_carries_its_report(tmp_path: Path) -> None:
     fill(tmp_path / "ours")
     folder = publish(tmp_path)
@@ -85,6 +86,7 @@ def test_a_tuned_study_is_published_with_what_tuning_found(tmp_path: Path) -> No
     assert_report_can_be_made_again(folder, tmp_path)
 
 
+@pytest.mark.slow
 def test_nothing_is_trained_into_published_results(tmp_path: Path) -> None:
     fill(tmp_path / "ours")
     publish(tmp_path)

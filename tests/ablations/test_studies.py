@@ -14,6 +14,7 @@ from ablations.studies import best
 from ablations.study import MEMORY, Study, load_study, study_names
 from nin.spec import ModelSpec
 
+LONG = ("label_noise", "pooling", "receptive_field", "wide_mlp")  # studies of many or of wide networks
 SHORT = ("train.epochs=1", "data.val_examples=100", "data.test_examples=100")
 
 
@@ -27,7 +28,14 @@ def run_briefly(study: Study, folder: Path, seeds: int = 1) -> str:
     return (store.folder / "report.md").read_text()
 
 
-@pytest.mark.parametrize("name", [name for name in study_names() if name not in ("batch_memory", "prediction_memory")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in LONG else ())
+        for name in study_names()
+        if name not in ("batch_memory", "prediction_memory")
+    ],
+)
 def test_every_study_runs_and_reports(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "ablations.reporting.figures.FIGURES", {}

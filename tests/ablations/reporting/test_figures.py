@@ -67,7 +67,7 @@ def words(figure: Figure) -> list[str]:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-@pytest.mark.parametrize("num", [1, 13])
+@pytest.mark.parametrize("num", [1, pytest.param(13, marks=pytest.mark.slow)])
 def test_a_figure_is_drawn_of_any_number_of_variants(name: str, num: int) -> None:
     figure = FIGURES[name](tables_of(study_of(num)))
     title = figure.get_suptitle()
@@ -210,7 +210,7 @@ def test_the_fraction_that_reached_the_target_ends_at_hits_of_n() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in FIGURES if name not in ("params_by_part", "memory_against_params")])
-@pytest.mark.parametrize("num", [4, 10])
+@pytest.mark.parametrize("num", [4, pytest.param(10, marks=pytest.mark.slow)])
 def test_every_figure_of_results_names_collapsed_runs(name: str, num: int) -> None:
     figure = FIGURES[name](tables_of(study_of(num), collapsed("v2")))
     assert any("3 of 3 collapsed" in text for text in words(figure))
