@@ -24,7 +24,9 @@ from ablations.plugins import load_plugins
 from ablations.records import Store, curves_frame, runs_frame
 from ablations.reporting.figures import Tables, figures_of
 from ablations.reporting.files import Report, figure_tables, read_report
+from ablations.reporting.formatting import unmarked
 from ablations.reporting.terminal import summary_rows
+from ablations.runs import with_data_name
 from ablations.session import Request, run_studies
 from ablations.study import Study, load_study, require_name
 from nin.spec import choose
@@ -65,8 +67,13 @@ class Results:
 
     @property
     def answer(self) -> str:
-        """The report's first sentence."""
-        return self.report.answer.replace("**", "").replace("`", "")
+        """The answer in one sentence."""
+        return unmarked(self.report.answer)
+
+    @property
+    def grounds(self) -> str:
+        """Numbers and certainty of the answer, in a paragraph."""
+        return unmarked(self.report.grounds)
 
     @property
     def figures(self) -> list[str]:
@@ -90,7 +97,7 @@ class Results:
     def _repr_html_(self) -> str:
         header, rows = summary_rows(self.report)
         table = pd.DataFrame(rows, columns=header).to_html(index=False, border=0)
-        parts = [f"<p>{escape(self.answer)}</p>", table]
+        parts = [f"<p>{escape(self.answer)} {escape(self.grounds)}</p>", table]
         if FOREST_PLOT in self.figures:
             image = BytesIO()
             self.figure(FOREST_PLOT).savefig(image, format="png", dpi=100, bbox_inches="tight")
@@ -203,4 +210,4 @@ def _named(study: str | Path | Study) -> Study:
 def _overrides(changes: Mapping[str, object] | None) -> list[str]:
     if not isinstance(changes, Mapping | None):
         raise ValueError(f"set={changes!r}: must be fields of a run and their values, such as {{'train.lr': 0.05}}")
-    return [f"{key}={value}" for key, value in (changes or {}).items()]
+    return [with_data_name(f"{key}={value}") for key, value in (changes or {}).items()]

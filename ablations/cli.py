@@ -9,10 +9,17 @@ from pathlib import Path
 
 from ablations.execution.launch import EngineOptions
 from ablations.protocols import PROTOCOLS
-from ablations.runs import parse_length
+from ablations.runs import parse_length, with_data_name
 from ablations.study import load_study, study_names
 from nin.cli import positive
 from nin.spec import DEVICES
+
+
+def _override(text: str) -> str:
+    try:
+        return with_data_name(text)
+    except ValueError as error:  # which argparse would replace by words of its own
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_study_options(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +48,7 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
         "--set",
         action="append",
         default=[],
+        type=_override,
         metavar="KEY=VALUE",
         dest="overrides",
         help="change a setting of every run, such as train.lr=0.05; may be repeated (default: the study's settings)",

@@ -31,9 +31,9 @@ class Protocol:
 
 
 NO_CLASS_RELU = (
-    "The class block is wide and its last layer learns at a tenth of the rate, as the authors of NiN have it; but no ReLU follows "
-    "the class maps, as it does in theirs and in the textbook's, because behind it some seeds lose classes for good. Study "
-    "class_block compares these choices."
+    "The class block is wide and its last layer learns at a tenth of the rate, as in the authors' code. Unlike theirs and the "
+    "textbook's, it has no ReLU after the class maps, with which some seeds lose classes for good; study class_block compares these "
+    "choices."
 )
 
 SMOKE = Protocol(

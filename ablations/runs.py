@@ -146,6 +146,19 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, object]:
     return settings
 
 
+def with_data_name(override: str) -> str:
+    """Replace the path of a folder of images by a name ("data.name=folder:/disk/pets" by "data.name=folder:pets").
+
+    Raises `nin.data.DataError` if there is no such folder, or if the name is taken.
+    """
+    key, _, value = override.partition("=")
+    if key != "data.name" or not value.startswith("folder:"):
+        return override
+    from nin.sources import named  # needs torch
+
+    return f"{key}={named(value)}"
+
+
 def _types() -> dict[str, type]:
     """The type of each field of a run: {"model.head": str, ...}."""
     specs = {"model": ModelSpec, "data": DataSpec, "train": TrainSpec}

@@ -25,6 +25,7 @@ from nin.model import Network, build_model
 from nin.progress import progress_bar
 from nin.settings import SETTINGS
 from nin.sizes import NETWORKS, layer_rows
+from nin.sources import named
 from nin.spec import DataSpec, ModelSpec, Shape, TrainSpec, changed, choose
 from nin.train import train
 from nin.weights import TrainedNetwork, find
@@ -103,7 +104,7 @@ def load_data(
 ) -> ImageData:
     """A data set, found in the data root or fetched into it, divided, on the device that trains.
 
-    data     a name ("fashion-mnist", "cifar-10", "synthetic", "folder:NAME", ...) or a specification
+    data     a name ("fashion-mnist", "cifar-10", "synthetic", "folder:NAME", "folder:/path/of/a/folder", ...) or a specification
     seed     whose division it is, where each seed has one of its own (split="by-seed")
     root     where data sets are; by default `$NIN_DATA`, or `~/.cache/nin-ablations/data`
     device   "auto": an accelerator that torch sees, else the CPU; or "cpu", "cuda", "mps" or "xpu"
@@ -111,7 +112,7 @@ def load_data(
 
     Raises ValueError for a name or value that does not exist, `nin.data.DataError` for files that are missing or damaged.
     """
-    spec = DataSpec(name=data) if isinstance(data, str) else data
+    spec = DataSpec(name=named(data) if root is None else data) if isinstance(data, str) else data
     return nin.data.load(changed(spec, changes).for_seed(seed), root, choose_device(device))
 
 

@@ -247,6 +247,36 @@ def _read_folder(spec: DataSpec, root: Path) -> Source:
     return Source(parts["train"], parts["test"], folder.classes, parts.get("val"), notes)
 
 
+def named(name: str) -> str:
+    """Give a folder of images anywhere on the disk a name: "folder:/disk/pets" becomes "folder:pets", a link in the data root.
+
+    Records then hold a name and a checksum, not a path, and every worker follows the link. Names of other data sets stay as they
+    are. Raises DataError if there is no such folder, if its name is taken by another, or if the link cannot be made.
+    """
+    path = Path(name.removeprefix(FOLDER)).expanduser()
+    if not name.startswith(FOLDER) or not path.is_absolute():
+        return name
+    if not path.is_dir():
+        raise DataError(f"there is no folder {path}")
+    path = path.resolve()
+    if path.is_relative_to(data_root().resolve()) and path != data_root().resolve():
+        return f"{FOLDER}{path.relative_to(data_root().resolve())}"
+    link = data_root() / path.name
+    try:
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if link.is_symlink() and not link.exists():
+            link.unlink()  # to a folder that is gone
+        link.symlink_to(path)
+    except FileExistsError:
+        if not link.samefile(path):
+            raise DataError(f"{path} and {link.resolve()} have one name in the data root: rename a folder") from None
+    except OSError as error:
+        raise DataError(
+            f"cannot link {path} into {link.parent} ({error.strerror or error}): name another data root in NIN_DATA"
+        ) from error
+    return f"{FOLDER}{path.name}"
+
+
 def _inside(spec: DataSpec) -> Path:
     """The folder's place in the data root. Raises DataError if it would lie elsewhere."""
     name = Path(spec.name.removeprefix(FOLDER))

@@ -6,9 +6,7 @@ import pytest
 
 from ablations import answers
 from ablations.answers import (
-    CLAIMS,
     NOT_RUN,
-    Claim,
     Row,
     answer_row,
     answer_rows,
@@ -21,6 +19,7 @@ from ablations.protocols import PROTOCOLS
 from ablations.publish import main
 from ablations.records import Store
 from ablations.reporting.files import read_report
+from ablations.reporting.plain import CLAIMS, Claim
 from ablations.study import load_study, study_names
 
 ROOT = Path(__file__).parent.parent
@@ -76,7 +75,7 @@ def test_a_verdict_is_read_from_the_records_and_never_typed() -> None:
 
 
 def test_a_study_without_words_of_its_own_has_a_row_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "CLAIMS", {})
+    monkeypatch.setattr("ablations.reporting.plain.CLAIMS", {})
     assert row_of("precision").answer == "`bf16` is as accurate as `float32`"
 
 

@@ -1,4 +1,6 @@
-"""The answer: a report's first paragraph, in terms of what the study is about."""
+"""The opening of a report: the answer in one sentence, then how sure it is, in terms of what the study is about."""
+
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -15,28 +17,37 @@ from ablations.reporting.formatting import (
     p_text,
     seeds_text,
 )
+from ablations.reporting.plain import LINEAR, NOT_ANSWERED, capitalised, caution, plain_answer
 from ablations.study import MEMORY, Study
 
-LINEAR = 0.99  # R squared from which a line is said to describe memory
+
+def answer(study: Study, summary: Summary) -> str:
+    """Answer the question in one sentence, with the training length it holds for: a verdict without its length misleads."""
+    plain = plain_answer(study, summary).answer
+    if plain == NOT_ANSWERED:
+        return f"**{capitalised(plain)}.**"
+    if study.answers in MEMORY:
+        return f"**{capitalised(plain)}.**"
+    return f"**After {_images(summary)} training images: {plain}.**"
 
 
-def first_sentence(study: Study, protocol: str, summary: Summary) -> str:
-    """The answer, in terms of what the study is about, and what it must not be read without."""
+def grounds(study: Study, protocol: str, summary: Summary) -> str:
+    """State what the answer rests on: numbers, certainty, and what it must not be read without."""
     if study.answers in MEMORY:
         return _memory_sentence(MEMORY[study.answers], protocol, summary)
-    answer = _answer(study, protocol, summary)
-    return f"{answer} {_added_sentence(summary.added)}" if summary.added else answer
+    added = _added_sentence(summary.added) if summary.added else ""
+    return " ".join(part for part in (*_grounds(study, protocol, summary), caution(protocol), added) if part)
 
 
-def _answer(study: Study, protocol: str, summary: Summary) -> str:
+def _grounds(study: Study, protocol: str, summary: Summary) -> list[str]:
+    accuracies = _accuracy_sentence(study, protocol, summary)
     if study.answers == "failures" and len(summary.variants):
-        return _failure_sentence(study, protocol, summary) + " " + _accuracy_sentence(study, protocol, summary)
+        return [_failure_sentence(study, protocol, summary), accuracies]
     failed = [f"{row.variant} ({failures(row)})" for row in each_row(summary.variants) if failures(row)]
-    note = f" Runs that did not learn are in these numbers: {listed(failed)}." if failed else ""
+    note = f"These numbers include runs that did not learn: {listed(failed)}." if failed else ""
     if study.pairs:
-        return _tuned_sentence(study, protocol, summary) + note
-    beside = _published_sentence(protocol, summary) + " " if len(summary.published) else ""
-    return beside + _accuracy_sentence(study, protocol, summary) + note
+        return [_tuned_sentence(study, protocol, summary), note]
+    return [_published_sentence(protocol, summary) if len(summary.published) else "", accuracies, note]
 
 
 def _added_sentence(added: AddedSeeds) -> str:
@@ -44,8 +55,8 @@ def _added_sentence(added: AddedSeeds) -> str:
     seeds, were = ("Seeds", "were") if len(added.seeds) > 1 else ("Seed", "was")
     when = f"added by hand after {added.after}" if added.after else "asked for by hand"
     return (
-        f"{seeds} {seeds_text(added.seeds)}, beyond the {added.declared} declared, {were} {when}: if that followed a look at the "
-        "results, p-values are too small."
+        f"{seeds} {seeds_text(added.seeds)}, beyond the {added.declared} declared, {were} {when}. If somebody had looked at the "
+        "results before, p-values are too small."
     )
 
 
@@ -54,7 +65,7 @@ def _tuned_sentence(study: Study, protocol: str, summary: Summary) -> str:
     table = summary.tuned
     others = table[table["variant"] != study.baseline] if len(table) else table
     if not len(others):
-        return f"Not answered yet: under `{protocol}` there are no results of both {study.baseline} and a variant as tuned."
+        return f"Under `{protocol}` there are no results of both {study.baseline} and a variant as tuned."
     verdicts = _verdicts(others.rename(columns=lambda name: name.removesuffix("_tuned")).assign(decided_at=0))
     (base,) = each_row(table[table["variant"] == study.baseline])
     interval = interval_text(base.accuracy_mean_tuned, base.accuracy_low_tuned, base.accuracy_high_tuned, 100, " %")
@@ -62,9 +73,8 @@ def _tuned_sentence(study: Study, protocol: str, summary: Summary) -> str:
     changes = f"Tuning changes the verdict on {listed(changed)}" if len(changed) else "Tuning changes no verdict"
     draws = draws_text(dict(zip(table["variant"], table["draw"], strict=True)))
     return (
-        f"{_under(protocol, summary)}, each variant with the hyperparameters that tuning found for it, compared with "
-        f"{study.baseline} as tuned (test accuracy {interval}, n = {base.n}): {verdicts} "
-        f"{changes}. {draws[0].upper()}{draws[1:]}."
+        "Each variant has the hyperparameters that tuning found for it. "
+        f"{_baseline(f'tuned baseline {study.baseline}', protocol, interval, base.n)} {verdicts} {changes}. {capitalised(draws)}."
     )
 
 
@@ -74,23 +84,24 @@ def _published_sentence(protocol: str, summary: Summary) -> str:
         f"(n = {row.n_theirs}), {p_is(row.p_location)}**"
         for row in each_row(summary.published)
     ]
-    return (
-        f"{_under(protocol, summary)}, median test accuracy beside that of published runs: {'; '.join(parts)} (Mann-Whitney's "
-        "test)."
-    )
+    return f"Median test accuracy under `{protocol}` and in published runs (Mann-Whitney's test): {'; '.join(parts)}."
 
 
-def _under(protocol: str, summary: Summary) -> str:
-    """Under which protocol, and after how many training images, an answer holds: a verdict without its length misleads."""
+def _images(summary: Summary) -> str:
+    """Count training images after which the verdicts hold, such as "40,000"."""
     fewest, most = summary.examples
-    images = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
-    return f"Under `{protocol}`, after {images} training images"
+    return f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
+
+
+def _baseline(name: str, protocol: str, accuracy: str, n: int) -> str:
+    seeds = "1 seed" if n == 1 else f"{n} seeds"
+    return f"Under `{protocol}` the {name} reaches a test accuracy of {accuracy}, n = {seeds}."
 
 
 def _memory_sentence(task: str, protocol: str, summary: Summary) -> str:
     lines = summary.memory
     if not len(lines):
-        return f"Not answered yet: under `{protocol}` no network was measured with two batches or more."
+        return f"Under `{protocol}` no network was measured with two batches or more."
     is_linear = lines["r_squared"] >= LINEAR
     bent = listed(lines["network"][~is_linear])
     verdict = (
@@ -115,7 +126,7 @@ def _failure_sentence(study: Study, protocol: str, summary: Summary) -> str:
         parts.append(
             f"**{count} of {num}** ({100 * share.low:.0f} to {100 * share.high:.0f} %) with {listed(variants)}"
         )
-    counts = f"{_under(protocol, summary)}, runs that collapsed, diverged or lost classes for good: {'; '.join(parts)}."
+    counts = f"Under `{protocol}`, so many runs collapsed, diverged or lost classes for good: {'; '.join(parts)}."
     return " ".join([counts, *_failure_comparisons(study, summary.variants)])
 
 
@@ -146,18 +157,16 @@ def _accuracy_sentence(study: Study, protocol: str, summary: Summary) -> str:
     base = table[table["variant"] == study.baseline] if len(table) else table
     others = table[table["role"] == "confirmatory"] if len(table) else table
     if not len(base) or not len(others):
-        return f"Not answered yet: under `{protocol}` there are no results of both the baseline {study.baseline} and a variant."
+        return f"Under `{protocol}` there are no results of both the baseline {study.baseline} and a variant."
     row = base.iloc[0]
-    return (
-        f"{_under(protocol, summary)}, compared with {study.baseline} (test accuracy {accuracy_text(row, ' %')}, n = {row.n}): "
-        f"{_verdicts(others)}"
-    )
+    return f"{_baseline(f'baseline {study.baseline}', protocol, accuracy_text(row, ' %'), row.n)} {_verdicts(others)}"
 
 
 def _verdicts(others: pd.DataFrame) -> str:
-    """Such as "**0x is better by ...**; 3x is inconclusive." of rows with differences and verdicts."""
-    parts = []
+    """Such as "**0x is better by ...**. 3x is inconclusive (...)." of rows with differences and verdicts."""
+    sentences = []
     for verdict in ("better", "worse", "equivalent"):
+        parts = []
         for other in each_row(others[others["verdict"] == verdict]):
             size, low, high = other.difference, other.difference_low, other.difference_high
             if verdict == "worse":
@@ -167,21 +176,22 @@ def _verdicts(others: pd.DataFrame) -> str:
             corrected = f"decided at {other.decided_at} seeds" if other.decided_at else f"corrected {p_is(p)}"
             relation = "is equivalent, differing" if verdict == "equivalent" else f"is {verdict}"
             parts.append(f"**{other.variant} {relation} by {gap}, {corrected}**")
+        if parts:
+            sentences.append("; ".join(parts))
     futile = list(others[others["verdict"] == sequential.FUTILE]["variant"])
     if futile:
-        parts.append(
-            f"{listed(futile)} {'is' if len(futile) == 1 else 'are'} not decided, and more seeds would hardly decide it"
-        )
+        sentences.append(f"{_are(futile)} not decided, and more seeds would hardly decide it")
     undecided = others[~others["verdict"].isin(["better", "worse", "equivalent", sequential.FUTILE])]
-    if len(undecided):
-        finds = undecided["detectable"].dropna()
-        could = (
-            f" (with a power of 80 % only differences of {ends_text(finds, 1)} points or more would have been found)"
-            if len(finds)
-            else ""
-        )
-        if (undecided["n"] == 1).all():
-            parts.append(f"no verdict on {listed(undecided['variant'])}, of 1 seed")
-        else:
-            parts.append(f"{listed(undecided['variant'])} {'is' if len(undecided) == 1 else 'are'} inconclusive{could}")
-    return "; ".join(parts) + "."
+    names = list(undecided["variant"])
+    finds = undecided["detectable"].dropna()
+    if names and (undecided["n"] == 1).all():
+        sentences.append(f"One seed gives no verdict on {listed(names)}")
+    elif names:
+        points = f"{ends_text(finds, 1)} points{', by variant' if len(finds) > 1 else ''}" if len(finds) else ""
+        least = f" (minimum detectable difference at 80 % power: {points})" if points else ""
+        sentences.append(f"{_are(names)} inconclusive{least}")
+    return ". ".join(sentences) + "."
+
+
+def _are(names: Sequence[str]) -> str:
+    return f"{listed(names)} {'is' if len(names) == 1 else 'are'}"

@@ -21,13 +21,16 @@ SEED_GAP = 100  # seeds are counted from 0; so many in a row without a record en
 
 @dataclass(frozen=True)
 class Report:
-    """The content of a report: its folder, the first sentence, the tables, the records, a line for each record left out.
+    """The content of a report: its folder, words, tables, records, and a line for each record left out.
 
+    answer      to the study's question, in one sentence
+    grounds     numbers and certainty of the answer, in a paragraph
     num_others  records in the same folder that are not the study's own runs
     """
 
     folder: Path
     answer: str
+    grounds: str
     summary: "Summary"
     records: Sequence[RunRecord]
     damaged: Sequence[str]
@@ -85,7 +88,7 @@ def _of_older_data(records: Sequence[RunRecord]) -> list[RunRecord]:
 def read_report(study: Study, protocol: str, store: Store, overrides: Sequence[str] = ()) -> Report:
     """Summarise the records; writes nothing. Raises ValueError if there is none."""
     from ablations.analysis.summary import summarise
-    from ablations.reporting.answer import first_sentence
+    from ablations.reporting.answer import answer, grounds
 
     records, damaged, others = covered(study, protocol, store, overrides)
     if not records:
@@ -94,7 +97,8 @@ def read_report(study: Study, protocol: str, store: Store, overrides: Sequence[s
             f"make them with {command(study, protocol, overrides)}"
         )
     summary = summarise(study, protocol, records, store.looks)
-    return Report(store.folder, first_sentence(study, protocol, summary), summary, records, damaged, others)
+    words = answer(study, summary), grounds(study, protocol, summary)
+    return Report(store.folder, *words, summary, records, damaged, others)
 
 
 def figure_tables(study: Study, protocol: str, report: Report) -> "Tables":
@@ -153,7 +157,7 @@ def write_report(
             save(draw(tables), store.folder / "figures" / name)
             figures.append((name, " ".join((draw.__doc__ or "").split())))
         charts, styles = charts_of(tables), styles_of(tables)
-    parts = sections(study, protocol, records, report.summary, figures, report.answer, overrides, notes)
+    parts = sections(study, protocol, report, figures, overrides, notes)
     write_atomically(store.folder / "report.md", "\n\n".join(part for part in parts if part) + "\n")
     write_atomically(page, report_page(parts, store.folder, charts, styles))
     write_atomically(inputs, made_from)

@@ -97,3 +97,8 @@ def draws_text(draws: Mapping[str, Hashable]) -> str:
         f"{len(draws)} variants have {num} distinct winner{'s' if num > 1 else ''}: the same draw won for "
         f"{'; another for '.join(shared)}"
     )
+
+
+def unmarked(text: str) -> str:
+    """Leave out Markdown's marks of bold and code, for where they would be read as they are."""
+    return text.replace("**", "").replace("`", "")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).parent / "page"
 INDEX = "index.html"
-FIGURE = re.compile(r"!\[[^\]]*\]\(figures/([\w.-]+)\.png\)")
+FIGURE = re.compile(r"!\[[^\]]*\]\(figures/([^/()]+)\.png\)")
 CELL_RULE = re.compile(r":?-+:?")
 NUMBER = re.compile(r"\W*\d.*|[–∞]|")
 VERDICT = re.compile(r"\W*(better|worse|equivalent|inconclusive|baseline)\b")
@@ -76,21 +76,21 @@ def report_page(
 ) -> str:
     """The report as a page.
 
-    parts   of the report, in Markdown: the title, the answer, then what is claimed and on what it rests
+    parts   of the report, in Markdown: the title, the answer, its grounds, then the sections
     folder  where figures/ is
     charts  drawn by the page's script in the place of the figures of these names (`ablations.reporting.charts`)
     styles  of the variants in the charts
     """
     title, *blocks = (block.strip("\n") for part in parts if part for block in part.split("\n\n") if block.strip())
     name, _, question = title.removeprefix("# ").partition(": ")
-    answer, *rest = blocks or [""]
+    answer, grounds, *rest = (*blocks, "", "")[: max(2, len(blocks))]
     sections = list(_sections(rest, folder))
     content = json.dumps({"styles": styles, "charts": charts}, separators=(",", ":"), allow_nan=False)
     return _render(
         "report.html",
         name=name,
         question=question or name,
-        answer=_text(answer),
+        answer=_text(f"{answer}\n\n{grounds}"),
         sections=sections,
         charts=charts,
         data=_markup(content.replace("<", "\\u003c")),

@@ -33,7 +33,7 @@ def what_was_run(
     lacking = [name for name, num in num_seeds.items() if num < len(seeds)]
     same = "but not all of them of" if any(num_seeds[name] for name in lacking) else "the same for"
     validation = (
-        f"the test set, watched {train.evals_per_epoch} times an epoch"
+        f"the test set, evaluated {train.evals_per_epoch} times an epoch"
         if data.val_examples == 0
         else f"{data.val_examples:,} images set aside from the training set (split {data.split!r})"
     )
@@ -51,7 +51,7 @@ def what_was_run(
         f"Data: {data.name}, checksum {listed({r.data_checksum[:12] for r in records if r.data_checksum})}. Train accuracy is on "
         f"training images, in evaluation mode after the last step. Validation accuracy (targets, curves) is on {validation}. Test "
         f"accuracy is on the test set after the last step{', read once' if data.val_examples else ''}.",
-        f"Device: {listed(devices)}{'; seconds of one are not those of another' if len(devices) > 1 else ''}. Versions: "
+        f"Device: {listed(devices)}{'; timings are not comparable across devices' if len(devices) > 1 else ''}. Versions: "
         f"{listed({_versions(r) for r in records})}.",
         f"Commit: {listed({r.environment.get('commit') or 'unknown' for r in records})}.",
         f"Wall time: {sum(r.wall_seconds for r in records if r.is_result) / 60:.1f} minutes summed over runs, "
@@ -79,8 +79,8 @@ def _variance_fact(records: Sequence[RunRecord]) -> str:
     covered += ["the division into training and validation images"] * is_drawn_anew
     left_out = ["the division into training and validation images"] * (bool(divided) and not is_drawn_anew)
     return (
-        f"Intervals cover what differs from seed to seed: {listed(covered)}; those over test images too also cover which images "
-        f"are in the test set. None covers {' or '.join([*left_out, 'the choice of hyperparameters'])}."
+        f"Intervals cover what differs from seed to seed: {listed(covered)}. Those *over test images too* also cover the choice of "
+        f"test images. None covers {' or '.join([*left_out, 'the choice of hyperparameters'])}."
     )
 
 
@@ -95,12 +95,12 @@ def _precisions_text(records: Sequence[RunRecord]) -> str:
 
 def _tuning_fact(study: Study) -> str:
     if study.pairs:
-        return "Variants marked as tuned have parameters of training found by tuning, the rest the protocol's, the same for all"
+        return "Variants marked as tuned have hyperparameters found by tuning; all others have the protocol's"
     if study.searches:
-        return "Variant found has what tuning has found, the rest the protocol's parameters of training"
+        return "Variant found has the hyperparameters found by tuning; all others have the protocol's"
     studied = sorted(set[str]().union(*(variant.train for variant in study.variants.values())))
     besides = f" but for what is studied ({listed(studied)})" if studied else ""
-    return f"Parameters of training are fixed, the same for all variants{besides}; none was tuned for any of them"
+    return f"Hyperparameters are the same for all variants{besides}; none was tuned"
 
 
 def _range_text(values: Iterable[object]) -> str:

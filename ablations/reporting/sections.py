@@ -1,15 +1,14 @@
 """The words and tables of a report, in Markdown: what is claimed, how sure it is, and what it rests on."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from ablations.analysis import stats
 from ablations.analysis.planning import MOST_SEEDS
 from ablations.analysis.summary import Summary, each_row, verdict_text
-from ablations.records import RunRecord
 from ablations.reporting.formatting import (
     accuracy_text,
     count_text,
@@ -27,18 +26,23 @@ from ablations.runs import length_name
 from ablations.study import MEMORY, Study
 from nin.shift import SHIFT
 
+if TYPE_CHECKING:
+    from ablations.reporting.files import Report
+
 COUNTED = {"training": "weights, gradients and optimiser", "prediction": "weights"}
+EXPLORATORY = "Welch's test, 95 % intervals, exploratory: p is not corrected for the number of comparisons."
 MEMORY_TEXT = {
     "training": (
-        "Least squares of the peak of two training steps on the batch. The fixed part holds weights, gradients, the optimiser's state, "
-        "copies of weights in a lower precision and workspace; the slope holds an image's activations and what the backward pass "
-        "keeps of them besides, such as the positions of maxima. Counting takes float32 for the first and the precision of training "
-        "for the second, and neither copies nor workspace."
+        "Each line is fitted by least squares to the peak memory of two training steps, against the batch. The fixed part holds "
+        "weights, gradients, the optimiser's state, copies of weights in a lower precision, and workspace. The part per image holds "
+        "activations and what the backward pass keeps besides, such as the positions of maxima. The columns *by counting* are computed "
+        "from shapes, in float32 for weights and in the training precision for activations, without copies and workspace."
     ),
     "prediction": (
-        "Least squares of the peak of predicting one batch, in evaluation mode without gradients. The fixed part holds weights, their "
-        "copies in a lower precision and workspace; the slope holds the activations of an image that are alive at the same time. "
-        "Counting takes all activations of an image, of which prediction frees most before the last is made."
+        "Each line is fitted by least squares to the peak memory of predicting one batch, in evaluation mode without gradients. The "
+        "fixed part holds weights, their copies in a lower precision, and workspace. The part per image holds the activations that are "
+        "alive at the same time. The column *activations by counting* adds up all of them, of which prediction frees most before it "
+        "makes the last."
     ),
 }
 
@@ -46,24 +50,23 @@ MEMORY_TEXT = {
 def sections(
     study: Study,
     protocol: str,
-    records: Sequence[RunRecord],
-    summary: Summary,
+    report: "Report",
     figures: Sequence[tuple[str, str]],
-    answer: str,
     overrides: Sequence[str],
     damaged: Sequence[str],
 ) -> list[str]:
     """The report's parts in order, each a heading, a paragraph, a table or a figure; `figures` are names and captions."""
+    summary, records = report.summary, report.records
+    opening = [f"# {study.name}: {study.question}", report.answer, report.grounds]
     if study.answers in MEMORY:
         return [
-            f"# {study.name}: {study.question}",
-            answer,
+            *opening,
             *_memory_sections(MEMORY[study.answers], summary, figures),
             "## What was run",
             what_was_run(study, protocol, records, overrides, damaged),
         ]
     target = study.target(protocol)
-    sections = [f"# {study.name}: {study.question}", answer]
+    sections = opening
     table = summary.variants
     if len(table):
         if len(summary.tuned):
@@ -73,16 +76,22 @@ def sections(
             _figure_line("differences", figures),
             *_length_sections(study, summary),
             "## Accuracy on the test set",
-            _accuracy_table(study, table),
+            _accuracy_table(table),
             _accuracy_notes(study, table),
             _figure_line("accuracy_against_params", figures),
             _figure_line("accuracy_against_flops", figures),
+            "## Each comparison in detail",
+            _detail_table(table),
+            _detail_notes(table),
             "## Convergence",
-            f"The target is {target:.0%} validation accuracy, declared before the runs. A run that missed it counts as censored at "
-            "its budget: the median is infinite when fewer than half hit, the restricted mean takes min(time, budget). The log-rank "
-            "test is too ready to find differences between groups of fewer than about 10 runs: a hint there, not a claim.",
+            f"How many training images until a validation accuracy of {target:.0%}? The target was declared before the runs. *Hits* "
+            "counts the runs that reached it. The median is infinite where fewer than half did. The log-rank test compares the times "
+            "with the baseline's; with fewer than about 10 runs a group it finds differences too readily, so it is a hint and not a "
+            "claim.",
             _convergence_table(table),
-            _ladder_table(summary),
+            _convergence_detail_table(table, summary),
+            "The restricted mean counts a run that missed the target with all of its images. The mean height of the curve is the mean "
+            "validation accuracy over the training.",
             _figure_line("learning_curves", figures),
             _figure_line("examples_to_target", figures),
             _figure_line("reached_target", figures),
@@ -97,23 +106,24 @@ def sections(
         if len(summary.controls):
             sections += [
                 "## At equal size",
-                "Is it the kind of network, or only its size? Each variant against a network of the other kind, widened or narrowed "
-                f"to the variant's parameters or FLOPs within {max(1, math.ceil(100 * summary.controls['size_off'].max()))} % "
-                "(Welch, 95 %, not corrected; exploratory).",
+                "Is it the kind of network, or only its size? Each variant is compared with a network of the other kind, whose width "
+                "is chosen so that it has the variant's parameters or FLOPs within "
+                f"{max(1, math.ceil(100 * summary.controls['size_off'].max()))} %. {EXPLORATORY}",
                 _difference_table(summary.controls, "comparison"),
             ]
         if len(summary.contrasts):
             sections += [
                 "## Other comparisons",
-                "Pairs of variants that the study compares beside the declared comparisons (Welch, 95 %, not corrected; exploratory).",
+                f"The study also compares these pairs of variants. {EXPLORATORY}",
                 _difference_table(summary.contrasts, "comparison"),
             ]
         if len(summary.factors):
             sections += [
                 "## Main effects and interactions",
-                f"Factors: {' and '.join(study.factors)}. Contrasts of cell means (Welch, Satterthwaite), points of test "
-                "accuracy, over the whole table of levels or, where it has holes, each 2 x 2 table around the baseline of which "
-                "all four cells were run; exploratory, not corrected.",
+                f"The study varies {' and '.join(study.factors)} together. A main effect is a factor's mean effect on "
+                "test accuracy; an interaction is how much one factor changes the effect of another. They are contrasts of cell "
+                "means over the whole table of levels or, where runs are missing, over each complete 2 x 2 table around the baseline "
+                f"(Welch-Satterthwaite). {EXPLORATORY}",
                 _difference_table(summary.factors, "effect"),
             ]
         if len(summary.published):
@@ -126,8 +136,8 @@ def sections(
         if len(summary.anchors):
             sections += [
                 "## What others have published",
-                "Numbers of others on this question, with other networks and other data, mostly single runs: to be set beside the "
-                "direction and size of the differences above, not beside the accuracies.",
+                "Others have published these numbers on the question, with other networks and other data, mostly from single runs. "
+                "Compare their differences with those above, not their accuracies.",
                 _anchors_table(summary.anchors),
             ]
     return [*sections, "## What was run", what_was_run(study, protocol, records, overrides, damaged)]
@@ -161,9 +171,9 @@ def _tuned_sections(study: Study, table: pd.DataFrame) -> list[str]:
     return [
         f"Order by accuracy, fixed: {' > '.join(orders[0])}; tuned: {' > '.join(orders[1])}.",
         markdown_table(rows),
-        "Both columns of differences are by the same tests, each corrected by Holm over its own comparisons. Tuned settings were "
-        "chosen by validation accuracy with other seeds, with the same number of trials and training images for every variant. Where "
-        "several variants have the same draw, tuning has not yet found what suits each: that takes more trials. All other "
+        "Both columns of differences come from the same tests, each corrected by Holm's method over its own comparisons. Tuning chose "
+        "settings by validation accuracy, with other seeds, and with the same number of trials and training images for every variant. "
+        "Where several variants have the same draw, tuning has not yet found what suits each: that takes more trials. All other "
         "tables and figures compare with the baseline at its fixed setting.",
     ]
 
@@ -192,23 +202,16 @@ def _memory_sections(task: str, summary: Summary, figures: Sequence[tuple[str, s
     ]
 
 
-def _accuracy_table(study: Study, table: pd.DataFrame) -> str:
+def _accuracy_table(table: pd.DataFrame) -> str:
     rows = [
         {
             "variant": row.variant,
-            "role": row.role,
             "n": row.n,
             "parameters": f"{row.params:,}",
-            "GFLOP": f"{row.gflops:.4f}",
-            "memory, MB": number_text(row.peak_memory_mb),
             "test accuracy, %": accuracy_text(row),
             "difference, points": "" if row.role == "baseline" else difference_text(row),
-            "over test images too": ""
-            if math.isnan(row.difference_both_low)
-            else f"{row.difference_both_low:+.2f} to {row.difference_both_high:+.2f}",
-            "p (Holm)": p_text(row.p_holm) if row.role == "confirmatory" else _raw_p(row.p, row.role),
-            "P(better)": "" if math.isnan(row.prob_better) else f"{row.prob_better:.2f}",
-            "verdict": "" if row.role == "baseline" else verdict_text(row),
+            "p": p_text(row.p_holm) if row.role == "confirmatory" else _raw_p(row.p, row.role),
+            "verdict": "baseline" if row.role == "baseline" else verdict_text(row),
         }
         for row in each_row(table)
     ]
@@ -216,62 +219,96 @@ def _accuracy_table(study: Study, table: pd.DataFrame) -> str:
 
 
 def _accuracy_notes(study: Study, table: pd.DataFrame) -> str:
+    confirmatory, others = (
+        table[table["role"] == "confirmatory"],
+        table[~table["role"].isin(["baseline", "confirmatory"])],
+    )
     lines = [
-        "Intervals are 95 %. The declared comparisons are each confirmatory variant with the baseline. Their test pairs runs of equal "
-        "seed, which share the order of images and their first weights, and draws the variances of all declared comparisons towards "
-        "a common one; p is corrected by Holm. Other variants are compared by Welch's test: their raw p and verdicts stand in "
-        "brackets, and no claim rests on them. *Equivalent* means that two one-sided tests place the difference within "
-        f"{100 * study.margin:g} points.",
+        "Intervals are 95 %. A *difference* is a variant's mean test accuracy minus the baseline's. The test pairs runs of equal seed, "
+        "which share their first weights and the order of images, and estimates each variance with the help of the other "
+        "comparisons'. p is corrected for the number of comparisons by Holm's method; the interval is not. *Equivalent*: two one-sided "
+        f"tests place the difference within {100 * study.margin:g} points. *Inconclusive*: neither a difference nor equivalence is "
+        "shown.",
     ]
+    if len(others):
+        lines.append(
+            "Square brackets mark exploratory results, of variants that the study did not declare as its comparisons. They are "
+            "compared by Welch's test, their p is not corrected, and no claim rests on them."
+        )
+    if not table["mean_is_reliable"].all():
+        lines.append(
+            "*Unreliable*: some runs did not train. Where a tenth of runs collapse, Student's interval of the mean covers 27, 41 and "
+            "65 % at 3, 5 and 10 runs, not 95 %. *Runs that failed to learn* gives the share that trained and their mean."
+        )
+    detectable = confirmatory["detectable"].dropna()
+    if len(detectable):
+        lines.append(
+            f"Minimum detectable difference at 80 % power, given the spread between seeds: {ends_text(detectable, 2)} points"
+            f"{', by variant' if len(detectable) > 1 else ''}. A smaller difference that was not found is undecided, not absent."
+        )
+    return "\n\n".join(lines)
+
+
+def _detail_table(table: pd.DataFrame) -> str:
+    """Columns that few readers need at first sight; those that are empty in every row are left out."""
+    rows: list[dict[str, object]] = []
+    for row in each_row(table):
+        needs_seeds = (
+            row.role == "confirmatory" and row.verdict == stats.INCONCLUSIVE and not math.isnan(row.seeds_if_seen)
+        )
+        rows.append(
+            {
+                "variant": row.variant,
+                "role": row.role,
+                "GFLOP": f"{row.gflops:.4f}",
+                "memory, MB": _known(row.peak_memory_mb, number_text),
+                "difference over test images too": ""
+                if math.isnan(row.difference_both_low)
+                else f"{row.difference_both_low:+.2f} to {row.difference_both_high:+.2f}",
+                "P(better)": _known(row.prob_better, "{:.2f}".format),
+                "Welch's p": _known(row.p_welch, p_text),
+                "Dunnett's p": _known(row.p_dunnett, p_text),
+                "sign-flip p": _known(row.p_sign_flip, p_text),
+                "seeds to decide": f"{_seeds_text(row.seeds_if_seen)}; {_seeds_text(row.seeds_if_margin)}"
+                if needs_seeds
+                else "",
+            }
+        )
+    filled = [name for name in rows[0] if any(row[name] for row in rows)]
+    return markdown_table([{name: row[name] for name in filled} for row in rows])
+
+
+def _detail_notes(table: pd.DataFrame) -> str:
+    """Explain the columns of `_detail_table` that are there."""
+    lines = ["GFLOP is the cost of one image's forward pass."]
+    if table["peak_memory_mb"].notna().any():
+        lines.append(
+            "Memory is the peak of two training steps: weights, gradients, the optimiser's state, activations."
+        )
     both = table[table["difference_both_low"].notna()]
     if len(both):
         claimed = both[both["verdict"].isin([stats.BETTER, stats.WORSE]) & (both["role"] == "confirmatory")]
         holds_0 = claimed["variant"][(claimed["difference_both_low"] < 0) & (claimed["difference_both_high"] > 0)]
         parts = both["error_images"] ** 2 / (both["error_seeds"] ** 2 + both["error_images"] ** 2)
         lines.append(
-            "*Over test images too*: the difference's interval for other seeds and other test images at once (crossed random effects, "
-            "Owen 2007); verdicts are about other seeds on these test images. Images are "
-            f"{_percent_text(parts)} % of its variance."
+            "*Difference over test images too*: the interval for other seeds and other test images at once (crossed random effects, "
+            f"Owen 2007). Images make up {_percent_text(parts)} % of its variance. Verdicts are about other seeds on these test images."
             + (
-                f" It includes 0 for {listed(holds_0)}, whose verdict another test set might undo."
+                f" The interval includes 0 for {listed(holds_0)}: another test set might undo the verdict."
                 if len(holds_0)
                 else ""
             )
         )
-    if not table["mean_is_reliable"].all():
+    lines.append(
+        "*P(better)*: the estimated probability that a run of the variant beats one of the baseline. The other p-values are checks "
+        "by other tests of the declared comparisons; Dunnett's is corrected and assumes equal variances."
+    )
+    if table["seeds_if_seen"].notna().any():
         lines.append(
-            "*Unreliable*: some runs did not train. Where a tenth of runs collapse, Student's interval of the mean covers 27, 41 and "
-            "65 % at 3, 5 and 10 runs, not 95 %. The share that trained and the mean of those that did are under *Runs that failed to "
-            "learn*."
+            "*Seeds to decide*: how many seeds in all would decide an inconclusive comparison with 80 % power, first if the true "
+            "difference is the one seen, then if it is the margin of equivalence."
         )
-    if table["peak_memory_mb"].notna().any():
-        lines.append(
-            "Memory is the peak of two training steps: weights, gradients, the optimiser's state, activations."
-        )
-    confirmatory = table[table["role"] == "confirmatory"]
-    checks = []
-    for row in each_row(confirmatory):
-        tests = (("Welch", row.p_welch), ("Dunnett, corrected", row.p_dunnett), ("sign-flip", row.p_sign_flip))
-        known = [f"{name} {p_is(p)}" for name, p in tests if not math.isnan(p)]
-        if known:
-            checks.append(f"{row.variant}: {', '.join(known)}")
-    if checks:
-        lines.append(f"Checks by other tests (Dunnett's assumes equal variances): {'; '.join(checks)}.")
-    detectable = confirmatory["detectable"].dropna()
-    if len(detectable):
-        lines.append(
-            f"Minimum detectable difference at 80 % power, at the spread seen: {ends_text(detectable, 2)} points, by variant. A "
-            "smaller difference that was not found is undecided, not absent."
-        )
-    needs = [
-        f"{row.variant} {_seeds_text(row.seeds_if_seen)} if the true difference is the one seen, {_seeds_text(row.seeds_if_margin)} if "
-        "it is the margin"
-        for row in each_row(confirmatory[confirmatory["verdict"] == "inconclusive"])
-        if not math.isnan(row.seeds_if_seen)
-    ]
-    if needs:
-        lines.append(f"Seeds in all that would decide an inconclusive comparison with 80 % power: {'; '.join(needs)}.")
-    return "\n\n".join(lines)
+    return " ".join(lines)
 
 
 def _shift_lines(table: pd.DataFrame) -> list[str]:
@@ -289,8 +326,8 @@ def _shift_lines(table: pd.DataFrame) -> list[str]:
         for row in each_row(known)
     ]
     return [
-        f"Is a network invariant to translation? Test images are shifted by {SHIFT} pixels, each in one of eight directions; means "
-        "over seeds.",
+        f"Is a network invariant to translation? Each test image is shifted by {SHIFT} pixels in one of eight directions. The table "
+        "has means over seeds.",
         markdown_table(rows),
     ]
 
@@ -328,10 +365,10 @@ def _length_sections(study: Study, summary: Summary) -> list[str]:
         rows.append(row)
     return [
         "## With the length of training",
-        f"Difference to {study.baseline} in points of test accuracy (of the baseline its accuracy), n seeds and 95 % intervals, after "
-        "each length of training in images. Each length is a training of its own with a whole schedule. p is corrected by Holm "
-        "within each. The study's verdict is that of the longest. A change is the difference at the longest minus that at the "
-        "shortest, paired by seed, by the same test.",
+        f"Does the difference to {study.baseline} depend on how long networks train? Each length, in training images, is a training "
+        "of its own with a complete schedule. The table has differences in points of test accuracy with 95 % intervals, and the "
+        "baseline's accuracy. Verdicts are corrected by Holm's method within each length; the study's answer is that of the longest. "
+        "The last column is the difference after the longest minus that after the shortest, paired by seed, by the same test.",
         markdown_table(rows),
     ]
 
@@ -341,12 +378,8 @@ def _convergence_table(table: pd.DataFrame) -> str:
         {
             "variant": row.variant,
             "hits": f"{row.hits}/{row.n}",
-            "images, median": count_text(row.examples_to_target_median),
-            "images, restricted mean": count_text(row.examples_to_target_restricted_mean),
-            "training TFLOP, median": number_text(row.tflops_to_target_median),
-            "seconds, median": number_text(row.seconds_to_target_median),
+            "images to target, median": count_text(row.examples_to_target_median),
             "p (log-rank, Holm)": p_text(row.p_logrank_holm),
-            "mean height of curve, %": f"{100 * row.area_under_curve_mean:.1f}",
             "images to 99 % of own final": count_text(row.examples_to_99_percent_of_final_median),
         }
         for row in each_row(table)
@@ -354,16 +387,29 @@ def _convergence_table(table: pd.DataFrame) -> str:
     return markdown_table(rows)
 
 
-def _ladder_table(summary: Summary) -> str:
+def _convergence_detail_table(table: pd.DataFrame, summary: Summary) -> str:
+    """Other measures of speed, and hits at targets around the declared one."""
     wide = summary.ladder.pivot_table(index="variant", columns="target", values="hits", aggfunc="first", sort=False)
     rows = [
-        {"variant": str(name)} | {f"hits at {float(str(target)):.0%}": hits for target, hits in row.items()}
-        for name, row in wide.iterrows()
+        {
+            "variant": row.variant,
+            "images, restricted mean": count_text(row.examples_to_target_restricted_mean),
+            "training TFLOP, median": number_text(row.tflops_to_target_median),
+            "seconds, median": number_text(row.seconds_to_target_median),
+            "mean height of curve, %": f"{100 * row.area_under_curve_mean:.1f}",
+        }
+        | {f"hits at {float(str(target)):.0%}": hits for target, hits in wide.loc[row.variant].items()}
+        for row in each_row(table)
     ]
     return markdown_table(rows)
 
 
 def _failure_table(table: pd.DataFrame) -> str:
+    if not table[["collapsed", "diverged", "runs_with_dead_classes"]].to_numpy().any():
+        return (
+            f"All {table['n'].sum()} runs learned: none collapsed to chance, none diverged, and none stopped predicting a class. With "
+            f"{ends_text(table['n'], 0)} runs a variant, rare failures go unseen."
+        )
     rows = []
     for row in each_row(table):
         rows.append(
@@ -385,9 +431,9 @@ def _failure_table(table: pd.DataFrame) -> str:
         )
     return (
         markdown_table(rows)
-        + "\n\n*Collapsed*: validation accuracy never left chance. *Diverged*: a loss was not finite. "
-        "*Trained*: neither. *Dead*: never predicted on the test set. All of these runs are in the means above; p is Fisher's exact, "
-        "not corrected."
+        + "\n\n*Collapsed*: validation accuracy never left chance. *Diverged*: a loss was not finite. *Trained*: neither. A class is "
+        "*dead* if the network never predicts it on the test set. All of these runs are in the means above. p is from Fisher's exact "
+        "test and not corrected."
     )
 
 
@@ -397,10 +443,10 @@ def _published_text(study: Study) -> str:
         f"{name}: a training loss of {limit:g} or more, or none that is finite" for name, limit in limits.items()
     )
     return (
-        "Our runs beside those that others have published for the same settings. Accuracy is in % on the test set after the last "
-        "epoch, the loss is the mean over the last epoch in training mode. p: Mann-Whitney's test of location and "
-        "Kolmogorov-Smirnov's of any difference; Fisher's for the share of failed runs, with Wilson's intervals"
-        + (f". Failed means, for {failed}." if failed else ".")
+        "Others have published runs of the same settings. Accuracy is in % on the test set after the last epoch; the loss is the mean "
+        "over the last epoch in training mode. The two p of accuracy and of loss are from Mann-Whitney's test of location and "
+        "Kolmogorov-Smirnov's test of any difference. Shares of failed runs have Wilson's intervals and Fisher's exact p."
+        + (f" Failed means, for {failed}." if failed else "")
     )
 
 
@@ -458,6 +504,10 @@ def _difference_table(table: pd.DataFrame, label: str) -> str:
 def _figure_line(name: str, figures: Sequence[tuple[str, str]]) -> str:
     caption = dict(figures).get(name)
     return f"![{name}](figures/{name}.png)\n\n*{caption}*" if caption else ""
+
+
+def _known(value: float, text: Callable[[float], str]) -> str:
+    return "" if math.isnan(value) else text(value)
 
 
 def _raw_p(p: float, role: str) -> str:

@@ -9,7 +9,7 @@ from rich.table import Table
 from ablations.analysis.compare import compare_folders, explain
 from ablations.analysis.summary import each_row, failures, verdict_text, verdict_words
 from ablations.records import Store
-from ablations.reporting.formatting import difference_text, interval_text
+from ablations.reporting.formatting import difference_text, interval_text, unmarked
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,7 +75,7 @@ def print_summary(report: "Report", console: "Console") -> None:
     """The table at the end of a run."""
     header, rows = summary_rows(report)
     console.print(fitting_table(header, rows, console.width, DROPPED_FIRST))
-    print_text(console, report.answer.replace("**", "").replace("`", ""))
+    print_text(console, unmarked(f"{report.answer} {report.grounds}"))
 
 
 def print_comparison(store: Store, other: Store, console: "Console") -> None:

@@ -195,7 +195,7 @@ class MlflowTracker(Tracker):
         for path in figures:
             self._client.log_artifact(self._parent.mlflow_id, str(path), "figures")
         report = folder / "report.md"
-        answer = report.read_text().split("\n\n")[1:2] if report.exists() else []  # it follows the title
+        answer = report.read_text().split("\n\n")[1:3] if report.exists() else []  # with its grounds, after the title
         self._set_tags(self._parent, {"files": digest, DESCRIPTION: "\n\n".join([self._study.question, *answer])})
 
     def _add_records(self, folder: Path) -> None:

@@ -12,7 +12,8 @@ from tabulate import tabulate
 
 from ablations.analysis.expected_best import expected_best
 from ablations.records import Store, write_atomically
-from ablations.reporting.formatting import draws_text
+from ablations.reporting.formatting import draws_text, listed
+from ablations.reporting.html import report_page
 from ablations.tuning.spaces import Range
 from ablations.tuning.task import PRUNED_AT, Task, winners_of
 from ablations.tuning.winners import Winner
@@ -35,7 +36,10 @@ class TuningReport:
 
 
 def write_tuning_report(tasks: Sequence[Task], store: Store, command: str) -> TuningReport:
-    """report.md, tuned.json and figures/ in the store's folder; of a search for small networks report-params.md or report-gflops.md."""
+    """Write report.md, report.html, tuned.json and figures/ into the store's folder.
+
+    A search for small networks writes report-params.md or report-gflops.md, and their pages.
+    """
     winners = winners_of(tasks)
     if winners:
         content = {"variants": {name: asdict(winner) for name, winner in winners.items()}}
@@ -57,15 +61,14 @@ def write_tuning_report(tasks: Sequence[Task], store: Store, command: str) -> Tu
     )
     run = tasks[0].run
     parts = [
-        f"# {run.study} under {run.protocol}",
-        f"Each variant had {len(tasks[0].trials.get_trials())} trials with {tasks[0].seeds} seed(s) each, in the same space, "
-        "pruned ones included. Training images spent: "
-        f"{', '.join(f'{name} {count:,}' for name, count in spent.items())}; {equal}. What counts is validation accuracy; the test set "
-        "was not read.",
+        f"# {run.study}: Which hyperparameters suit each variant under {run.protocol}?",
+        _answer(winners),
+        f"Each variant had {len(tasks[0].trials.get_trials())} trials with {_seeds(tasks[0].seeds)} each, from the same space. Trials "
+        f"are judged by {ACCURACY}; the test set was not read. Training images spent, pruned trials included: "
+        f"{', '.join(f'{name} {count:,}' for name, count in spent.items())}; {equal}.",
         tabulate([_row(task, winners) for task in tasks], headers="keys", tablefmt="pipe", disable_numparse=True),
-        f"*Pruned*: {rule}, but never a variant's own setting. *Failed*: its worker "
-        "raised or died, each time. Of those that did not fail, *collapsed*: not above chance until they ended, which a pruned one "
-        "might have been later; *diverged*: a loss was not finite.",
+        f"*Pruned*: {rule}; never the variant's own setting. *Failed*: the worker raised or died, each time. *Collapsed*: not above "
+        "chance when the trial ended; a pruned one might have been later. *Diverged*: a loss was not finite.",
         f"*Too large*: more than {tasks[0].most_params:,} parameters, which no winner has. {PUBLISHED}"
         if tasks[0].most_params
         else "",
@@ -80,7 +83,19 @@ def write_tuning_report(tasks: Sequence[Task], store: Store, command: str) -> Tu
     ]
     path = store.folder / f"report{tasks[0].objective.removeprefix('accuracy').replace(',', '-')}.md"
     write_atomically(path, "\n\n".join(part for part in parts if part) + "\n")
+    write_atomically(path.with_suffix(".html"), report_page(parts, store.folder, {}, {}))
     return TuningReport(path, winners)
+
+
+def _answer(winners: dict[str, Winner]) -> str:
+    if not winners:
+        return "**No trial has won: none was complete, finite and small enough, or several objectives were asked for.**"
+    best = listed(f"{name} {100 * winner.value:.2f} %" for name, winner in winners.items())
+    return f"**Best {ACCURACY} found: {best}.**"
+
+
+def _seeds(num: int) -> str:
+    return "1 seed" if num == 1 else f"{num} seeds"
 
 
 def _row(task: Task, winners: dict[str, Winner]) -> dict[str, object]:

@@ -77,8 +77,8 @@ def test_results_are_tables(results: Results) -> None:
 
 
 def test_the_answer_is_a_sentence_without_markup(results: Results) -> None:
-    assert "max is better" in results.answer
-    assert not {"*", "`"} & set(results.answer)
+    assert results.answer.endswith("training images: max is more accurate than average.")
+    assert not {"*", "`"} & set(results.answer + results.grounds)
     assert repr(results) == f"Results(two_poolings under smoke, 6 runs: {results.answer})"
 
 
@@ -91,7 +91,7 @@ def test_results_draw_their_figures(results: Results) -> None:
 
 def test_a_notebook_shows_answer_table_and_forest_plot(results: Results) -> None:
     html = results._repr_html_()
-    assert unescape(html).startswith(f"<p>{results.answer}</p>")
+    assert unescape(html).startswith(f"<p>{results.answer} {results.grounds}</p>")
     assert "<td>average</td>" in html
     assert html.count('<img src="data:image/png;base64,') == 1
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from builders import record_of, smoke_runs
+from PIL import Image
 from processes import call, command
 
 from ablations import run
@@ -34,6 +35,40 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, subprocess.Com
 
 def contents(folder: Path) -> dict[Path, float]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*.json") if "mlartifacts" not in path.parts}
+
+
+def test_a_folder_of_images_may_be_named_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NIN_DATA", str(tmp_path / "root"))
+    for i in range(60):
+        path = tmp_path / "disk" / "pets" / ("cat", "dog")[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), i).save(path)
+    words = [
+        "num_1x1",
+        "--protocol",
+        "smoke",
+        "--variants",
+        "2x",
+        "--seeds",
+        "1",
+        "--results",
+        str(tmp_path / "results"),
+    ]
+    changes = [
+        f"data.name=folder:{tmp_path / 'disk/pets'}",
+        "data.val_examples=6",
+        "data.train_examples=0",
+        "data.test_examples=0",
+    ]
+    assert run.main([*words, *(word for change in changes for word in ("--set", change))]) == 0
+    record = next((tmp_path / "results").rglob("runs/*.json")).read_text()
+    assert '"folder:pets"' in record
+    assert "disk" not in record + (tmp_path / "results/num_1x1/smoke/report.md").read_text()
+    with pytest.raises(SystemExit):
+        run.main([*words, "--set", f"data.name=folder:{tmp_path / 'gone'}"])
+    assert "there is no folder" in capsys.readouterr().err
 
 
 def test_a_study_ends_with_a_table_and_every_file(ran: "tuple[Path, subprocess.CompletedProcess[str]]") -> None:

@@ -200,7 +200,7 @@ def test_seeds_are_added_to_what_is_undecided_and_to_the_baseline_alone(scripted
     table = outcome.reports["num_1x1"].summary.variants.set_index("variant")
     assert (table.loc["0x", "verdict"], table.loc["3x", "verdict"]) == ("better", "worse")
     assert table.loc["0x", "decided_at"] == 5
-    assert "decided at 5 seeds" in outcome.reports["num_1x1"].answer
+    assert "decided at 5 seeds" in outcome.reports["num_1x1"].grounds
 
 
 def test_looks_are_declared_before_the_first_run_and_stay_as_they_are(scripted: Scripted, tmp_path: Path) -> None:
@@ -230,4 +230,4 @@ def test_a_comparison_that_more_seeds_would_hardly_decide_stops_and_is_said_to(t
         store.write(record_of(run, test_accuracy=accuracies[run.variant][run.seed]))
     report = write_report(NUM_1X1, "smoke", store)
     assert report.summary.variants.set_index("variant").loc["0x", "verdict"] == "futile"
-    assert "0x is not decided, and more seeds would hardly decide it" in report.answer
+    assert "0x is not decided, and more seeds would hardly decide it" in report.grounds

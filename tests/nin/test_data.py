@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nin import fetch
 from nin.data import AUGMENTATIONS, CROP_MARGIN, DATASETS, DataError, ImageData, data_root, load, shape
+from nin.sources import named
 from nin.spec import DataSpec, stream
 
 SYNTHETIC = DataSpec(name="synthetic", val_examples=200)
@@ -417,6 +418,38 @@ def test_a_folder_outside_the_data_root_is_refused(root: Path, tmp_path: Path, n
         with pytest.raises(DataError, match="must lie inside the data root") as caught:
             look(DataSpec(name=f"folder:{name}"), root)
         one_line(caught)
+
+
+def test_a_folder_anywhere_has_a_name_in_the_data_root(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIN_DATA", str(root))
+    pets = tmp_path / "disk" / "pets"
+    for kind in ("cat", "dog"):
+        for i in range(6):
+            paint(pets / kind / f"{i}.png")
+    assert [named(f"folder:{pets}") for _ in range(2)] == ["folder:pets", "folder:pets"]
+    assert named("folder:pets") == named(f"folder:{root / 'pets'}") == "folder:pets"
+    assert load(DataSpec(name="folder:pets", val_examples=0)).classes == ("cat", "dog")
+
+
+def test_two_folders_of_one_name_and_one_that_is_gone_are_refused(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIN_DATA", str(root))
+    for disk in ("a", "b"):
+        (tmp_path / disk / "pets").mkdir(parents=True)
+    assert named(f"folder:{tmp_path / 'a/pets'}") == "folder:pets"
+    for path, message in (
+        (tmp_path / "b/pets", "have one name in the data root"),
+        (tmp_path / "c/pets", "there is no folder"),
+    ):
+        with pytest.raises(DataError, match=message) as caught:
+            named(f"folder:{path}")
+        one_line(caught)
+    (tmp_path / "a/pets").rmdir()
+    assert named(f"folder:{tmp_path / 'b/pets'}") == "folder:pets"  # the link led nowhere
+    assert (root / "pets").resolve() == tmp_path / "b/pets"
 
 
 def test_a_folder_that_does_not_fit_is_one_line(root: Path) -> None:

@@ -1,12 +1,15 @@
 """A verdict goes with its length of training: the longest decides, and how a difference changes stands beside it."""
 
+from pathlib import Path
+
 import pytest
 from builders import record_of
 
 from ablations.analysis import lengths
 from ablations.analysis.summary import summarise
 from ablations.records import RunRecord
-from ablations.reporting.answer import first_sentence
+from ablations.reporting.answer import answer, grounds
+from ablations.reporting.files import Report
 from ablations.reporting.sections import sections
 from ablations.study import Study, Variant
 
@@ -81,10 +84,12 @@ def test_one_length_has_no_table_of_lengths(records: list[RunRecord]) -> None:
 
 def test_the_lead_sentence_and_the_report_say_after_how_many_images(records: list[RunRecord]) -> None:
     summary = summarise(STUDY, "digits", records)
-    answer = first_sentence(STUDY, "digits", summary)
-    assert "after 40,000 training images" in answer
-    parts = sections(STUDY, "digits", records, summary, [("difference_against_images", "x")], answer, (), ())
-    assert parts[2].startswith("![")
+    words = answer(STUDY, summary), grounds(STUDY, "digits", summary)
+    assert words[0].startswith("**After 40,000 training images: ")
+    report = Report(Path(), *words, summary, records, [])
+    parts = sections(STUDY, "digits", report, [("difference_against_images", "x")], (), ())
+    assert parts[1:3] == list(words)
+    assert parts[3].startswith("![")
     (table,) = (part for part in parts if "after 10k" in part)
     assert "after 40k" in table
     assert "+3.13" in table

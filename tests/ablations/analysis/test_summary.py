@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from builders import NUM_TEST, plain, record_of, smoke_runs
 from ablations.analysis.stats import wilson
 from ablations.analysis.summary import AddedSeeds, Summary, summarise
 from ablations.records import RunRecord, pack_correctness
-from ablations.reporting.answer import first_sentence
+from ablations.reporting.answer import grounds
+from ablations.reporting.files import Report
 from ablations.reporting.provenance import what_was_run
 from ablations.reporting.sections import sections
 from ablations.runs import Run
@@ -98,7 +100,7 @@ def test_seeds_as_declared_are_not_spoken_of() -> None:
 def test_seeds_beyond_those_declared_are_named() -> None:
     summary = summary_of(plain, seeds=4)  # of which `smoke` declares two
     assert summary.added == AddedSeeds(2, (2, 3), "")
-    assert "Seeds 2 and 3, beyond the 2 declared, were asked for by hand" in first_sentence(NUM_1X1, "smoke", summary)
+    assert "Seeds 2 and 3, beyond the 2 declared, were asked for by hand" in grounds(NUM_1X1, "smoke", summary)
 
 
 def test_seeds_that_started_days_later_were_added_after_that_day() -> None:
@@ -107,9 +109,7 @@ def test_seeds_that_started_days_later_were_added_after_that_day() -> None:
 
     summary = summary_of(later, seeds=3)
     assert summary.added == AddedSeeds(2, (2,), "2026-01-02")
-    assert "Seed 2, beyond the 2 declared, was added by hand after 2026-01-02" in first_sentence(
-        NUM_1X1, "smoke", summary
-    )
+    assert "Seed 2, beyond the 2 declared, was added by hand after 2026-01-02" in grounds(NUM_1X1, "smoke", summary)
 
 
 # --- tuned variants
@@ -133,8 +133,9 @@ def tuned() -> tuple[str, Summary, str]:
 
     records = [made(run) for run in study.expand("smoke", 5)]
     summary = summarise(study, "smoke", records)
-    answer = first_sentence(study, "smoke", summary)
-    return answer, summary, sections(study, "smoke", records, summary, [], answer, [], [])[0]
+    words = grounds(study, "smoke", summary)
+    report = Report(Path(), "", words, summary, records, [])
+    return words, summary, sections(study, "smoke", report, [], [], [])[0]
 
 
 def test_a_tuned_study_has_verdicts_against_the_tuned_baseline(tuned: tuple[str, Summary, str]) -> None:
@@ -154,7 +155,7 @@ def test_winners_that_are_the_same_draw_are_counted_once(tuned: tuple[str, Summa
 def test_the_report_of_a_tuned_study_answers_the_tuned_question(tuned: tuple[str, Summary, str]) -> None:
     answer, _, title = tuned
     assert title == f"# num_1x1-tuned: With each variant tuned: {NUM_1X1.question}"
-    assert "compared with 2x as tuned" in answer
+    assert "the tuned baseline 2x" in answer
     assert "0x is better" in answer
     assert "0x is worse" not in answer
     assert "Tuning changes the verdict on 0x." in answer

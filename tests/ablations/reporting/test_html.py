@@ -109,7 +109,7 @@ def test_charts_hold_the_numbers_of_the_tables(page: str, store: Store) -> None:
 
 
 def test_what_explains_a_table_is_folded_and_the_rest_is_not(page: str) -> None:
-    (notes,) = re.findall(r'<details class="notes">(.*?)</details>', page.partition("Convergence</h2>")[0], re.DOTALL)
+    notes, _ = re.findall(r'<details class="notes">(.*?)</details>', page.partition("Convergence</h2>")[0], re.DOTALL)
     assert "Intervals are 95 %" in notes
     is_open = re.findall(r'<details class="section" id="[\w-]+"( open)?>', page)
     assert is_open[0] == " open"
@@ -119,7 +119,9 @@ def test_what_explains_a_table_is_folded_and_the_rest_is_not(page: str) -> None:
 def test_verdicts_stand_out_also_with_their_reason(tmp_path: Path) -> None:
     verdicts = {"better": "better", "[worse]": "worse", "inconclusive (Holm)": "inconclusive", "no verdict: 1 seed": ""}
     rows = "".join(f"\n| x | {verdict} |" for verdict in verdicts)
-    page = report_page(["# a: Why?", "Answer.", f"| variant | verdict |\n|:--|:--|{rows}"], tmp_path, {}, {})
+    page = report_page(
+        ["# a: Why?", "Answer.", "Grounds.", f"| variant | verdict |\n|:--|:--|{rows}"], tmp_path, {}, {}
+    )
     cells = re.findall(r"<td(?: class=\"(\w+)\")?>([^<x].*?)</td>", page)
     assert cells == [(kind, verdict) for verdict, kind in verdicts.items()]
 

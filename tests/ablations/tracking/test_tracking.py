@@ -239,7 +239,7 @@ def test_report_and_figures_are_artifacts_of_the_study(done: Tracked) -> None:
     ]
     assert [file.path for file in done.client.list_artifacts(parent.info.run_id, "figures")] == ["figures/curves.png"]
     assert parent.info.artifact_uri.startswith((done.results / "mlartifacts").as_uri())
-    assert parent.data.tags["mlflow.note.content"] == "Which?\n\nThe answer."
+    assert parent.data.tags["mlflow.note.content"] == "Which?\n\nThe answer.\n\nMore."
 
 
 def test_a_variant_has_means_over_seeds_under_the_names_of_its_seeds(done: Tracked) -> None:

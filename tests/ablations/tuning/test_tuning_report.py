@@ -1,5 +1,6 @@
 """What tuning came to: tables, warnings, figures."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,11 @@ def test_a_search_under_a_limit_says_what_is_too_large_and_what_others_have_publ
     assert cells["too large"] == str(len(too_large))
     assert cells["parameters of the best"] == "1,000"  # as `made_up` has it
     assert "95.4 % by DenseNet-BC" in report.path.read_text()
+    page = report.path.with_suffix(".html").read_text()
+    figures = {path.stem for path in (tmp_path / "toy-tuning/smoke/figures").glob("*.png")}
+    assert set(re.findall(r'<figure id="(.*?)">', page)) == figures
+    assert page.count('src="data:image/svg+xml;base64,') == len(figures)
+    assert f"Best validation accuracy found: 2x {100 * report.winners['2x'].value:.2f} %." in page
 
 
 def test_a_best_trial_that_collapsed_is_named(tmp_path: Path) -> None:
