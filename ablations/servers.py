@@ -7,14 +7,22 @@
 """
 
 import argparse
+import json
 import os
+import sqlite3
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from nin.cli import OneLineParser
 
 HOST, UI_PORT, DASHBOARD_PORT = "127.0.0.1", 5000, 8080
+FIRST_VIEW = "Accuracy and size"  # the saved view that links lead to
+VIEWS = (  # in MLflow's tables
+    "SELECT name, experiment_id, key, value FROM experiments JOIN experiment_tags USING (experiment_id) "
+    "WHERE lifecycle_stage = 'active' AND key LIKE 'mlflow.sharedViewState.%' ORDER BY name, key"
+)
 MAKEFILE = Path(__file__).resolve().parents[1] / "Makefile"  # of a clone; a wheel has none
 
 
@@ -25,9 +33,11 @@ def command_of(server: str) -> str:
 
 
 def serve_ui(argv: Sequence[str]) -> int:
-    """Become MLflow's server. Raises ValueError if there is no database yet."""
+    """Print links to the comparisons, and become MLflow's server. Raises ValueError if there is no database yet."""
     arguments = _arguments(argv, "ui", "Serve MLflow's user interface.", UI_PORT)
     uri = os.environ.get("MLFLOW_TRACKING_URI") or _database(arguments.results / "mlflow.db", "ablations.run")
+    if uri.startswith("sqlite:///"):
+        print(*_links(Path(uri.removeprefix("sqlite:///")), arguments.port), sep="\n")
     settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     options = ["--workers", "1", "--host", HOST, "--port", str(arguments.port), "--backend-store-uri", uri]
     return _become(["-m", "mlflow", "ui", *options], settings)
@@ -39,6 +49,20 @@ def serve_dashboard(argv: Sequence[str]) -> int:
     storage = os.environ.get("OPTUNA_STORAGE") or _database(arguments.results / "optuna.db", "ablations.tune")
     code = "import sys; from optuna_dashboard._cli import main; sys.argv[0] = 'optuna-dashboard'; main()"
     return _become(["-c", code, "--host", HOST, "--port", str(arguments.port), storage], {})
+
+
+def _links(database: Path, port: int) -> Iterator[str]:
+    """A line per experiment and protocol, with a link of its own line; nothing where MLflow keeps its views in another way."""
+    try:
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+            rows = connection.execute(VIEWS).fetchall()
+        named = [(name, experiment, key, json.loads(value)["name"]) for name, experiment, key, value in rows]
+    except (sqlite3.Error, ValueError, KeyError, TypeError):
+        return
+    for name, experiment, key, view in named:
+        if view.startswith(FIRST_VIEW):
+            yield f"{name.removeprefix('nin-ablations/')}, {key.rpartition('.')[2]}:"
+            yield f"  http://{HOST}:{port}/#/experiments/{experiment}/runs?viewStateShareKey={key.rpartition('.')[2]}"
 
 
 def _arguments(argv: Sequence[str], name: str, description: str, port: int) -> argparse.Namespace:

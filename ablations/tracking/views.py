@@ -10,11 +10,12 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ablations.servers import FIRST_VIEW as FIRST
+
 TAG = "mlflow.sharedViewState."
 ACCURACY, TARGET, PARAMS, FLOPS = "test/accuracy", "convergence/examples_to_target", "params/total", "gflops"
 COLUMNS = (ACCURACY, f"{ACCURACY}_sd", "num_seeds", TARGET, PARAMS, FLOPS, "peak_memory_mb", "train_seconds")
 ALL_RUNS = 100  # in one chart; MLflow draws 10 unless told otherwise
-FIRST = "Accuracy and size"  # the view that a link leads to
 
 
 def saved_views(protocol: str, made_at: int) -> dict[str, str]:

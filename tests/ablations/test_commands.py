@@ -57,6 +57,18 @@ def test_a_wheel_gives_no_advice_to_use_make(monkeypatch: pytest.MonkeyPatch, tm
     assert "nin-ablations ui, then" in "\n".join(tracker.links())
 
 
+def test_the_links_that_ui_prints_are_those_of_the_runs(tmp_path: Path) -> None:
+    tracker = open_tracker(tmp_path, load_study("num_1x1"), "smoke", lambda line: None)
+    tracker.close("FINISHED")
+    (link,) = (line.strip() for line in tracker.links() if "viewStateShareKey" in line)
+    assert list(servers._links(tmp_path / "mlflow.db", servers.UI_PORT)) == ["num_1x1, smoke:", f"  {link}"]
+
+
+def test_a_database_that_is_otherwise_has_no_links(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("no database")
+    assert list(servers._links(tmp_path / "mlflow.db", servers.UI_PORT)) == []
+
+
 @pytest.mark.parametrize(("name", "maker"), [("ui", "run"), ("dashboard", "tune")])
 def test_a_server_without_a_database_says_what_makes_one(
     name: str, maker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
