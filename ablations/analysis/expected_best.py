@@ -10,21 +10,12 @@ Array = NDArray[np.float64]
 def expected_best(accuracies: ArrayLike) -> Array:
     """Expected maximum of k trials drawn without replacement from the N that were run, for k = 1 to N.
 
-    The unbiased estimator of Tang et al. (2020); that of Dodge et al. (2019), `expected_best_biased`, falls short of it. Trials are
+    The unbiased estimator of Tang et al. (2020); that of Dodge et al. (2019), who draw with replacement, falls short of it. Trials are
     exchangeable draws (random search); where they learn from each other, the curve is no more than a description.
     Diverged trials count with their accuracy. Raises ValueError if one is not finite.
     """
     ordered = _ordered(accuracies)
     return np.asarray(_weights(len(ordered)) @ ordered)
-
-
-def expected_best_biased(accuracies: ArrayLike) -> Array:
-    """Expected maximum of k trials drawn with replacement from the N that were run (Dodge et al. 2019), for k = 1 to N."""
-    ordered = _ordered(accuracies)
-    num = len(ordered)
-    shares = np.linspace(0, 1, num + 1)
-    powers = shares ** np.arange(1, num + 1)[:, None]
-    return np.asarray((powers[:, 1:] - powers[:, :-1]) @ ordered)
 
 
 def spread_of_best(accuracies: ArrayLike) -> Array:
