@@ -179,7 +179,7 @@ def _prior_freedom(variances: Array, freedom: float) -> Array:
 
 
 def _geometric_mean(variances: Array, freedom: float) -> Array:
-    """Of the true variances behind (..., variants) seen ones: what their logarithms tell without bias; (..., 1)."""
+    """Unbiased estimate of the true variances, by the logarithms of the sample variances (..., variants); (..., 1)."""
     bias = special.digamma(freedom / 2) - math.log(freedom / 2)
     return np.asarray(np.exp(np.log(variances).mean(axis=-1, keepdims=True) - bias))
 

@@ -395,7 +395,7 @@ def _tuned(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFr
 
 
 def _draws(pairs: Mapping[str, str], by_variant: Mapping[str, list[RunRecord]]) -> dict[str, tuple[int, str]]:
-    """Of each variant the number of its winner and what that sets; variants whose winners set the same share a number."""
+    """Number each variant's winner and list its settings; variants whose winners set the same share a number."""
     fixed = {name: by_variant[name][0].run.settings for name in pairs}
     tuned = {name: by_variant[other][0].run.settings for name, other in pairs.items()}
     changed = [key for key in next(iter(fixed.values())) if any(fixed[name][key] != tuned[name][key] for name in pairs)]

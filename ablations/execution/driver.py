@@ -224,7 +224,7 @@ def cost_of(run: Run) -> float:
 
 
 def probed_seconds(costs: Mapping[Run, float], probe: Callable[[Run], float]) -> float:
-    """Of all runs one after the other, by a probe of the cheapest; 0 if it fails, of which its run will tell.
+    """Seconds for all runs one after the other, by a probe of the cheapest; 0 if the probe fails, as its run then will too.
 
     Only code of this package is probed: other code might take this process along.
     """

@@ -203,7 +203,7 @@ def _draw_expected_best(tasks: Sequence[Task], folder: Path) -> list[str]:
 
 
 def _pareto_fronts(tasks: Sequence[Task]) -> list[str]:
-    """Of a search for small networks: a table of the trials that none beats in both accuracy and size."""
+    """Tabulate the trials of a search for small networks that no other beats in both accuracy and size."""
     rows = [
         {
             "variant": task.run.variant,

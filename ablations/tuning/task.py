@@ -83,7 +83,7 @@ class Task:
         return [replace(run, seed=first + k, trial=trial.number) for k in range(self.seeds)]
 
     def accuracy(self, trial: "FrozenTrial") -> float:
-        """Of a trial as far as it has come: on validation images, the mean over its seeds; nan if it has not come to any rung."""
+        """Validation accuracy of a trial so far, the mean over its seeds; nan before its first rung."""
         values = trial.intermediate_values
         if not values:
             return math.nan
