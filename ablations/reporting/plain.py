@@ -181,7 +181,7 @@ def _of_factors(claim: Claim, summary: Summary) -> Plain:
         return Plain(NOT_ANSWERED, "")
     row = next(each_row(found))
     if not row.p <= ALPHA:
-        return Plain("undecided", _points(row))
+        return Plain("undecided: no interaction of the two factors is shown", _points(row))
     return Plain(f"[{claim.positive if row.difference > 0 else claim.negative}]", _points(row))
 
 
