@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablations.analysis.summary import each_row
+from ablations.analysis.summary import Summary, each_row
 from ablations.protocols import PROTOCOLS
 from ablations.records import PROVENANCE, Store
 from ablations.reporting.files import Report, read_report
-from ablations.reporting.plain import CLAIMS, Claim, capitalised, caution, plain_answer
+from ablations.reporting.formatting import listed, p_is
+from ablations.reporting.plain import ALPHA, CLAIMS, Claim, capitalised, caution, plain_answer
 from ablations.runs import length_name
 from ablations.study import MEMORY, Study, load_study, study_names
 from ablations.tuning.winners import load_tuned
@@ -96,18 +97,39 @@ def answers_table(rows: Sequence[Row], link: str) -> str:
     return "\n".join(lines)
 
 
-def headline(rows: Sequence[Row], link: str) -> str:
-    """The answer of the main study as a sentence, how far it goes, and its forest plot."""
+def headline(rows: Sequence[Row], reports: Sequence[tuple[Study, str, Report]], link: str) -> str:
+    """The answer of the main study as a sentence, how far it goes, and its figure: differences against lengths, or a forest plot."""
     (row,) = (row for row in rows if row.folder.partition("/")[0] == HEADLINE)
     protocol = row.folder.partition("/")[2]
-    answer = f"**{row.answer.partition(';')[0]}**: {row.effect} of test accuracy (95 % interval, n = {row.n} seeds)."
+    study, summary = next(
+        (study, report.summary) for study, name, report in reports if (study.name, name) == (HEADLINE, protocol)
+    )
+    claim = CLAIMS[HEADLINE]
+    answer = plain_answer(study, summary).answer
+    words = [
+        f"**After {row.length} training images: {answer}** (protocol `{protocol}`, n = {row.n} seeds).",
+        f"{claim.subject} minus {claim.object}: {row.effect} of test accuracy (95 % interval).",
+        change_with_length(summary, claim),
+        caution(protocol),
+    ]
+    figure = "difference_against_images" if len(summary.by_length) else "differences"
     return "\n".join(
         [
-            f"{answer} This holds after {row.length} training images (protocol `{protocol}`). {caution(protocol)}".rstrip(),
+            " ".join(word for word in words if word),
             "",
-            f"![Differences of test accuracy to two 1x1 convolutions]({link}/{row.folder}/figures/differences.png)",
+            f"![Differences of test accuracy to two 1x1 convolutions]({link}/{row.folder}/figures/{figure}.png)",
         ]
     )
+
+
+def change_with_length(summary: Summary, claim: Claim) -> str:
+    """State the difference after each length of training if it changes between the shortest and the longest; else nothing."""
+    change = summary.change[summary.change["variant"] == claim.variant] if len(summary.change) else summary.change
+    if not len(change) or not change["p_holm"].iloc[0] <= ALPHA:
+        return ""
+    rows = summary.by_length[summary.by_length["variant"] == claim.variant].sort_values("length")
+    points = listed(f"{row.difference:+.2f} points after {length_name(row.length)} images" for row in each_row(rows))
+    return f"This difference changes with training ({p_is(change['p_holm'].iloc[0])}): it is {points}."
 
 
 def reach(rows: Sequence[Row]) -> str:
@@ -156,7 +178,7 @@ def update_pages(readme: Path, published: Path) -> list[Path]:
     link = published.as_posix()
     pages = {
         readme: {
-            "headline": headline(rows, link),
+            "headline": headline(rows, reports, link),
             "answers": f"{answers_table(rows, link)}\n\n{reach(rows)}",
             "protocols": protocol_table(),
         },

@@ -1,5 +1,6 @@
 """The generated parts of README.md and results/reference/README.md: words from a table, numbers from published records."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,19 @@ def test_a_verdict_is_read_from_the_records_and_never_typed() -> None:
 def test_a_study_without_words_of_its_own_has_a_row_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ablations.reporting.plain.CLAIMS", {})
     assert row_of("precision").answer == "`bf16` is as accurate as `float32`"
+
+
+def test_a_difference_that_changes_with_training_is_in_the_headline() -> None:
+    study = load_study("num_1x1")
+    summaries = {
+        protocol: read_report(study, protocol, Store(ROOT / REFERENCE, "num_1x1", protocol)).summary
+        for protocol in ("quick", "standard")
+    }
+    words = answers.change_with_length(summaries["standard"], CLAIMS["num_1x1"])
+    lengths = summaries["standard"].by_length.query("variant == '0x'").sort_values("length")["difference"]
+    assert [float(number) for number in re.findall(r"[+-]\d+\.\d\d", words)] == lengths.round(2).tolist()
+    assert words in README
+    assert answers.change_with_length(summaries["quick"], CLAIMS["num_1x1"]) == ""
 
 
 def test_studies_without_published_results_are_not_run_yet() -> None:

@@ -60,7 +60,7 @@ def _level(row: Any, base: Any) -> str:
 
 
 CLAIMS: Mapping[str, Claim] = {
-    "num_1x1": Claim("0x", "NiN without 1x1 convolutions", "with two"),
+    "num_1x1": Claim("0x", "NiN without 1x1 convolutions", "NiN with two"),
     "num_1x1-tuned": Claim(
         "0x",
         "NiN without 1x1 convolutions",
