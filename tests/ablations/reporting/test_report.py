@@ -95,7 +95,7 @@ def test_a_report_opens_with_the_question_the_answer_and_its_certainty(written: 
     title, answer, grounds, figure = text_of(written).split("\n\n")[:4]
     assert title == f"# num_1x1: {NUM_1X1.question}"
     assert answer == (
-        "**After 1,024 training images: NiN without 1x1 convolutions is less accurate than with two; better: `3x` and `4x`; "
+        "**After 1,024 training images: NiN without 1x1 convolutions is less accurate than NiN with two; better: `3x` and `4x`; "
         "worse: `1x`.**"
     )
     interval = f"{100 * base.test_accuracy_low:.2f} to {100 * base.test_accuracy_high:.2f}"
