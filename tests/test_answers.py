@@ -37,7 +37,7 @@ def line(row: Row) -> str:
     return answers_table([row], REFERENCE.as_posix()).splitlines()[-1]
 
 
-@pytest.mark.parametrize("name", ["num_1x1", "dropout"])
+@pytest.mark.parametrize("name", [pytest.param("num_1x1", marks=pytest.mark.slow), "dropout"])
 def test_a_row_of_the_readme_follows_from_the_records(name: str) -> None:
     """A study whose answer is a comparison, and one whose answer is an interaction; all others below."""
     protocol = next(p for p in ("full", "standard", "quick") if f"reference/{name}/{p}/report.md" in README)
@@ -80,6 +80,7 @@ def test_a_study_without_words_of_its_own_has_a_row_all_the_same(monkeypatch: py
     assert row_of("precision").answer == "`bf16` is as accurate as `float32`"
 
 
+@pytest.mark.slow
 def test_a_difference_that_changes_with_training_is_in_the_headline() -> None:
     study = load_study("num_1x1")
     summaries = {

@@ -124,7 +124,10 @@ def by_name(folder: Path) -> str:
 # One in every test run, the others, which take as long each, among the slow ones.
 @pytest.mark.parametrize(
     "folder",
-    [pytest.param(folder, marks=[pytest.mark.slow] * (folder.parent.name != "heads")) for folder in PUBLISHED],
+    [
+        pytest.param(folder, marks=[pytest.mark.slow] * (folder.parts[-2:] != ("heads", "digits")))
+        for folder in PUBLISHED
+    ],
     ids=by_name,
 )
 def test_reports_of_the_reference_results_follow_from_their_records(folder: Path, tmp_path: Path) -> None:

@@ -162,6 +162,7 @@ def test_weights_are_kept_only_where_they_are_asked_for(
     assert "trained again" not in again.stdout
 
 
+@pytest.mark.slow
 def test_several_studies_share_a_budget_and_go_on_from_where_it_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,7 +41,8 @@ def in_a_terminal(columns: int, words: list[str], folder: Path) -> str:
     return written.decode()
 
 
-@pytest.mark.parametrize("columns", [80, pytest.param(160, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [80, 160])
 def test_bars_and_table_fit_a_terminal_and_shorten_nothing(columns: int, tmp_path: Path) -> None:
     variants = ["0x", "2x", LONGEST]
     options = ["--protocol", "smoke", "--variants", ",".join(variants), "--seeds", "2", "--results", str(tmp_path)]

@@ -54,6 +54,7 @@ def test_an_exception_brings_its_traceback() -> None:
 
 
 @pytest.mark.parametrize("task", [fake_tasks.segfault_once, fake_tasks.hang_once])
+@pytest.mark.slow
 def test_a_worker_that_says_nothing_any_more_leaves_its_log(task: Task) -> None:
     events = LocalEngine(task, workers=1, time_limit=6).execute(RUNS[:1])
     failed = next(event for event in events if isinstance(event, Failed))
@@ -67,6 +68,7 @@ def test_a_warning_is_told_in_one_line() -> None:
     assert warned == [Warned(run, "something is odd") for run in RUNS[:2]]
 
 
+@pytest.mark.slow
 def test_out_of_memory_lowers_the_number_side_by_side_before_a_run_fails(tmp_path: Path) -> None:
     events = list(LocalEngine(partial(fake_tasks.need_room, room=tmp_path), workers=4).execute(RUNS))
     postponed = [event for event in events if isinstance(event, Postponed)]
