@@ -14,7 +14,7 @@ from ablations.analysis.summary import Summary, each_row
 from ablations.protocols import PROTOCOLS
 from ablations.records import PROVENANCE, Store
 from ablations.reporting.files import Report, read_report
-from ablations.reporting.formatting import listed, p_is
+from ablations.reporting.formatting import counted, listed, p_is
 from ablations.reporting.plain import ALPHA, CLAIMS, Claim, capitalised, caution, plain_answer
 from ablations.runs import length_name
 from ablations.study import MEMORY, Study, load_study, study_names
@@ -107,7 +107,7 @@ def headline(rows: Sequence[Row], reports: Sequence[tuple[Study, str, Report]], 
     claim = CLAIMS[HEADLINE]
     answer = plain_answer(study, summary).answer
     words = [
-        f"**After {row.length} training images: {answer}** (protocol `{protocol}`, n = {row.n} seeds).",
+        f"**After {row.length} training images: {answer}** (protocol `{protocol}`, {_seeds(row, protocol)}).",
         f"{claim.subject} minus {claim.object}: {row.effect} of test accuracy (95 % interval).",
         change_with_length(summary, claim),
         caution(protocol),
@@ -119,6 +119,14 @@ def headline(rows: Sequence[Row], reports: Sequence[tuple[Study, str, Report]], 
             "",
             f"![Differences of test accuracy to two 1x1 convolutions]({link}/{row.folder}/figures/{figure}.png)",
         ]
+    )
+
+
+def _seeds(row: Row, protocol: str) -> str:
+    """ "n = 5 seeds", or "n = 3 of 5 seeds so far" where the protocol asks for more."""
+    declared = PROTOCOLS[protocol].seeds
+    return (
+        f"n = {row.n} of {declared} seeds so far" if row.n.isdigit() and int(row.n) < declared else f"n = {row.n} seeds"
     )
 
 
@@ -136,12 +144,13 @@ def reach(rows: Sequence[Row]) -> str:
     """State what the table's answers rest on: how many on the early look, how many on the long trainings."""
     counts = Counter(row.folder.partition("/")[2] for row in rows)
     counts.pop("", None)
-    parts = ", ".join(
-        f"{count} under `{protocol}`"
-        for protocol, count in sorted(counts.items(), key=lambda item: _preference(item[0]))
-    )
+    ranked = sorted(counts, key=_preference)
+    parts = [f"{counts[protocol]} on `{protocol}`" for protocol in ranked]
+    if ranked:
+        most = counts[ranked[0]]
+        parts[0] = f"{counted(most, 'answer')} {'rests' if most == 1 else 'rest'} on `{ranked[0]}`"
     standard = "" if counts["standard"] else " No study under `standard` is published yet."
-    return f"Answers by protocol: {parts}.{standard}"
+    return f"So far {listed(parts)}.{standard}"
 
 
 def reference_answers(reports: Sequence[tuple[Study, str, Report]]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ablations.execution.launch import EngineOptions
 from ablations.protocols import PROTOCOLS
 from ablations.runs import parse_length, with_data_name
-from ablations.study import load_study, study_names
+from ablations.study import ROLES, load_study, study_names
 from nin.cli import positive
 from nin.spec import DEVICES
 
@@ -22,7 +22,7 @@ def _override(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def add_study_options(parser: argparse.ArgumentParser) -> None:
+def add_study_options(parser: argparse.ArgumentParser, default_variants: str = "all") -> None:
     """Add STUDY and the options that select runs: --protocol, --seeds, --variants, --lengths, --set, --import, --results."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter  # examples keep their lines
     parser.add_argument("study", nargs="?", metavar="STUDY", help="a study's name (ablations.run --list) or file")
@@ -37,7 +37,7 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--variants",
         metavar="A,B",
-        help="variants, or roles (confirmatory, control, exploratory); the baseline is always added (default: all)",
+        help=f"variants, or roles ({', '.join(ROLES)}); the baseline is always added (default: {default_variants})",
     )
     group.add_argument(
         "--lengths",

@@ -13,6 +13,7 @@ from ablations.execution.progress import say
 from ablations.protocols import PROTOCOLS
 from ablations.records import Store
 from ablations.reporting.files import covered
+from ablations.reporting.formatting import counted, minutes_text
 from ablations.reporting.terminal import fitting_table, print_text
 from ablations.runs import Run, length_name, parse_overrides
 from ablations.session import Part, Request, declared_looks, find_part
@@ -62,7 +63,7 @@ def plan_tuning(study: Study, request: TuningRequest, console: Console) -> None:
         trainings = sum(share for _, share in stretches(run.variant, rungs, 0, request.trials, is_paired))
         minutes_each = worker.probe(run, device, request.engine.threads) / 60
         minutes += trainings * minutes_each / at_a_time
-        rows.append([run.variant, str(request.trials), f"{trainings:g}", f"{minutes_each:.1f}"])
+        rows.append([run.variant, str(request.trials), f"{trainings:g}", minutes_text(60 * minutes_each)])
     print_text(console, f"{study.name} under {request.protocol}: {study.question}")
     console.print(fitting_table(("variant", "trials", "whole trainings", "minutes/training"), rows, console.width))
     space = space_of(study, request.protocol, with_sizes=request.objective != OBJECTIVES[0])
@@ -98,11 +99,14 @@ def detectable_line(study: Study, runs: Sequence[Run], store: Store) -> str:
     sd = sd if sd > 0 else protocol.assumed_sd
     found = planning.detectable_difference(planning.sd_of_difference(sd), num_seeds, max(1, num_comparisons))
     if math.isnan(found):
-        return "with one seed no difference can be told from chance"
-    size = f"differences of {100 * found:.2f} points or more" if found <= 1 else "no difference that there can be"
+        return "With one seed no difference can be told from chance"
+    size = (
+        f"differences of {100 * found:.2f} points or more are" if found <= 1 else "no difference is large enough to be"
+    )
+    more = "" if found <= 1 else ": give more --seeds"
     return (
-        f"{num_seeds} seeds and {num_comparisons} comparisons find {size} "
-        f"(power 80 %, Holm; standard deviation between seeds {100 * sd:.2f} points, {source})"
+        f"With {counted(num_seeds, 'seed')} and {counted(num_comparisons, 'comparison')}, {size} found with 80 % power "
+        f"(Holm; standard deviation between seeds {100 * sd:.2f} points, {source}){more}"
     )
 
 
@@ -125,7 +129,7 @@ def _print_plan(part: Part, device: str, threads: int, console: Console) -> dict
         seconds_by_role[run.role] += seconds_each * to_do
         sizes_of_it = [f"{n:,}" for n in (network.params, network.params_trunk, network.params_head)]
         name = f"{run.variant} {length_name(run.length)}" if run.length else run.variant
-        rows.append([name, run.role, str(to_do), *sizes_of_it, f"{network.gflops:.4f}", f"{seconds_each / 60:.1f}"])
+        rows.append([name, run.role, str(to_do), *sizes_of_it, f"{network.gflops:.4f}", minutes_text(seconds_each)])
     print_text(console, f"{part.study.name}: {part.study.question}")
     console.print(fitting_table(header, rows, console.width, ("trunk", "head", "GFLOP/image", "role")))
     print_text(console, detectable_line(part.study, part.runs, part.store))

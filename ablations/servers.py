@@ -9,6 +9,7 @@
 import argparse
 import json
 import os
+import shutil
 import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,9 +28,10 @@ MAKEFILE = Path(__file__).resolve().parents[1] / "Makefile"  # of a clone; a whe
 
 
 def command_of(server: str) -> str:
-    """Say how a person starts a server ("ui", "dashboard"): by make in the folder of a clone, else by the installed command."""
-    in_clone = MAKEFILE.is_file() and Path.cwd() == MAKEFILE.parent
-    return f"make {server}" if in_clone else f"nin-ablations {server}"
+    """Say how a person starts a server ("ui", "dashboard"): by make in the folder of a clone, else by a command that is there."""
+    if MAKEFILE.is_file() and Path.cwd() == MAKEFILE.parent:
+        return f"make {server}"
+    return f"{'nin-ablations' if shutil.which('nin-ablations') else 'python -m ablations.commands'} {server}"
 
 
 def serve_ui(argv: Sequence[str]) -> int:

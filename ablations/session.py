@@ -34,7 +34,7 @@ from ablations.execution.signals import OutOfTimeError, handle_signals, time_lim
 from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord, Store
 from ablations.reporting.files import Report, write_report
-from ablations.reporting.formatting import listed
+from ablations.reporting.formatting import counted, listed
 from ablations.reporting.terminal import print_summary, print_text
 from ablations.runs import Run
 from ablations.study import MAX_SEEDS, Study
@@ -152,7 +152,7 @@ def run_studies(
     for part in parts:
         print_text(console, f"{part.study.name} under {request.protocol}: {part.study.question}")
     num_runs = sum(len(part.runs) for part in parts)
-    say(console, f"{num_runs} runs, {num_runs - len(missing)} done, {len(missing)} to do{side_by_side}")
+    say(console, f"{counted(num_runs, 'run')}, {num_runs - len(missing)} done, {len(missing)} to do{side_by_side}")
     with ExitStack() as at_the_end:
         trackers: dict[str, Tracker] = {}
         for part in parts:
@@ -244,8 +244,8 @@ def find_part(study: Study, request: Request) -> Part:
     for name in {record.run.data.name for record in outdated}:
         num_runs = sum(record.run.data.name == name for record in outdated)
         warn(
-            f"{num_runs} finished runs of {study.name} rest on other images or labels than {name} holds now: they are trained "
-            f"again, and what there was is kept in {store.superseded_folder}"
+            f"{counted(num_runs, 'finished run')} of {study.name} used other images or labels than {name} holds now. What is out of "
+            f"date is trained again, and kept in {store.superseded_folder}"
         )
     old = {record.run_id for record in outdated}
     finished = {run_id for run_id, record in records.items() if record.is_result and run_id not in old}
@@ -255,7 +255,7 @@ def find_part(study: Study, request: Request) -> Part:
     finished |= {record.run_id for record in adopted}
     done = {run_id for run_id in finished if store.is_whole(run_id)}
     if finished != done:
-        print(f"{len(finished - done)} finished runs have no weights and are trained again for them")
+        print(f"{counted(len(finished - done), 'finished run')} without weights: trained again to keep them")
     return Part(study, runs, [run for run in runs if run.run_id not in done], store, adopted, outdated)
 
 

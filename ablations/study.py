@@ -17,7 +17,7 @@ import ablations.studies
 from ablations.plugins import imports, load_file
 from ablations.protocols import PROTOCOLS, Protocol
 from ablations.runs import Changes, Run, by_part, flat, length_name, parse_overrides
-from nin.spec import changed, choose
+from nin.spec import changed, choose, hint
 
 MAX_SEEDS = 10_000  # runs of a variant; all are made before the first is executed
 MEMORY = {"memory": "training", "prediction memory": "prediction"}  # what a study of memory is about
@@ -156,7 +156,9 @@ class Study:
             of_role = [other for other in self.variants if self.role(other) == name]
             if name in self.variants or not of_role:
                 roles = dict.fromkeys(self.role(other) for other in self.variants)
-                choose({**self.variants, **roles}, name, f"variant of study {self.name!r}")
+                if name not in self.variants:
+                    known = hint(name, [*self.variants, *roles])
+                    raise ValueError(f"study {self.name!r} has no variant or role {name!r}: {known}")
                 of_role = [name]
             found |= dict.fromkeys(of_role)
         return list(found)
@@ -247,8 +249,9 @@ def _chosen_lengths(protocol: Protocol, wanted: Sequence[int] | None) -> Sequenc
         return protocol.lengths or (0,)
     unknown = [length_name(length) for length in wanted if length not in protocol.lengths]
     if unknown:
-        there = ", ".join(map(length_name, protocol.lengths)) or "it trains for a number of epochs"
-        raise ValueError(f"--lengths {','.join(unknown)}: protocol {protocol.name!r} has no such length ({there})")
+        there = ", ".join(map(length_name, protocol.lengths))
+        instead = f"choose from {there}" if there else "it trains for a number of epochs"
+        raise ValueError(f"--lengths {','.join(unknown)}: protocol {protocol.name!r} has no such length; {instead}")
     return sorted(set(wanted))
 
 

@@ -74,7 +74,7 @@ def _parser() -> OneLineParser:
             "python -m ablations.tune best --trials 40 --set data.val_examples=5000",
         ),
     )
-    add_study_options(parser)
+    add_study_options(parser, default_variants="all but controls")
     group = parser.add_argument_group("how variants are tuned")
     group.add_argument("--trials", type=positive, default=20, metavar="N", help="trials per variant (default: 20)")
     group.add_argument(

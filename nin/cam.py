@@ -182,7 +182,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = drawn.take(torch.tensor(choose_images(right_RN, arguments.images)))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     class_map_figure(trained, chosen).savefig(arguments.out, dpi=160)
-    print(f"{len(chosen.labels)} test images of {first.data.name}, {len(trained)} networks: {arguments.out}")
+    networks = "1 network" if len(trained) == 1 else f"{len(trained)} networks"
+    print(f"{len(chosen.labels)} test images of {first.data.name}, {networks}: {arguments.out}")
     return 0
 
 

@@ -170,8 +170,9 @@ def load(spec: DataSpec, root: Path | None = None, device: str | torch.device = 
     order = hashed_order(spec.split, len(source.train.labels))
     num_held = 0 if source.val else spec.val_examples
     num_train = spec.train_examples or len(order) - num_held
-    _require_enough("data.val_examples + data.train_examples", num_held + max(num_train, 1), len(order))
-    _require_enough("data.test_examples", spec.test_examples, len(source.test.labels))
+    fewer = f"data.val_examples={0 if source.val else len(order) // 6}, and data.train_examples=0 for all others"
+    _require_enough("data.val_examples + data.train_examples", num_held + max(num_train, 1), len(order), fewer)
+    _require_enough("data.test_examples", spec.test_examples, len(source.test.labels), "data.test_examples=0 for all")
     test = source.test
     if spec.test_examples:
         test = test.take(hashed_order(spec.test_split, len(test.labels))[: spec.test_examples])
@@ -220,9 +221,9 @@ def _generator(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(stream(seed, name))
 
 
-def _require_enough(what: str, wanted: int, there: int) -> None:
+def _require_enough(what: str, wanted: int, there: int, fewer: str) -> None:
     if wanted > there:
-        raise ValueError(f"{what} asks for {wanted:,} images; the data set has {there:,}")
+        raise ValueError(f"{what} asks for {wanted:,} images; the data set has {there:,}: set fewer, such as {fewer}")
 
 
 def _pixel_statistics(images_NCHW: Tensor) -> tuple[Tensor, Tensor]:

@@ -105,6 +105,8 @@ def _opened(path: str | Path) -> "Iterator[Image]":
                 if image.format == "EPS":  # whatever the file is called; PIL would have Ghostscript run it
                     raise ValueError("PostScript is a program")
                 yield image
+    except FileNotFoundError as error:
+        raise DataError(f"there is no file {path}") from error
     except Exception as error:  # PIL's decoders raise what they stumble on
         why = one_line(error) or type(error).__name__
         raise DataError(f"{path} cannot be read as an image ({why}): repair or remove it") from error

@@ -257,7 +257,7 @@ def named(name: str) -> str:
     if not name.startswith(FOLDER) or not path.is_absolute():
         return name
     if not path.is_dir():
-        raise DataError(f"there is no folder {path}")
+        raise DataError(f"there is no folder {path}: check the path, or put images into {path}/<class>/")
     path = path.resolve()
     if path.is_relative_to(data_root().resolve()) and path != data_root().resolve():
         return f"{FOLDER}{path.relative_to(data_root().resolve())}"

@@ -184,8 +184,14 @@ def stream(seed: int, name: str) -> int:
 
 
 def hint(name: str, valid: Iterable[str]) -> str:
-    """ "the nearest is 'max' (of average, max)"; without the nearest where none is near, by difflib's measure, whatever the case."""
+    """ "the nearest is 'max' (of average, max)"; without the nearest where none is near, by difflib's measure, whatever the case.
+
+    Of names such as "train.lr" the last part is enough: "lr" and "model.lr" are near it.
+    """
     names = list(valid)
+    same_end = [other for other in names if "." in other and other.rpartition(".")[2] == name.rpartition(".")[2]]
+    if same_end:
+        return f"did you mean {' or '.join(map(repr, same_end))}?"
     by_lower_case = {other.lower(): other for other in names}
     listed = ", ".join(names)
     near = difflib.get_close_matches(name.lower(), by_lower_case, n=1)

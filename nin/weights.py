@@ -186,7 +186,9 @@ def find(name: str, results: Path) -> Path:
         raise ValueError(f"{name!r} could be any of {listed}: write more of it, or the run_id in brackets")
     makes = "python -m ablations.run STUDY --keep-weights keeps those that it trains"
     if not there:
-        raise ValueError(f"there is no trained network under {results}: {makes}")
+        raise ValueError(
+            f"there is no trained network under {results}: give --results, or train with weights kept ({makes})"
+        )
     raise ValueError(f"there is no trained network {name!r} under {results}, but {_listed(there)}; {makes}")
 
 

@@ -156,8 +156,10 @@ def _accuracy_sentence(study: Study, protocol: str, summary: Summary) -> str:
     table = summary.variants
     base = table[table["variant"] == study.baseline] if len(table) else table
     others = table[table["role"] == "confirmatory"] if len(table) else table
-    if not len(base) or not len(others):
-        return f"Under `{protocol}` there are no results of both the baseline {study.baseline} and a variant."
+    if not len(base):
+        return f"Under `{protocol}` the baseline {study.baseline} has no results yet."
+    if not len(others):
+        return f"Under `{protocol}` nothing is compared with {study.baseline} yet: train another variant with `--variants`."
     row = base.iloc[0]
     return f"{_baseline(f'baseline {study.baseline}', protocol, accuracy_text(row, ' %'), row.n)} {_verdicts(others)}"
 

@@ -78,6 +78,16 @@ def listed(items: Iterable[object]) -> str:
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1] if words else "none"
 
 
+def counted(count: int, noun: str) -> str:
+    """ "1 run", "2 runs"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def minutes_text(seconds: float) -> str:
+    """Minutes with one digit, and "< 0.1" where that digit would read as nothing."""
+    return "< 0.1" if 0 < seconds < 3 else f"{seconds / 60:.1f}"
+
+
 def seeds_text(seeds: Sequence[int]) -> str:
     """ "0, 1 and 2", or "0 to 9" of many without a gap."""
     whole = len(seeds) > 3 and seeds[-1] - seeds[0] == len(seeds) - 1

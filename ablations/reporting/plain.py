@@ -22,7 +22,7 @@ RELATIONS = {
     stats.WORSE: "{subject} is less accurate than {object}",
     stats.EQUIVALENT: "{subject} is as accurate as {object}",
 }
-UNDECIDED = "undecided between {subject} and {object}"  # any other verdict
+UNDECIDED = "it is undecided whether {subject} or {object} is more accurate"  # any other verdict
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,7 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> Plain:
     row = next(each_row(named if len(named) else others.sort_values("p_holm")))
     subject = (claim.subject if len(named) else "") or f"`{row.variant}`"
     answer = RELATIONS.get(row.verdict, UNDECIDED).format(subject=subject, object=claim.object or f"`{study.baseline}`")
+    verdicts = []
     for verdict in (*RELATIONS, "undecided"):
         names = [
             other.variant
@@ -167,7 +168,9 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> Plain:
             and other.variant != row.variant
         ]
         if names:
-            answer += f"; {verdict}: {_few(names)}"
+            verdicts.append(f"{_few(names)} {verdict}")
+    if verdicts:
+        answer += f"; compared with `{study.baseline}`: {'; '.join(verdicts)}"
     measured = next(each_row(table[table["variant"] == row.variant]))
     also = [failures(measured), claim.also(measured, next(each_row(base))) if claim.also else ""]
     return Plain(answer, "; ".join(part for part in (_points(row), *also) if part))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord
 from ablations.reporting.formatting import listed, seeds_text
+from ablations.runs import length_name
 from ablations.study import MEMORY, Study, command_of
 from nin.spec import BY_SEED
 
@@ -42,7 +43,7 @@ def what_was_run(
         f"Protocol `{protocol}`: {settings.purpose}. {settings.note}".strip(),
         f"Seeds {seeds_text(seeds)}, {same} every variant. Variants: {len({r.run.variant for r in records})} of "
         f"{len(study.variants)}.",
-        f"Budget: {given('train.epochs')} epochs, {max(r.examples_seen for r in records):,} training images; "
+        f"Budget: {_budget_text(records)}; "
         f"batch {given('train.batch_size')}; {given('train.optimizer')}, lr {given('train.lr')}, momentum {given('train.momentum')}, "
         f"weight decay {given('train.weight_decay')}, schedule {given('train.schedule')}, {_precisions_text(records)}; "
         f"weights {given('model.init')}.",
@@ -62,10 +63,23 @@ def what_was_run(
     facts.append(f"Command: `{command_of(study, [record.run for record in records], overrides)}`")
     facts += [f"Failed: {record.run.label}: {record.error}" for record in records if not record.is_result]
     if lacking:
+        untrained, partial = ([name for name in lacking if bool(num_seeds[name]) == some] for some in (False, True))
         left_out = " (a control that comes out as a network that is there already is left out)"
-        is_control = all(study.variants[name].match and not num_seeds[name] for name in lacking)
-        facts.append(f"Without results for some seeds: {listed(lacking)}{left_out if is_control else ''}.")
+        is_control = all(study.variants[name].match for name in untrained)
+        if untrained:
+            facts.append(f"Not trained: {listed(untrained)}{left_out if is_control else ''}.")
+        if partial:
+            facts.append(f"Without results for some seeds: {listed(partial)}.")
     return "\n".join(f"- {fact}" for fact in [*facts, *damaged])
+
+
+def _budget_text(records: Sequence[RunRecord]) -> str:
+    """The lengths of training in images where the protocol sets them, else epochs and the images they come to."""
+    lengths = sorted({record.run.length for record in records})
+    if lengths[-1]:
+        return f"trainings of {listed(map(length_name, lengths))} images"
+    epochs = _range_text({record.run.settings["train.epochs"] for record in records})
+    return f"{epochs} epochs, {max(record.examples_seen for record in records):,} training images"
 
 
 def _variance_fact(records: Sequence[RunRecord]) -> str:

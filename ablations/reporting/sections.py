@@ -228,7 +228,7 @@ def _accuracy_notes(study: Study, table: pd.DataFrame) -> str:
         "which share their first weights and the order of images, and estimates each variance with the help of the other "
         "comparisons'. p is corrected for the number of comparisons by Holm's method; the interval is not. *Equivalent*: two one-sided "
         f"tests place the difference within {100 * study.margin:g} points. *Inconclusive*: neither a difference nor equivalence is "
-        "shown.",
+        f"shown.{_bracket_note(table)}",
     ]
     if len(others):
         lines.append(
@@ -305,8 +305,8 @@ def _detail_notes(table: pd.DataFrame) -> str:
     )
     if table["seeds_if_seen"].notna().any():
         lines.append(
-            "*Seeds to decide*: how many seeds in all would decide an inconclusive comparison with 80 % power, first if the true "
-            "difference is the one seen, then if it is the margin of equivalence."
+            "*Seeds to decide*: how many seeds in all would decide an inconclusive comparison with 80 % power, as a difference or as "
+            "equivalent, first if the true difference is the one seen, then if it is the margin of equivalence."
         )
     return " ".join(lines)
 
@@ -342,6 +342,14 @@ def _seeds_text(num: float) -> str:
     return f"{num:.0f}" if math.isfinite(num) else f"more than {MOST_SEEDS:,}"
 
 
+def _bracket_note(table: pd.DataFrame) -> str:
+    """Explain the verdicts whose interval excludes 0 but whose corrected p decides nothing, where there are any."""
+    words = {verdict_text(row).partition("(")[2].strip("]") for row in each_row(table)}
+    holm = " *(Holm)*: the interval excludes 0, but p, corrected for the number of comparisons, is above 0.05."
+    looks = " *(looks)*: the interval excludes 0, but the tests at the declared numbers of seeds have not decided."
+    return holm * ("Holm)" in words) + looks * ("looks)" in words)
+
+
 def _length_sections(study: Study, summary: Summary) -> list[str]:
     """Sections on the length of training; none where there is one length."""
     table = summary.by_length
@@ -368,7 +376,8 @@ def _length_sections(study: Study, summary: Summary) -> list[str]:
         f"Does the difference to {study.baseline} depend on how long networks train? Each length, in training images, is a training "
         "of its own with a complete schedule. The table has differences in points of test accuracy with 95 % intervals, and the "
         "baseline's accuracy. Verdicts are corrected by Holm's method within each length; the study's answer is that of the longest. "
-        "The last column is the difference after the longest minus that after the shortest, paired by seed, by the same test.",
+        "The last column is the difference after the longest minus that after the shortest, paired by seed, by the same test."
+        f"{_bracket_note(table)}",
         markdown_table(rows),
     ]
 

@@ -43,7 +43,9 @@ def tuned_path(results: Path, study: str, protocol: str) -> Path:
 def read_winners(path: Path) -> dict[str, Winner]:
     """The winners by variant. Raises ValueError if there are none or the file is damaged."""
     if not path.exists():
-        raise ValueError(f"--tuned: there is no {path}; python -m ablations.tune makes it")
+        study, protocol = path.parts[-3].removesuffix("-tuning"), path.parts[-2]
+        makes = f"python -m ablations.tune {study} --protocol {protocol}"
+        raise ValueError(f"--tuned: there is no {path}; {makes} makes it")
     import dacite
 
     try:

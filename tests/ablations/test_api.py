@@ -150,7 +150,7 @@ def test_a_study_of_the_package_is_run_by_name(tmp_path: Path) -> None:
         (lambda folder: run_study("num_1x2", results=folder), "unknown study 'num_1x2': the nearest is 'num_1x1'"),
         (lambda folder: run_study("./my_study.py", results=folder), "my_study.py cannot be read"),
         (lambda folder: run_study(POOLINGS, protocol="smok", results=folder), "unknown protocol 'smok'"),
-        (lambda folder: run_study(POOLINGS, protocol="smoke", variants=["men"], results=folder), "unknown variant"),
+        (lambda folder: run_study(POOLINGS, protocol="smoke", variants=["men"], results=folder), "no variant or role"),
         (
             lambda folder: run_study(POOLINGS, protocol="smoke", set={"train.lrs": 1}, results=folder),
             "unknown --set key 'train.lrs': the nearest is 'train.lr'",

@@ -347,7 +347,7 @@ def test_list_is_broken_between_words_in_a_terminal(
 def test_dry_run_shows_sizes_and_time_and_writes_nothing(tmp_path: Path) -> None:
     done = call("num_1x1", *TINY, "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for wanted in ("0x", "baseline", "GFLOP/image", "4 runs to do, about", "2 seeds and 1 comparisons find"):
+    for wanted in ("0x", "baseline", "GFLOP/image", "4 runs to do, about", "With 2 seeds and 1 comparison, "):
         assert wanted in done.stdout
     assert not any(tmp_path.iterdir())
 

@@ -216,7 +216,7 @@ def test_a_protocol_of_several_lengths_asks_after_each_shorter_ones_first(monkey
 
 def test_a_length_that_the_protocol_does_not_have_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PROTOCOLS, "long", LENGTHS)
-    with pytest.raises(ValueError, match=r"--lengths 40k: protocol 'long' has no such length \(1k, 2,500\)"):
+    with pytest.raises(ValueError, match=r"--lengths 40k: protocol 'long' has no such length; choose from 1k, 2,500"):
         replace(TWO, protocols=("long",)).expand("long", lengths=[40_000])
     with pytest.raises(ValueError, match="it trains for a number of epochs"):
         TWO.expand("smoke", lengths=[40_000])
@@ -248,7 +248,7 @@ def test_the_name_of_a_role_is_all_variants_that_have_it() -> None:
     assert study.named(["confirmatory"]) == ["0x", "1x", "3x", "4x"]
     assert study.named(["4x", "control", "4x"])[:2] == ["4x", "0x@2x-params"]
     assert {run.role for run in study.expand("quick", 1, ["confirmatory"])} == {"baseline", "confirmatory"}
-    with pytest.raises(ValueError, match="unknown variant of study 'num_1x1' 'contro': the nearest is 'control'"):
+    with pytest.raises(ValueError, match="study 'num_1x1' has no variant or role 'contro': the nearest is 'control'"):
         study.named(["contro"])
 
 

@@ -75,6 +75,11 @@ def test_the_nearest_name(name: str, wanted: str) -> None:
     assert hint(name, names) == f"the nearest is {wanted!r} (of nin, alexnet, vgg11, vgg16)"
 
 
+@pytest.mark.parametrize("name", ["lr", "model.lr"])
+def test_the_last_part_of_a_name_is_enough_for_a_hint(name: str) -> None:
+    assert hint(name, ["train.lr", "train.min_lr", "data.name"]) == "did you mean 'train.lr'?"
+
+
 def test_a_name_that_is_like_none_is_answered_by_all() -> None:
     assert hint("fast", ["smoke", "quick", "paper-mnist"]) == "choose one of smoke, quick, paper-mnist"
 
