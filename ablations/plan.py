@@ -16,7 +16,7 @@ from ablations.reporting.files import covered
 from ablations.reporting.formatting import counted, minutes_text
 from ablations.reporting.terminal import fitting_table, print_text
 from ablations.runs import Run, length_name, parse_overrides
-from ablations.session import Part, Request, declared_looks, find_part
+from ablations.session import Part, Request, declared_looks, find_parts
 from ablations.study import ROLES, Study
 from ablations.tuning.progress import stretches
 from ablations.tuning.session import TuningRequest, runs_to_tune
@@ -28,7 +28,7 @@ from nin.precision import choose_precision
 
 def plan_studies(studies: Sequence[Study], request: Request, console: Console) -> None:
     """Show each study's table and an estimate of the total time, from a few training steps. Writes nothing."""
-    parts = [find_part(study, request) for study in studies]
+    parts = find_parts(studies, request)
     require_room(request.engine)
     if request.most_seeds:
         declared_looks(studies[0], request)

@@ -82,8 +82,9 @@ class Request:
 class Part:
     """One study's part in a call: its runs, those of them that are to be executed, and where all are kept.
 
-    adopted  what other studies in the same folder of results have of these runs
+    adopted   what other studies in the same folder of results have of these runs
     outdated  results of these runs that rest on other data than is there now; they are among the missing
+    shared    runs that an earlier study of the same command lacks too, and executes; they are not among the missing
     """
 
     study: Study
@@ -92,6 +93,7 @@ class Part:
     store: Store
     adopted: Sequence[RunRecord] = ()
     outdated: Sequence[RunRecord] = ()
+    shared: Sequence[Run] = ()
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def run_studies(
     says how much is done, if it is interrupted.
     """
     require_guard()
-    parts = [find_part(study, request) for study in studies]
+    parts = find_parts(studies, request)
     missing = sorted((run for part in parts for run in part.missing), key=lambda run: run.seed)
     prepare(missing, console)
     engine = make_engine(request.engine, request.results, keep_weights=request.keep_weights) if missing else None
@@ -151,8 +153,10 @@ def run_studies(
     side_by_side = f"; {min(engine.workers, len(missing))} at a time on {engine.device}" if engine else ""
     for part in parts:
         print_text(console, f"{part.study.name} under {request.protocol}: {part.study.question}")
-    num_runs = sum(len(part.runs) for part in parts)
-    say(console, f"{counted(num_runs, 'run')}, {num_runs - len(missing)} done, {len(missing)} to do{side_by_side}")
+    num_runs, num_shared = sum(len(part.runs) for part in parts), sum(len(part.shared) for part in parts)
+    shared = f" ({num_shared} more are the same as one of these)" if num_shared else ""
+    num_done = num_runs - num_shared - len(missing)
+    say(console, f"{counted(num_runs, 'run')}, {num_done} done, {len(missing)} to do{shared}{side_by_side}")
     with ExitStack() as at_the_end:
         trackers: dict[str, Tracker] = {}
         for part in parts:
@@ -172,6 +176,8 @@ def run_studies(
                 is_out_of_time = True
             reports: dict[str, Report] = {}
             for part in parts:
+                for record in _elsewhere(part.shared, part.store):
+                    part.store.write(record)
                 if not part.store.run_ids():
                     say(console, f"{part.study.name}: no run has ended yet")
                 else:
@@ -218,6 +224,23 @@ def declared_looks(study: Study, request: Request) -> tuple[int, ...]:
         raise ValueError(f"--max-seeds {request.most_seeds}: must be at most {MAX_SEEDS}")
     first = request.seeds or study.seeds or choose(PROTOCOLS, request.protocol, "protocol").seeds
     return sequential.looks(first, request.most_seeds)
+
+
+def find_parts(studies: Sequence[Study], request: Request) -> list[Part]:
+    """Find each study's finished and missing runs, as `find_part` does. A run that several lack is missing in the first alone.
+
+    With weights to keep, each study has its own.
+    """
+    parts: list[Part] = []
+    seen: set[str] = set()
+    for study in studies:
+        part = find_part(study, request)
+        if not request.keep_weights:
+            shared = [run for run in part.missing if run.run_id in seen]
+            part = replace(part, shared=shared, missing=[run for run in part.missing if run.run_id not in seen])
+        seen |= {run.run_id for run in part.missing}
+        parts.append(part)
+    return parts
 
 
 def find_part(study: Study, request: Request) -> Part:
@@ -284,7 +307,7 @@ def _execute(
     """Raises CommonFailureError or OutOfTimeError if not every run that is missing was tried."""
     stores = {part.study.name: part.store for part in parts}
     for part in parts:  # a driver that is killed leaves checkpoints of runs that are done
-        part.store.drop_checkpoints({run.run_id for run in part.runs} - {run.run_id for run in part.missing})
+        part.store.drop_checkpoints({run.run_id for run in part.runs if part.store.is_done(run)})
     outputs = {name: (store, trackers[name]) for name, store in stores.items()}
     # A GPU is not for this process, which would hold memory of it.
     probe = partial(worker.probe, device="cpu", threads=request.engine.threads) if engine.device == "cpu" else None

@@ -13,7 +13,7 @@ from ablations.execution.engines import Ended, Event, Failed, Started
 from ablations.records import RunRecord, Store
 from ablations.reporting.files import write_report
 from ablations.runs import Run
-from ablations.session import Request, find_part, run_studies, run_until_decided
+from ablations.session import Request, find_part, find_parts, run_studies, run_until_decided
 from ablations.study import load_study
 from ablations.tracking.tracker import Tracker, finish
 from ablations.tuning.winners import Winner, tuned_path
@@ -158,6 +158,19 @@ def test_a_run_that_another_study_has_finished_is_taken_over(toy: Toy, tmp_path:
         Console(quiet=True),
     )
     assert {run.variant for run in toy.executed[trained:]} == {"nin+alexnet"}
+
+
+def test_a_run_that_two_studies_of_one_command_share_is_executed_once(toy: Toy, tmp_path: Path) -> None:
+    heads, asked = load_study("heads"), Request("smoke", seeds=2, results=tmp_path)
+    outcome = run_studies([NUM_1X1, heads], asked, Console(quiet=True))
+    executed = [run.run_id for run in toy.executed]
+    assert len(executed) == len(set(executed)) == outcome.num_runs - 2, "2x and nin+nin are one network"
+    assert [len(part.shared) for part in outcome.parts] == [0, 2]
+    assert "nin+nin" in set(outcome.reports["heads"].summary.variants["variant"])
+    assert outcome.remaining == 0
+    assert not any(part.missing for part in find_parts([NUM_1X1, heads], asked))
+    weights = find_parts([NUM_1X1, heads], Request("smoke", seeds=2, results=tmp_path, keep_weights=True))
+    assert not any(part.shared for part in weights), "each study keeps weights of its own"
 
 
 def test_published_results_of_another_study_are_not_taken_over(toy: Toy, tmp_path: Path) -> None:
