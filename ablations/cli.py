@@ -25,7 +25,12 @@ def _override(text: str) -> str:
 def add_study_options(parser: argparse.ArgumentParser, default_variants: str = "all") -> None:
     """Add STUDY and the options that select runs: --protocol, --seeds, --variants, --lengths, --set, --import, --results."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter  # examples keep their lines
-    parser.add_argument("study", nargs="?", metavar="STUDY", help="a study's name (ablations.run --list) or file")
+    parser.add_argument(
+        "study",
+        nargs="?",
+        metavar="STUDY",
+        help="a study's name (ablations.run --list) or file; names joined by commas",
+    )
     group = parser.add_argument_group("which runs")
     group.add_argument(
         "--protocol",

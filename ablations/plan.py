@@ -13,7 +13,7 @@ from ablations.execution.progress import say
 from ablations.protocols import PROTOCOLS
 from ablations.records import Store
 from ablations.reporting.files import covered
-from ablations.reporting.formatting import counted, minutes_text
+from ablations.reporting.formatting import counted, duration_text, listed, minutes_text
 from ablations.reporting.terminal import fitting_table, print_text
 from ablations.runs import Run, length_name, parse_overrides
 from ablations.session import Part, Request, declared_looks, find_parts
@@ -30,8 +30,6 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
     """Show each study's table and an estimate of the total time, from a few training steps. Writes nothing."""
     parts = find_parts(studies, request)
     require_room(request.engine)
-    if request.most_seeds:
-        declared_looks(studies[0], request)
     device = choose_device(request.engine.device).type
     missing = sum(len(part.missing) for part in parts)
     at_a_time = min(request.engine.workers or default_workers(device), max(1, missing))
@@ -42,12 +40,20 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
     choice = choose_precision(device)
     say(console, f"precision auto is {choice.precision}: this {device} {choice.reason}")
     minutes = sum(minutes_by_role.values())
-    by_role = ", ".join(f"{role} {share:.1f}" for role, share in minutes_by_role.items() if share)
+    by_role = ", ".join(f"{role} {duration_text(share)}" for role, share in minutes_by_role.items() if share)
     say(
         console,
-        f"{missing} runs to do, about {minutes:.1f} minutes with {at_a_time} at a time on {device}"
+        f"{counted(missing, 'run')} to do, about {duration_text(minutes)} with {at_a_time} at a time on {device}"
         + (f" ({by_role}; --variants confirmatory leaves out controls)" if minutes_by_role["control"] else ""),
     )
+    if request.most_seeds:
+        first, *later = declared_looks(studies[0], request)
+        compared = {run.variant for run in parts[0].runs if run.role in ("baseline", "confirmatory")}
+        say(
+            console,
+            f"what is undecided after {first} seeds is looked at again after {listed(map(str, later))}: "
+            f"at most {counted(len(compared) * (later[-1] - first), 'run')} more",
+        )
 
 
 def plan_tuning(study: Study, request: TuningRequest, console: Console) -> None:
@@ -72,7 +78,7 @@ def plan_tuning(study: Study, request: TuningRequest, console: Console) -> None:
     bound = "at most " if is_paired else ""
     print_text(
         console,
-        f"{len(runs) * request.trials} trials, {bound}about {minutes:.1f} minutes with {at_a_time} at a time on {device}",
+        f"{counted(len(runs) * request.trials, 'trial')}, {bound}about {duration_text(minutes)} with {at_a_time} at a time on {device}",
     )
 
 
@@ -85,6 +91,8 @@ def detectable_line(study: Study, runs: Sequence[Run], store: Store) -> str:
     protocol = PROTOCOLS[runs[0].protocol]
     num_seeds = len({run.seed for run in runs})
     num_comparisons = len({run.variant for run in runs if run.role == "confirmatory"})
+    if not num_comparisons:
+        return "These variants have no declared comparison."
     longest = max(run.length for run in runs)
     records = [record for record in covered(study, protocol.name, store).records if record.run.length == longest]
     groups = {name: [r for r in records if r.is_result and r.run.variant == name] for name in study.variants}
@@ -97,7 +105,7 @@ def detectable_line(study: Study, runs: Sequence[Run], store: Store) -> str:
     sd = stats.pooled_sd(kept)
     source = "measured in the runs there are" if sd > 0 else "assumed"
     sd = sd if sd > 0 else protocol.assumed_sd
-    found = planning.detectable_difference(planning.sd_of_difference(sd), num_seeds, max(1, num_comparisons))
+    found = planning.detectable_difference(planning.sd_of_difference(sd), num_seeds, num_comparisons)
     if math.isnan(found):
         return "With one seed no difference can be told from chance"
     size = (
@@ -132,5 +140,9 @@ def _print_plan(part: Part, device: str, threads: int, console: Console) -> dict
         rows.append([name, run.role, str(to_do), *sizes_of_it, f"{network.gflops:.4f}", minutes_text(seconds_each)])
     print_text(console, f"{part.study.name}: {part.study.question}")
     console.print(fitting_table(header, rows, console.width, ("trunk", "head", "GFLOP/image", "role")))
+    if part.shared:
+        print_text(
+            console, f"{counted(len(part.shared), 'more run')} to do, done by a study above that has the same networks"
+        )
     print_text(console, detectable_line(part.study, part.runs, part.store))
     return seconds_by_role

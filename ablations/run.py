@@ -23,7 +23,7 @@ from ablations.cli import (
 )
 from ablations.plugins import load_plugins
 from ablations.protocols import PROTOCOLS
-from ablations.study import Study, load_study, study_names
+from ablations.study import ROLES, Study, load_study, study_names
 from nin.cli import SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with, positive
 from nin.spec import choose
 
@@ -78,8 +78,9 @@ def _studies(arguments: argparse.Namespace) -> list[Study]:
         raise ValueError(f"{wanted}: {', '.join(study_names())}")
     choose(PROTOCOLS, arguments.protocol, "protocol")
     chosen = names(arguments.study, "study") or study_names()
-    if len(chosen) > 1 and arguments.variants:
-        raise ValueError("--variants needs a single study: variants of different studies have different names")
+    variants = names(arguments.variants, "variant") or ()
+    if len(chosen) > 1 and not set(variants) <= set(ROLES):
+        raise ValueError(f"--variants of several studies takes roles alone: {', '.join(ROLES)}")
     studies = [load_study(name) for name in chosen]
     return [study for study in studies if not arguments.all or arguments.protocol in study.protocols]
 

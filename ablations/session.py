@@ -40,7 +40,7 @@ from ablations.runs import Run
 from ablations.study import MAX_SEEDS, Study
 from ablations.tracking.mlflow_tree import open_tracker
 from ablations.tracking.tracker import Tracker, finish
-from ablations.tuning.winners import load_tuned
+from ablations.tuning.winners import both_settings, load_tuned
 from nin.checkpoint import last_point
 from nin.spec import choose
 
@@ -250,8 +250,8 @@ def find_part(study: Study, request: Request) -> Part:
     """
     variants = None if request.variants is None else study.named(request.variants)
     if request.tuned:
-        study = load_tuned(study, request.protocol, request.results, request.overrides, variants)
-        variants = None
+        study = load_tuned(study, request.protocol, request.results, request.overrides)
+        variants = None if variants is None else both_settings(study, request.protocol, variants)
     if variants:  # the report will expand all variants, some of which may be on disk
         study.expand(request.protocol, 1, overrides=request.overrides)
     runs = study.expand(request.protocol, request.seeds, variants, request.overrides, request.lengths)

@@ -147,19 +147,18 @@ class Study:
         return self.targets.get(protocol, PROTOCOLS[protocol].target)
 
     def named(self, wanted: Iterable[str]) -> list[str]:
-        """The variants of these names, in order; the name of a role ("control") is those of all variants that have it.
+        """The variants of these names, in order; the name of a role ("control") is those of all variants that have it, or none.
 
         Raises ValueError for a name that does not exist.
         """
         found: dict[str, None] = {}
         for name in wanted:
             of_role = [other for other in self.variants if self.role(other) == name]
-            if name in self.variants or not of_role:
-                roles = dict.fromkeys(self.role(other) for other in self.variants)
-                if name not in self.variants:
-                    known = hint(name, [*self.variants, *roles])
-                    raise ValueError(f"study {self.name!r} has no variant or role {name!r}: {known}")
+            if name in self.variants:
                 of_role = [name]
+            elif name not in ROLES:
+                known = hint(name, [*self.variants, *ROLES])
+                raise ValueError(f"study {self.name!r} has no variant or role {name!r}: {known}")
             found |= dict.fromkeys(of_role)
         return list(found)
 
@@ -271,7 +270,12 @@ def load_study(name: str | Path) -> Study:
     """
     if isinstance(name, Path) or name.endswith(".py") or os.sep in name:
         return _load_file(Path(name))
-    choose(dict.fromkeys(study_names()), name, "study")
+    there = study_names()
+    if name not in there and Path(f"{name}.py").is_file():
+        raise ValueError(f"unknown study {name!r}: for the file here write ./{name}.py")
+    if name.removesuffix("-tuned") in there and name not in there:
+        raise ValueError(f"unknown study {name!r}: it is {name.removesuffix('-tuned')} with the option --tuned")
+    choose(dict.fromkeys(there), name, "study")
     return _described(importlib.import_module(f"ablations.studies.{name}"), name)
 
 

@@ -18,6 +18,7 @@ import nin.data
 import nin.model
 import nin.predict
 import nin.weights
+from nin.cli import one_line
 from nin.data import ImageData
 from nin.history import Evaluation, History
 from nin.machine import choose_device
@@ -139,10 +140,12 @@ def fit(
                 the last digits
     changes     fields of `TrainSpec`, such as epochs=1 or lr=0.05
 
-    Raises ValueError for a name or value that does not exist. A training that diverges is an outcome, not an error.
+    Raises ValueError for a name or value that does not exist, or a network of other images or classes. A training that diverges is
+    an outcome, not an error.
     """
     spec = choose(SETTINGS, training, "training").train if isinstance(training, str) else training
     spec = changed(spec, changes)
+    _require_same_shapes(network, data)
     with progress_bar(spec.images(len(data.train.labels)), shown=progress) as show:
 
         def told(point: Evaluation) -> None:
@@ -151,6 +154,24 @@ def fit(
 
         with _cpu_threads(threads or _suitable_threads(network, data, spec)):
             return train(network, data, spec, told, seed=seed, checkpoint=checkpoint)
+
+
+def _require_same_shapes(network: nn.Module, data: ImageData) -> None:
+    """Raise ValueError unless the network takes the data's images and has an output per class."""
+    channels, height, width = data.in_shape
+    of_data = f"images of {channels}x{height}x{width} in {data.num_classes} classes"
+    build = "build it with nin.build(NAME, data.in_shape, data.num_classes)"
+    blank = torch.zeros(1, *data.in_shape, device=data.train.images.device)
+    was_training = network.training
+    try:
+        with torch.no_grad():
+            num_outputs = network.to(blank.device).eval()(blank).shape[-1]
+    except RuntimeError as error:
+        raise ValueError(f"the network does not take {of_data} ({one_line(error)}): {build}") from error
+    finally:
+        network.train(was_training)
+    if num_outputs != data.num_classes:
+        raise ValueError(f"the network has {num_outputs} outputs; the data has {of_data}: {build}")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from nin.cli import one_line
 from nin.fetch import DataError, data_root
 from nin.registry import Registry
-from nin.sources import DATASETS, FOLDER, Split, hashed_order, read, shape
+from nin.sources import DATASETS, FOLDER, Source, Split, hashed_order, read, shape
 from nin.spec import DataSpec, Shape, choose, stream
 
 __all__ = ["AUGMENTATIONS", "DATASETS", "DataError", "ImageData", "Split", "data_root", "hashed_order", "load", "shape"]
@@ -170,9 +170,8 @@ def load(spec: DataSpec, root: Path | None = None, device: str | torch.device = 
     order = hashed_order(spec.split, len(source.train.labels))
     num_held = 0 if source.val else spec.val_examples
     num_train = spec.train_examples or len(order) - num_held
-    fewer = f"data.val_examples={0 if source.val else len(order) // 6}, and data.train_examples=0 for all others"
-    _require_enough("data.val_examples + data.train_examples", num_held + max(num_train, 1), len(order), fewer)
-    _require_enough("data.test_examples", spec.test_examples, len(source.test.labels), "data.test_examples=0 for all")
+    _require_enough("data.val_examples + data.train_examples", num_held + max(num_train, 1), len(order), source)
+    _require_enough("data.test_examples", spec.test_examples, len(source.test.labels), source)
     test = source.test
     if spec.test_examples:
         test = test.take(hashed_order(spec.test_split, len(test.labels))[: spec.test_examples])
@@ -221,9 +220,13 @@ def _generator(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(stream(seed, name))
 
 
-def _require_enough(what: str, wanted: int, there: int, fewer: str) -> None:
+def _require_enough(what: str, wanted: int, there: int, source: Source) -> None:
     if wanted > there:
-        raise ValueError(f"{what} asks for {wanted:,} images; the data set has {there:,}: set fewer, such as {fewer}")
+        num_held = 0 if source.val else len(source.train.labels) // 6
+        raise ValueError(
+            f"{what} asks for {wanted:,} images; the data set has {there:,}: set fewer, such as data.val_examples={num_held}, with "
+            "data.train_examples=0 for all others and data.test_examples=0 for all test images"
+        )
 
 
 def _pixel_statistics(images_NCHW: Tensor) -> tuple[Tensor, Tensor]:

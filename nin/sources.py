@@ -185,7 +185,7 @@ def read(spec: DataSpec, root: Path) -> Source:
     try:
         if spec.name.startswith(FOLDER):
             return _read_folder(spec, root)
-        return choose(DATASETS, spec.name, "data set").read(root)
+        return _dataset(spec.name).read(root)
     except OSError as error:
         raise DataError(
             f"data set {spec.name!r} cannot be read from {root} ({error.strerror or error}): name another root in NIN_DATA"
@@ -200,9 +200,15 @@ def shape(spec: DataSpec, root: Path | None = None) -> tuple[Shape, int]:
     if spec.name.startswith(FOLDER):
         folder, size = _image_folder(spec, root or data_root()), spec.image_size or FOLDER_SIZE
         return (_num_channels(folder), size, size), len(folder.classes)
-    dataset = choose(DATASETS, spec.name, "data set")
+    dataset = _dataset(spec.name)
     channels, height, width = dataset.in_shape
     return (channels, spec.image_size or height, spec.image_size or width), dataset.num_classes
+
+
+def _dataset(name: str) -> Dataset:
+    if name not in DATASETS and "/" in name:
+        raise ValueError(f"unknown data set {name!r}: for a folder of images write {FOLDER}{name}")
+    return choose(DATASETS, name, "data set")
 
 
 def can_change(name: str) -> bool:
@@ -269,7 +275,10 @@ def named(name: str) -> str:
         link.symlink_to(path)
     except FileExistsError:
         if not link.samefile(path):
-            raise DataError(f"{path} and {link.resolve()} have one name in the data root: rename a folder") from None
+            unlink = f", or remove the link {link}" if link.is_symlink() else ""
+            raise DataError(
+                f"{path} and {link.resolve()} have one name in the data root: rename a folder{unlink}"
+            ) from None
     except OSError as error:
         raise DataError(
             f"cannot link {path} into {link.parent} ({error.strerror or error}): name another data root in NIN_DATA"

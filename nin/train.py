@@ -177,9 +177,14 @@ def evaluate(model: nn.Module, data: ImageData, split: Split, spec: TrainSpec) -
 
 
 def chance_level(labels_N: Tensor) -> float:
-    """Accuracy below which N predictions cannot be told from always naming the most frequent class."""
+    """Accuracy below which N predictions cannot be told from always naming the most frequent class.
+
+    Where N is so small that this asks for more than half of what lies above that share, it is the share itself: ten images of two
+    classes could hardly show that a network has learned.
+    """
     share = float(torch.bincount(labels_N.cpu()).max()) / len(labels_N)
-    return share + CHANCE_DEVIATIONS * math.sqrt(share * (1 - share) / len(labels_N))
+    level = share + CHANCE_DEVIATIONS * math.sqrt(share * (1 - share) / len(labels_N))
+    return level if level <= (1 + share) / 2 else share
 
 
 def _train_steps(

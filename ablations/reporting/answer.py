@@ -21,14 +21,17 @@ from ablations.reporting.plain import LINEAR, NOT_ANSWERED, capitalised, caution
 from ablations.study import MEMORY, Study
 
 
-def answer(study: Study, summary: Summary) -> str:
-    """Answer the question in one sentence, with the training length it holds for: a verdict without its length misleads."""
+def answer(study: Study, summary: Summary, overrides: Sequence[str] = ()) -> str:
+    """Answer the question in one sentence, with the settings changed by `--set` and the training length that it holds for.
+
+    A verdict without these misleads.
+    """
     plain = plain_answer(study, summary).answer
-    if plain == NOT_ANSWERED:
-        return f"**{capitalised(plain)}.**"
-    if study.answers in MEMORY:
-        return f"**{capitalised(plain)}.**"
-    return f"**After {_images(summary)} training images: {plain}.**"
+    holds_for = [f"with {listed(f'`{override}`' for override in overrides)}"] if overrides else []
+    if plain != NOT_ANSWERED and study.answers not in MEMORY:
+        holds_for.append(f"after {_images(summary)} training images")
+    text = f"{', '.join(holds_for)}: {plain}" if holds_for else plain
+    return f"**{capitalised(text)}.**"
 
 
 def grounds(study: Study, protocol: str, summary: Summary) -> str:

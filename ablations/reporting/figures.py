@@ -444,8 +444,12 @@ def figures_of(tables: Tables) -> dict[str, Callable[[Tables], Figure]]:
         return MEMORY_FIGURES
     figures = LENGTH_FIGURES if len(tables.by_length) else {}
     figures = figures | FIGURES | (PUBLISHED_FIGURES if len(tables.published) else {})
-    has_memory = tables.variants["peak_memory_mb"].notna().any()
-    return {name: draw for name, draw in figures.items() if has_memory or draw is not memory_against_params}
+    left_out = set[Callable[[Tables], Figure]]()
+    if tables.variants["peak_memory_mb"].isna().all():
+        left_out.add(memory_against_params)
+    if (tables.variants["role"] == "baseline").all():
+        left_out.add(differences)
+    return {name: draw for name, draw in figures.items() if draw not in left_out}
 
 
 def save(figure: Figure, path: Path) -> None:

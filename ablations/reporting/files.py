@@ -97,7 +97,7 @@ def read_report(study: Study, protocol: str, store: Store, overrides: Sequence[s
             f"make them with {command(study, protocol, overrides)}"
         )
     summary = summarise(study, protocol, records, store.looks)
-    words = answer(study, summary), grounds(study, protocol, summary)
+    words = answer(study, summary, overrides), grounds(study, protocol, summary)
     return Report(store.folder, *words, summary, records, damaged, others)
 
 

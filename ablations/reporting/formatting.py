@@ -88,6 +88,13 @@ def minutes_text(seconds: float) -> str:
     return "< 0.1" if 0 < seconds < 3 else f"{seconds / 60:.1f}"
 
 
+def duration_text(minutes: float) -> str:
+    """ "less than a minute", "12.3 minutes", and hours from two on."""
+    if minutes < 1:
+        return "less than a minute"
+    return f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+
+
 def seeds_text(seeds: Sequence[int]) -> str:
     """ "0, 1 and 2", or "0 to 9" of many without a gap."""
     whole = len(seeds) > 3 and seeds[-1] - seeds[0] == len(seeds) - 1
@@ -95,7 +102,7 @@ def seeds_text(seeds: Sequence[int]) -> str:
 
 
 def draws_text(draws: Mapping[str, Hashable]) -> str:
-    """ "5 variants have 3 distinct winners: the same draw won for 2x, 1x and 3x", given the draw that won for each variant."""
+    """ "5 variants have 3 winning settings: the same for 2x, 1x and 3x", given the draw that won for each variant."""
     variants_by_draw = defaultdict[Hashable, list[str]](list)
     for name, draw in draws.items():
         variants_by_draw[draw].append(name)
@@ -103,10 +110,7 @@ def draws_text(draws: Mapping[str, Hashable]) -> str:
     if not shared:
         return f"all winners of {len(draws)} variants are distinct"
     num = len(variants_by_draw)
-    return (
-        f"{len(draws)} variants have {num} distinct winner{'s' if num > 1 else ''}: the same draw won for "
-        f"{'; another for '.join(shared)}"
-    )
+    return f"{len(draws)} variants have {counted(num, 'winning setting')}: the same for {'; another for '.join(shared)}"
 
 
 def unmarked(text: str) -> str:

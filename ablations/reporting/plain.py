@@ -5,7 +5,7 @@ A study without an entry is answered in the same form, with the names of its var
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ablations.analysis import stats
@@ -34,8 +34,10 @@ class Claim:
     object      what a sentence calls the baseline
     effect      the row of `Summary.factors` that answers the question, in place of a variant
     positive, negative  the answer where that effect is above or below zero
+    neither     the answer where that effect is not shown
     question    a shorter form of the study's question
     note        explains the variants' names
+    relations   sentences by verdict, in place of those in RELATIONS and UNDECIDED
     also        adds a measurement to the effect, from the variant's row and the baseline's
     """
 
@@ -45,8 +47,10 @@ class Claim:
     effect: str = ""
     positive: str = ""
     negative: str = ""
+    neither: str = ""
     question: str = ""
     note: str = ""
+    relations: Mapping[str, str] = field(default_factory=dict)
     also: Callable[[Any, Any], str] | None = None
 
 
@@ -60,11 +64,11 @@ def _level(row: Any, base: Any) -> str:
 
 
 CLAIMS: Mapping[str, Claim] = {
-    "num_1x1": Claim("0x", "NiN without 1x1 convolutions", "NiN with two"),
+    "num_1x1": Claim("0x", "NiN without 1x1 convolutions", "NiN with two", note="two 1x1 convolutions"),
     "num_1x1-tuned": Claim(
         "0x",
-        "NiN without 1x1 convolutions",
-        "with two, each tuned",
+        "tuned NiN without 1x1 convolutions",
+        "tuned NiN with two",
         question="... and if each number of them is tuned?",
     ),
     "nonlinearity": Claim(
@@ -77,20 +81,35 @@ CLAIMS: Mapping[str, Claim] = {
         effect="interaction of num_1x1 0 and head alexnet",
         positive="yes: without 1x1 convolutions it falls behind a fully connected head",
         negative="no: without 1x1 convolutions it gains on a fully connected head",
+        neither="undecided: 1x1 convolutions are not shown to matter more with one head than with the other",
     ),
     "heads": Claim(
         "nin+alexnet",
         "AlexNet's fully connected head",
         "NiN's",
         question="Is NiN's head as accurate as fully connected ones?",
+        note="trunk and head",
     ),
     "dropout": Claim(
         effect="interaction of head alexnet and dropout 0.0",
         positive="no: dropout does more for NiN's head than for a fully connected one",
         negative="yes: a fully connected head needs dropout more than NiN's",
+        neither="undecided: dropout is not shown to do more for one head than for the other",
     ),
     "pooling": Claim("max", "maximum pooling", "average pooling"),
-    "wide_mlp": Claim("65536", "a layer of 65,536 units", "one of 1,024", also=_memory),
+    "wide_mlp": Claim(
+        "65536",
+        "a layer of 65,536 units",
+        "one of 1,024",
+        note="units",
+        relations={
+            stats.BETTER: "because of memory: {subject} is even more accurate than {object}",
+            stats.EQUIVALENT: "because of memory: {subject} is as accurate as {object}",
+            stats.WORSE: "because of both: {subject} takes more memory and is less accurate than {object}",
+            stats.INCONCLUSIVE: "because of memory; that {subject} is less accurate than {object} is not shown",
+        },
+        also=_memory,
+    ),
     "label_noise": Claim("65536 noisy", "a layer of 65,536 units on noisy labels", "one of 1,024 units"),
     "batch_memory": Claim(),
     "prediction_memory": Claim(),
@@ -104,6 +123,7 @@ CLAIMS: Mapping[str, Claim] = {
         "a first kernel of 3x3",
         "one of 11x11",
         question="Does the first convolution need its large kernel, and its stride?",
+        note="kernel and stride",
     ),
     "precision": Claim("bf16", "training in bf16", "in float32"),
     "textbook": Claim("lenet", "LeNet", question="Do the textbook's networks come out as published?"),
@@ -158,7 +178,11 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> Plain:
     named = others[others["variant"] == claim.variant]
     row = next(each_row(named if len(named) else others.sort_values("p_holm")))
     subject = (claim.subject if len(named) else "") or f"`{row.variant}`"
-    answer = RELATIONS.get(row.verdict, UNDECIDED).format(subject=subject, object=claim.object or f"`{study.baseline}`")
+    relation = claim.relations.get(row.verdict) or RELATIONS.get(row.verdict, UNDECIDED)
+    answer = relation.format(subject=subject, object=claim.object or f"`{study.baseline}`")
+    measured = next(each_row(table[table["variant"] == row.variant]))
+    if failures(measured):
+        answer += f", but {failures(measured)}: that says how it trains at this learning rate, not how good it can be"
     verdicts = []
     for verdict in (*RELATIONS, "undecided"):
         names = [
@@ -170,10 +194,10 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> Plain:
         if names:
             verdicts.append(f"{_few(names)} {verdict}")
     if verdicts:
-        answer += f"; compared with `{study.baseline}`: {'; '.join(verdicts)}"
-    measured = next(each_row(table[table["variant"] == row.variant]))
-    also = [failures(measured), claim.also(measured, next(each_row(base))) if claim.also else ""]
-    return Plain(answer, "; ".join(part for part in (_points(row), *also) if part))
+        note = f" ({claim.note})" if claim.note else ""
+        answer += f"; compared with `{study.baseline}`{note}: {'; '.join(verdicts)}"
+    also = claim.also(measured, next(each_row(base))) if claim.also else ""
+    return Plain(answer, "; ".join(part for part in (_points(row), also) if part))
 
 
 def _of_factors(claim: Claim, summary: Summary) -> Plain:
@@ -184,7 +208,7 @@ def _of_factors(claim: Claim, summary: Summary) -> Plain:
         return Plain(NOT_ANSWERED, "")
     row = next(each_row(found))
     if not row.p <= ALPHA:
-        return Plain("undecided: no interaction of the two factors is shown", _points(row))
+        return Plain(claim.neither or "undecided: no interaction of the two factors is shown", _points(row))
     return Plain(f"[{claim.positive if row.difference > 0 else claim.negative}]", _points(row))
 
 

@@ -244,7 +244,7 @@ def _accuracy_notes(study: Study, table: pd.DataFrame) -> str:
     if len(detectable):
         lines.append(
             f"Minimum detectable difference at 80 % power, given the spread between seeds: {ends_text(detectable, 2)} points"
-            f"{', by variant' if len(detectable) > 1 else ''}. A smaller difference that was not found is undecided, not absent."
+            f"{', by variant' if detectable.nunique() > 1 else ''}. A smaller difference that was not found is undecided, not absent."
         )
     return "\n\n".join(lines)
 
@@ -299,10 +299,11 @@ def _detail_notes(table: pd.DataFrame) -> str:
                 else ""
             )
         )
-    lines.append(
-        "*P(better)*: the estimated probability that a run of the variant beats one of the baseline. The other p-values are checks "
-        "by other tests of the declared comparisons; Dunnett's is corrected and assumes equal variances."
-    )
+    if table["prob_better"].notna().any():
+        lines.append(
+            "*P(better)*: the estimated probability that a run of the variant beats one of the baseline. The other p-values are "
+            "checks by other tests of the declared comparisons; Dunnett's is corrected and assumes equal variances."
+        )
     if table["seeds_if_seen"].notna().any():
         lines.append(
             "*Seeds to decide*: how many seeds in all would decide an inconclusive comparison with 80 % power, as a difference or as "
@@ -403,8 +404,8 @@ def _convergence_detail_table(table: pd.DataFrame, summary: Summary) -> str:
         {
             "variant": row.variant,
             "images, restricted mean": count_text(row.examples_to_target_restricted_mean),
-            "training TFLOP, median": number_text(row.tflops_to_target_median),
-            "seconds, median": number_text(row.seconds_to_target_median),
+            "TFLOP to target, median": number_text(row.tflops_to_target_median),
+            "seconds to target, median": number_text(row.seconds_to_target_median),
             "mean height of curve, %": f"{100 * row.area_under_curve_mean:.1f}",
         }
         | {f"hits at {float(str(target)):.0%}": hits for target, hits in wide.loc[row.variant].items()}

@@ -60,15 +60,22 @@ def read_winners(path: Path) -> dict[str, Winner]:
         raise ValueError(f"--tuned: {path} is damaged ({one_line(error)}); tune again") from error
 
 
-def load_tuned(
-    study: Study,
-    protocol: str,
-    results: Path,
-    overrides: Sequence[str] = (),
-    variants: Sequence[str] | None = None,
-) -> Study:
+def load_tuned(study: Study, protocol: str, results: Path, overrides: Sequence[str] = ()) -> Study:
     """Load the winners under `results` and make the study that trains them (`with_winners`)."""
-    return with_winners(study, protocol, read_winners(tuned_path(results, study.name, protocol)), overrides, variants)
+    return with_winners(study, protocol, read_winners(tuned_path(results, study.name, protocol)), overrides)
+
+
+def both_settings(tuned: Study, protocol: str, variants: Sequence[str]) -> list[str]:
+    """Variants of a tuned study that train these, and the baseline, with default and tuned settings.
+
+    Raises ValueError for a variant that has not been tuned.
+    """
+    untuned = [name for name in variants if name not in tuned.pairs]
+    if untuned:
+        original = tuned.name.removesuffix("-tuned")
+        makes = f"python -m ablations.tune {original} --protocol {protocol} --variants {','.join(untuned)}"
+        raise ValueError(f"--tuned: {', '.join(untuned)} has not been tuned: {makes}")
+    return [both for name in (tuned.baseline, *variants) for both in dict.fromkeys((name, tuned.pairs[name]))]
 
 
 def with_winners(
@@ -76,7 +83,6 @@ def with_winners(
     protocol: str,
     winners: Mapping[str, Winner],
     overrides: Sequence[str] = (),
-    variants: Sequence[str] | None = None,
 ) -> Study:
     """The study with each tuned variant twice: with its default settings, and with its tuned ones ("2x tuned").
 
@@ -100,7 +106,7 @@ def with_winners(
     pairs: dict[str, str] = {}
     tuned: dict[str, Variant] = {}
     for name, winner in winners.items():
-        if name not in runs or (variants is not None and name not in (*variants, study.baseline)):
+        if name not in runs:
             continue
         _require_same(name, winner, runs[name].settings)
         pairs[name] = name

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -98,6 +98,10 @@ def test_runs_that_tuning_did_not_change_are_taken_over_from_the_plain_study(toy
     outcome = run_studies([NUM_1X1], asked, Console(quiet=True))
     assert [run.label for run in toy.executed] == ["2x tuned seed 0", "2x tuned seed 1"]
     assert len(outcome.reports["num_1x1-tuned"].records) == 6
+    baseline = run_studies([NUM_1X1], replace(asked, variants=["2x"]), Console(quiet=True))
+    assert len(baseline.reports["num_1x1-tuned"].records) == 6, "a report covers what is on disk"
+    with pytest.raises(ValueError, match=r"1x has not been tuned: .* num_1x1 --protocol smoke --variants 1x$"):
+        find_part(NUM_1X1, replace(asked, variants=["1x"]))
 
 
 def test_an_interruption_says_what_is_kept_of_finished_and_unfinished_runs(

@@ -592,7 +592,7 @@ def test_without_validation_images_the_test_set_stands_in() -> None:
     ("sizes", "message"),
     [
         ({"val_examples": 1201}, "val_examples.* asks for 1,202 images; the data set has 1,200"),
-        ({"val_examples": 1200}, "val_examples.* asks for 1,201.* set fewer, such as data.val_examples=200, and"),
+        ({"val_examples": 1200}, "val_examples.* asks for 1,201.* set fewer, such as data.val_examples=200, with"),
         ({"val_examples": 200, "train_examples": 1001}, "train_examples asks for 1,201"),
         (
             {"val_examples": 200, "test_examples": 401},

@@ -191,7 +191,7 @@ def test_a_link_that_leads_back_is_refused(place: str, target: str, tmp_path: Pa
 def test_a_link_to_itself_or_to_nothing_is_one_line(tmp_path: Path) -> None:
     root = lay_out(tmp_path, *both("pets/"))
     (root / "pets" / "cat" / "2.png").symlink_to("nowhere.png")
-    with pytest.raises(DataError, match=r"2\.png cannot be read as an image"):
+    with pytest.raises(DataError, match=r"there is no file .*2\.png"):
         load(DataSpec(name="folder:pets", val_examples=0), root)
     (root / "pets" / "cat" / "2.png").unlink()
     (root / "pets" / "cat" / "loop").symlink_to("loop")

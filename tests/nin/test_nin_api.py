@@ -166,6 +166,15 @@ def test_a_bar_is_for_terminals(is_terminal: bool, monkeypatch: pytest.MonkeyPat
         (lambda data: nin.load_data("fashion"), "unknown data set 'fashion': the nearest is 'fashion-mnist'"),
         (lambda data: nin.fit(nin.build("lenet"), data, "quik"), "unknown training 'quik': the nearest is 'quick'"),
         (lambda data: nin.fit(nin.build("lenet"), data, epoch=1), "unknown field of TrainSpec 'epoch'"),
+        (
+            lambda data: nin.fit(nin.build("lenet", (3, 28, 28)), data),
+            "the network does not take images of 1x28x28 in 10",
+        ),
+        (
+            lambda data: nin.fit(nin.build("lenet", num_classes=3), data),
+            "the network has 3 outputs; the data has images of",
+        ),
+        (lambda data: nin.load_data("/tmp/pets"), "for a folder of images write folder:/tmp/pets"),
         (lambda data: nin.probabilities(nin.build("lenet"), ["a.png"]), "images: a bare network takes a tensor"),
         (lambda data: nin.load_trained("2x:0", "/nowhere"), "there is no trained network under /nowhere"),
     ],

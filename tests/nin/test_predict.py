@@ -146,8 +146,19 @@ def test_more_classes_than_there_are_shows_all(picture: Image.Image, tmp_path: P
     assert main(["2x:0", str(tmp_path / "a.png"), "--top", "99", "--results", str(tmp_path)]) == 0
 
 
-@pytest.mark.parametrize("problem", ["truncated", "text", "missing", "folder", "integers"])
-def test_what_is_no_whole_image_is_one_line_that_names_it(problem: str, picture: Image.Image, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        ("truncated", r"a\.png cannot be read as an image"),
+        ("text", r"a\.png cannot be read as an image"),
+        ("missing", r"there is no file .*a\.png"),
+        ("folder", r"a\.png is a folder: name the images in it"),
+        ("integers", r"a\.png cannot be read as an image"),
+    ],
+)
+def test_what_is_no_whole_image_is_one_line_that_names_it(
+    problem: str, message: str, picture: Image.Image, tmp_path: Path
+) -> None:
     keep(make(), tmp_path)
     path = tmp_path / "a.png"
     match problem:
@@ -160,7 +171,7 @@ def test_what_is_no_whole_image_is_one_line_that_names_it(problem: str, picture:
             path.mkdir()
         case "integers":
             Image.fromarray(np.zeros((28, 28), np.int32)).save(path, format="TIFF")
-    with pytest.raises(ValueError, match=r"a\.png cannot be read as an image") as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         main(["2x:0", str(path), "--results", str(tmp_path)])
     assert "\n" not in str(caught.value)
 

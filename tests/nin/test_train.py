@@ -205,6 +205,8 @@ def test_one_that_learns_has_finished(data: ImageData) -> None:
 
 def test_chance_is_the_largest_class_and_three_standard_errors() -> None:
     assert chance_level(torch.tensor([0] * 50 + [1] * 50)) == pytest.approx(0.5 + 3 * math.sqrt(0.25 / 100))
+    assert chance_level(torch.tensor([0] * 5 + [1] * 5)) == 0.5, "ten images could hardly show more"
+    assert chance_level(torch.tensor([0, 0, 1, 2, 3])) == pytest.approx(0.4)
 
 
 def test_evaluation_counts_the_classes_that_are_never_predicted(data: ImageData) -> None:

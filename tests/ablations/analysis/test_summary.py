@@ -159,4 +159,4 @@ def test_the_report_of_a_tuned_study_answers_the_tuned_question(tuned: tuple[str
     assert "0x is better" in answer
     assert "0x is worse" not in answer
     assert "Tuning changes the verdict on 0x." in answer
-    assert "3 variants have 2 distinct winners: the same draw won for 2x and 0x." in answer
+    assert "3 variants have 2 winning settings: the same for 2x and 0x." in answer

@@ -95,8 +95,8 @@ def test_a_report_opens_with_the_question_the_answer_and_its_certainty(written: 
     title, answer, grounds, figure = text_of(written).split("\n\n")[:4]
     assert title == f"# num_1x1: {NUM_1X1.question}"
     assert answer == (
-        "**After 1,024 training images: NiN without 1x1 convolutions is less accurate than NiN with two; compared with `2x`: "
-        "`3x` and `4x` better; `1x` worse.**"
+        "**After 1,024 training images: NiN without 1x1 convolutions is less accurate than NiN with two; compared with `2x` "
+        "(two 1x1 convolutions): `3x` and `4x` better; `1x` worse.**"
     )
     interval = f"{100 * base.test_accuracy_low:.2f} to {100 * base.test_accuracy_high:.2f}"
     assert grounds.startswith(
@@ -233,6 +233,7 @@ def test_runs_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
     other = write_report(NUM_1X1, "smoke", store, overrides=["train.lr=0.5"])
     assert other.summary.variants["test_accuracy_mean"].max() < 0.2
     assert "`--set train.lr=0.5`" in text_of(store)
+    assert other.answer.startswith("**With `train.lr=0.5`, after 1,024 training images: ")
 
 
 # --- where there is too little, or it went wrong

@@ -100,4 +100,4 @@ def test_a_tuning_says_how_many_winners_are_distinct(tmp_path: Path) -> None:
     tasks = toy_tasks(tmp_path, 4)  # all variants get the same draws, and the toy likes the same one for each
     tune_toy(tmp_path, tasks)
     report = write_tuning_report(tasks, Store(tmp_path, "toy-tuning", "smoke"), "tune")
-    assert "2 variants have 1 distinct winner: the same draw won for" in report.path.read_text()
+    assert "2 variants have 1 winning setting: the same for" in report.path.read_text()
