@@ -267,8 +267,8 @@ def find_part(study: Study, request: Request) -> Part:
     for name in {record.run.data.name for record in outdated}:
         num_runs = sum(record.run.data.name == name for record in outdated)
         warn(
-            f"{counted(num_runs, 'finished run')} of {study.name} used other images or labels than {name} holds now. What is out of "
-            f"date is trained again, and kept in {store.superseded_folder}"
+            f"{counted(num_runs, 'finished run')} of {study.name} used other images or labels than {name} holds now: trained "
+            f"again, with the old records kept in {store.superseded_folder}"
         )
     old = {record.run_id for record in outdated}
     finished = {run_id for run_id, record in records.items() if record.is_result and run_id not in old}

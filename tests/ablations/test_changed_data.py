@@ -88,8 +88,8 @@ def test_repaired_labels_are_trained_on_and_old_results_kept_aside(
     assert "4 runs, 0 done, 4 to do" in shown.out
     (line,) = (line for line in shown.err.splitlines() if "batch_size" not in line)
     assert line == (
-        "warning: 4 finished runs of num_1x1 rest on other images or labels than folder:pets holds now: they are trained again, "
-        f"and what there was is kept in {store.superseded_folder}"
+        "warning: 4 finished runs of num_1x1 used other images or labels than folder:pets holds now: trained again, "
+        f"with the old records kept in {store.superseded_folder}"
     )
     assert len(executed) == 8
     assert {path.name: path.read_bytes() for path in store.superseded_folder.glob("*/*.json")} == before
@@ -113,7 +113,7 @@ def test_pixels_that_another_decoder_makes_of_the_same_files_are_other_data(
     monkeypatch.setattr("nin.sources.decode", brighter)
     assert run.main(arguments) == 0
     assert len(executed) == 2 * num_runs
-    assert "rest on other images or labels than folder:pets holds now" in capsys.readouterr().err
+    assert "used other images or labels than folder:pets holds now" in capsys.readouterr().err
 
 
 def test_a_mean_is_never_taken_over_two_data_sets(
@@ -211,7 +211,7 @@ def test_a_command_that_is_called_again_trains_on_what_is_there_now(pets: Path, 
     relabel(pets)
     second = call(*arguments, cwd=tmp_path)
     assert "2 runs, 0 done, 2 to do" in second.stdout
-    assert second.stderr.count("rest on other images or labels") == 1
+    assert second.stderr.count("used other images or labels") == 1
     runs = tmp_path / "results" / "num_1x1" / "smoke" / "runs"
     kept = tmp_path / "results" / "num_1x1" / "smoke" / "superseded"
     checksums = [
