@@ -30,6 +30,7 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
     """Show each study's table and an estimate of the total time, from a few training steps. Writes nothing."""
     parts = find_parts(studies, request)
     require_room(request.engine)
+    looks = declared_looks(studies[0], request) if request.most_seeds else ()
     device = choose_device(request.engine.device).type
     missing = sum(len(part.missing) for part in parts)
     at_a_time = min(request.engine.workers or default_workers(device), max(1, missing))
@@ -40,14 +41,14 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
     choice = choose_precision(device)
     say(console, f"precision auto is {choice.precision}: this {device} {choice.reason}")
     minutes = sum(minutes_by_role.values())
-    by_role = ", ".join(f"{role} {duration_text(share)}" for role, share in minutes_by_role.items() if share)
+    by_role = ", ".join(f"{role} {share / minutes:.0%}" for role, share in minutes_by_role.items() if share)
     say(
         console,
-        f"{counted(missing, 'run')} to do, about {duration_text(minutes)} with {at_a_time} at a time on {device}"
+        f"{counted(missing, 'run')} to do, {duration_text(minutes)} with {at_a_time} at a time on {device}"
         + (f" ({by_role}; --variants confirmatory leaves out controls)" if minutes_by_role["control"] else ""),
     )
-    if request.most_seeds:
-        first, *later = declared_looks(studies[0], request)
+    if looks:
+        first, *later = looks
         compared = {run.variant for run in parts[0].runs if run.role in ("baseline", "confirmatory")}
         say(
             console,
@@ -78,7 +79,7 @@ def plan_tuning(study: Study, request: TuningRequest, console: Console) -> None:
     bound = "at most " if is_paired else ""
     print_text(
         console,
-        f"{counted(len(runs) * request.trials, 'trial')}, {bound}about {duration_text(minutes)} with {at_a_time} at a time on {device}",
+        f"{counted(len(runs) * request.trials, 'trial')}, {bound}{duration_text(minutes)} with {at_a_time} at a time on {device}",
     )
 
 

@@ -89,10 +89,10 @@ def minutes_text(seconds: float) -> str:
 
 
 def duration_text(minutes: float) -> str:
-    """ "less than a minute", "12.3 minutes", and hours from two on."""
+    """ "less than a minute", "about 12.3 minutes", and hours from two on."""
     if minutes < 1:
         return "less than a minute"
-    return f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+    return f"about {minutes:.1f} minutes" if minutes < 120 else f"about {minutes / 60:.1f} hours"
 
 
 def seeds_text(seeds: Sequence[int]) -> str:

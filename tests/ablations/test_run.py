@@ -345,10 +345,28 @@ def test_list_is_broken_between_words_in_a_terminal(
     assert " ".join(lines).split() == words
 
 
+def test_dry_run_says_what_later_looks_may_add(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["num_1x1", "--protocol", "smoke", "--variants", "0x", "--results", str(tmp_path), "--dry-run"]
+    assert run.main([*asked, "--until-decided", "--max-seeds", "6"]) == 0
+    line = " ".join(capsys.readouterr().out.split()).rpartition("what is undecided after 2 seeds ")[2]
+    assert line.endswith("at most 8 runs more"), "two networks, seeds 2 to 5"
+    assert run.main(["num_1x1,heads", *asked[1:3], "--variants", "baseline", *asked[5:]]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "2 more runs to do, done by a study above" in shown
+    assert "2 runs to do, less than a minute with" in shown
+    assert shown.count("These variants have no declared comparison.") == 2
+
+
 def test_dry_run_shows_sizes_and_time_and_writes_nothing(tmp_path: Path) -> None:
     done = call("num_1x1", *TINY, "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for wanted in ("0x", "baseline", "GFLOP/image", "4 runs to do, about", "With 2 seeds and 1 comparison, "):
+    for wanted in (
+        "0x",
+        "baseline",
+        "GFLOP/image",
+        "4 runs to do, less than a minute",
+        "With 2 seeds and 1 comparison, ",
+    ):
         assert wanted in done.stdout
     assert not any(tmp_path.iterdir())
 
