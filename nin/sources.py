@@ -295,8 +295,9 @@ def _inside(spec: DataSpec) -> Path:
 
 
 def _image_folder(spec: DataSpec, root: Path) -> ImageFolder:
-    """Its classes and files; nothing is decoded."""
-    return find(root / _inside(spec))
+    """Its classes and files; nothing is decoded. Messages name the folder that a link of `named` leads to."""
+    place = root / _inside(spec)
+    return find(place.resolve() if place.is_symlink() else place)
 
 
 def _num_channels(folder: ImageFolder) -> int:

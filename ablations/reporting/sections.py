@@ -230,6 +230,12 @@ def _accuracy_notes(study: Study, table: pd.DataFrame) -> str:
         f"tests place the difference within {100 * study.margin:g} points. *Inconclusive*: neither a difference nor equivalence is "
         f"shown.{_bracket_note(table)}",
     ]
+    margin = 100 * study.margin
+    undecided = confirmatory[confirmatory["verdict"] == stats.INCONCLUSIVE]
+    nearly = undecided[(undecided["difference_low"] > -margin) & (undecided["difference_high"] < margin)]
+    if len(nearly):
+        each = listed(f"{row.variant} ({p_is(row.p_equivalent)})" for row in each_row(nearly))
+        lines.append(f"Within the margin, but not shown to be equivalent once p is corrected: {each}.")
     if len(others):
         lines.append(
             "Square brackets mark exploratory results, of variants that the study did not declare as its comparisons. They are "

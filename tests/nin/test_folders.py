@@ -188,6 +188,14 @@ def test_a_link_that_leads_back_is_refused(place: str, target: str, tmp_path: Pa
         assert f"{place} is a link back to {(tmp_path / target).resolve()}" in error_of(tmp_path)
 
 
+def test_a_message_names_the_folder_that_a_link_in_the_data_root_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    lay_out(tmp_path, "pets/cat/1.png")
+    (tmp_path / "root" / "pets").symlink_to(tmp_path / "pets")
+    with pytest.raises(DataError, match=f"^{tmp_path / 'pets'} has the one class 'cat'"):
+        load(DataSpec(name="folder:pets", val_examples=0), tmp_path / "root")
+
+
 def test_a_link_to_itself_or_to_nothing_is_one_line(tmp_path: Path) -> None:
     root = lay_out(tmp_path, *both("pets/"))
     (root / "pets" / "cat" / "2.png").symlink_to("nowhere.png")

@@ -13,11 +13,13 @@ from rich.console import Console
 from scipy import stats as scipy_stats
 
 from ablations.analysis.moderated import paired_tests
+from ablations.analysis.summary import summarise
 from ablations.plan import detectable_line
 from ablations.records import RunRecord, Store
 from ablations.report import main
 from ablations.reporting.figures import FIGURES
 from ablations.reporting.files import covered, write_report
+from ablations.reporting.sections import _accuracy_notes
 from ablations.reporting.terminal import print_summary
 from ablations.runs import Run
 from ablations.study import load_study
@@ -234,6 +236,14 @@ def test_runs_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
     assert other.summary.variants["test_accuracy_mean"].max() < 0.2
     assert "`--set train.lr=0.5`" in text_of(store)
     assert other.answer.startswith("**With `train.lr=0.5`, after 1,024 training images: ")
+
+
+def test_an_interval_within_the_margin_that_is_not_equivalent_is_explained() -> None:
+    published = Store(Path(__file__).parents[3] / "results" / "reference", "num_1x1", "standard")
+    three = [record for record in covered(NUM_1X1, "standard", published).records if record.run.seed < 3]
+    table = summarise(NUM_1X1, "standard", three).variants
+    assert dict(zip(table["variant"], table["verdict"], strict=True))["0x"] == "inconclusive"
+    assert "not shown to be equivalent once p is corrected: 0x (p = 0.0577)." in _accuracy_notes(NUM_1X1, table)
 
 
 # --- where there is too little, or it went wrong
