@@ -656,6 +656,7 @@ def test_where_there_is_no_makefile_the_installed_command_is_named(
     uri = f"sqlite:///{tracked.results}/mlflow.db"
     tracker = tracking.MlflowTracker(uri, tracked.results, tracked.study, "smoke")
     monkeypatch.chdir(tracked.results)
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
     assert tracker.links()[0] == f"MLflow:  MLFLOW_TRACKING_URI='{uri}' nin-ablations ui, then"
 
 
