@@ -14,11 +14,12 @@ from ablations.analysis.summary import Summary, each_row
 from ablations.protocols import PROTOCOLS
 from ablations.records import PROVENANCE, Store
 from ablations.reporting.files import Report, read_report
-from ablations.reporting.formatting import counted, listed, p_is
+from ablations.reporting.formatting import listed, p_is
 from ablations.reporting.plain import ALPHA, CLAIMS, Claim, capitalised, caution, plain_answer
 from ablations.runs import length_name
 from ablations.study import MEMORY, Study, load_study, study_names
 from ablations.tuning.winners import load_tuned
+from nin.cli import counted
 
 COMMAND = "python -m ablations.publish --answers"
 HEADLINE = "num_1x1"  # the study of `make run`
@@ -106,8 +107,10 @@ def headline(rows: Sequence[Row], reports: Sequence[tuple[Study, str, Report]], 
     )
     claim = CLAIMS[HEADLINE]
     answer = plain_answer(study, summary).answer
+    declared = PROTOCOLS[protocol].seeds
+    seeds = f"{row.n} of {declared} seeds so far" if summary.variants["n"].max() < declared else f"{row.n} seeds"
     words = [
-        f"**After {row.length} training images: {answer}** (protocol `{protocol}`, {_seeds(row, protocol)}).",
+        f"**After {row.length} training images: {answer}** (protocol `{protocol}`, n = {seeds}).",
         f"{claim.subject} minus {claim.object}: {row.effect} of test accuracy (95 % interval).",
         change_with_length(summary, claim),
         caution(protocol),
@@ -119,14 +122,6 @@ def headline(rows: Sequence[Row], reports: Sequence[tuple[Study, str, Report]], 
             "",
             f"![Differences of test accuracy to two 1x1 convolutions]({link}/{row.folder}/figures/{figure}.png)",
         ]
-    )
-
-
-def _seeds(row: Row, protocol: str) -> str:
-    """ "n = 5 seeds", or "n = 3 of 5 seeds so far" where the protocol asks for more."""
-    declared = PROTOCOLS[protocol].seeds
-    return (
-        f"n = {row.n} of {declared} seeds so far" if row.n.isdigit() and int(row.n) < declared else f"n = {row.n} seeds"
     )
 
 

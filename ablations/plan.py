@@ -13,7 +13,7 @@ from ablations.execution.progress import say
 from ablations.protocols import PROTOCOLS
 from ablations.records import Store
 from ablations.reporting.files import covered
-from ablations.reporting.formatting import counted, duration_text, listed, minutes_text
+from ablations.reporting.formatting import duration_text, listed, minutes_text
 from ablations.reporting.terminal import fitting_table, print_text
 from ablations.runs import Run, length_name, parse_overrides
 from ablations.session import Part, Request, declared_looks, find_parts
@@ -22,6 +22,7 @@ from ablations.tuning.progress import stretches
 from ablations.tuning.session import TuningRequest, runs_to_tune
 from ablations.tuning.spaces import space_of
 from ablations.tuning.task import OBJECTIVES, compares_seeds, rungs_of
+from nin.cli import counted
 from nin.machine import choose_device
 from nin.precision import choose_precision
 
@@ -70,7 +71,7 @@ def plan_tuning(study: Study, request: TuningRequest, console: Console) -> None:
         trainings = sum(share for _, share in stretches(run.variant, rungs, 0, request.trials, is_paired))
         minutes_each = worker.probe(run, device, request.engine.threads) / 60
         minutes += trainings * minutes_each / at_a_time
-        rows.append([run.variant, str(request.trials), f"{trainings:g}", minutes_text(60 * minutes_each)])
+        rows.append([run.variant, str(request.trials), f"{trainings:g}", minutes_text(minutes_each)])
     print_text(console, f"{study.name} under {request.protocol}: {study.question}")
     console.print(fitting_table(("variant", "trials", "whole trainings", "minutes/training"), rows, console.width))
     space = space_of(study, request.protocol, with_sizes=request.objective != OBJECTIVES[0])
@@ -138,7 +139,9 @@ def _print_plan(part: Part, device: str, threads: int, console: Console) -> dict
         seconds_by_role[run.role] += seconds_each * to_do
         sizes_of_it = [f"{n:,}" for n in (network.params, network.params_trunk, network.params_head)]
         name = f"{run.variant} {length_name(run.length)}" if run.length else run.variant
-        rows.append([name, run.role, str(to_do), *sizes_of_it, f"{network.gflops:.4f}", minutes_text(seconds_each)])
+        rows.append(
+            [name, run.role, str(to_do), *sizes_of_it, f"{network.gflops:.4f}", minutes_text(seconds_each / 60)]
+        )
     print_text(console, f"{part.study.name}: {part.study.question}")
     console.print(fitting_table(header, rows, console.width, ("trunk", "head", "GFLOP/image", "role")))
     if part.shared:

@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         list_studies()
         return SUCCESS
     load_plugins(arguments.imports)
-    studies = _studies(arguments)
     variants = names(arguments.variants, "variant")
+    studies = _studies(arguments, variants or ())
     most_seeds = _most_seeds(arguments, studies)
 
     # From here on something is executed, and what that needs is worth the time it takes to load.
@@ -71,14 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _exit_status(run_studies(studies, request, console_for_output(), ends_with_signals=True))
 
 
-def _studies(arguments: argparse.Namespace) -> list[Study]:
+def _studies(arguments: argparse.Namespace, variants: Sequence[str]) -> list[Study]:
     """Load the requested studies."""
     if arguments.all == (arguments.study is not None):
         wanted = "name studies or give --all, not both" if arguments.all else "name a study, or give --all"
         raise ValueError(f"{wanted}: {', '.join(study_names())}")
     choose(PROTOCOLS, arguments.protocol, "protocol")
     chosen = names(arguments.study, "study") or study_names()
-    variants = names(arguments.variants, "variant") or ()
     if len(chosen) > 1 and not set(variants) <= set(ROLES):
         raise ValueError(f"--variants of several studies takes roles alone: {', '.join(ROLES)}")
     studies = [load_study(name) for name in chosen]

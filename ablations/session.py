@@ -34,7 +34,7 @@ from ablations.execution.signals import OutOfTimeError, handle_signals, time_lim
 from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord, Store
 from ablations.reporting.files import Report, write_report
-from ablations.reporting.formatting import counted, listed
+from ablations.reporting.formatting import listed
 from ablations.reporting.terminal import print_summary, print_text
 from ablations.runs import Run
 from ablations.study import MAX_SEEDS, Study
@@ -42,6 +42,7 @@ from ablations.tracking.mlflow_tree import open_tracker
 from ablations.tracking.tracker import Tracker, finish
 from ablations.tuning.winners import both_settings, load_tuned
 from nin.checkpoint import last_point
+from nin.cli import counted
 from nin.spec import choose
 
 
@@ -250,8 +251,9 @@ def find_part(study: Study, request: Request) -> Part:
     """
     variants = None if request.variants is None else study.named(request.variants)
     if request.tuned:
-        study = load_tuned(study, request.protocol, request.results, request.overrides)
-        variants = None if variants is None else both_settings(study, request.protocol, variants)
+        tuned = load_tuned(study, request.protocol, request.results, request.overrides)
+        variants = None if variants is None else both_settings(study, tuned, request.protocol, variants)
+        study = tuned
     if variants:  # the report will expand all variants, some of which may be on disk
         study.expand(request.protocol, 1, overrides=request.overrides)
     runs = study.expand(request.protocol, request.seeds, variants, request.overrides, request.lengths)
@@ -285,6 +287,8 @@ def find_part(study: Study, request: Request) -> Part:
 def _elsewhere(runs: Sequence[Run], store: Store) -> list[RunRecord]:
     """Find results of these runs in other studies of the same protocol; a run's identity does not depend on its study."""
     found: dict[str, RunRecord] = {}
+    if not runs:
+        return []
     for folder in sorted(store.folder.parent.parent.glob(f"*/{store.folder.name}")):
         other = Store(folder.parent.parent, folder.parent.name, folder.name)
         if other.folder == store.folder or other.is_published:
@@ -307,7 +311,8 @@ def _execute(
     """Raises CommonFailureError or OutOfTimeError if not every run that is missing was tried."""
     stores = {part.study.name: part.store for part in parts}
     for part in parts:  # a driver that is killed leaves checkpoints of runs that are done
-        part.store.drop_checkpoints({run.run_id for run in part.runs if part.store.is_done(run)})
+        unfinished = {run.run_id for run in (*part.missing, *part.shared)}
+        part.store.drop_checkpoints({run.run_id for run in part.runs} - unfinished)
     outputs = {name: (store, trackers[name]) for name, store in stores.items()}
     # A GPU is not for this process, which would hold memory of it.
     probe = partial(worker.probe, device="cpu", threads=request.engine.threads) if engine.device == "cpu" else None

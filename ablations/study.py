@@ -153,13 +153,13 @@ class Study:
         """
         found: dict[str, None] = {}
         for name in wanted:
-            of_role = [other for other in self.variants if self.role(other) == name]
             if name in self.variants:
-                of_role = [name]
-            elif name not in ROLES:
+                found[name] = None
+            elif name in ROLES:
+                found |= dict.fromkeys(other for other in self.variants if self.role(other) == name)
+            else:
                 known = hint(name, [*self.variants, *ROLES])
                 raise ValueError(f"study {self.name!r} has no variant or role {name!r}: {known}")
-            found |= dict.fromkeys(of_role)
         return list(found)
 
     def expand(
@@ -271,11 +271,13 @@ def load_study(name: str | Path) -> Study:
     if isinstance(name, Path) or name.endswith(".py") or os.sep in name:
         return _load_file(Path(name))
     there = study_names()
-    if name not in there and Path(f"{name}.py").is_file():
-        raise ValueError(f"unknown study {name!r}: for the file here write ./{name}.py")
-    if name.removesuffix("-tuned") in there and name not in there:
-        raise ValueError(f"unknown study {name!r}: it is {name.removesuffix('-tuned')} with the option --tuned")
-    choose(dict.fromkeys(there), name, "study")
+    if name not in there:
+        original = name.removesuffix("-tuned")
+        if Path(f"{name}.py").is_file():
+            raise ValueError(f"unknown study {name!r}: for the file here write ./{name}.py")
+        if original in there:
+            raise ValueError(f"unknown study {name!r}: it is {original} with the option --tuned")
+        raise ValueError(f"unknown study {name!r}: {hint(name, there)}")
     return _described(importlib.import_module(f"ablations.studies.{name}"), name)
 
 

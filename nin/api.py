@@ -162,14 +162,10 @@ def _require_same_shapes(network: nn.Module, data: ImageData) -> None:
     of_data = f"images of {channels}x{height}x{width} in {data.num_classes} classes"
     build = "build it with nin.build(NAME, data.in_shape, data.num_classes)"
     blank = torch.zeros(1, *data.in_shape, device=data.train.images.device)
-    was_training = network.training
     try:
-        with torch.no_grad():
-            num_outputs = network.to(blank.device).eval()(blank).shape[-1]
+        num_outputs = nin.model.predict(network.to(blank.device), blank).shape[-1]
     except RuntimeError as error:
         raise ValueError(f"the network does not take {of_data} ({one_line(error)}): {build}") from error
-    finally:
-        network.train(was_training)
     if num_outputs != data.num_classes:
         raise ValueError(f"the network has {num_outputs} outputs; the data has {of_data}: {build}")
 

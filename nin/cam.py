@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nin.cli import OneLineParser, add_import_option, exit_with, positive, require_figure_file
+from nin.cli import OneLineParser, add_import_option, counted, exit_with, positive, require_figure_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -182,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = drawn.take(torch.tensor(choose_images(right_RN, arguments.images)))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     class_map_figure(trained, chosen).savefig(arguments.out, dpi=160)
-    networks = "1 network" if len(trained) == 1 else f"{len(trained)} networks"
+    networks = counted(len(trained), "network")
     print(f"{len(chosen.labels)} test images of {first.data.name}, {networks}: {arguments.out}")
     return 0
 

@@ -88,6 +88,11 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
+def counted(count: int, noun: str) -> str:
+    """ "1 run", "2 runs", "1,200 images"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def redacted(text: str) -> str:
     """Mask the credentials of URLs in the text, before the host and in the query."""
     text = re.sub(r"://\S*@", "://***@", text)

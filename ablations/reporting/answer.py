@@ -19,6 +19,7 @@ from ablations.reporting.formatting import (
 )
 from ablations.reporting.plain import LINEAR, NOT_ANSWERED, capitalised, caution, plain_answer
 from ablations.study import MEMORY, Study
+from nin.cli import counted
 
 
 def answer(study: Study, summary: Summary, overrides: Sequence[str] = ()) -> str:
@@ -97,8 +98,7 @@ def _images(summary: Summary) -> str:
 
 
 def _baseline(name: str, protocol: str, accuracy: str, n: int) -> str:
-    seeds = "1 seed" if n == 1 else f"{n} seeds"
-    return f"Under `{protocol}` the {name} reaches a test accuracy of {accuracy}, n = {seeds}."
+    return f"Under `{protocol}` the {name} reaches a test accuracy of {accuracy}, n = {counted(n, 'seed')}."
 
 
 def _memory_sentence(task: str, protocol: str, summary: Summary) -> str:

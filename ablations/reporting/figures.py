@@ -29,6 +29,7 @@ from ablations.analysis.summary import each_row, failures, verdict_text
 from ablations.records import write_atomically
 from ablations.runs import length_name
 from ablations.study import MEMORY, Study
+from nin.cli import counted
 
 mpl.rcParams["svg.hashsalt"] = "nin-ablations"  # else element ids differ from one drawing to the next
 WIDTH_INCHES = 8.0
@@ -76,7 +77,7 @@ class Tables:
     def seeds(self) -> str:
         """Number of runs per variant, for titles."""
         low, high = self.variants["n"].min(), self.variants["n"].max()
-        return f"{low} to {high} seeds" if low != high else f"{low} seed{'s' if low > 1 else ''}"
+        return f"{low} to {high} seeds" if low != high else counted(low, "seed")
 
     @property
     def all_learned(self) -> "pd.Series[bool]":

@@ -8,6 +8,8 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
+from nin.cli import counted
+
 
 def markdown_table(rows: Sequence[dict[str, object]]) -> str:
     """A table in Markdown, with the rows' keys as headings."""
@@ -78,14 +80,9 @@ def listed(items: Iterable[object]) -> str:
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1] if words else "none"
 
 
-def counted(count: int, noun: str) -> str:
-    """ "1 run", "2 runs"."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def minutes_text(seconds: float) -> str:
+def minutes_text(minutes: float) -> str:
     """Minutes with one digit, and "< 0.1" where that digit would read as nothing."""
-    return "< 0.1" if 0 < seconds < 3 else f"{seconds / 60:.1f}"
+    return "< 0.1" if 0 < minutes < 0.05 else f"{minutes:.1f}"
 
 
 def duration_text(minutes: float) -> str:

@@ -53,6 +53,11 @@ class Claim:
     relations: Mapping[str, str] = field(default_factory=dict)
     also: Callable[[Any, Any], str] | None = None
 
+    @property
+    def explained(self) -> str:
+        """The note in brackets, to stand after a variant's name."""
+        return f" ({self.note})" if self.note else ""
+
 
 def _memory(row: Any, base: Any) -> str:
     return f"memory {megabytes_text(row.peak_memory_mb)} against {megabytes_text(base.peak_memory_mb)}"
@@ -178,7 +183,7 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> Plain:
     named = others[others["variant"] == claim.variant]
     row = next(each_row(named if len(named) else others.sort_values("p_holm")))
     subject = (claim.subject if len(named) else "") or f"`{row.variant}`"
-    relation = claim.relations.get(row.verdict) or RELATIONS.get(row.verdict, UNDECIDED)
+    relation = {**RELATIONS, **claim.relations}.get(row.verdict, UNDECIDED)
     answer = relation.format(subject=subject, object=claim.object or f"`{study.baseline}`")
     measured = next(each_row(table[table["variant"] == row.variant]))
     if failures(measured):
@@ -194,8 +199,7 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> Plain:
         if names:
             verdicts.append(f"{_few(names)} {verdict}")
     if verdicts:
-        note = f" ({claim.note})" if claim.note else ""
-        answer += f"; compared with `{study.baseline}`{note}: {'; '.join(verdicts)}"
+        answer += f"; compared with `{study.baseline}`{claim.explained}: {'; '.join(verdicts)}"
     also = claim.also(measured, next(each_row(base))) if claim.also else ""
     return Plain(answer, "; ".join(part for part in (_points(row), also) if part))
 
@@ -218,11 +222,8 @@ def _of_failures(claim: Claim, summary: Summary) -> Plain:
     worst, best = (table[table["share"] == share] for share in (most, least))
     if most == least:
         return Plain(f"all {num} settings fail equally often", _rate(next(each_row(worst))))
-    note = f" ({claim.note})" if claim.note else ""
     fewest = "never" if least == 0 else "least often"
-    answer = (
-        f"runs fail most often with {_few(list(worst['variant']))}{note}, {fewest} with {len(best)} of {num} settings"
-    )
+    answer = f"runs fail most often with {_few(list(worst['variant']))}{claim.explained}, {fewest} with {len(best)} of {num} settings"
     return Plain(answer, f"{_rate(next(each_row(worst)))} against {_rate(next(each_row(best)))}")
 
 

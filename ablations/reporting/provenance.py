@@ -43,7 +43,7 @@ def what_was_run(
         f"Protocol `{protocol}`: {settings.purpose}. {settings.note}".strip(),
         f"Seeds {seeds_text(seeds)}, {same} every variant. Variants: {len({r.run.variant for r in records})} of "
         f"{len(study.variants)}.",
-        f"Budget: {_budget_text(records)}; "
+        f"Budget: {_budget_text(records, given('train.epochs'))}; "
         f"batch {given('train.batch_size')}; {given('train.optimizer')}, lr {given('train.lr')}, momentum {given('train.momentum')}, "
         f"weight decay {given('train.weight_decay')}, schedule {given('train.schedule')}, {_precisions_text(records)}; "
         f"weights {given('model.init')}.",
@@ -63,7 +63,8 @@ def what_was_run(
     facts.append(f"Command: `{command_of(study, [record.run for record in records], overrides)}`")
     facts += [f"Failed: {record.run.label}: {record.error}" for record in records if not record.is_result]
     if lacking:
-        untrained, partial = ([name for name in lacking if bool(num_seeds[name]) == some] for some in (False, True))
+        untrained = [name for name in lacking if not num_seeds[name]]
+        partial = [name for name in lacking if num_seeds[name]]
         left_out = " (a control that comes out as a network that is there already is left out)"
         is_control = all(study.variants[name].match for name in untrained)
         if untrained:
@@ -73,12 +74,11 @@ def what_was_run(
     return "\n".join(f"- {fact}" for fact in [*facts, *damaged])
 
 
-def _budget_text(records: Sequence[RunRecord]) -> str:
+def _budget_text(records: Sequence[RunRecord], epochs: str) -> str:
     """The lengths of training in images where the protocol sets them, else epochs and the images they come to."""
     lengths = sorted({record.run.length for record in records})
     if lengths[-1]:
         return f"trainings of {listed(map(length_name, lengths))} images"
-    epochs = _range_text({record.run.settings["train.epochs"] for record in records})
     return f"{epochs} epochs, {max(record.examples_seen for record in records):,} training images"
 
 

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 COUNTED = {"training": "weights, gradients and optimiser", "prediction": "weights"}
 EXPLORATORY = "Welch's test, 95 % intervals, exploratory: p is not corrected for the number of comparisons."
+BRACKETS = {  # after verdicts, in words of `verdict_text`
+    "(Holm)": "the interval excludes 0, but p, corrected for the number of comparisons, is above 0.05.",
+    "(looks)": "the interval excludes 0, but the tests at the declared numbers of seeds have not decided.",
+}
 MEMORY_TEXT = {
     "training": (
         "Each line is fitted by least squares to the peak memory of two training steps, against the batch. The fixed part holds "
@@ -223,14 +227,14 @@ def _accuracy_notes(study: Study, table: pd.DataFrame) -> str:
         table[table["role"] == "confirmatory"],
         table[~table["role"].isin(["baseline", "confirmatory"])],
     )
+    margin = 100 * study.margin
     lines = [
         "Intervals are 95 %. A *difference* is a variant's mean test accuracy minus the baseline's. The test pairs runs of equal seed, "
         "which share their first weights and the order of images, and estimates each variance with the help of the other "
         "comparisons'. p is corrected for the number of comparisons by Holm's method; the interval is not. *Equivalent*: two one-sided "
-        f"tests place the difference within {100 * study.margin:g} points. *Inconclusive*: neither a difference nor equivalence is "
+        f"tests place the difference within {margin:g} points. *Inconclusive*: neither a difference nor equivalence is "
         f"shown.{_bracket_note(table)}",
     ]
-    margin = 100 * study.margin
     undecided = confirmatory[confirmatory["verdict"] == stats.INCONCLUSIVE]
     nearly = undecided[(undecided["difference_low"] > -margin) & (undecided["difference_high"] < margin)]
     if len(nearly):
@@ -351,10 +355,8 @@ def _seeds_text(num: float) -> str:
 
 def _bracket_note(table: pd.DataFrame) -> str:
     """Explain the verdicts whose interval excludes 0 but whose corrected p decides nothing, where there are any."""
-    words = {verdict_text(row).partition("(")[2].strip("]") for row in each_row(table)}
-    holm = " *(Holm)*: the interval excludes 0, but p, corrected for the number of comparisons, is above 0.05."
-    looks = " *(looks)*: the interval excludes 0, but the tests at the declared numbers of seeds have not decided."
-    return holm * ("Holm)" in words) + looks * ("looks)" in words)
+    verdicts = " ".join(verdict_text(row) for row in each_row(table))
+    return "".join(f" *{mark}*: {why}" for mark, why in BRACKETS.items() if mark in verdicts)
 
 
 def _length_sections(study: Study, summary: Summary) -> list[str]:

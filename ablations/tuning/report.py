@@ -17,6 +17,7 @@ from ablations.reporting.html import report_page
 from ablations.tuning.spaces import Range
 from ablations.tuning.task import PRUNED_AT, Task, winners_of
 from ablations.tuning.winners import Winner
+from nin.cli import counted
 
 LEGEND_ROWS = 16
 MIN_COMPLETE = 4  # trials, below which a figure of parameters says nothing
@@ -63,8 +64,8 @@ def write_tuning_report(tasks: Sequence[Task], store: Store, command: str) -> Tu
     parts = [
         f"# {run.study}: Which hyperparameters suit each variant under {run.protocol}?",
         _answer(winners),
-        f"Each variant had {len(tasks[0].trials.get_trials())} trials with {_seeds(tasks[0].seeds)} each, from the same space. Trials "
-        f"are judged by {ACCURACY}; the test set was not read. Training images spent, pruned trials included: "
+        f"Each variant had {counted(len(tasks[0].trials.get_trials()), 'trial')} with {counted(tasks[0].seeds, 'seed')} each, from the "
+        f"same space. Trials are judged by {ACCURACY}; the test set was not read. Training images spent, pruned trials included: "
         f"{', '.join(f'{name} {count:,}' for name, count in spent.items())}; {equal}.",
         tabulate([_row(task, winners) for task in tasks], headers="keys", tablefmt="pipe", disable_numparse=True),
         f"*Pruned*: {rule}; never the variant's own setting. *Failed*: the worker raised or died, each time. *Collapsed*: not above "
@@ -92,10 +93,6 @@ def _answer(winners: dict[str, Winner]) -> str:
         return "**No trial has won: none was complete, finite and small enough, or several objectives were asked for.**"
     best = listed(f"{name} {100 * winner.value:.2f} %" for name, winner in winners.items())
     return f"**Best {ACCURACY} found: {best}.**"
-
-
-def _seeds(num: int) -> str:
-    return "1 seed" if num == 1 else f"{num} seeds"
 
 
 def _row(task: Task, winners: dict[str, Winner]) -> dict[str, object]:

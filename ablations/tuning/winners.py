@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ablations.runs import Run, parse_overrides, require_settings
-from ablations.study import Study, Variant
+from ablations.study import Study, Variant, asked
 from nin.cli import one_line
 
 SUFFIX = " tuned"
@@ -40,12 +40,11 @@ def tuned_path(results: Path, study: str, protocol: str) -> Path:
     return results / tuning_name(study) / protocol / "tuned.json"
 
 
-def read_winners(path: Path) -> dict[str, Winner]:
+def read_winners(study: Study, protocol: str, results: Path) -> dict[str, Winner]:
     """The winners by variant. Raises ValueError if there are none or the file is damaged."""
+    path = tuned_path(results, study.name, protocol)
     if not path.exists():
-        study, protocol = path.parts[-3].removesuffix("-tuning"), path.parts[-2]
-        makes = f"python -m ablations.tune {study} --protocol {protocol}"
-        raise ValueError(f"--tuned: there is no {path}; {makes} makes it")
+        raise ValueError(f"--tuned: there is no {path}; python -m ablations.tune {asked(study, protocol)} makes it")
     import dacite
 
     try:
@@ -62,19 +61,18 @@ def read_winners(path: Path) -> dict[str, Winner]:
 
 def load_tuned(study: Study, protocol: str, results: Path, overrides: Sequence[str] = ()) -> Study:
     """Load the winners under `results` and make the study that trains them (`with_winners`)."""
-    return with_winners(study, protocol, read_winners(tuned_path(results, study.name, protocol)), overrides)
+    return with_winners(study, protocol, read_winners(study, protocol, results), overrides)
 
 
-def both_settings(tuned: Study, protocol: str, variants: Sequence[str]) -> list[str]:
-    """Variants of a tuned study that train these, and the baseline, with default and tuned settings.
+def both_settings(study: Study, tuned: Study, protocol: str, variants: Sequence[str]) -> list[str]:
+    """Variants of the tuned study that train these of the original, and the baseline, with default and tuned settings.
 
     Raises ValueError for a variant that has not been tuned.
     """
     untuned = [name for name in variants if name not in tuned.pairs]
     if untuned:
-        original = tuned.name.removesuffix("-tuned")
-        makes = f"python -m ablations.tune {original} --protocol {protocol} --variants {','.join(untuned)}"
-        raise ValueError(f"--tuned: {', '.join(untuned)} has not been tuned: {makes}")
+        words = asked(study, protocol, options=["--variants", ",".join(untuned)])
+        raise ValueError(f"--tuned: {', '.join(untuned)} has not been tuned: python -m ablations.tune {words}")
     return [both for name in (tuned.baseline, *variants) for both in dict.fromkeys((name, tuned.pairs[name]))]
 
 
