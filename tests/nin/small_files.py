@@ -1,4 +1,4 @@
-"""Data sets of a few images each, in their own formats."""
+"""Data sets of a few images each, in their own formats, and pictures in files."""
 
 import gzip
 import hashlib
@@ -11,6 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.io
+from PIL import Image
+
+from nin.spec import DataSpec
+
+SYNTHETIC = DataSpec(name="synthetic", val_examples=200)
 
 
 def random_bytes(*size: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -84,3 +89,8 @@ WRITERS: dict[str, Callable[[Path, pytest.MonkeyPatch], None]] = {
     "cifar-100": lambda root, monkeypatch: write_cifar(root, monkeypatch, 100),
     "svhn": write_svhn,
 }
+
+
+def paint(path: Path, colour: tuple[int, ...] = (200, 100, 0), mode: str = "RGB", size: int = 8) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (size, size), colour if len(colour) > 1 else colour[0]).save(path)

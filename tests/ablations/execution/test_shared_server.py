@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from processes import PASSWORD, call, free_port, records
-from test_tracking import server
 from test_unbreakable import NUM_RUNS, STUDY, assert_tracked_once, start, trained
+from tracked_studies import server
 
 pytestmark = pytest.mark.slow
 
