@@ -280,7 +280,7 @@ def find_part(study: Study, request: Request) -> Part:
     finished |= {record.run_id for record in adopted}
     done = {run_id for run_id in finished if store.is_whole(run_id)}
     if finished != done:
-        print(f"{counted(len(finished - done), 'finished run')} without weights: trained again to keep them")
+        warn(f"{counted(len(finished - done), 'finished run')} without weights: trained again to keep them")
     return Part(study, runs, [run for run in runs if run.run_id not in done], store, adopted, outdated)
 
 

@@ -257,14 +257,13 @@ def named(name: str) -> str:
     """Give a folder of images anywhere on the disk a name: "folder:/disk/pets" becomes "folder:pets", a link in the data root.
 
     Records then hold a name and a checksum, not a path, and every worker follows the link. Names of other data sets stay as they
-    are. Raises DataError if there is no such folder, if its name is taken by another, or if the link cannot be made.
+    are. Raises DataError as `nin.folders.find` does, if its name is taken by another folder, or if the link cannot be made.
     """
     path = Path(name.removeprefix(FOLDER)).expanduser()
     if not name.startswith(FOLDER) or not path.is_absolute():
         return name
-    if not path.is_dir():
-        raise DataError(f"there is no folder {path}: check the path, or put images into {path}/<class>/")
     path = path.resolve()
+    find(path)  # before the link is made, which a folder that is refused would leave behind
     if path.is_relative_to(data_root().resolve()) and path != data_root().resolve():
         return f"{FOLDER}{path.relative_to(data_root().resolve())}"
     link = data_root() / path.name

@@ -160,15 +160,17 @@ def reached_target(tables: Tables) -> Figure:
 
 
 def accuracy_against_params(tables: Tables) -> Figure:
-    """Test accuracy against the number of parameters, with the Pareto front of the means. A triangle at the edge is a mean beyond
-    it, whose number is in the legend.
+    """Test accuracy against the number of parameters, with the Pareto front of the means.
+
+    A large triangle at the edge is a mean beyond the axis, whose number is in the legend; a small one, an interval that goes on.
     """
     return _accuracy_against(tables, "params", "parameters")
 
 
 def accuracy_against_flops(tables: Tables) -> Figure:
-    """Test accuracy against FLOPs of one image's forward pass, with the Pareto front of the means. A triangle at the edge is a
-    mean beyond it, whose number is in the legend.
+    """Test accuracy against FLOPs of one image's forward pass, with the Pareto front of the means.
+
+    A large triangle at the edge is a mean beyond the axis, whose number is in the legend; a small one, an interval that goes on.
     """
     return _accuracy_against(tables, "gflops", "GFLOP per image, forward")
 
@@ -196,9 +198,13 @@ def _accuracy_against(tables: Tables, column: str, size: str) -> Figure:
         if not bottom <= mean <= top:
             marker["marker"] = "v" if mean < bottom else "^"
             label = label.replace(row.variant, f"{row.variant}: {mean:.1%}", 1)
-        axes.plot([x, x], [row.test_accuracy_low, row.test_accuracy_high], color=marker["color"], linewidth=1)
+        low, high, colour = row.test_accuracy_low, row.test_accuracy_high, marker["color"]
+        axes.plot([x, x], [low, high], color=colour, linewidth=1)
+        for is_beyond, end, arrow in ((low < bottom, bottom, "v"), (high > top, top, "^")):
+            if is_beyond:
+                axes.plot(x, end, arrow, color=colour, markersize=4, clip_on=False)
         axes.plot(x, np.clip(mean, bottom, top), **marker, markersize=6, linestyle="", clip_on=False, label=label)
-    note = "grey: Pareto front; points that would touch are set side by side"
+    note = "grey: Pareto front; points that would touch are set side by side; an arrow: goes on beyond the axis"
     axes.set_xlabel(f"{size}, log scale\n({note})", fontsize=9)
     axes.set_ylabel("test accuracy", fontsize=9)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))

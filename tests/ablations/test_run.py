@@ -138,7 +138,7 @@ def test_weights_are_kept_only_where_they_are_asked_for(
     shutil.copytree(ran[0] / "results", tmp_path / "results")
     done = call("num_1x1", *TINY, "--seeds", "1", "--keep-weights", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "2 finished runs without weights" in done.stdout
+    assert "2 finished runs without weights" in done.stderr
     assert "2 runs, 0 done, 2 to do" in done.stdout
     place = tmp_path / "results" / "num_1x1" / "smoke"
     assert f"weights: {Path('results/num_1x1/smoke/weights')}" in done.stdout

@@ -1,5 +1,6 @@
 """A folder of images as a data set: its images, splits, name and notes, or one line on what is wrong with it."""
 
+import shutil
 import struct
 import warnings
 import zlib
@@ -126,17 +127,29 @@ def test_a_folder_outside_the_data_root_is_refused(root: Path, tmp_path: Path, n
         one_line(caught)
 
 
+def paint_pets(folder: Path) -> Path:
+    for kind in ("cat", "dog"):
+        for i in range(6):
+            paint(folder / kind / f"{i}.png")
+    return folder
+
+
 def test_a_folder_anywhere_has_a_name_in_the_data_root(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NIN_DATA", str(root))
-    pets = tmp_path / "disk" / "pets"
-    for kind in ("cat", "dog"):
-        for i in range(6):
-            paint(pets / kind / f"{i}.png")
+    pets = paint_pets(tmp_path / "disk" / "pets")
     assert [named(f"folder:{pets}") for _ in range(2)] == ["folder:pets", "folder:pets"]
     assert named("folder:pets") == named(f"folder:{root / 'pets'}") == "folder:pets"
     assert load(DataSpec(name="folder:pets", val_examples=0)).classes == ("cat", "dog")
+
+
+def test_a_folder_that_is_refused_leaves_no_link(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIN_DATA", str(root))
+    paint(tmp_path / "pets" / "cat" / "0.png")
+    with pytest.raises(DataError, match="the one class 'cat'"):
+        named(f"folder:{tmp_path / 'pets'}")
+    assert not (root / "pets").is_symlink()
 
 
 def test_two_folders_of_one_name_and_one_that_is_gone_are_refused(
@@ -144,7 +157,7 @@ def test_two_folders_of_one_name_and_one_that_is_gone_are_refused(
 ) -> None:
     monkeypatch.setenv("NIN_DATA", str(root))
     for disk in ("a", "b"):
-        (tmp_path / disk / "pets").mkdir(parents=True)
+        paint_pets(tmp_path / disk / "pets")
     assert named(f"folder:{tmp_path / 'a/pets'}") == "folder:pets"
     for path, message in (
         (tmp_path / "b/pets", "have one name in the data root"),
@@ -153,7 +166,7 @@ def test_two_folders_of_one_name_and_one_that_is_gone_are_refused(
         with pytest.raises(DataError, match=message) as caught:
             named(f"folder:{path}")
         one_line(caught)
-    (tmp_path / "a/pets").rmdir()
+    shutil.rmtree(tmp_path / "a/pets")
     assert named(f"folder:{tmp_path / 'b/pets'}") == "folder:pets"  # the link led nowhere
     assert (root / "pets").resolve() == tmp_path / "b/pets"
 

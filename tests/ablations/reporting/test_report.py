@@ -14,7 +14,6 @@ from scipy import stats as scipy_stats
 
 from ablations.analysis.moderated import paired_tests
 from ablations.analysis.summary import summarise
-from ablations.plan import detectable_line
 from ablations.records import RunRecord, Store
 from ablations.report import main
 from ablations.reporting.figures import FIGURES
@@ -403,29 +402,6 @@ def test_what_went_wrong_is_not_taken_for_a_tag(tmp_path: Path) -> None:
     store = filled(tmp_path, one_fails)
     write_report(NUM_1X1, "smoke", store)
     assert "Failed: 4x seed 2: got &lt;class 'int'" in (store.folder / "report.html").read_text()
-
-
-# --- what is said before a run
-
-
-def test_what_a_design_finds_is_judged_by_runs_that_learned_and_are_compared(tmp_path: Path) -> None:
-    """A deviation of 0.5 points; the control's runs are all over the place, and 4x collapses in one of three."""
-
-    def made(run: Run) -> RunRecord:
-        if run.role == "control":
-            return record_of(run, test_accuracy=0.1 + 0.3 * run.seed)
-        if (run.variant, run.seed) == ("4x", 2):
-            return record_of(run, status="collapsed", test_accuracy=0.1, dead_classes=9)
-        return record_of(run, test_accuracy=0.8 + 0.005 * run.seed)
-
-    line = detectable_line(NUM_1X1, NUM_1X1.expand("smoke", 3), filled(tmp_path, made))
-    assert "standard deviation between seeds 0.50 points, measured" in line
-
-
-def test_a_plan_that_finds_nothing_says_so(tmp_path: Path) -> None:
-    store = filled(tmp_path, lambda run: record_of(run, test_accuracy=0.1 + 0.8 * run.seed), seeds=2)
-    line = detectable_line(NUM_1X1, NUM_1X1.expand("smoke", 2), store)
-    assert "no difference is large enough" in line
 
 
 # --- controls and two factors
