@@ -126,8 +126,6 @@ def said_if_slow(what: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Describe another library's error in one short line, without credentials and database statements."""
-    text = f"{type(error).__name__}: {error}".partition("[SQL")[0]
     """Shorten another library's error to one readable line, without credentials and SQL statements."""
     text = f"{type(error).__name__}: {error}".partition("[SQL")[0].partition("(Background on")[0]
     return redacted(one_line(text))[:LONGEST_REASON]

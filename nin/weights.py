@@ -19,6 +19,7 @@ from torch.nn import functional as F
 import nin.data
 from nin.data import ImageData
 from nin.model import Network, build_model
+from nin.registry import added
 from nin.spec import DataSpec, ModelSpec, Shape, TrainSpec
 
 SUFFIX = ".safetensors"
@@ -139,7 +140,7 @@ def read_card(path: Path) -> Card:
 
 def load(path: Path) -> TrainedNetwork:
     """The network in that file. Raises ValueError, in one line, if the file is not one of ours or is damaged, or needs code from
-    outside this package that is not loaded.
+    outside this package that is not loaded or has changed since the training.
     """
     card = read_card(path)
     try:
@@ -148,6 +149,12 @@ def load(path: Path) -> TrainedNetwork:
         code = card.environment.get("plugins")
         needs = f"{path} needs the code of {code}: import it first (--import); " if code else ""
         raise ValueError(f"{needs}{error}") from error
+    for addition in added({f"model.{name}": value for name, value in asdict(card.model).items()}):
+        if addition.digest not in card.environment.get("plugins", ""):
+            raise ValueError(
+                f"the code of {addition.kind} {addition.name!r} has changed since {card.name} was trained with "
+                f"{card.environment.get('plugins')}: load that version, or train again"
+            )
     try:
         network.load_state_dict(load_tensors(path.read_bytes()))
     except (SafetensorError, RuntimeError) as error:

@@ -18,6 +18,7 @@ from nin.data import load
 from nin.model import predict
 from nin.pooling import POOLINGS
 from nin.predict import main, probabilities, read_images, seems_inverted
+from nin.registry import digest
 from nin.spec import Shape
 from nin.weights import TrainedNetwork
 
@@ -114,12 +115,13 @@ def test_a_network_of_other_code_is_used_with_import(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     name = f"my_pooling_of_{command.__module__.partition('.')[2]}"
-    Path(f"{name}.py").write_text(f"from nin.pooling import POOLINGS, AveragePool\nPOOLINGS['{name}'] = AveragePool\n")
+    source = f"from nin.pooling import POOLINGS, AveragePool\nPOOLINGS['{name}'] = AveragePool\n"
+    Path(f"{name}.py").write_text(source)
     trained = make()
     card = replace(
         trained.card,
         model=replace(trained.card.model, pooling=name),
-        environment={**trained.card.environment, "plugins": f"{name}.py 0123"},
+        environment={**trained.card.environment, "plugins": f"{name}.py {digest(source.encode())}"},
     )
     keep(TrainedNetwork(trained.network, card), Path("results"))
     picture.save("photo.png")
@@ -129,6 +131,9 @@ def test_a_network_of_other_code_is_used_with_import(
     with pytest.raises(ValueError, match=rf"needs the code of {name}\.py"):
         command(words)
     assert command([*words, "--import", name]) == 0
+    keep(TrainedNetwork(trained.network, replace(card, environment={"plugins": f"{name}.py 0123"})), Path("results"))
+    with pytest.raises(ValueError, match=f"the code of pooling '{name}' has changed since"):
+        command([*words, "--import", name])
     del POOLINGS[name]
 
 
