@@ -5,6 +5,7 @@ import math
 import shutil
 import sys
 import textwrap
+from collections.abc import Collection
 from pathlib import Path
 
 from ablations.execution.launch import EngineOptions
@@ -22,14 +23,23 @@ def _override(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def add_study_options(parser: argparse.ArgumentParser, default_variants: str = "all") -> None:
-    """Add STUDY and the options that select runs: --protocol, --seeds, --variants, --lengths, --set, --import, --results."""
+def add_study_options(
+    parser: argparse.ArgumentParser,
+    *,
+    selects: Collection[str] = (),
+    default_variants: str = "all",
+    several: bool = False,
+) -> None:
+    """Add STUDY, --protocol, --set, --import and --results, and those of --seeds, --variants and --lengths that are selected.
+
+    several  whether STUDY may be several names
+    """
     parser.formatter_class = argparse.RawDescriptionHelpFormatter  # examples keep their lines
     parser.add_argument(
         "study",
         nargs="?",
         metavar="STUDY",
-        help="a study's name (ablations.run --list) or file; names joined by commas",
+        help=f"a study's name (ablations.run --list) or file{'; join several with commas' if several else ''}",
     )
     group = parser.add_argument_group("which runs")
     group.add_argument(
@@ -38,17 +48,20 @@ def add_study_options(parser: argparse.ArgumentParser, default_variants: str = "
         metavar="NAME",
         help=f"data, network, training and number of seeds: {', '.join(PROTOCOLS)} (default: quick)",
     )
-    group.add_argument("--seeds", type=int, metavar="N", help="runs per variant (default: the protocol's number)")
-    group.add_argument(
-        "--variants",
-        metavar="A,B",
-        help=f"variants, or roles ({', '.join(ROLES)}); the baseline is always added (default: {default_variants})",
-    )
-    group.add_argument(
-        "--lengths",
-        metavar="A,B",
-        help="training lengths of the protocol, in images, such as 40k,160k (default: all of the protocol's)",
-    )
+    if "seeds" in selects:
+        group.add_argument("--seeds", type=int, metavar="N", help="runs per variant (default: the protocol's number)")
+    if "variants" in selects:
+        group.add_argument(
+            "--variants",
+            metavar="A,B",
+            help=f"variants, or roles ({', '.join(ROLES)}); the baseline is always added (default: {default_variants})",
+        )
+    if "lengths" in selects:
+        group.add_argument(
+            "--lengths",
+            metavar="A,B",
+            help="training lengths of the protocol, in images, such as 40k,160k (default: all of the protocol's)",
+        )
     group.add_argument(
         "--set",
         action="append",

@@ -12,7 +12,7 @@ from ablations.execution.launch import default_workers, require_room
 from ablations.execution.progress import say
 from ablations.protocols import PROTOCOLS
 from ablations.records import Store
-from ablations.reporting.files import covered
+from ablations.reporting.files import load_covered_records
 from ablations.reporting.formatting import duration_text, listed, minutes_text
 from ablations.reporting.terminal import fitting_table, print_text
 from ablations.runs import Run, length_name, parse_overrides
@@ -31,7 +31,7 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
     """Show each study's table and an estimate of the total time, from a few training steps. Writes nothing."""
     parts = find_parts(studies, request)
     require_room(request.engine)
-    looks = declared_looks(studies[0], request) if request.most_seeds else ()
+    looks = declared_looks(studies[0], request) if request.max_seeds else ()
     device = choose_device(request.engine.device).type
     missing = sum(len(part.missing) for part in parts)
     at_a_time = min(request.engine.workers or default_workers(device), max(1, missing))
@@ -96,7 +96,9 @@ def detectable_line(study: Study, runs: Sequence[Run], store: Store) -> str:
     if not num_comparisons:
         return "These variants have no declared comparison."
     longest = max(run.length for run in runs)
-    records = [record for record in covered(study, protocol.name, store).records if record.run.length == longest]
+    records = [
+        record for record in load_covered_records(study, protocol.name, store).records if record.run.length == longest
+    ]
     groups = {name: [r for r in records if r.is_result and r.run.variant == name] for name in study.variants}
     kept = [
         [r.test_accuracy for r in group]
@@ -109,7 +111,7 @@ def detectable_line(study: Study, runs: Sequence[Run], store: Store) -> str:
     sd = sd if sd > 0 else protocol.assumed_sd
     found = planning.detectable_difference(planning.sd_of_difference(sd), num_seeds, num_comparisons)
     if math.isnan(found):
-        return "With one seed no difference can be told from chance"
+        return "With one seed, no difference can be distinguished from chance."
     size = (
         f"differences of {100 * found:.2f} points or more are" if found <= 1 else "no difference is large enough to be"
     )

@@ -15,9 +15,10 @@ from pathlib import Path
 from ablations.cli import add_study_options, epilog
 from ablations.plugins import load_plugins
 from ablations.records import PROVENANCE, RunRecord, Store, write_atomically
-from ablations.reporting.files import covered, write_report
+from ablations.reporting.files import load_covered_records, write_report
 from ablations.reporting.html import write_index
-from ablations.study import Study, asked, command_of, load_study
+from ablations.reproduce import cli_arguments, reproduce_command
+from ablations.study import Study, load_study
 from ablations.tuning.winners import load_tuned, tuned_path
 from nin.cli import SUCCESS, OneLineParser, exit_with
 
@@ -31,7 +32,7 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
     Raises ValueError if there are none, or if one is damaged or failed: what is published is whole.
     """
     source = Store(results, study.name, protocol)
-    records, damaged, _ = covered(study, protocol, source, overrides)
+    records, damaged, _ = load_covered_records(study, protocol, source, overrides)
     unfit = damaged + [f"{record.run.label} failed: {record.error}" for record in records if not record.is_result]
     if unfit or not records:
         raise ValueError(
@@ -73,8 +74,8 @@ def _provenance(study: Study, protocol: str, records: Sequence[RunRecord], overr
         return "; ".join(sorted({record.environment.get(key, "") for record in records} - {""})) or "unknown"
 
     facts = {
-        "Command": f"`{command_of(study, [record.run for record in records], overrides)}`",
-        "Report": f"`python -m ablations.report {asked(study, protocol, overrides)} --results results/reference`",
+        "Command": f"`{reproduce_command(study, [record.run for record in records], overrides)}`",
+        "Report": f"`python -m ablations.report {cli_arguments(study, protocol, overrides)} --results results/reference`",
         "Runs": f"{len(records)}: {len({record.run.variant for record in records})} variants, {num_seeds} seeds or fewer",
         "Dates": " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "unknown",
         "Device": listed("device"),
@@ -123,8 +124,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         for page in update_pages(README, arguments.to):
             print(f"answers: {page}")
         return SUCCESS
-    if arguments.seeds is not None or arguments.variants is not None:
-        raise ValueError("all runs of a study are published: --seeds and --variants are for ablations.run")
     load_plugins(arguments.imports)
     study, protocol, overrides = load_study(arguments.study), arguments.protocol, arguments.overrides
     if arguments.tuned:

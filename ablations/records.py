@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RESULTS = ("finished", "diverged", "collapsed")  # outcomes that are kept; "failed" is tried again
-TRIALS = ("paused", "pruned", "learned")  # what else a trial that tunes a variant can have come to: never a result
+TRIALS = ("paused", "pruned", "learned")  # statuses of tuning trials, which are never results
 NAN = math.nan
 PROVENANCE = "PROVENANCE.md"  # the mark of a folder of published results, which nothing is trained into
 
@@ -91,6 +91,16 @@ class RunRecord:
     def params(self) -> int:
         """All trainable parameters."""
         return self.params_trunk + self.params_head
+
+    @property
+    def peak_memory_mb(self) -> float:
+        """Peak memory of training in MB; nan if it was not measured."""
+        return self.peak_memory_bytes / 1e6 if self.peak_memory_bytes else NAN
+
+    @property
+    def prediction_memory_mb(self) -> float:
+        """Peak memory of predicting a batch in MB; nan if it was not measured."""
+        return self.prediction_memory_bytes / 1e6 if self.prediction_memory_bytes else NAN
 
     @property
     def generalization_gap(self) -> float:
@@ -165,7 +175,7 @@ class Store:
         return (self.folder / PROVENANCE).exists()
 
     def write(self, record: RunRecord) -> None:
-        """Keep `record`, in the place of an earlier one of the same run; a result needs its checkpoint no more."""
+        """Write `record`, replacing an earlier one of the run; a result's checkpoint is removed."""
         write_atomically(self._path(record.run_id), json.dumps(asdict(record), indent=1))
         if record.is_result:
             self.drop_checkpoints([record.run_id])
@@ -216,7 +226,7 @@ class Store:
     def read_all(self, runs: Iterable[Run]) -> tuple[dict[str, RunRecord], list[str]]:
         """Records of those of `runs` that have one, by run_id, and a line for each that is damaged.
 
-        They go by the names in `runs`: what a study calls a variant may have changed since it was trained.
+        Each record gets the run object from `runs`: the study may have renamed the variant since.
         """
         records: dict[str, RunRecord] = {}
         damaged: list[str] = []
@@ -244,7 +254,7 @@ class Store:
         return record is not None and record.is_result
 
     def stamp(self, run: Run) -> tuple[int, int]:
-        """Another after each time that the run's record is written, by whatever process; zeros if there is none."""
+        """Inode and mtime (ns) of the run's record, which change whenever a process writes it; (0, 0) without a record."""
         try:
             status = self._path(run.run_id).stat()
         except FileNotFoundError:
@@ -272,7 +282,7 @@ def _require_sound(record: RunRecord) -> None:
     if record.is_result and not record.curve:
         raise ValueError("it has no learning curve")
     if record.is_result and record.run.trial is None and not 0 <= record.test_accuracy <= 1:  # trials read no test set
-        raise ValueError(f"test accuracy {record.test_accuracy} is no share of the test images")
+        raise ValueError(f"test accuracy {record.test_accuracy} is not between 0 and 1")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -316,8 +326,8 @@ def runs_frame(records: Iterable[RunRecord], target: float) -> "pd.DataFrame":
             "dead_classes": record.dead_classes,
             "examples_seen": record.examples_seen,
             "examples_to_target": record.examples_to_target(target),
-            "peak_memory_mb": record.peak_memory_bytes / 1e6 if record.peak_memory_bytes else NAN,
-            "prediction_memory_mb": record.prediction_memory_bytes / 1e6 if record.prediction_memory_bytes else NAN,
+            "peak_memory_mb": record.peak_memory_mb,
+            "prediction_memory_mb": record.prediction_memory_mb,
             "shifted_accuracy": record.shifted_accuracy,
             "train_seconds": record.train_seconds,
             "wall_seconds": record.wall_seconds,

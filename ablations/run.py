@@ -30,7 +30,7 @@ from nin.spec import choose
 if TYPE_CHECKING:
     from ablations.session import Outcome
 
-MOST_SEEDS = 12  # the default last look of --until-decided
+DEFAULT_MAX_SEEDS = 12  # the default last look of --until-decided
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     load_plugins(arguments.imports)
     variants = names(arguments.variants, "variant")
     studies = _studies(arguments, variants or ())
-    most_seeds = _most_seeds(arguments, studies)
+    max_seeds = _max_seeds(arguments, studies)
 
     # From here on something is executed, and what that needs is worth the time it takes to load.
     from ablations.execution.progress import console_for_output
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         overrides=arguments.overrides,
         results=arguments.results,
         engine=engine_options(arguments),
-        most_seeds=most_seeds,
+        max_seeds=max_seeds,
         budget=arguments.budget,
         retries=arguments.retries,
         keep_weights=arguments.keep_weights,
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.dry_run:
         plan_studies(studies, request, console_for_output())
         return SUCCESS
-    if most_seeds:
+    if max_seeds:
         return _exit_status(run_until_decided(studies[0], request, console_for_output(), ends_with_signals=True))
     return _exit_status(run_studies(studies, request, console_for_output(), ends_with_signals=True))
 
@@ -84,7 +84,7 @@ def _studies(arguments: argparse.Namespace, variants: Sequence[str]) -> list[Stu
     return [study for study in studies if not arguments.all or arguments.protocol in study.protocols]
 
 
-def _most_seeds(arguments: argparse.Namespace, studies: Sequence[Study]) -> int:
+def _max_seeds(arguments: argparse.Namespace, studies: Sequence[Study]) -> int:
     """The last look of `--until-decided`, in seeds; 0 without that option."""
     if not arguments.until_decided:
         if arguments.max_seeds is not None:
@@ -92,7 +92,7 @@ def _most_seeds(arguments: argparse.Namespace, studies: Sequence[Study]) -> int:
         return 0
     if len(studies) != 1 or arguments.tuned:
         raise ValueError("--until-decided needs a single study, and excludes --tuned")
-    return MOST_SEEDS if arguments.max_seeds is None else int(arguments.max_seeds)
+    return DEFAULT_MAX_SEEDS if arguments.max_seeds is None else int(arguments.max_seeds)
 
 
 def _exit_status(outcome: "Outcome") -> int:
@@ -127,7 +127,7 @@ def _parser() -> OneLineParser:
             "python -m ablations.run heads --seeds 10 --set train.lr=0.05 --budget 25m",
         ),
     )
-    add_study_options(parser)
+    add_study_options(parser, selects=["seeds", "variants", "lengths"], several=True)
     parser.add_argument("--list", action="store_true", help="list every study with its question, and exit")
     parser.add_argument("--dry-run", action="store_true", help="show the runs, their sizes and an estimate of the time")
     parser.add_argument("--all", action="store_true", help="run every study that the protocol has")
@@ -160,7 +160,7 @@ def _parser() -> OneLineParser:
         "--max-seeds",
         type=positive,
         metavar="N",
-        help=f"seeds at the last of these looks (default: {MOST_SEEDS})",
+        help=f"seeds at the last of these looks (default: {DEFAULT_MAX_SEEDS})",
     )
     return parser
 

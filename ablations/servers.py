@@ -27,7 +27,7 @@ VIEWS = (  # in MLflow's tables
 MAKEFILE = Path(__file__).resolve().parents[1] / "Makefile"  # of a clone; a wheel has none
 
 
-def command_of(server: str) -> str:
+def server_command(server: str) -> str:
     """Say how a person starts a server ("ui", "dashboard"): by make in the folder of a clone, else by a command that is there."""
     if MAKEFILE.is_file() and Path.cwd() == MAKEFILE.parent:
         return f"make {server}"

@@ -1,8 +1,8 @@
 """Run studies: execute the runs that are missing, keep their records, write the reports.
 
-`run_studies` is what `python -m ablations.run` does between its options and its exit status, with plain values in the place of
-options. A second call trains nothing that is done; several at one time, here or on other machines that share the folder, share
-the runs. Of several studies at once the first seeds of all variants come before any second.
+`run_studies` does the work of `python -m ablations.run`, with Python values in place of command-line arguments. Re-running skips
+finished runs. Calls that run at the same time, here or on machines that share the results folder, share the runs. With several
+studies, all first seeds run before any second seed.
 """
 
 import gc
@@ -54,11 +54,11 @@ class Request:
     variants      only these, and the baseline; of one study alone
     lengths       those of the protocol's training lengths, in images, that are asked for; None: all
     overrides     changes to every run, such as "train.lr=0.05"
-    most_seeds    add seeds in looks up to this number until every declared comparison is decided (`run_until_decided`); 0: do not
-    budget        seconds of training, after which the next call goes on
+    max_seeds    add seeds in looks up to this number until every declared comparison is decided (`run_until_decided`); 0: do not
+    budget        seconds of training, after which it stops; re-run to continue
     retries       of a run that failed
     keep_weights  keep each run's trained network; a run that lacks it is trained again
-    tuned         train each variant that was tuned twice, as it is and as tuned
+    tuned         train each tuned variant with its default and its tuned settings
     """
 
     protocol: str = "quick"
@@ -68,7 +68,7 @@ class Request:
     overrides: Sequence[str] = ()
     results: Path = Path("results")
     engine: EngineOptions = field(default_factory=EngineOptions)
-    most_seeds: int = 0
+    max_seeds: int = 0
     budget: float = math.inf
     retries: int = 0
     keep_weights: bool = False
@@ -102,7 +102,7 @@ class Outcome:
     """Outcome of a command.
 
     parts      as they were before anything was executed; a tuned study has a name of its own
-    reports    by the study's name; none of a study without any record
+    reports    by the study's name; a study without records has none
     remaining  runs for which the time did not suffice
     failed     the records of runs that are no result, or lack their weights
     stopped    why no more was tried, if every variant failed alike
@@ -116,7 +116,7 @@ class Outcome:
 
     @property
     def num_runs(self) -> int:
-        """All runs that were meant."""
+        """Number of runs requested, finished ones included."""
         return sum(len(part.runs) for part in self.parts)
 
 
@@ -127,7 +127,7 @@ def run_studies(
     ends_with_signals: bool = False,
     looks: Sequence[int] = (),
 ) -> Outcome:
-    """Execute what the studies still lack, keep the records, and write, show and track what came of it.
+    """Train the missing runs and keep their records; then write, print and track the reports.
 
     ends_with_signals  handle those that end a command (`ablations.execution.signals.handle_signals`)
     looks              numbers of seeds to look at, written down before the first run (`run_until_decided`)
@@ -177,7 +177,7 @@ def run_studies(
                 is_out_of_time = True
             reports: dict[str, Report] = {}
             for part in parts:
-                for record in _elsewhere(part.shared, part.store):
+                for record in _results_of_other_studies(part.shared, part.store):
                     part.store.write(record)
                 if not part.store.run_ids():
                     say(console, f"{part.study.name}: no run has ended yet")
@@ -221,10 +221,10 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
 
 def declared_looks(study: Study, request: Request) -> tuple[int, ...]:
     """Numbers of seeds at which the request looks. Raises ValueError for looks that cannot be."""
-    if request.most_seeds > MAX_SEEDS:
-        raise ValueError(f"--max-seeds {request.most_seeds}: must be at most {MAX_SEEDS}")
+    if request.max_seeds > MAX_SEEDS:
+        raise ValueError(f"--max-seeds {request.max_seeds}: must be at most {MAX_SEEDS}")
     first = request.seeds or study.seeds or choose(PROTOCOLS, request.protocol, "protocol").seeds
-    return sequential.looks(first, request.most_seeds)
+    return sequential.looks(first, request.max_seeds)
 
 
 def find_parts(studies: Sequence[Study], request: Request) -> list[Part]:
@@ -269,12 +269,12 @@ def find_part(study: Study, request: Request) -> Part:
     for name in {record.run.data.name for record in outdated}:
         num_runs = sum(record.run.data.name == name for record in outdated)
         warn(
-            f"{counted(num_runs, 'finished run')} of {study.name} used other images or labels than {name} holds now: trained "
-            f"again, with the old records kept in {store.superseded_folder}"
+            f"{counted(num_runs, 'finished run')} of {study.name} used older images or labels of {name}: trained again "
+            f"(old records: {store.superseded_folder})"
         )
     old = {record.run_id for record in outdated}
     finished = {run_id for run_id, record in records.items() if record.is_result and run_id not in old}
-    adopted = _elsewhere([run for run in runs if run.run_id not in finished], store)
+    adopted = _results_of_other_studies([run for run in runs if run.run_id not in finished], store)
     old |= {record.run_id for record in of_other_data(adopted)}
     adopted = [record for record in adopted if record.run_id not in old]
     finished |= {record.run_id for record in adopted}
@@ -284,7 +284,7 @@ def find_part(study: Study, request: Request) -> Part:
     return Part(study, runs, [run for run in runs if run.run_id not in done], store, adopted, outdated)
 
 
-def _elsewhere(runs: Sequence[Run], store: Store) -> list[RunRecord]:
+def _results_of_other_studies(runs: Sequence[Run], store: Store) -> list[RunRecord]:
     """Find results of these runs in other studies of the same protocol; a run's identity does not depend on its study."""
     found: dict[str, RunRecord] = {}
     if not runs:
@@ -308,7 +308,7 @@ def _execute(
     request: Request,
     console: Console,
 ) -> None:
-    """Raises CommonFailureError or OutOfTimeError if not every run that is missing was tried."""
+    """Train the missing runs. Raise CommonFailureError or OutOfTimeError if some were not tried."""
     stores = {part.study.name: part.store for part in parts}
     for part in parts:  # a driver that is killed leaves checkpoints of runs that are done
         unfinished = {run.run_id for run in (*part.missing, *part.shared)}
@@ -324,7 +324,7 @@ def _execute(
 
 
 def _kept(parts: Sequence[Part]) -> str:
-    """Such as "1 of 3 runs finished and kept, 2 unfinished ones kept at 75 % and 92 %": what an interruption has not cost."""
+    """Summarise what an interruption left: "1 of 3 runs finished and kept, 2 unfinished ones kept at 75 % and 92 %"."""
     runs = [(part.store, run) for part in parts for run in part.runs]
     done = sum(store.has_result(run) for store, run in runs)
     text = f"{done} of {len(runs)} runs finished and kept"
@@ -337,7 +337,7 @@ def _kept(parts: Sequence[Part]) -> str:
 
 
 def _conclude(part: Part, tracker: Tracker, request: Request, console: Console) -> Report:
-    """Report what the store holds, show it, hand it to the tracker."""
+    """Write, print and track the report of one study."""
     report = write_report(part.study, request.protocol, part.store, request.overrides, force=False)
     print_summary(report, console)
     say(console, f"report:  {part.store.folder / 'report.md'}")

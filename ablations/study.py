@@ -7,20 +7,19 @@ import importlib
 import os
 import pkgutil
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 
 import ablations.studies
-from ablations.plugins import imports, load_file
+from ablations.plugins import load_file
 from ablations.protocols import PROTOCOLS, Protocol
 from ablations.runs import Changes, Run, by_part, flat, length_name, parse_overrides
 from nin.spec import changed, choose, hint
 
 MAX_SEEDS = 10_000  # runs of a variant; all are made before the first is executed
-MEMORY = {"memory": "training", "prediction memory": "prediction"}  # what a study of memory is about
+MEMORY = {"memory": "training", "prediction memory": "prediction"}  # task whose memory each kind of study measures
 ROLES = ("baseline", "confirmatory", "control", "exploratory")
 
 
@@ -28,7 +27,7 @@ ROLES = ("baseline", "confirmatory", "control", "exploratory")
 class Match:
     """Makes a control: one field of the variant's network is solved so that its size equals another variant's.
 
-    variant  whose size is to be met
+    variant  the variant whose size is matched
     by       "params" (all parameters) or "gflops" (of one image's forward pass)
     field    the `ModelSpec` field that is solved for: "width" or "hidden"
     """
@@ -125,7 +124,7 @@ class Study:
         for name, variant in self.variants.items():
             if not isinstance(variant, Variant):
                 raise ValueError(
-                    f"variant {name!r}: {variant!r} is none; write it as Variant(model={{'dropout': 0.1}})"
+                    f"variant {name!r}: {variant!r} is not a Variant; write Variant(model={{'dropout': 0.1}})"
                 )
             choose(dict.fromkeys(ROLES), variant.role, f"role of variant {name!r}")
             if variant.match:
@@ -138,7 +137,7 @@ class Study:
         return "baseline" if variant == self.baseline else self.variants[variant].role
 
     @property
-    def asked_by(self) -> str:
+    def cli_name(self) -> str:
         """The name in commands: the file or name of the study; for a tuned study the name of the original."""
         return self.file or self.name.removesuffix("-tuned")
 
@@ -208,7 +207,7 @@ class Study:
             data = changed(base.data, variant.data)
             train = changed(base.train, variant.train)
         except ValueError as error:
-            raise ValueError(f"{self.asked_by}: variant {name!r}: {error}") from error
+            raise ValueError(f"{self.cli_name}: variant {name!r}: {error}") from error
         run = Run(
             study=self.name,
             protocol=base.name,
@@ -294,7 +293,7 @@ def _load_file(path: Path) -> Study:
         return study
     published = path.parent / study.published.file
     if not published.is_file():
-        raise ValueError(f"{path}: there is no file {published}, which its published runs are said to be in")
+        raise ValueError(f"{path}: the file of published runs {published} does not exist")
     return replace(study, published=replace(study.published, file=str(published.resolve())))
 
 
@@ -308,39 +307,10 @@ def _require_free(name: str, message: str) -> None:
     if name in study_names():
         raise ValueError(message.format(f"{name!r} is the name of another study"))
     if not re.fullmatch(r"\w[\w.-]*", name):  # ".." would be a folder above
-        raise ValueError(message.format(f"the name {name!r} cannot be that of a folder of results"))
+        raise ValueError(message.format(f"{name!r} cannot be the name of a results folder"))
 
 
 def _described(module: ModuleType, name: str) -> Study:
     study: Study = module.STUDY
     question = (module.__doc__ or name).split("\n\n")[0]
     return replace(study, name=name, question=" ".join(question.split()))
-
-
-def command_of(study: Study, runs: Sequence[Run], overrides: Sequence[str] = ()) -> str:
-    """The command that makes these runs of a study again: "python -m ablations.run heads --protocol quick --seeds 3"."""
-    protocol, there = runs[0].protocol, {run.variant for run in runs}
-    options = []
-    if not study.pairs and {run.variant for run in study.expand(protocol, 1, overrides=overrides)} - there:
-        options += ["--variants", ",".join(name for name in study.variants if name in there)]
-    lengths = sorted({run.length for run in runs})
-    if lengths != [0] and not set(PROTOCOLS[protocol].lengths) <= set(lengths):
-        options += ["--lengths", ",".join(map(length_name, lengths))]
-    options += ["--seeds", str(1 + max(run.seed for run in runs))]
-    return command(study, protocol, overrides, options)
-
-
-def command(study: Study, protocol: str, overrides: Sequence[str] = (), options: Sequence[str] = ()) -> str:
-    """The command that runs the study or, where it was made by hand, the function."""
-    words = asked(study, protocol, overrides, options)
-    if not study.file and study.asked_by not in study_names():
-        return f"ablations.run_study(...) of a study made by hand, with {words}"
-    return f"python -m ablations.run {words}"
-
-
-def asked(study: Study, protocol: str, overrides: Sequence[str] = (), options: Sequence[str] = ()) -> str:
-    """The CLI arguments that name a study: "heads --protocol quick"; for a tuned study the name of the original."""
-    tuned = ["--tuned"] if study.pairs else []
-    changes = [word for override in overrides for word in ("--set", override)]
-    modules = [word for name in imports() for word in ("--import", name)]
-    return shlex.join([study.asked_by, "--protocol", protocol, *tuned, *options, *changes, *modules])

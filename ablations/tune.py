@@ -23,8 +23,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return SUCCESS
     if arguments.study is None:
         raise ValueError("name a study to tune; --list shows them")
-    if arguments.seeds is not None:
-        raise ValueError("--seeds is for the final runs (ablations.run --tuned); for trials give --seeds-per-trial")
     load_plugins(arguments.imports)
     study = load_study(arguments.study)
     variants = names(arguments.variants, "variant")
@@ -74,7 +72,7 @@ def _parser() -> OneLineParser:
             "python -m ablations.tune best --trials 40 --set data.val_examples=5000",
         ),
     )
-    add_study_options(parser, default_variants="all but controls")
+    add_study_options(parser, selects=["variants"], default_variants="the confirmatory ones")
     group = parser.add_argument_group("how variants are tuned")
     group.add_argument("--trials", type=positive, default=20, metavar="N", help="trials per variant (default: 20)")
     group.add_argument(

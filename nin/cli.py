@@ -28,10 +28,11 @@ SUCCESS, SOME_RUN_FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser with --version whose errors are one line on stderr, without the usage."""
+    """An argument parser with --version whose errors are one line on stderr, without the usage. Options are written in full."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.allow_abbrev = False  # an abbreviation could name another option than was meant
         self.add_argument("--version", action="version", version=f"nin-ablations {__version__}")
 
     def error(self, message: str) -> NoReturn:

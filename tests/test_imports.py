@@ -74,7 +74,7 @@ LAYERS = (
     ("ablations.reporting",),
     ("ablations.execution",),
     ("ablations.tracking", "ablations.analysis"),
-    ("ablations.records",),
+    ("ablations.records", "ablations.reproduce"),
     ("ablations.studies", "ablations.study"),
     ("ablations.controls",),
     ("ablations.runs", "ablations.protocols"),

@@ -6,6 +6,7 @@ studies have equal spreads. Differences and deviations may be in any common unit
 """
 
 import math
+from bisect import bisect_left
 from functools import lru_cache
 
 import numpy as np
@@ -17,8 +18,8 @@ from ablations.analysis.moderated import NAN, moderate
 Array = NDArray[np.float64]
 VALUES = 6_000  # simulated runs per variant, shared out over studies
 FEWEST_STUDIES = 40
-MOST_SEEDS = 1_000  # that a comparison is said to need
-QUANTILES = 200  # of a variance whose degrees of freedom are known
+MAX_PLANNED_SEEDS = 1_000  # a comparison that needs more is reported as needing "more than 1,000"
+QUANTILES = 200  # support points of the distribution of a variance with known degrees of freedom
 
 
 def sd_of_difference(sd: float, correlation: float = 0.0) -> float:
@@ -105,7 +106,7 @@ def seeds_needed(
 ) -> float:
     """The smallest number of seeds in all at which `prob_decided` reaches the wanted power.
 
-    Infinite beyond MOST_SEEDS: near the margin neither a difference nor equivalence is soon shown. nan if undefined.
+    Infinite beyond MAX_PLANNED_SEEDS: near the margin neither a difference nor equivalence is soon shown. nan if undefined.
     """
     if not sd_difference > 0 or not math.isfinite(difference):
         return NAN
@@ -113,15 +114,13 @@ def seeds_needed(
     def enough(num_seeds: int) -> bool:
         return prob_decided(difference, sd_difference, num_seeds, margin, num_comparisons, alpha) >= wanted_power
 
-    low, high = 1, 2
+    high = 2
     while not enough(high):
-        if high >= MOST_SEEDS:
+        if high >= MAX_PLANNED_SEEDS:
             return math.inf
-        low, high = high, min(2 * high, MOST_SEEDS)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+        high = min(2 * high, MAX_PLANNED_SEEDS)
+    candidates = range(high // 2 + 1, high)
+    return candidates.start + bisect_left(candidates, True, key=enough)
 
 
 @lru_cache(maxsize=4096)

@@ -25,7 +25,7 @@ def anchors(study: Study) -> pd.DataFrame:
     Columns: group (rows that belong together), setting, measure, value (in %), data, source, note. Empty where there is nothing.
     """
     table = pd.read_csv(ANCHORS, comment="#", keep_default_na=False)
-    is_ours = table["study"].str.split().map(lambda names: study.asked_by in names)
+    is_ours = table["study"].str.split().map(lambda names: study.cli_name in names)
     return table[is_ours].drop(columns="study").reset_index(drop=True)
 
 

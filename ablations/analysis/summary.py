@@ -22,7 +22,7 @@ from nin.data import shape
 from nin.memory import activation_bytes
 
 TRAINING_FLOPS = 3  # of a forward pass: the backward pass costs about two more
-LADDER = (-0.10, -0.05, 0.0, 0.02, 0.05)  # targets around the declared one; those of 100 % or more are left out
+SWEEP_OFFSETS = (-0.10, -0.05, 0.0, 0.02, 0.05)  # targets around the declared one; those of 100 % or more are left out
 
 
 @dataclass(frozen=True)
@@ -44,23 +44,24 @@ class Summary:
     """A study's results as tables.
 
     variants     one row per variant, in the columns of `summary.csv`
-    ladder       hits and restricted mean per variant and target
+    target_sweep hits and restricted mean per variant and target
     controls     each control against the variant whose size it has, in points
     contrasts    the study's other comparisons, in points
     factors      main effects and interactions in points; empty unless the study has two factors
-    tuned        each variant's difference to the baseline twice, as it is and as tuned, and which winners are the same draw; empty
-                 unless the study has pairs
+    tuned        each variant's difference to the baseline with default and with tuned settings, and which winners are the same
+                 draw; empty unless the study has pairs
     published    our runs of each variant beside those that others have published; empty unless the study names some
     anchors      numbers of others on the study's question, from other data (`published.anchors`)
-    by_length    each variant after each length of training (`lengths.by_length`), and how its difference to the baseline changes
-    change       with the length (`lengths.change`); both empty unless there are several lengths
+    by_length    test accuracy and difference to the baseline of each variant after each training length (`lengths.by_length`);
+                 empty for one length
+    change       by how much each difference changes from the shortest to the longest length (`lengths.change`); empty for one
     length       training images after which all other tables hold, where there are several lengths; else 0
     memory       a line per network: peak memory of training against the batch; empty unless the study is about memory
     added        seeds beyond the declared number, if there are any
     """
 
     variants: pd.DataFrame
-    ladder: pd.DataFrame
+    target_sweep: pd.DataFrame
     controls: pd.DataFrame
     contrasts: pd.DataFrame
     factors: pd.DataFrame
@@ -95,7 +96,7 @@ def budget(record: RunRecord) -> int:
     return record.run.train.images(round(last.examples / last.epoch))
 
 
-def held_to_budget(record: RunRecord) -> tuple[list[int], list[float]]:
+def pad_to_budget(record: RunRecord) -> tuple[list[int], list[float]]:
     """Images and validation accuracy of a learning curve; one that ended early stays at its last accuracy."""
     examples, accuracies = [p.examples for p in record.curve], [p.val_accuracy for p in record.curve]
     if examples and examples[-1] < budget(record):
@@ -104,8 +105,9 @@ def held_to_budget(record: RunRecord) -> tuple[list[int], list[float]]:
 
 
 def verdict_words(row: Any) -> str:
-    """A row's verdict, such as "worse", "no verdict: 1 seed", or "inconclusive (Holm)": by this correction, though its interval,
-    which is not corrected, leaves 0 out.
+    """A row's verdict, such as "worse" or "no verdict: 1 seed".
+
+    "(Holm)" or "(looks)" marks an inconclusive one whose interval, which is not corrected, excludes 0.
     """
     if row.verdict != stats.INCONCLUSIVE:
         return str(row.verdict)
@@ -144,7 +146,7 @@ def summarise(study: Study, protocol: str, records: Sequence[RunRecord], looks: 
     target = study.target(protocol)
     return Summary(
         variants=_after_looks(study, by_variant, _variants(study, by_variant, target), looks),
-        ladder=_ladder(by_variant, target),
+        target_sweep=_target_sweep(by_variant, target),
         controls=_controls(study, by_variant),
         contrasts=_contrasts(study, by_variant),
         factors=_factors(study, by_variant),
@@ -245,7 +247,7 @@ def _row(
     seconds = [
         stats.time_to_target([p.seconds for p in r.curve], [p.val_accuracy for p in r.curve], target) for r in group
     ]
-    curves = [held_to_budget(r) for r in group]
+    curves = [pad_to_budget(r) for r in group]
     own_final = [  # of a run that never learned, its own final accuracy says nothing
         stats.time_to_own_final(*curve) if r.status == "finished" else math.inf
         for r, curve in zip(group, curves, strict=True)
@@ -291,7 +293,7 @@ def _row(
         "examples_to_99_percent_of_final_median": stats.summarise_times(own_final, budgets).median,
         "collapsed": sum(r.status == "collapsed" for r in group),
         "diverged": sum(r.status == "diverged" for r in group),
-        "peak_memory_mb": first.peak_memory_bytes / 1e6 if first.peak_memory_bytes else nan,
+        "peak_memory_mb": first.peak_memory_mb,
         "impaired": sum(r.status != "finished" or r.dead_classes > 0 for r in group),
         "shifted_accuracy_mean": float(np.mean([r.shifted_accuracy for r in group])),
         "dead_classes_mean": float(np.mean([r.dead_classes for r in group])),
@@ -324,10 +326,10 @@ def _after_looks(
     return table.reset_index(drop=True)
 
 
-def _ladder(by_variant: Mapping[str, list[RunRecord]], target: float) -> pd.DataFrame:
+def _target_sweep(by_variant: Mapping[str, list[RunRecord]], target: float) -> pd.DataFrame:
     rows = []
     for name, group in by_variant.items():
-        for step in (target + offset for offset in LADDER if target + offset < 1 - stats.ROUNDING):
+        for step in (target + offset for offset in SWEEP_OFFSETS if target + offset < 1 - stats.ROUNDING):
             times = [r.examples_to_target(step) for r in group]
             summary = stats.summarise_times(times, [budget(r) for r in group])
             rows.append(
@@ -344,7 +346,7 @@ def _ladder(by_variant: Mapping[str, list[RunRecord]], target: float) -> pd.Data
 def _controls(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
     """Differences at equal size: each variant minus the control of its size.
 
-    size_off  by which part of it the control's size is another: channels are whole, and few in a tiny network
+    size_off  relative deviation from the wanted size (0.01: 1 %): channels are whole, and few in a tiny network
     """
     rows = []
     for name, group in by_variant.items():

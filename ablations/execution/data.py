@@ -63,7 +63,7 @@ def of_other_data(records: Iterable[RunRecord]) -> list[RunRecord]:
             checksum = load_cached(spec, "cpu").checksum
         except ValueError as error:
             if spec.name not in unknown:
-                warn(f"nobody can tell whether results rest on {spec.name} as it is now: {error}")
+                warn(f"cannot check whether existing results match {spec.name} as it is now: {error}")
             unknown.add(spec.name)
         else:
             found += [record for record in results if record.data_checksum != checksum]

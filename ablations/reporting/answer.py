@@ -59,8 +59,8 @@ def _added_sentence(added: AddedSeeds) -> str:
     seeds, were = ("Seeds", "were") if len(added.seeds) > 1 else ("Seed", "was")
     when = f"added by hand after {added.after}" if added.after else "asked for by hand"
     return (
-        f"{seeds} {seeds_text(added.seeds)}, beyond the {added.declared} declared, {were} {when}. If somebody had looked at the "
-        "results before, p-values are too small."
+        f"{seeds} {seeds_text(added.seeds)}, beyond the {added.declared} declared, {were} {when}. If results were known "
+        "when they were added, p-values are too small."
     )
 
 
@@ -129,7 +129,7 @@ def _failure_sentence(study: Study, protocol: str, summary: Summary) -> str:
         parts.append(
             f"**{count} of {num}** ({100 * share.low:.0f} to {100 * share.high:.0f} %) with {listed(variants)}"
         )
-    counts = f"Under `{protocol}`, so many runs collapsed, diverged or lost classes for good: {'; '.join(parts)}."
+    counts = f"Under `{protocol}`, share of runs that collapsed, diverged or lost classes for good: {'; '.join(parts)}."
     return " ".join([counts, *_failure_comparisons(study, summary.variants)])
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ablations.records import RunRecord, Store, curves_frame, runs_frame, write_atomically
+from ablations.reproduce import command
 from ablations.runs import Run
-from ablations.study import Study, command
+from ablations.study import Study
 from nin.spec import DataSpec
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Report:
     num_others: int = 0
 
 
-class Covered(NamedTuple):
+class CoveredRecords(NamedTuple):
     """Records that a report covers, a line for each that is damaged and on those of older data, and the number of all others."""
 
     records: list[RunRecord]
@@ -45,15 +46,15 @@ class Covered(NamedTuple):
     num_others: int
 
 
-def covered(study: Study, protocol: str, store: Store, overrides: Sequence[str] = ()) -> Covered:
+def load_covered_records(study: Study, protocol: str, store: Store, overrides: Sequence[str] = ()) -> CoveredRecords:
     """Find the records of the study's own runs, every variant and seed on disk.
 
-    Runs made with other settings (`--set`) have other identities and are not among them. Nor are results of one data set that
-    rest on other images or labels than the newest: means would be taken over two data sets.
+    Runs made with other settings (`--set`) have other identities and are not among them. Nor are results that
+    used older images or labels of a data set: means would be taken over two data sets.
     """
     on_disk = set(store.run_ids())
     if not on_disk:
-        return Covered([], [], 0)  # before controls are solved, which takes seconds
+        return CoveredRecords([], [], 0)  # before controls are solved, which takes seconds
     first = study.expand(protocol, 1, overrides=overrides)
     runs: list[Run] = []
     last_seen = 0
@@ -69,11 +70,13 @@ def covered(study: Study, protocol: str, store: Store, overrides: Sequence[str] 
     for name in sorted({record.run.data.name for record in older}):
         num_older = sum(record.run.data.name == name for record in older)
         notes.append(
-            f"{num_older} runs in {store.runs_folder} rest on other images or labels of {name} than the newest: they are not "
-            "covered; the command that made them trains them again"
+            f"{num_older} runs in {store.runs_folder} used older images or labels of {name} and are not covered; the command that "
+            "made them trains them again"
         )
     left_out = {record.run_id for record in older}
-    return Covered([record for record in records if record.run_id not in left_out], notes, len(on_disk) - len(runs))
+    return CoveredRecords(
+        [record for record in records if record.run_id not in left_out], notes, len(on_disk) - len(runs)
+    )
 
 
 def _of_older_data(records: Sequence[RunRecord]) -> list[RunRecord]:
@@ -90,7 +93,7 @@ def read_report(study: Study, protocol: str, store: Store, overrides: Sequence[s
     from ablations.analysis.summary import summarise
     from ablations.reporting.answer import answer, grounds
 
-    records, damaged, others = covered(study, protocol, store, overrides)
+    records, damaged, others = load_covered_records(study, protocol, store, overrides)
     if not records:
         raise ValueError(
             f"no runs of study {study.name!r} under {protocol!r} in {store.folder}: "

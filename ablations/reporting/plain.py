@@ -187,7 +187,7 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> Plain:
     answer = relation.format(subject=subject, object=claim.object or f"`{study.baseline}`")
     measured = next(each_row(table[table["variant"] == row.variant]))
     if failures(measured):
-        answer += f", but {failures(measured)}: that says how it trains at this learning rate, not how good it can be"
+        answer += f", but {failures(measured)}: this measures training at this learning rate, not the best accuracy that it can reach"
     verdicts = []
     for verdict in (*RELATIONS, "undecided"):
         names = [
@@ -232,7 +232,7 @@ def _of_published(claim: Claim, summary: Summary) -> Plain:
     row = next((row for row in rows if row.variant == claim.variant), rows[0])
     differs = row.p_location <= ALPHA
     subject = claim.subject or row.variant
-    answer = f"{subject} {'differs' if differs else 'does not differ visibly'} from {row.n_theirs} published runs"
+    answer = f"{subject} {'differs' if differs else 'does not differ significantly'} from {row.n_theirs} published runs"
     missing = [other.variant for other in rows if other.variant != row.variant]
     return Plain(
         f"{answer}; also compared: {listed(missing)}" if missing else answer,
@@ -244,8 +244,10 @@ def _of_memory(summary: Summary) -> Plain:
     lines = list(each_row(summary.memory))
     if not lines:
         return Plain(NOT_ANSWERED, "")
+    straight = [row.network for row in lines if row.r_squared >= LINEAR]
     bent = [row.network for row in lines if row.r_squared < LINEAR]
-    answer = f"not for {listed(bent)}" if bent else "yes, for " + listed(row.network for row in lines)
+    parts = [*([f"yes, for {listed(straight)}"] if straight else []), *([f"not for {listed(bent)}"] if bent else [])]
+    answer = ", but ".join(parts)
     last = lines[-1]
     line = f"{last.network}: {megabytes_text(last.fixed_mb)} + {megabytes_text(last.per_image_mb)} per image"
     return Plain(answer, f"{line}, R squared {min(row.r_squared for row in lines):.4f} or more")

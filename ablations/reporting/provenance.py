@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord
 from ablations.reporting.formatting import listed, seeds_text
+from ablations.reproduce import reproduce_command
 from ablations.runs import length_name
-from ablations.study import MEMORY, Study, command_of
+from ablations.study import MEMORY, Study
 from nin.spec import BY_SEED
 
 
@@ -60,7 +61,7 @@ def what_was_run(
     ]
     if study.answers not in MEMORY:
         facts.insert(3, _variance_fact(records))
-    facts.append(f"Command: `{command_of(study, [record.run for record in records], overrides)}`")
+    facts.append(f"Command: `{reproduce_command(study, [record.run for record in records], overrides)}`")
     facts += [f"Failed: {record.run.label}: {record.error}" for record in records if not record.is_result]
     if lacking:
         untrained = [name for name in lacking if not num_seeds[name]]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ablations.analysis import stats
-from ablations.analysis.planning import MOST_SEEDS
+from ablations.analysis.planning import MAX_PLANNED_SEEDS
 from ablations.analysis.summary import Summary, each_row, verdict_text
 from ablations.reporting.formatting import (
     accuracy_text,
@@ -46,7 +46,8 @@ MEMORY_TEXT = {
         "Each line is fitted by least squares to the peak memory of predicting one batch, in evaluation mode without gradients. The "
         "fixed part holds weights, their copies in a lower precision, and workspace. The part per image holds the activations that are "
         "alive at the same time. The column *activations by counting* adds up all of them, of which prediction frees most before it "
-        "makes the last."
+        "makes the last. Where copying the weights takes the most memory, the peak stays flat until the batch is large enough for its "
+        "activations to take more, and one line describes it badly."
     ),
 }
 
@@ -350,7 +351,7 @@ def _percent_text(parts: pd.Series) -> str:
 
 
 def _seeds_text(num: float) -> str:
-    return f"{num:.0f}" if math.isfinite(num) else f"more than {MOST_SEEDS:,}"
+    return f"{num:.0f}" if math.isfinite(num) else f"more than {MAX_PLANNED_SEEDS:,}"
 
 
 def _bracket_note(table: pd.DataFrame) -> str:
@@ -407,7 +408,9 @@ def _convergence_table(table: pd.DataFrame) -> str:
 
 def _convergence_detail_table(table: pd.DataFrame, summary: Summary) -> str:
     """Other measures of speed, and hits at targets around the declared one."""
-    wide = summary.ladder.pivot_table(index="variant", columns="target", values="hits", aggfunc="first", sort=False)
+    wide = summary.target_sweep.pivot_table(
+        index="variant", columns="target", values="hits", aggfunc="first", sort=False
+    )
     rows = [
         {
             "variant": row.variant,

@@ -33,7 +33,7 @@ def final_metrics(record: RunRecord, target: float) -> Metrics:
         "params/trunk": float(record.params_trunk),
         "params/head": float(record.params_head),
         "gflops": record.gflops,
-        "peak_memory_mb": record.peak_memory_bytes / 1e6,
+        "peak_memory_mb": record.peak_memory_mb,
         "convergence/examples_to_target": min(examples, float(record.examples_seen)),
         "convergence/reached": float(math.isfinite(examples)),
         "train_seconds": record.train_seconds,

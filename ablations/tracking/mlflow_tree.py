@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from ablations.records import RunRecord
 from ablations.runs import Run, length_name
-from ablations.servers import command_of
+from ablations.servers import server_command
 from ablations.study import Study
 from ablations.tracking.background import BackgroundTracker
 from ablations.tracking.faults import outlook
@@ -223,7 +223,7 @@ class MlflowTracker(Tracker):
         if self._uri.startswith("http"):
             return [f"MLflow:  {redacted(re.sub(r'://.*@', '://', self._uri)).rstrip('/')}/{page}"]
         database = "" if self._uri == UI_DATABASE else f"MLFLOW_TRACKING_URI='{redacted(self._uri)}' "
-        serve = f"{database}{command_of('ui')}"
+        serve = f"{database}{server_command('ui')}"
         return [f"MLflow:  {serve}, then", f"         {UI}/{page}"]  # a line of its own survives 80 columns
 
     # What there is, and what is added to it

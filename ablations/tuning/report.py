@@ -20,7 +20,7 @@ from ablations.tuning.winners import Winner
 from nin.cli import counted
 
 LEGEND_ROWS = 16
-MIN_COMPLETE = 4  # trials, below which a figure of parameters says nothing
+MIN_COMPLETE = 4  # complete trials needed for figures of hyperparameters
 ACCURACY = "validation accuracy"
 NUMBERS = (1, 2, 5, 10, 20, 50, 100, 200, 500)  # of trials, in the table of the expected best
 PUBLISHED = (  # beside the search for the best small network; from the data set's own table
@@ -113,11 +113,13 @@ def _row(task: Task, winners: dict[str, Winner]) -> dict[str, object]:
     winner = winners.get(task.run.variant)
     if task.most_params:
         row["too large"] = sum(trial.constraints.get("params", 0.0) > 0 for trial in trials)
-        row["parameters of the best"] = f"{trials[winner.trial].user_attrs['params']:,}" if winner else ""
+        row["network parameters"] = f"{trials[winner.trial].user_attrs['params']:,}" if winner else ""
     return row | {
         "best, %": f"{100 * winner.value:.2f}" if winner else "",
         "trial": winner.trial if winner else "",
-        "its parameters": ", ".join(f"{key} {_short(value)}" for key, value in winner.params.items()) if winner else "",
+        "hyperparameters": ", ".join(f"{key} {_short(value)}" for key, value in winner.params.items())
+        if winner
+        else "",
     }
 
 
@@ -206,9 +208,9 @@ def _pareto_fronts(tasks: Sequence[Task]) -> list[str]:
             "variant": task.run.variant,
             "trial": trial.number,
             f"{ACCURACY}, %": f"{100 * trial.values[0]:.2f}",
-            "parameters": f"{trial.user_attrs['params']:,}",
+            "network parameters": f"{trial.user_attrs['params']:,}",
             "GFLOP/image": f"{trial.user_attrs['gflops']:.4f}",
-            "its parameters": ", ".join(f"{key} {_short(value)}" for key, value in trial.params.items()),
+            "hyperparameters": ", ".join(f"{key} {_short(value)}" for key, value in trial.params.items()),
         }
         for task in tasks
         if task.objective != "accuracy"
@@ -219,8 +221,11 @@ def _pareto_fronts(tasks: Sequence[Task]) -> list[str]:
 
 def _range_row(key: str, each: Any) -> dict[str, object]:
     if isinstance(each, Range):
-        return {"parameter": key, "values": f"{each.low:g} to {each.high:g}" + (", logarithmic" if each.log else "")}
-    return {"parameter": key, "values": ", ".join(str(value) for value in each.values)}
+        return {
+            "hyperparameter": key,
+            "values": f"{each.low:g} to {each.high:g}" + (", logarithmic" if each.log else ""),
+        }
+    return {"hyperparameter": key, "values": ", ".join(str(value) for value in each.values)}
 
 
 def _examples(task: Task) -> int:

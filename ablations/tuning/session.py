@@ -23,7 +23,7 @@ from ablations.execution.worker import load_cached
 from ablations.records import Store, write_atomically
 from ablations.reporting.terminal import fitting_table
 from ablations.runs import Run
-from ablations.servers import command_of
+from ablations.servers import server_command
 from ablations.study import MAX_SEEDS, Study
 from ablations.tracking.mlflow_tree import open_tracker
 from ablations.tracking.tracker import finish
@@ -133,7 +133,7 @@ def tune_study(
             console.print(winners_table(tasks, report.winners, console.width))
         if report.winners:
             path = tuned_path(request.results, study.name, request.protocol)
-            again = f"python -m ablations.run {study.asked_by} --protocol {request.protocol} --tuned"
+            again = f"python -m ablations.run {study.cli_name} --protocol {request.protocol} --tuned"
             print_line(f"tuned:   {path}; train it with {again}")
         if study.searches and study.baseline in report.winners:
             found = store.folder / "best.json"
@@ -197,4 +197,4 @@ def _dashboard(url: str) -> list[str]:
     if url.startswith("grpc://"):
         return []
     storage = "" if url == DASHBOARD_STORAGE else f"OPTUNA_STORAGE='{redacted(url.removeprefix('journal:'))}' "
-    return [f"trials:  {storage}{command_of('dashboard')}, then {DASHBOARD}"]
+    return [f"trials:  {storage}{server_command('dashboard')}, then {DASHBOARD}"]

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ablations.reproduce import cli_arguments
 from ablations.runs import Run, parse_overrides, require_settings
-from ablations.study import Study, Variant, asked
+from ablations.study import Study, Variant
 from nin.cli import one_line
 
 SUFFIX = " tuned"
@@ -44,7 +45,9 @@ def read_winners(study: Study, protocol: str, results: Path) -> dict[str, Winner
     """The winners by variant. Raises ValueError if there are none or the file is damaged."""
     path = tuned_path(results, study.name, protocol)
     if not path.exists():
-        raise ValueError(f"--tuned: there is no {path}; python -m ablations.tune {asked(study, protocol)} makes it")
+        raise ValueError(
+            f"--tuned: there is no {path}; python -m ablations.tune {cli_arguments(study, protocol)} makes it"
+        )
     import dacite
 
     try:
@@ -71,7 +74,7 @@ def both_settings(study: Study, tuned: Study, protocol: str, variants: Sequence[
     """
     untuned = [name for name in variants if name not in tuned.pairs]
     if untuned:
-        words = asked(study, protocol, options=["--variants", ",".join(untuned)])
+        words = cli_arguments(study, protocol, options=["--variants", ",".join(untuned)])
         raise ValueError(f"--tuned: {', '.join(untuned)} has not been tuned: python -m ablations.tune {words}")
     return [both for name in (tuned.baseline, *variants) for both in dict.fromkeys((name, tuned.pairs[name]))]
 

@@ -181,9 +181,9 @@ def test_a_study_of_the_package_is_run_by_name(tmp_path: Path) -> None:
         ),
         (
             lambda folder: run_study(replace(POOLINGS, name=""), results=folder),
-            "the name '' cannot be that of a folder",
+            "'' cannot be the name of a results folder",
         ),
-        (lambda folder: run_study(replace(POOLINGS, name=".."), results=folder), "the name '..' cannot be that of"),
+        (lambda folder: run_study(replace(POOLINGS, name=".."), results=folder), "'..' cannot be the name of"),
         (lambda folder: run_study(replace(POOLINGS, name="heads"), results=folder), "'heads' is the name of another"),
         (lambda folder: load_results(folder, POOLINGS, "smok"), "unknown protocol 'smok'"),
         (lambda folder: load_results(folder, "heads", "smoke"), "no runs of study 'heads' under 'smoke'"),

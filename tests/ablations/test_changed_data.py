@@ -16,7 +16,7 @@ from ablations import report, run
 from ablations.execution.data import of_other_data
 from ablations.execution.engines import Ended, Event, Started
 from ablations.records import Store
-from ablations.reporting.files import covered
+from ablations.reporting.files import load_covered_records
 from ablations.runs import Run
 from ablations.study import load_study
 from ablations.tracking.tracker import Tracker
@@ -88,7 +88,7 @@ def test_repaired_labels_are_trained_on_and_old_results_kept_aside(
     assert "4 runs, 0 done, 4 to do" in shown.out
     (line,) = (line for line in shown.err.splitlines() if "batch_size" not in line)
     assert line == (
-        "warning: 4 finished runs of num_1x1 used other images or labels than folder:pets holds now: trained again, "
+        "warning: 4 finished runs of num_1x1 used older images or labels of folder:pets: trained again "
         f"with the old records kept in {store.superseded_folder}"
     )
     assert len(executed) == 8
@@ -113,7 +113,7 @@ def test_pixels_that_another_decoder_makes_of_the_same_files_are_other_data(
     monkeypatch.setattr("nin.sources.decode", brighter)
     assert run.main(arguments) == 0
     assert len(executed) == 2 * num_runs
-    assert "used other images or labels than folder:pets holds now" in capsys.readouterr().err
+    assert "used older images or labels of folder:pets: trained again" in capsys.readouterr().err
 
 
 def test_a_mean_is_never_taken_over_two_data_sets(
@@ -128,7 +128,7 @@ def test_a_mean_is_never_taken_over_two_data_sets(
     options = [*arguments[:3], *FOLDER, "--set", "data.val_examples=4", "--results", str(tmp_path)]
     assert report.main(options) == 0
     assert "2 runs in" in (error := capsys.readouterr().err)
-    assert "rest on other images or labels of folder:pets than the newest: they are not covered" in error
+    assert "used older images or labels of folder:pets and are not covered" in error
     text = (tmp_path / "num_1x1" / "smoke" / "report.md").read_text()
     assert "are not covered" in text
     rows = (tmp_path / "num_1x1" / "smoke" / "runs.csv").read_text().splitlines()[1:]
@@ -139,10 +139,10 @@ def test_records_of_one_data_set_are_all_covered_and_of_two_the_newest(tmp_path:
     store, study = Store(tmp_path, "num_1x1", "smoke"), load_study("num_1x1")
     for k, each in enumerate(smoke_runs()):
         store.write(record_of(each, started_at=f"2026-01-01T00:00:{k:02}+00:00"))
-    everything = covered(study, "smoke", store)
+    everything = load_covered_records(study, "smoke", store)
     assert (len(everything.records), everything.notes, everything.num_others) == (len(smoke_runs()), [], 0)
     store.write(record_of(smoke_runs()[0], data_checksum="1" * 64, started_at="2025-12-31T00:00:00+00:00"))
-    without_old = covered(study, "smoke", store)
+    without_old = load_covered_records(study, "smoke", store)
     assert smoke_runs()[0].run_id not in {record.run_id for record in without_old.records}
     assert len(without_old.records) == len(smoke_runs()) - 1
     assert len(without_old.notes) == 1
@@ -159,7 +159,7 @@ def test_data_that_is_not_there_any_more_leaves_results_as_they_are(
     pets.rename(pets.with_name("elsewhere"))
     assert of_other_data([record]) == []
     (line,) = capsys.readouterr().err.splitlines()
-    assert "nobody can tell whether results rest on folder:pets as it is now: there is no folder" in line
+    assert "cannot check whether existing results match folder:pets as it is now: there is no folder" in line
 
 
 def test_a_record_that_another_driver_has_made_since_is_not_set_aside(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_command_that_is_called_again_trains_on_what_is_there_now(pets: Path, 
     relabel(pets)
     second = call(*arguments, cwd=tmp_path)
     assert "2 runs, 0 done, 2 to do" in second.stdout
-    assert second.stderr.count("used other images or labels") == 1
+    assert second.stderr.count("used older images or labels") == 1
     runs = tmp_path / "results" / "num_1x1" / "smoke" / "runs"
     kept = tmp_path / "results" / "num_1x1" / "smoke" / "superseded"
     checksums = [

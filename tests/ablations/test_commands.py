@@ -48,12 +48,14 @@ def test_a_command_passes_its_options_on(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_wheel_gives_no_advice_to_use_make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert servers.command_of("ui") == "make ui"
+    assert servers.server_command("ui") == "make ui"
     monkeypatch.setattr(servers, "MAKEFILE", tmp_path / "Makefile")
     monkeypatch.setattr(servers.shutil, "which", lambda name: None)
-    assert servers.command_of("dashboard") == "python -m ablations.commands dashboard"  # runs without the script, too
+    assert (
+        servers.server_command("dashboard") == "python -m ablations.commands dashboard"
+    )  # runs without the script, too
     monkeypatch.setattr(servers.shutil, "which", lambda name: f"/bin/{name}")
-    assert servers.command_of("dashboard") == "nin-ablations dashboard"
+    assert servers.server_command("dashboard") == "nin-ablations dashboard"
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     tracker = open_tracker(tmp_path, load_study("num_1x1"), "smoke", lambda line: None)
     tracker.close("FINISHED")

@@ -101,7 +101,7 @@ def test_what_lies_beside_a_study_can_be_imported(tmp_path: Path) -> None:
         ("x = '\0'\n", "my_study.py:1: SyntaxError: source code string cannot contain null bytes"),
         (
             STUDY.replace("Variant(model={", "dict(model={"),
-            "my_study.py:8: variant 'average': {'model': {'pooling': 'average'}} is none; write it as Variant(",
+            "my_study.py:8: variant 'average': {'model': {'pooling': 'average'}} is not a Variant; write Variant(",
         ),
         (
             STUDY.replace('"pooling": name', '"poling": name'),
@@ -298,13 +298,13 @@ def test_installed_packages_offer_modules_as_entry_points(tmp_path: Path, monkey
 
 
 def test_a_command_is_written_down_with_what_it_loads(study_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ablations.study import command_of
+    from ablations.reproduce import reproduce_command
 
     monkeypatch.syspath_prepend(study_file.parent)
     (study_file.parent / "my_module.py").write_text("")
     load_plugins(["my_module"])
     study = load_study(study_file)
-    command = command_of(study, study.expand("smoke", 2))
+    command = reproduce_command(study, study.expand("smoke", 2))
     assert command == f"python -m ablations.run {study_file} --protocol smoke --seeds 2 --import my_module"
 
 
@@ -313,7 +313,7 @@ def test_published_runs_lie_beside_the_file(study_file: Path) -> None:
     study_file.write_text(STUDY.replace("Study, Var", "Published, Study, Var").replace("\n)\n", f"\n, {named}\n"))
     text = study_file.read_text().rstrip().removesuffix(")") + f", {named}\n"
     study_file.write_text(text)
-    with pytest.raises(ValueError, match=r"there is no file .*theirs\.csv"):
+    with pytest.raises(ValueError, match=r"the file of published runs .*theirs\.csv does not exist"):
         load_study(study_file)
     theirs = study_file.with_name("theirs.csv")
     theirs.write_text("network,train_loss,test_accuracy\ntheirs,0.4,0.7\n")

@@ -16,7 +16,7 @@ from ablations.analysis.stats import EQUIVALENT, compare
 from ablations.publish import main
 from ablations.records import PROVENANCE, Store
 from ablations.reporting.figures import Tables, figures_of
-from ablations.reporting.files import covered, write_report
+from ablations.reporting.files import load_covered_records, write_report
 from ablations.study import Study, load_study
 from ablations.tuning.winners import Winner, load_tuned, tuned_path
 
@@ -160,7 +160,7 @@ def test_reports_of_every_kind_come_out_byte_for_byte(name: str, tmp_path: Path)
 def test_published_runs_in_bf16_are_as_accurate_as_in_float32() -> None:
     """Equivalent by two one-sided tests at 0.3 points: what lets protocols train in bf16."""
     study = load_study("precision")
-    records = covered(study, "quick", Store(REFERENCE, "precision", "quick")).records
+    records = load_covered_records(study, "quick", Store(REFERENCE, "precision", "quick")).records
     samples = {
         name: {record.run.seed: record.test_accuracy for record in records if record.run.variant == name}
         for name in study.variants

@@ -205,8 +205,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch, toy: Toy) -> Scripted:
     return engine
 
 
-def until_decided(results: Path, most_seeds: int = 12) -> Request:
-    return Request("smoke", seeds=5, variants=["0x", "1x", "3x"], results=results, most_seeds=most_seeds)
+def until_decided(results: Path, max_seeds: int = 12) -> Request:
+    return Request("smoke", seeds=5, variants=["0x", "1x", "3x"], results=results, max_seeds=max_seeds)
 
 
 def test_seeds_are_added_to_what_is_undecided_and_to_the_baseline_alone(scripted: Scripted, tmp_path: Path) -> None:

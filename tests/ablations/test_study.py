@@ -10,8 +10,9 @@ import pytest
 
 import ablations.runs
 from ablations.protocols import PROTOCOLS
+from ablations.reproduce import reproduce_command
 from ablations.runs import parse_length, parse_overrides
-from ablations.study import Study, Variant, command_of, load_study, study_names
+from ablations.study import Study, Variant, load_study, study_names
 from nin.data import shape
 from nin.sizes import size
 from nin.spec import DataSpec, ModelSpec, TrainSpec
@@ -188,13 +189,13 @@ def test_the_command_that_makes_runs_again(
     seeds: int, variants: list[str] | None, overrides: list[str], options: str
 ) -> None:
     study = load_study("init_lr")
-    command = command_of(study, study.expand("smoke", seeds, variants, overrides), overrides)
+    command = reproduce_command(study, study.expand("smoke", seeds, variants, overrides), overrides)
     assert command == f"python -m ablations.run init_lr --protocol smoke {options}"
 
 
 def test_the_command_of_a_tuned_study_asks_for_the_study_that_was_tuned() -> None:
     tuned = replace(load_study("init_lr"), name="init_lr-tuned", pairs={"xavier 0.1 0": "xavier 0.1 0"})
-    command = command_of(tuned, tuned.expand("smoke", 1))
+    command = reproduce_command(tuned, tuned.expand("smoke", 1))
     assert command == "python -m ablations.run init_lr --protocol smoke --tuned --seeds 1"
 
 

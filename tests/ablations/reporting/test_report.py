@@ -17,7 +17,7 @@ from ablations.analysis.summary import summarise
 from ablations.records import RunRecord, Store
 from ablations.report import main
 from ablations.reporting.figures import FIGURES
-from ablations.reporting.files import covered, write_report
+from ablations.reporting.files import load_covered_records, write_report
 from ablations.reporting.sections import _accuracy_notes
 from ablations.reporting.terminal import print_summary
 from ablations.runs import Run
@@ -201,7 +201,7 @@ def test_every_seed_on_disk_is_covered_whatever_is_missing_between(tmp_path: Pat
     for run in NUM_1X1.expand("smoke", 20):
         if run.seed in (3, 19):
             store.write(plain(run))
-    records, damaged, _ = covered(NUM_1X1, "smoke", store)
+    records, damaged, _ = load_covered_records(NUM_1X1, "smoke", store)
     assert {record.run.seed for record in records} == {3, 19}
     assert len(records) == len(store.run_ids())
     assert damaged == []
@@ -216,10 +216,14 @@ def test_a_damaged_record_is_a_warning_beside_the_report(tmp_path: Path, capsys:
     assert re.search(rf"warning: .*{run.run_id}.json is damaged", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("options", [["--seeds", "2"], ["--variants", "1x"]])
-def test_a_report_covers_all_there_is_and_says_so_if_asked_for_less(tmp_path: Path, options: list[str]) -> None:
-    with pytest.raises(ValueError, match="every variant and seed on disk"):
+@pytest.mark.parametrize("options", [["--seeds", "2"], ["--variants", "1x"], ["--lengths", "40k"]])
+def test_a_report_takes_no_selection_of_runs(
+    tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It covers every variant and seed on disk."""
+    with pytest.raises(SystemExit):
         main(["num_1x1", "--protocol", "smoke", "--results", str(tmp_path), *options])
+    assert f"unrecognized arguments: {' '.join(options)}" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -239,7 +243,7 @@ def test_runs_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
 
 def test_an_interval_within_the_margin_that_is_not_equivalent_is_explained() -> None:
     published = Store(Path(__file__).parents[3] / "results" / "reference", "num_1x1", "standard")
-    three = [record for record in covered(NUM_1X1, "standard", published).records if record.run.seed < 3]
+    three = [record for record in load_covered_records(NUM_1X1, "standard", published).records if record.run.seed < 3]
     table = summarise(NUM_1X1, "standard", three).variants
     assert dict(zip(table["variant"], table["verdict"], strict=True))["0x"] == "inconclusive"
     assert "not shown to be equivalent once p is corrected: 0x (p = 0.0577)." in _accuracy_notes(NUM_1X1, table)
@@ -292,7 +296,7 @@ def test_a_run_that_diverges_early_is_not_taken_for_a_fast_one(tmp_path: Path) -
     assert row["examples_to_target_restricted_mean"] == budget
     assert math.isinf(row["examples_to_99_percent_of_final_median"])
     assert row["area_under_curve_mean"] == pytest.approx(0.1)
-    assert set(summary.ladder.set_index("variant")["restricted_mean"]["4x"]) == {budget}
+    assert set(summary.target_sweep.set_index("variant")["restricted_mean"]["4x"]) == {budget}
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -388,7 +392,7 @@ def test_a_ladder_has_no_target_of_all_images_or_more(tmp_path: Path) -> None:
     store = Store(tmp_path, "num_1x1", "paper-mnist")
     for run in NUM_1X1.expand("paper-mnist", 1, ["1x"]):
         store.write(plain(run))
-    ladder = write_report(NUM_1X1, "paper-mnist", store).summary.ladder
+    ladder = write_report(NUM_1X1, "paper-mnist", store).summary.target_sweep
     assert ladder["target"].unique().tolist() == pytest.approx([0.88, 0.93, 0.98])
 
 

@@ -27,7 +27,7 @@ TINY = ["num_1x1", "--protocol", "smoke", "--variants", "0x"]
         (["--storage", "nonsense"], "cannot be used"),
         (["--storage", "journal:/nowhere/at/all.log"], "cannot be used"),
         (["--storage", "grpc://127.0.0.1:port"], "must be grpc://HOST:PORT"),
-        (["--seeds", "2"], "--seeds-per-trial"),
+        (["--seeds", "2"], "unrecognized arguments: --seeds 2"),
         (["--set", "data.val_examples=0"], "must not choose by it"),
         (["--set", "train.optimizer=adam"], "unknown optimizer 'adam': the nearest is 'adamw'"),
         (["--set", "data.name=nothing"], "unknown data set 'nothing'"),

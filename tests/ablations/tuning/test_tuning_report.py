@@ -39,7 +39,7 @@ def test_a_search_under_a_limit_says_what_is_too_large_and_what_others_have_publ
     header, _, row = [line for line in report.path.read_text().splitlines() if line.startswith("|")][:3]
     cells = dict(zip(*([cell.strip() for cell in line.split("|")] for line in (header, row)), strict=True))
     assert cells["too large"] == str(len(too_large))
-    assert cells["parameters of the best"] == "1,000"  # as `made_up` has it
+    assert cells["network parameters"] == "1,000"  # as `made_up` has it
     assert "95.4 % by DenseNet-BC" in report.path.read_text()
     page = report.path.with_suffix(".html").read_text()
     figures = {path.stem for path in (tmp_path / "toy-tuning/smoke/figures").glob("*.png")}

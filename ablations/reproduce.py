@@ -1,0 +1,38 @@
+"""Shell commands that make a study's runs again, for reports, provenance and messages."""
+
+import shlex
+from collections.abc import Sequence
+
+from ablations.plugins import imports
+from ablations.protocols import PROTOCOLS
+from ablations.runs import Run, length_name
+from ablations.study import Study, study_names
+
+
+def reproduce_command(study: Study, runs: Sequence[Run], overrides: Sequence[str] = ()) -> str:
+    """The command that makes these runs of a study again: "python -m ablations.run heads --protocol quick --seeds 3"."""
+    protocol, there = runs[0].protocol, {run.variant for run in runs}
+    options = []
+    if not study.pairs and {run.variant for run in study.expand(protocol, 1, overrides=overrides)} - there:
+        options += ["--variants", ",".join(name for name in study.variants if name in there)]
+    lengths = sorted({run.length for run in runs})
+    if lengths != [0] and not set(PROTOCOLS[protocol].lengths) <= set(lengths):
+        options += ["--lengths", ",".join(map(length_name, lengths))]
+    options += ["--seeds", str(1 + max(run.seed for run in runs))]
+    return command(study, protocol, overrides, options)
+
+
+def command(study: Study, protocol: str, overrides: Sequence[str] = (), options: Sequence[str] = ()) -> str:
+    """The command that runs the study or, where it was made by hand, the function."""
+    words = cli_arguments(study, protocol, overrides, options)
+    if not study.file and study.cli_name not in study_names():
+        return f"ablations.run_study(...) of a study made by hand, with {words}"
+    return f"python -m ablations.run {words}"
+
+
+def cli_arguments(study: Study, protocol: str, overrides: Sequence[str] = (), options: Sequence[str] = ()) -> str:
+    """The CLI arguments that name a study: "heads --protocol quick"; for a tuned study the name of the original."""
+    tuned = ["--tuned"] if study.pairs else []
+    changes = [word for override in overrides for word in ("--set", override)]
+    modules = [word for name in imports() for word in ("--import", name)]
+    return shlex.join([study.cli_name, "--protocol", protocol, *tuned, *options, *changes, *modules])
