@@ -13,6 +13,7 @@ from pathlib import Path
 from ablations.analysis.summary import Summary, each_row
 from ablations.protocols import PROTOCOLS
 from ablations.records import PROVENANCE, Store
+from ablations.reporting.answer import missing_sentence
 from ablations.reporting.files import Report, read_report
 from ablations.reporting.formatting import listed, p_is
 from ablations.reporting.plain import ALPHA, CLAIMS, Claim, capitalised, caution, plain_answer
@@ -107,13 +108,12 @@ def headline(rows: Sequence[Row], reports: Sequence[tuple[Study, str, Report]], 
     )
     claim = CLAIMS[HEADLINE]
     answer = plain_answer(study, summary).answer
-    declared = PROTOCOLS[protocol].seeds
-    seeds = f"{row.n} of {declared} seeds so far" if summary.variants["n"].max() < declared else f"{row.n} seeds"
     words = [
-        f"**After {row.length} training images: {answer}** (protocol `{protocol}`, n = {seeds}).",
+        f"**After {row.length} training images: {answer}** (protocol `{protocol}`, n = {row.n} seeds).",
         f"{claim.subject} minus {claim.object}: {row.effect} of test accuracy (95 % interval).",
         change_with_length(summary, claim),
         caution(protocol),
+        missing_sentence(study, protocol, summary),
     ]
     figure = "difference_against_images" if len(summary.by_length) else "differences"
     return "\n".join(

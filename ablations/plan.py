@@ -103,8 +103,7 @@ def detectable_line(study: Study, runs: Sequence[Run], store: Store) -> str:
     kept = [
         [r.test_accuracy for r in group]
         for name, group in groups.items()
-        if study.role(name) == "baseline"
-        or (study.role(name) == "confirmatory" and all(r.status == "finished" and not r.dead_classes for r in group))
+        if study.role(name) == "baseline" or (study.role(name) == "confirmatory" and all(r.learned for r in group))
     ]
     sd = stats.pooled_sd(kept)
     source = "measured in the runs there are" if sd > 0 else "assumed"

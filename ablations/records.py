@@ -82,6 +82,11 @@ class RunRecord:
         return self.status in RESULTS
 
     @property
+    def learned(self) -> bool:
+        """Return whether the run neither collapsed nor diverged, and predicts every class."""
+        return self.status == "finished" and self.dead_classes == 0
+
+    @property
     def precision(self) -> str:
         """The precision that the run was computed in. Records from before it was kept had what protocols asked for then."""
         asked = self.run.train.precision

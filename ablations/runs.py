@@ -105,6 +105,14 @@ def code_of(settings: Mapping[str, object]) -> str:
     return digests[0] if len(digests) == 1 else digest("".join(digests).encode())
 
 
+def settings_text(settings: Mapping[str, object]) -> str:
+    """ "lr 0.03, head alexnet" from {"train.lr": 0.03, "model.head": "alexnet"}."""
+    return ", ".join(
+        f"{key.partition('.')[2]} {value:.3g}" if isinstance(value, float) else f"{key.partition('.')[2]} {value}"
+        for key, value in settings.items()
+    )
+
+
 def flat(model: Changes, data: Changes, train: Changes) -> dict[str, object]:
     """{"model.head": "nin", ...} from the parts of a run."""
     parts = {"model": model, "data": data, "train": train}

@@ -74,15 +74,16 @@ class Comparison:
     difference    variant minus baseline, with the 95 % interval of the primary test: paired by seed, variances moderated over the
                   confirmatory comparisons; Welch's for exploratory ones, and where fewer than two seeds are shared
     p             of the primary test; p_holm corrected over the confirmatory comparisons, nan for others
-    p_dunnett     many-to-one comparison that assumes equal variances, nan for more than MOST_DUNNETT variants; p_sign_flip exact,
-                  over differences of equal seeds
+    p_dunnett     many-to-one comparison that assumes equal variances, nan for more than MOST_DUNNETT variants
+    p_sign_flip   exact, over differences of equal seeds; corrected like p
     p_equivalent  two one-sided tests at the margin, corrected like p
     prob_better   probability that a run of the variant beats one of the baseline, ties counting half
     detectable    difference that this comparison would have found with a power of 80 %, at the standard error seen; nan without
     verdict       "better", "worse", "equivalent" or "inconclusive"
     method        of the primary test: "moderated", "paired" or "welch"
     error         standard error of the difference, with `freedom` degrees of freedom, by the primary test
-    welch         variant minus baseline over all runs, with Welch's 95 % interval: a check; p_welch its p, uncorrected
+    welch         variant minus baseline over all runs, with Welch's 95 % interval: a check
+    p_welch       of Welch's test, p_welch_equivalent of Welch's two one-sided tests at the margin; both corrected like p
     seeds_if_seen, seeds_if_margin
                   seeds in all that decide an inconclusive comparison with a power of 80 % if the true difference is the one seen, or
                   the margin; infinite beyond what is feasible, nan for other verdicts
@@ -102,6 +103,7 @@ class Comparison:
     freedom: float = NAN
     welch: Interval = UNKNOWN
     p_welch: float = NAN
+    p_welch_equivalent: float = NAN
     seeds_if_seen: float = NAN
     seeds_if_margin: float = NAN
 
@@ -191,23 +193,31 @@ def compare(
     base = values[baseline]
     others = [name for name in samples if name != baseline]
     family = [name for name in others if name in confirmatory]
-    tests = {name: welch_test(samples[name], samples[baseline]) for name in others}
-    tests |= paired_tests(samples, baseline, family)
-    p_holm = dict(zip(family, holm([tests[name].p for name in family]), strict=True))
-    p_same = dict(zip(family, holm([tests[name].p_equivalent(margin) for name in family]), strict=True))
+
+    def corrected(p: Mapping[str, float]) -> dict[str, float]:
+        """Holm's correction over the confirmatory comparisons; the p of others stay."""
+        return {**p, **dict(zip(family, holm([p[name] for name in family]), strict=True))}
+
+    unpaired = {name: welch_test(samples[name], samples[baseline]) for name in others}
+    tests = unpaired | paired_tests(samples, baseline, family)
+    p_holm = corrected({name: test.p for name, test in tests.items()})
+    p_same = corrected({name: test.p_equivalent(margin) for name, test in tests.items()})
+    p_welch = corrected({name: test.p for name, test in unpaired.items()})
+    p_welch_same = corrected({name: test.p_equivalent(margin) for name, test in unpaired.items()})
+    p_flip = corrected(
+        {name: sign_flip(_paired(samples[name], samples[baseline])) if checks else NAN for name in others}
+    )
     p_dunnett = _dunnett({name: values[name] for name in family}, base) if checks else {}
     comparisons = {}
     for name in others:
         test = tests[name]
-        p_difference, p_equivalent = p_holm.get(name, test.p), p_same.get(name, test.p_equivalent(margin))
-        if p_equivalent < alpha:
+        if p_same[name] < alpha:
             verdict = EQUIVALENT
-        elif p_difference < alpha:
+        elif p_holm[name] < alpha:
             verdict = BETTER if test.estimate > 0 else WORSE
         else:
             verdict = INCONCLUSIVE
         num_tests = len(family) if name in family else 1
-        unpaired, p_welch = welch(values[name], base) if checks else (UNKNOWN, NAN)
         if_seen, if_margin = (
             planning.seeds_needed(true, test.sd_difference, margin, num_tests, alpha)
             if checks and verdict == INCONCLUSIVE
@@ -217,18 +227,19 @@ def compare(
         comparisons[name] = Comparison(
             difference=Interval(test.estimate, *test.limits()),
             p=test.p,
-            p_holm=p_holm.get(name, NAN),
+            p_holm=p_holm[name] if name in family else NAN,
             p_dunnett=p_dunnett.get(name, NAN),
-            p_sign_flip=sign_flip(_paired(samples[name], samples[baseline])) if checks else NAN,
-            p_equivalent=p_equivalent,
+            p_sign_flip=p_flip[name],
+            p_equivalent=p_same[name],
             prob_better=prob_better(values[name], base),
             detectable=planning.detectable_at(test.error, test.freedom, num_tests, alpha) if checks else NAN,
             verdict=verdict,
             method=test.method,
             error=test.error,
             freedom=test.freedom,
-            welch=unpaired,
-            p_welch=p_welch,
+            welch=Interval(unpaired[name].estimate, *unpaired[name].limits()),
+            p_welch=p_welch[name],
+            p_welch_equivalent=p_welch_same[name],
             seeds_if_seen=if_seen,
             seeds_if_margin=if_margin,
         )

@@ -16,7 +16,7 @@ from ablations.analysis import lengths, published, sequential, stats, variance
 from ablations.analysis.stats import POINTS
 from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord
-from ablations.runs import Run
+from ablations.runs import Run, settings_text
 from ablations.study import MEMORY, Study
 from nin.data import shape
 from nin.memory import activation_bytes
@@ -126,9 +126,14 @@ def verdict_text(row: Any) -> str:
 
 
 def failures(row: Any) -> str:
-    """Such as "1 of 3 diverged", for a row whose runs did not all finish; else empty."""
-    outcomes = [name for name in ("collapsed", "diverged") if getattr(row, name)]
-    return f"{row.collapsed + row.diverged} of {row.n} {' or '.join(outcomes)}" if outcomes else ""
+    """Such as "1 of 3 diverged" or "2 of 3 diverged or lost classes", for a row whose runs did not all learn; else empty."""
+    counts = {
+        "collapsed": row.collapsed,
+        "diverged": row.diverged,
+        "lost classes": row.impaired - row.collapsed - row.diverged,
+    }
+    outcomes = [name for name, count in counts.items() if count]
+    return f"{row.impaired} of {row.n} {' or '.join(outcomes)}" if outcomes else ""
 
 
 def summarise(study: Study, protocol: str, records: Sequence[RunRecord], looks: Sequence[int] = ()) -> Summary:
@@ -183,7 +188,7 @@ def _variants(study: Study, by_variant: Mapping[str, list[RunRecord]], target: f
         longest = max(budget(r) for group in by_variant.values() for r in group)
         raw = [stats.logrank(times[name], times[study.baseline], longest) for name in confirmatory]
         p_logrank = dict(zip(confirmatory, stats.holm(raw), strict=True))
-        failed = {name: sum(r.status != "finished" for r in group) for name, group in by_variant.items()}
+        failed = {name: sum(not r.learned for r in group) for name, group in by_variant.items()}
         sizes = {name: len(group) for name, group in by_variant.items()}
         p_failed = {
             name: stats.compare_rates(failed[name], sizes[name], failed[study.baseline], sizes[study.baseline])[1]
@@ -237,7 +242,7 @@ def _row(
     name: str, role: str, group: list[RunRecord], target: float, comparison: stats.Comparison | None, p_logrank: float
 ) -> dict[str, object]:
     first = group[0]
-    accuracy = variance.trained([r.test_accuracy for r in group], [r.status == "finished" for r in group])
+    accuracy = variance.trained([r.test_accuracy for r in group], [r.learned for r in group])
     budgets = [budget(r) for r in group]
     to_target = stats.summarise_times([r.examples_to_target(target) for r in group], budgets)
     nan = math.nan
@@ -273,6 +278,7 @@ def _row(
         "p_holm": against.p_holm,
         "test": against.method,
         "p_welch": against.p_welch,
+        "p_welch_equivalent": against.p_welch_equivalent,
         "difference_welch_low": welch["difference_low"],
         "difference_welch_high": welch["difference_high"],
         "p_dunnett": against.p_dunnett,
@@ -294,11 +300,12 @@ def _row(
         "collapsed": sum(r.status == "collapsed" for r in group),
         "diverged": sum(r.status == "diverged" for r in group),
         "peak_memory_mb": first.peak_memory_mb,
-        "impaired": sum(r.status != "finished" or r.dead_classes > 0 for r in group),
+        "impaired": sum(not r.learned for r in group),
         "shifted_accuracy_mean": float(np.mean([r.shifted_accuracy for r in group])),
         "dead_classes_mean": float(np.mean([r.dead_classes for r in group])),
         "runs_with_dead_classes": sum(r.dead_classes > 0 for r in group),
         "generalization_gap_mean": float(np.mean([r.generalization_gap for r in group])),
+        "test_loss_mean": float(np.mean([r.test_loss for r in group])),
     }
 
 
@@ -406,12 +413,7 @@ def _draws(pairs: Mapping[str, str], by_variant: Mapping[str, list[RunRecord]]) 
     return {
         name: (
             numbers[setting],
-            ", ".join(
-                f"{key.partition('.')[2]} {value:.3g}"
-                if isinstance(value, float)
-                else f"{key.partition('.')[2]} {value}"
-                for key, value in zip(changed, setting, strict=True)
-            ),
+            settings_text(dict(zip(changed, setting, strict=True))),
         )
         for name, setting in settings.items()
     }

@@ -24,7 +24,7 @@ class SeedsAndImages:
 
     difference   with its 95 % interval
     p            two-sided, that the difference is 0
-    seeds        standard error from seeds alone; `images` from test images alone
+    seeds        standard error from seeds alone; `images` what test images add to it. Their squares sum to that of both
     """
 
     difference: Interval
@@ -64,7 +64,7 @@ def seeds_and_images(
     over_images = float(columns.var(ddof=1)) / m
     both = max(over_seeds + over_images - residual / (n * m), over_images)
     if not both > 0:
-        return SeedsAndImages(Interval(estimate, NAN, NAN), NAN, math.sqrt(over_seeds), math.sqrt(over_images))
+        return SeedsAndImages(Interval(estimate, NAN, NAN), NAN, math.sqrt(over_seeds), 0.0)
     freedom = both**2 / (over_seeds**2 / seed_freedom + over_images**2 / (m - 1))
     sources = [(math.sqrt(both), freedom)] + ([(given.error, given.freedom)] if given else [])
     half = max(float(special.stdtrit(freedom, 0.975)) * error for error, freedom in sources)
@@ -72,7 +72,7 @@ def seeds_and_images(
         difference=Interval(estimate, estimate - half, estimate + half),
         p=max(float(2 * special.stdtr(freedom, -abs(estimate) / error)) for error, freedom in sources),
         seeds=math.sqrt(over_seeds),
-        images=math.sqrt(over_images),
+        images=math.sqrt(max(both - over_seeds, 0.0)),
     )
 
 
@@ -94,7 +94,7 @@ class Trained:
 
 
 def trained(accuracies: ArrayLike, has_trained: Sequence[bool]) -> Trained:
-    """Summary of a sample, given of each run whether it trained (neither collapsed nor diverged)."""
+    """Summary of a sample, given of each run whether it learned (neither collapsed nor diverged, and predicts every class)."""
     x, good = np.asarray(accuracies, dtype=float), np.asarray(has_trained, dtype=bool)
     if x.shape != good.shape:
         raise ValueError(f"one flag for each run: {len(x)} accuracies, {len(good)} flags")

@@ -6,6 +6,7 @@ import pandas as pd
 
 from ablations.analysis import sequential, stats
 from ablations.analysis.summary import AddedSeeds, Summary, each_row, failures
+from ablations.protocols import PROTOCOLS
 from ablations.reporting.formatting import (
     accuracy_text,
     draws_text,
@@ -17,7 +18,7 @@ from ablations.reporting.formatting import (
     p_text,
     seeds_text,
 )
-from ablations.reporting.plain import LINEAR, NOT_ANSWERED, capitalised, caution, plain_answer
+from ablations.reporting.plain import ALPHA, LINEAR, NOT_ANSWERED, capitalised, caution, failure_tests, plain_answer
 from ablations.study import MEMORY, Study
 from nin.cli import counted
 
@@ -40,18 +41,32 @@ def grounds(study: Study, protocol: str, summary: Summary) -> str:
     if study.answers in MEMORY:
         return _memory_sentence(MEMORY[study.answers], protocol, summary)
     added = _added_sentence(summary.added) if summary.added else ""
-    return " ".join(part for part in (*_grounds(study, protocol, summary), caution(protocol), added) if part)
+    notes = (caution(protocol), missing_sentence(study, protocol, summary), added)
+    return " ".join(part for part in (*_grounds(study, protocol, summary), *notes) if part)
 
 
 def _grounds(study: Study, protocol: str, summary: Summary) -> list[str]:
-    accuracies = _accuracy_sentence(study, protocol, summary)
     if study.answers == "failures" and len(summary.variants):
-        return [_failure_sentence(study, protocol, summary), accuracies]
+        return [_failure_sentence(study, protocol, summary)]
+    accuracies = _accuracy_sentence(study, protocol, summary)
     failed = [f"{row.variant} ({failures(row)})" for row in each_row(summary.variants) if failures(row)]
     note = f"These numbers include runs that did not learn: {listed(failed)}." if failed else ""
     if study.pairs:
         return [_tuned_sentence(study, protocol, summary), note]
     return [_published_sentence(protocol, summary) if len(summary.published) else "", accuracies, note]
+
+
+def missing_sentence(study: Study, protocol: str, summary: Summary) -> str:
+    """Name what the study declares and has not trained yet: seeds, or all of its controls."""
+    table = summary.variants
+    if not len(table):
+        return ""
+    declared, num = study.seeds or PROTOCOLS[protocol].seeds, int(table["n"].max())
+    parts = [f"{num} of the {declared} declared seeds are trained, so verdicts may change"] if num < declared else []
+    roles = {study.role(name) for name in study.variants}
+    if "control" in roles and "control" not in set(table["role"]):
+        parts.append("its controls of equal size or depth are not trained yet")
+    return f"{capitalised('; '.join(parts))}." if parts else ""
 
 
 def _added_sentence(added: AddedSeeds) -> str:
@@ -70,7 +85,9 @@ def _tuned_sentence(study: Study, protocol: str, summary: Summary) -> str:
     others = table[table["variant"] != study.baseline] if len(table) else table
     if not len(others):
         return f"Under `{protocol}` there are no results of both {study.baseline} and a variant as tuned."
-    verdicts = _verdicts(others.rename(columns=lambda name: name.removesuffix("_tuned")).assign(decided_at=0))
+    verdicts = _verdicts(
+        others.rename(columns=lambda name: name.removesuffix("_tuned")).assign(decided_at=0), study.margin
+    )
     (base,) = each_row(table[table["variant"] == study.baseline])
     interval = interval_text(base.accuracy_mean_tuned, base.accuracy_low_tuned, base.accuracy_high_tuned, 100, " %")
     changed = others["variant"][others["verdict_fixed"] != others["verdict_tuned"]]
@@ -135,14 +152,12 @@ def _failure_sentence(study: Study, protocol: str, summary: Summary) -> str:
 
 def _failure_comparisons(study: Study, table: pd.DataFrame) -> list[str]:
     """The rates of the confirmatory variants against the baseline's: Fisher's exact test, corrected by Holm."""
-    base, others = table[table["variant"] == study.baseline], table[table["role"] == "confirmatory"]
-    if not len(base) or not len(others):
+    tests = failure_tests(study, table)
+    if not tests:
         return []
-    (row,) = each_row(base)
-    tests = [stats.compare_rates(other.impaired, other.n, row.impaired, row.n) for other in each_row(others)]
     by_outcome: dict[str, list[str]] = {"fewer": [], "more": [], "undecided": []}
-    for name, (difference, _), p in zip(others["variant"], tests, stats.holm([p for _, p in tests]), strict=True):
-        outcome = "undecided" if not p <= 0.05 else "fewer" if difference.estimate < 0 else "more"
+    for name, (difference, p) in tests.items():
+        outcome = "undecided" if not p <= ALPHA else "fewer" if difference < 0 else "more"
         by_outcome[outcome].append(name if outcome == "undecided" else f"{name} ({p_text(p)})")
     said = [
         f"**{outcome} with {listed(names)}**"
@@ -164,10 +179,10 @@ def _accuracy_sentence(study: Study, protocol: str, summary: Summary) -> str:
     if not len(others):
         return f"Under `{protocol}` nothing is compared with {study.baseline} yet: train another variant with `--variants`."
     row = base.iloc[0]
-    return f"{_baseline(f'baseline {study.baseline}', protocol, accuracy_text(row, ' %'), row.n)} {_verdicts(others)}"
+    return f"{_baseline(f'baseline {study.baseline}', protocol, accuracy_text(row, ' %'), row.n)} {_verdicts(others, study.margin)}"
 
 
-def _verdicts(others: pd.DataFrame) -> str:
+def _verdicts(others: pd.DataFrame, margin: float) -> str:
     """Such as "**0x is better by ...**. 3x is inconclusive (...)." of rows with differences and verdicts."""
     sentences = []
     for verdict in ("better", "worse", "equivalent"):
@@ -180,7 +195,10 @@ def _verdicts(others: pd.DataFrame) -> str:
             p = other.p_equivalent if verdict == "equivalent" else other.p_holm
             corrected = f"decided at {other.decided_at} seeds" if other.decided_at else f"corrected {p_is(p)}"
             relation = "is equivalent, differing" if verdict == "equivalent" else f"is {verdict}"
-            parts.append(f"**{other.variant} {relation} by {gap}, {corrected}**")
+            small = (
+                f", less than the margin of {100 * margin:g}" if verdict != "equivalent" and size < 100 * margin else ""
+            )
+            parts.append(f"**{other.variant} {relation} by {gap}{small}, {corrected}**")
         if parts:
             sentences.append("; ".join(parts))
     futile = list(others[others["verdict"] == sequential.FUTILE]["variant"])

@@ -19,6 +19,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
@@ -105,7 +106,7 @@ class Tables:
         return {"color": colour, "marker": kinds[self._round(name) % len(kinds)], "markerfacecolor": face}
 
     def label(self, name: str) -> str:
-        """The name and, where runs collapsed or diverged, how many."""
+        """The name and, where runs did not learn, how many."""
         row = next(row for row in each_row(self.variants) if row.variant == name)
         return ", ".join(filter(None, [name, failures(row)]))
 
@@ -117,10 +118,14 @@ class Tables:
 
 
 def learning_curves(tables: Tables) -> Figure:
-    """Validation accuracy against training images: the mean over seeds, and a band from the lowest to the highest seed. A run
-    that diverged stays in both at its last accuracy.
+    """Validation accuracy against training images, of the longest trainings: the mean over seeds, and a band from the lowest to the
+    highest seed. The axis leaves out the first tenth of the training where accuracy is lower. A run that diverged stays in both
+    at its last accuracy.
     """
     figure, panels = _curve_axes(tables, f"Learning curves: mean of {tables.seeds}, band from lowest to highest")
+    later = tables.curves[tables.curves["examples"] >= tables.budget / 10]
+    low, high = later["val_accuracy"].min(), later["val_accuracy"].max()
+    panels[0][0].set_ylim(low - 0.05 * (high - low) - 0.005, high + 0.05 * (high - low) + 0.005)
     for axes, names in panels:
         for name in names:
             curves = tables.curves[tables.curves["variant"] == name]
@@ -129,7 +134,7 @@ def learning_curves(tables: Tables) -> Figure:
             axes.plot(seeds.index, seeds.mean(axis=1), **tables.line(name), label=tables.label(name))
             axes.fill_between(seeds.index, low, high, color=tables.colour(name), alpha=0.15, linewidth=0)
         axes.axhline(tables.target, color="grey", linewidth=1, linestyle=":")
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     _name_curves(figure, panels)
     figure.supylabel(f"validation accuracy (dotted: target {tables.target:.0%})", fontsize=9)
     return figure
@@ -275,16 +280,20 @@ def differences(tables: Tables) -> Figure:
 
 def difference_against_images(tables: Tables) -> Figure:
     """Difference of test accuracy to the baseline, with its 95 % interval, against the training images that each training had.
-    The margin within which variants count as equivalent is shaded. Controls and exploratory variants are dashed.
+    At the right, the longest trainings alone, on an axis of their own. The margin within which variants count as equivalent is
+    shaded. Controls and exploratory variants are dashed.
     """
     baseline = tables.study.baseline
     names = [name for name in tables.study.variants if name in set(tables.by_length["variant"]) and name != baseline]
     figure = _figure(tables, f"Difference to {baseline} against training length: 95 % intervals", height=4.6)
-    axes = _axes(figure)
+    grid = figure.add_gridspec(1, 2, width_ratios=(2, 1))
+    axes, last = _axes(figure, grid[0]), _axes(figure, grid[1])
     lengths = np.sort(tables.by_length["length"].unique()).astype(float)
     margin = 100 * tables.study.margin
-    axes.axhspan(-margin, margin, color="lightgrey", alpha=0.6, linewidth=0, label=f"margin of {margin:g} points")
-    axes.axhline(0, color="black", linewidth=1)
+    for panel in (axes, last):
+        label = f"margin of {margin:g} points" if panel is axes else None
+        panel.axhspan(-margin, margin, color="lightgrey", alpha=0.6, linewidth=0, label=label)
+        panel.axhline(0, color="black", linewidth=1)
     for place, name in enumerate(names):
         rows = tables.by_length[tables.by_length["variant"] == name].sort_values("length")
         x = rows["length"] * 1.02 ** (
@@ -293,6 +302,15 @@ def difference_against_images(tables: Tables) -> Figure:
         axes.plot(x, rows["difference"], **tables.line(name), label=name)
         axes.plot(x, rows["difference"], **tables.marker(name), linestyle="", markersize=4)
         axes.vlines(x, rows["difference_low"], rows["difference_high"], color=tables.colour(name), linewidth=1)
+        longest = rows[rows["length"] == lengths[-1]]
+        last.plot([place] * len(longest), longest["difference"], **tables.marker(name), linestyle="", markersize=5)
+        last.vlines(
+            [place] * len(longest), longest["difference_low"], longest["difference_high"], color=tables.colour(name)
+        )
+    last.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+    last.set_xlim(-0.6, len(names) - 0.4)
+    last.set_ylim(_length_limits(tables.by_length[tables.by_length["length"] == lengths[-1]], margin))
+    last.set_title(f"after {length_name(round(lengths[-1]))} images, enlarged", fontsize=9)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(list(lengths)))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -324,12 +342,12 @@ def generalization_gap(tables: Tables) -> Figure:
     for y, name in enumerate(tables.names):
         runs, colour = tables.runs[tables.runs["variant"] == name], tables.colour(name)
         points, heights = 100 * runs["generalization_gap"].to_numpy(), _spread(y, len(runs))
-        learned = (runs["status"] == "finished").to_numpy()
+        learned = ((runs["status"] == "finished") & (runs["dead_classes"] == 0)).to_numpy()
         axes.plot(points[learned], heights[learned], "o", color=colour, markersize=5, alpha=0.8)
         axes.plot(points[~learned], heights[~learned], "x", color=colour, markersize=6)
         axes.plot([points.mean()] * 2, [y - 0.3, y + 0.3], color=colour, linewidth=2)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_xlabel("points (crosses: collapsed or diverged)", fontsize=9)
+    axes.set_xlabel("points (crosses: collapsed, diverged or lost classes)", fontsize=9)
     return figure
 
 
@@ -474,7 +492,7 @@ def _figure(tables: Tables, title: str, height: float) -> Figure:
     return figure
 
 
-def _axes(figure: Figure, *position: int, share: Axes | None = None) -> Axes:
+def _axes(figure: Figure, *position: int | SubplotSpec, share: Axes | None = None) -> Axes:
     with sns.axes_style("whitegrid"):
         axes = figure.add_subplot(*position, sharex=share, sharey=share)
     axes.tick_params(labelsize=8)

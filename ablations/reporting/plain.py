@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 from ablations.analysis import stats
 from ablations.analysis.summary import Summary, each_row, failures
 from ablations.reporting.formatting import interval_text, listed, megabytes_text, p_is
@@ -59,8 +61,12 @@ class Claim:
         return f" ({self.note})" if self.note else ""
 
 
-def _memory(row: Any, base: Any) -> str:
-    return f"memory {megabytes_text(row.peak_memory_mb)} against {megabytes_text(base.peak_memory_mb)}"
+def _memory_and_overfitting(row: Any, base: Any) -> str:
+    return (
+        f"memory {megabytes_text(row.peak_memory_mb)} against {megabytes_text(base.peak_memory_mb)}; train minus test accuracy "
+        f"{100 * row.generalization_gap_mean:.1f} against {100 * base.generalization_gap_mean:.1f} points; test loss "
+        f"{row.test_loss_mean:.2f} against {base.test_loss_mean:.2f}"
+    )
 
 
 def _level(row: Any, base: Any) -> str:
@@ -108,12 +114,12 @@ CLAIMS: Mapping[str, Claim] = {
         "one of 1,024",
         note="units",
         relations={
-            stats.BETTER: "because of memory: {subject} is even more accurate than {object}",
-            stats.EQUIVALENT: "because of memory: {subject} is as accurate as {object}",
-            stats.WORSE: "because of both: {subject} takes more memory and is less accurate than {object}",
-            stats.INCONCLUSIVE: "because of memory; that {subject} is less accurate than {object} is not shown",
+            stats.BETTER: "memory grows with the width, accuracy does not fall: {subject} is more accurate than {object}",
+            stats.EQUIVALENT: "memory grows with the width, accuracy does not fall: {subject} is as accurate as {object}",
+            stats.WORSE: "memory grows with the width, accuracy falls: {subject} is less accurate than {object}",
+            stats.INCONCLUSIVE: "memory grows with the width; whether {subject} is less accurate than {object} is undecided",
         },
-        also=_memory,
+        also=_memory_and_overfitting,
     ),
     "label_noise": Claim("65536 noisy", "a layer of 65,536 units on noisy labels", "one of 1,024 units"),
     "batch_memory": Claim(),
@@ -151,7 +157,7 @@ def plain_answer(study: Study, summary: Summary) -> Plain:
     if not len(summary.variants):
         return Plain(NOT_ANSWERED, "")
     if study.answers == "failures":
-        return _of_failures(claim, summary)
+        return _of_failures(study, claim, summary)
     if len(summary.published):
         return _of_published(claim, summary)
     if claim.effect:
@@ -216,7 +222,7 @@ def _of_factors(claim: Claim, summary: Summary) -> Plain:
     return Plain(f"[{claim.positive if row.difference > 0 else claim.negative}]", _points(row))
 
 
-def _of_failures(claim: Claim, summary: Summary) -> Plain:
+def _of_failures(study: Study, claim: Claim, summary: Summary) -> Plain:
     table = summary.variants.assign(share=lambda table: table["impaired"] / table["n"])
     (most, least), num = (table["share"].max(), table["share"].min()), len(table)
     worst, best = (table[table["share"] == share] for share in (most, least))
@@ -224,6 +230,8 @@ def _of_failures(claim: Claim, summary: Summary) -> Plain:
         return Plain(f"all {num} settings fail equally often", _rate(next(each_row(worst))))
     fewest = "never" if least == 0 else "least often"
     answer = f"runs fail most often with {_few(list(worst['variant']))}{claim.explained}, {fewest} with {len(best)} of {num} settings"
+    if not any(p <= ALPHA for _, p in failure_tests(study, summary.variants).values()):
+        answer += f"; that any setting differs from `{study.baseline}` is not shown"
     return Plain(answer, f"{_rate(next(each_row(worst)))} against {_rate(next(each_row(best)))}")
 
 
@@ -251,6 +259,20 @@ def _of_memory(summary: Summary) -> Plain:
     last = lines[-1]
     line = f"{last.network}: {megabytes_text(last.fixed_mb)} + {megabytes_text(last.per_image_mb)} per image"
     return Plain(answer, f"{line}, R squared {min(row.r_squared for row in lines):.4f} or more")
+
+
+def failure_tests(study: Study, table: pd.DataFrame) -> dict[str, tuple[float, float]]:
+    """Share of failed runs minus the baseline's, and Fisher's exact p corrected by Holm's method, of each confirmatory variant."""
+    base, others = table[table["variant"] == study.baseline], table[table["role"] == "confirmatory"]
+    if not len(base) or not len(others):
+        return {}
+    row = next(each_row(base))
+    tests = [stats.compare_rates(other.impaired, other.n, row.impaired, row.n) for other in each_row(others)]
+    corrected = stats.holm([p for _, p in tests])
+    return {
+        name: (difference.estimate, p)
+        for name, (difference, _), p in zip(others["variant"], tests, corrected, strict=True)
+    }
 
 
 def _few(names: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 from ablations.analysis import stats
 from ablations.analysis.planning import MAX_PLANNED_SEEDS
 from ablations.analysis.summary import Summary, each_row, verdict_text
+from ablations.records import RunRecord
 from ablations.reporting.formatting import (
     accuracy_text,
     count_text,
@@ -21,8 +22,9 @@ from ablations.reporting.formatting import (
     p_is,
     p_text,
 )
+from ablations.reporting.plain import ALPHA
 from ablations.reporting.provenance import what_was_run
-from ablations.runs import length_name
+from ablations.runs import length_name, settings_text
 from ablations.study import MEMORY, Study
 from nin.shift import SHIFT
 
@@ -71,6 +73,9 @@ def sections(
             what_was_run(study, protocol, records, overrides, damaged),
         ]
     target = study.target(protocol)
+    shortest = (
+        " These are times within the longest training; a shorter schedule reaches it sooner." if summary.length else ""
+    )
     sections = opening
     table = summary.variants
     if len(table):
@@ -92,7 +97,7 @@ def sections(
             f"How many training images until a validation accuracy of {target:.0%}? The target was declared before the runs. *Hits* "
             "counts the runs that reached it. The median is infinite where fewer than half did. The log-rank test compares the times "
             "with the baseline's; with fewer than about 10 runs a group it finds differences too readily, so it is a hint and not a "
-            "claim.",
+            f"claim.{shortest}",
             _convergence_table(table),
             _convergence_detail_table(table, summary),
             "The restricted mean counts a run that missed the target with all of its images. The mean height of the curve is the mean "
@@ -145,6 +150,7 @@ def sections(
                 "Compare their differences with those above, not their accuracies.",
                 _anchors_table(summary.anchors),
             ]
+    sections += ["## Variants", *_variants(study, protocol, records)]
     return [*sections, "## What was run", what_was_run(study, protocol, records, overrides, damaged)]
 
 
@@ -229,10 +235,15 @@ def _accuracy_notes(study: Study, table: pd.DataFrame) -> str:
         table[~table["role"].isin(["baseline", "confirmatory"])],
     )
     margin = 100 * study.margin
+    method = (
+        ", and estimates each variance with the help of the other comparisons'. p is corrected for the number of comparisons by Holm's "
+        "method; the interval is not."
+        if len(confirmatory) > 1
+        else "."
+    )
     lines = [
         "Intervals are 95 %. A *difference* is a variant's mean test accuracy minus the baseline's. The test pairs runs of equal seed, "
-        "which share their first weights and the order of images, and estimates each variance with the help of the other "
-        "comparisons'. p is corrected for the number of comparisons by Holm's method; the interval is not. *Equivalent*: two one-sided "
+        f"which share their first weights and the order of images{method} *Equivalent*: two one-sided "
         f"tests place the difference within {margin:g} points. *Inconclusive*: neither a difference nor equivalence is "
         f"shown.{_bracket_note(table)}",
     ]
@@ -241,6 +252,7 @@ def _accuracy_notes(study: Study, table: pd.DataFrame) -> str:
     if len(nearly):
         each = listed(f"{row.variant} ({p_is(row.p_equivalent)})" for row in each_row(nearly))
         lines.append(f"Within the margin, but not shown to be equivalent once p is corrected: {each}.")
+    lines += _unconfirmed(confirmatory)
     if len(others):
         lines.append(
             "Square brackets mark exploratory results, of variants that the study did not declare as its comparisons. They are "
@@ -248,8 +260,8 @@ def _accuracy_notes(study: Study, table: pd.DataFrame) -> str:
         )
     if not table["mean_is_reliable"].all():
         lines.append(
-            "*Unreliable*: some runs did not train. Where a tenth of runs collapse, Student's interval of the mean covers 27, 41 and "
-            "65 % at 3, 5 and 10 runs, not 95 %. *Runs that failed to learn* gives the share that trained and their mean."
+            "*Unreliable*: some runs did not learn. Where a tenth of runs collapse, Student's interval of the mean covers 27, 41 and "
+            "65 % at 3, 5 and 10 runs, not 95 %. *Runs that failed to learn* gives the share that learned and their mean."
         )
     detectable = confirmatory["detectable"].dropna()
     if len(detectable):
@@ -258,6 +270,23 @@ def _accuracy_notes(study: Study, table: pd.DataFrame) -> str:
             f"{', by variant' if detectable.nunique() > 1 else ''}. A smaller difference that was not found is undecided, not absent."
         )
     return "\n\n".join(lines)
+
+
+def _unconfirmed(confirmatory: pd.DataFrame) -> list[str]:
+    """Name verdicts that rest on the pairing and the shared variances of the primary test: Welch's test does not confirm them."""
+    verdicts = (([stats.BETTER, stats.WORSE], "p_welch"), ([stats.EQUIVALENT], "p_welch_equivalent"))
+    each = [
+        f"{row.variant} {row.verdict} ({p_is(getattr(row, column))})"
+        for names, column in verdicts
+        for row in each_row(confirmatory[confirmatory["verdict"].isin(names)])
+        if not getattr(row, column) < ALPHA
+    ]
+    if not each:
+        return []
+    return [
+        "Welch's test, which neither pairs runs nor shares variances between comparisons and so finds less with few seeds, does not "
+        f"confirm: {listed(each)}, corrected. More seeds would make these verdicts safer."
+    ]
 
 
 def _detail_table(table: pd.DataFrame) -> str:
@@ -303,7 +332,7 @@ def _detail_notes(table: pd.DataFrame) -> str:
         parts = both["error_images"] ** 2 / (both["error_seeds"] ** 2 + both["error_images"] ** 2)
         lines.append(
             "*Difference over test images too*: the interval for other seeds and other test images at once (crossed random effects, "
-            f"Owen 2007). Images make up {_percent_text(parts)} % of its variance. Verdicts are about other seeds on these test images."
+            f"Owen 2007). Images add {_percent_text(parts)} % of its variance. Verdicts are about other seeds on these test images."
             + (
                 f" The interval includes 0 for {listed(holds_0)}: another test set might undo the verdict."
                 if len(holds_0)
@@ -313,7 +342,8 @@ def _detail_notes(table: pd.DataFrame) -> str:
     if table["prob_better"].notna().any():
         lines.append(
             "*P(better)*: the estimated probability that a run of the variant beats one of the baseline. The other p-values are "
-            "checks by other tests of the declared comparisons; Dunnett's is corrected and assumes equal variances."
+            "checks of the declared comparisons by other tests. Welch's and the sign-flip p are corrected by Holm's method. Dunnett's "
+            "is corrected by construction and assumes equal variances."
         )
     if table["seeds_if_seen"].notna().any():
         lines.append(
@@ -386,7 +416,8 @@ def _length_sections(study: Study, summary: Summary) -> list[str]:
         f"Does the difference to {study.baseline} depend on how long networks train? Each length, in training images, is a training "
         "of its own with a complete schedule. The table has differences in points of test accuracy with 95 % intervals, and the "
         "baseline's accuracy. Verdicts are corrected by Holm's method within each length; the study's answer is that of the longest. "
-        "The last column is the difference after the longest minus that after the shortest, paired by seed, by the same test."
+        "The last column is the difference after the longest minus that after the shortest, paired by seed, by the same test. All "
+        "lengths and variants share one learning rate, tuned for none of them: a variant that trains slowly may be behind for that."
         f"{_bracket_note(table)}",
         markdown_table(rows),
     ]
@@ -426,20 +457,23 @@ def _convergence_detail_table(table: pd.DataFrame, summary: Summary) -> str:
 
 
 def _failure_table(table: pd.DataFrame) -> str:
-    if not table[["collapsed", "diverged", "runs_with_dead_classes"]].to_numpy().any():
+    if not table["impaired"].any():
         return (
             f"All {table['n'].sum()} runs learned: none collapsed to chance, none diverged, and none stopped predicting a class. With "
             f"{ends_text(table['n'], 0)} runs a variant, rare failures go unseen."
         )
     rows = []
-    for row in each_row(table):
+    baseline_failed = bool(table.loc[table["role"] == "baseline", "impaired"].any())
+    shown = table if baseline_failed else table[(table["impaired"] > 0) | (table["role"] == "baseline")]
+    others = table[~table["variant"].isin(shown["variant"])]
+    for row in each_row(shown):
         rows.append(
             {
                 "variant": row.variant,
                 "runs": row.n,
                 "collapsed": row.collapsed,
                 "diverged": row.diverged,
-                "trained, % (Wilson 95 %)": interval_text(
+                "learned, % (Wilson 95 %)": interval_text(
                     row.share_trained, row.share_trained_low, row.share_trained_high, 100
                 ),
                 "test accuracy of those, %": ""
@@ -452,9 +486,10 @@ def _failure_table(table: pd.DataFrame) -> str:
         )
     return (
         markdown_table(rows)
-        + "\n\n*Collapsed*: validation accuracy never left chance. *Diverged*: a loss was not finite. *Trained*: neither. A class is "
-        "*dead* if the network never predicts it on the test set. All of these runs are in the means above. p is from Fisher's exact "
-        "test and not corrected."
+        + (f"\n\nAll {others['n'].sum()} runs of the other {len(others)} variants learned." if len(others) else "")
+        + "\n\n*Collapsed*: validation accuracy never left chance. *Diverged*: a loss was not finite. A class is *dead* if the "
+        "network never predicts it on the test set. *Learned*: none of these. The means above include all runs. p is from Fisher's "
+        "exact test and not corrected."
     )
 
 
@@ -508,6 +543,19 @@ def _anchors_table(table: pd.DataFrame) -> str:
             }
         )
     return markdown_table(rows)
+
+
+def _variants(study: Study, protocol: str, records: Sequence[RunRecord]) -> list[str]:
+    there = {record.run.variant for record in records}
+    rows: list[dict[str, object]] = []
+    for name, variant in study.variants.items():
+        if name in there:
+            match = variant.match
+            size = f"{match.field} such that {match.by} are those of {match.variant}" if match else ""
+            changes = ", ".join(part for part in (settings_text(variant.settings), size) if part)
+            rows.append({"variant": name, "role": study.role(name), "settings": changes or "the protocol's own"})
+    text = f"A variant is the network, data and training of protocol `{protocol}` with these settings changed."
+    return [text, markdown_table(rows)]
 
 
 def _difference_table(table: pd.DataFrame, label: str) -> str:

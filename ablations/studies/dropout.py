@@ -1,7 +1,7 @@
 """Is global average pooling a regulariser, as dropout is?
 
 NiN's head and a fully connected one, each with and without dropout, as in the paper's own ablation; and all four again with a
-tenth of the training images, seen ten times as often, where a regulariser has more to do.
+tenth of the training images, seen ten times as often, where a regulariser has more to do. Those are compared among each other.
 """
 
 from ablations.study import Study, Variant
@@ -12,7 +12,9 @@ STUDY = Study(
     baseline="gap 0.5",
     variants={
         f"{name} {dropout}{suffix}": Variant(
-            model={"head": head, "dropout": dropout}, data={"train_fraction": fraction}
+            model={"head": head, "dropout": dropout},
+            data={"train_fraction": fraction},
+            role="confirmatory" if fraction == 1.0 else "exploratory",
         )
         for suffix, fraction in (("", 1.0), (" tenth", 0.1))
         for name, head in HEADS.items()

@@ -22,7 +22,7 @@ from ablations.execution.signals import handle_signals
 from ablations.execution.worker import load_cached
 from ablations.records import Store, write_atomically
 from ablations.reporting.terminal import fitting_table
-from ablations.runs import Run
+from ablations.runs import Run, settings_text
 from ablations.servers import server_command
 from ablations.study import MAX_SEEDS, Study
 from ablations.tracking.mlflow_tree import open_tracker
@@ -184,11 +184,7 @@ def winners_table(tasks: Sequence[Task], winners: Mapping[str, Winner], width: i
         if winner is None:
             rows.append([*row, "–", "–", "none"])
             continue
-        settings = ", ".join(
-            f"{key.partition('.')[2]} {value:.3g}" if isinstance(value, float) else f"{key.partition('.')[2]} {value}"
-            for key, value in winner.params.items()
-        )
-        rows.append([*row, f"{100 * winner.value:.2f}", str(winner.trial), settings])
+        rows.append([*row, f"{100 * winner.value:.2f}", str(winner.trial), settings_text(winner.params)])
     return fitting_table(header, rows, width, ("its settings", "trials"))
 
 

@@ -89,7 +89,7 @@ def test_repaired_labels_are_trained_on_and_old_results_kept_aside(
     (line,) = (line for line in shown.err.splitlines() if "batch_size" not in line)
     assert line == (
         "warning: 4 finished runs of num_1x1 used older images or labels of folder:pets: trained again "
-        f"with the old records kept in {store.superseded_folder}"
+        f"(old records: {store.superseded_folder})"
     )
     assert len(executed) == 8
     assert {path.name: path.read_bytes() for path in store.superseded_folder.glob("*/*.json")} == before
