@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nin.cli import OneLineParser, add_import_option, counted, exit_with, positive, require_figure_file
+from nin.cli import OneLineParser, add_run_argument, counted, exit_with, positive, require_figure_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -125,18 +125,12 @@ def _shortened(name: str) -> str:
 
 def _parser() -> OneLineParser:
     parser = OneLineParser(prog="python -m nin.cam", description="Class maps of trained networks over test images.")
-    parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="a .safetensors file, (the start of) a run_id, or a name: 2x:0"
-    )
+    add_run_argument(parser, several=True)
     parser.add_argument(
         "--out", type=Path, default=Path("class-maps.png"), metavar="FILE", help="figure file (default: class-maps.png)"
     )
     parser.add_argument("--images", type=positive, default=8, metavar="N", help="test images to show (default: 8)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of images (default: 0)")
-    add_import_option(parser)
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="DIR", help="results folder (default: results)"
-    )
     return parser
 
 

@@ -1,4 +1,7 @@
-"""Shared parts of the command lines: one-line errors on stderr without credentials, and exit statuses. Standard library only."""
+"""Shared parts of the command lines: arguments, one-line errors on stderr without credentials, and exit statuses.
+
+Imports only the standard library when it is loaded.
+"""
 
 import argparse
 import gc
@@ -49,8 +52,16 @@ def positive(text: str) -> int:
     return value
 
 
-def add_import_option(parser: argparse.ArgumentParser) -> None:
-    """--import, for a trained network that is made of code from outside this package."""
+def add_run_argument(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add what names a trained network: RUN (`run`, or `runs` of several) and --results, and --import for the code it needs."""
+    text = "a .safetensors file, (the start of) a run_id, or a name: 2x:0"
+    if several:
+        parser.add_argument("runs", nargs="+", metavar="RUN", help=text)
+    else:
+        parser.add_argument("run", metavar="RUN", help=text)
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="results folder (default: results)"
+    )
     parser.add_argument(
         "--import",
         action="append",

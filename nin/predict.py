@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nin.cli import OneLineParser, add_import_option, exit_with, positive
+from nin.cli import OneLineParser, add_run_argument, exit_with, positive
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -75,15 +75,11 @@ def _table(paths: Sequence[Path], probabilities_NK: "Tensor", classes: Sequence[
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="python -m nin.predict", description="Classify your own images with a trained network.")
-    parser.add_argument("run", metavar="RUN", help="a .safetensors file, (the start of) a run_id, or a name: 2x:0")
+    add_run_argument(parser)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
     parser.add_argument("--top", type=positive, default=3, metavar="K", help="classes to show (default: 3)")
     parser.add_argument(
         "--invert", action="store_true", help="swap light and dark; Fashion-MNIST shows light clothes on black"
-    )
-    add_import_option(parser)
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="DIR", help="results folder (default: results)"
     )
     return parser
 

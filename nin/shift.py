@@ -6,10 +6,9 @@ test images of a trained network by 0 to N pixels and prints its accuracy.
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nin.cli import SUCCESS, OneLineParser, exit_with, positive
+from nin.cli import SUCCESS, OneLineParser, add_run_argument, exit_with, positive
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,15 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
 
     from nin.cli import text_table
-    from nin.data import load
-    from nin.weights import find
-    from nin.weights import load as load_trained
+    from nin.weights import find, load, load_data
 
-    trained = load_trained(find(arguments.run, arguments.results))
+    trained = load(find(arguments.run, arguments.results))
     card = trained.card
-    data = load(card.data)
-    if data.checksum != card.data_checksum:
-        raise ValueError(f"{card.name} was trained on other images or labels than {card.data.name} holds now")
+    data = load_data(card)
     rows = [
         [f"{pixels}", f"{100 * shifted_score(trained.network, data, card.train, pixels).accuracy:.2f} %"]
         for pixels in range(arguments.most + 1)
@@ -69,11 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="python -m nin.shift", description="Measure accuracy on shifted test images.")
-    parser.add_argument("run", metavar="RUN", help="a .safetensors file, (the start of) a run_id, or a name: 2x:0")
+    add_run_argument(parser)
     parser.add_argument("--most", type=positive, default=6, metavar="N", help="pixels to shift by at most (default: 6)")
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="DIR", help="results folder (default: results)"
-    )
     return parser
 
 

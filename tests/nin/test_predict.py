@@ -14,6 +14,7 @@ from trained_networks import DATA, keep, make
 import nin.cam
 import nin.export
 import nin.predict
+import nin.shift
 from nin.data import load
 from nin.model import predict
 from nin.pooling import POOLINGS
@@ -107,7 +108,7 @@ def test_command_shows_the_likeliest_classes_in_order(
     ]
 
 
-@pytest.mark.parametrize("command", [nin.predict.main, nin.cam.main, nin.export.main])
+@pytest.mark.parametrize("command", [nin.predict.main, nin.cam.main, nin.export.main, nin.shift.main])
 def test_a_network_of_other_code_is_used_with_import(
     command: Callable[[list[str]], int], picture: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
