@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from nin.cli import reason
 from nin.history import Evaluation
 from nin.machine import is_accelerator, rng_state, set_rng_state
 
@@ -84,8 +85,9 @@ class Checkpoint:
         except Exception as error:  # parsers raise whatever they stumble on
             for name, values in before.items():
                 self._parts[name].load_state_dict(values)
-            reason = " ".join(str(error).split()) or type(error).__name__
-            warnings.warn(f"checkpoint {self.path} is not used ({reason[:200]}): training from the start", stacklevel=2)
+            warnings.warn(
+                f"checkpoint {self.path} is not used ({reason(error)}): training from the start", stacklevel=2
+            )
             return []
         return curve
 
@@ -104,9 +106,8 @@ class Checkpoint:
             self._save(curve)
         except (OSError, RuntimeError) as error:  # torch's writer makes a full disk a RuntimeError about positions
             cause = error.__context__ if isinstance(error.__context__, OSError) else error
-            reason = " ".join(str(cause).split())[:200]
             warnings.warn(  # the folder and not the file, so that it is the same line for all runs
-                f"checkpoints cannot be written to {self.path.parent} ({reason}): training goes on", stacklevel=2
+                f"checkpoints cannot be written to {self.path.parent} ({reason(cause)}): training goes on", stacklevel=2
             )
         self._cost = time.monotonic() - started
         self._spent += self._cost

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nin.data
+from nin.cli import reason
 from nin.data import ImageData
 from nin.model import Network, build_model
 from nin.registry import added
@@ -212,5 +213,4 @@ def _listed(names: dict[Path, str], at_most: int = 6) -> str:
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return ValueError(f"{path} is no trained network that --keep-weights wrote, or it is damaged ({reason})")
+    return ValueError(f"{path} is not a network written by --keep-weights, or is damaged ({reason(error)})")

@@ -93,7 +93,7 @@ def test_a_file_that_is_not_one_of_ours_is_one_line(damage: str, tmp_path: Path)
             path.write_bytes(to_bytes(make(replace(TINY, num_1x1=1)).network, trained.card))
         case "unknown field":
             path.write_bytes(path.read_bytes().replace(b'\\"inner_kernel\\"', b'\\"other_kernel\\"'))
-    with pytest.raises(ValueError, match="is no trained network that --keep-weights wrote, or it is damaged") as caught:
+    with pytest.raises(ValueError, match="is not a network written by --keep-weights, or is damaged") as caught:
         load(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
