@@ -51,7 +51,10 @@ class ImageFolder:
 
 
 def find(folder: Path) -> ImageFolder:
-    """Find the classes and parts of a folder of images. Raises DataError, in one line, if it is none or can be read in two ways."""
+    """Find the classes and parts of a folder of images.
+
+    Raises DataError, in one line, if it is not an image folder or its layout is ambiguous.
+    """
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; put images into {folder}/<class>/ or {folder}/train/<class>/")
     top = _scan(folder, [])
@@ -67,7 +70,7 @@ def find(folder: Path) -> ImageFolder:
     if len(classes["train"]) < 2:
         (name,) = classes["train"]
         raise DataError(
-            f"{homes['train'].path} has the one class {name!r}, so that there is nothing to tell apart; {EXPECTED}"
+            f"{homes['train'].path} has only one class, {name!r}; classification needs two or more; {EXPECTED}"
         )
     return ImageFolder(classes, list(_notes(top, homes, unused)))
 
@@ -151,15 +154,15 @@ def _parts(folder: _Folder) -> dict[str, _Folder]:
     nested = {inner for inner, _ in named if inner.holding}
     flat = [inner for inner, _ in named if inner not in nested]
     roles = Counter(role for _, role in named)
-    if not nested and roles.keys() <= {"train"} | {"val"} and len(roles) < 2 and len(flat) < len(folder.holding):
+    if not nested and len(roles) < 2 and "test" not in roles and len(flat) < len(folder.holding):
         return {}  # classes, one of which may be called "train", a vehicle, or "valid"
     if not named:
         return {}
     found = ", ".join(str(inner) for inner in folder.holding[:MOST_NAMED])
     if flat:
         raise DataError(
-            f"{flat[0].path} has images and no folders of classes, so that nobody knows what they show; {EXPECTED}; "
-            f"what is not to be used has to lie elsewhere"
+            f"{flat[0].path} contains images but no class folders, so their classes are unknown; {EXPECTED}; "
+            f"move unused images elsewhere"
         )
     if "train" not in roles:
         raise DataError(f"{folder.path} has {found}, but no folder for training; {EXPECTED}")
@@ -181,10 +184,10 @@ def _classes(folder: _Folder) -> dict[str, Sequence[Path]]:
             f"{folder.path}: no images in {_named(empty)}; remove what is no class, or put images into it ({formats})"
         )
     for inner in folder.folders:
-        if (
-            not inner.path.name.isprintable()
-        ):  # a line of labels.txt, a cell of a table; bytes that are no UTF-8 neither
-            raise DataError(f"{folder.path}: the name {inner.path.name!a} is no printable text in UTF-8: rename it")
+        if not inner.path.name.isprintable():  # it is written into labels.txt and tables, where it must be one line
+            raise DataError(
+                f"{folder.path}: the name {inner.path.name!a} contains unprintable or non-UTF-8 characters: rename it"
+            )
     return {inner.path.name: inner.files for inner in folder.folders}
 
 

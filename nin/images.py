@@ -57,7 +57,7 @@ def decode(path: str | Path, num_channels: int, height: int, width: int) -> Deco
 
 
 def is_grey(path: str | Path) -> bool:
-    """Read the file's header alone: is it stored without colours? Raises DataError as `decode` does."""
+    """Return whether the file is stored without colour (reads the header only). Raises DataError as `decode` does."""
     with _opened(path) as image:
         return image.mode in GREY
 
@@ -89,7 +89,7 @@ def _in_bytes(image: "Image") -> "tuple[Image, tuple[str, ...]]":
 
 
 def _shows_through(image: "Image") -> bool:
-    """Does any pixel have an opacity below 100 %?"""
+    """Return whether any pixel is not fully opaque."""
     return bool(np.asarray(image.convert("RGBA").getchannel("A")).min() < 255)
 
 

@@ -122,13 +122,13 @@ def test_what_is_hidden_is_ignored_without_a_word(part: str, hidden: str, tmp_pa
     [
         ([], "has no images and no folders of classes; expected are <class>/<image>, or train/<class>/<image>"),
         (["0.png", "1.png"], "has 2 images and no folders of classes; expected are"),
-        (["cat/0.png"], "has the one class 'cat', so that there is nothing to tell apart"),
+        (["cat/0.png"], "has only one class, 'cat'; classification needs two or more"),
         (["cat/0.png", "dog/"], "no images in 'dog'; remove what is no class, or put images into it (jpg, jpeg"),
         (["cat/0.png", "dog/1.heic"], "no images in 'dog'"),
-        (["train/0.png", "test/0.png"], "test has images and no folders of classes, so that nobody knows"),
-        (["train/0.png", "labels.csv"], "train has images and no folders of classes"),
-        ([*both("train/"), "test/0.png"], "test has images and no folders of classes"),
-        ([*both(""), "test/0.png"], "test has images and no folders of classes"),
+        (["train/0.png", "test/0.png"], "test contains images but no class folders, so their classes are unknown"),
+        (["train/0.png", "labels.csv"], "train contains images but no class folders"),
+        ([*both("train/"), "test/0.png"], "test contains images but no class folders"),
+        ([*both(""), "test/0.png"], "test contains images but no class folders"),
         (both("test/"), "has test/ (2 folders of images), but no folder for training"),
         (both("train/", "Training/"), "which is for training, and which for test?"),
         ([*both("train/"), "test/cat/0.png"], "only in train/ 'dog'; only in test/ none"),
@@ -164,7 +164,7 @@ def test_letters_that_unicode_writes_in_two_ways_are_pointed_out(tmp_path: Path)
 @pytest.mark.parametrize("name", [os.fsdecode(b"caf\xe9"), "two\nlines"])
 def test_a_class_whose_name_is_no_text_is_refused(name: str, tmp_path: Path) -> None:
     error = error_of(lay_out(tmp_path, *both(""), f"{name}/0.png"))
-    assert "is no printable text in UTF-8: rename it" in error
+    assert "contains unprintable or non-UTF-8 characters: rename it" in error
     error.encode()
 
 
@@ -192,7 +192,7 @@ def test_a_message_names_the_folder_that_a_link_in_the_data_root_leads_to(tmp_pa
     (tmp_path / "root").mkdir()
     lay_out(tmp_path, "pets/cat/1.png")
     (tmp_path / "root" / "pets").symlink_to(tmp_path / "pets")
-    with pytest.raises(DataError, match=f"^{tmp_path / 'pets'} has the one class 'cat'"):
+    with pytest.raises(DataError, match=f"^{tmp_path / 'pets'} has only one class, 'cat'"):
         load(DataSpec(name="folder:pets", val_examples=0), tmp_path / "root")
 
 
