@@ -1,7 +1,7 @@
 """The interface for notebooks and scripts: build a network, list its layers, train it, use it. Exported by `nin`.
 
-Whatever a caller gets wrong is a ValueError of one line, as on the command lines. pandas is imported by `layers` alone, so that
-training needs nothing but torch and rich.
+Whatever a caller gets wrong is a ValueError of one line, as on the command lines. Only `layers` and
+`History.to_frame` import pandas, so training needs nothing but torch and rich.
 """
 
 import warnings

@@ -275,7 +275,7 @@ def _tables(result: Mapping[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="python -m nin.bench", description="How fast networks train on this machine.")
+    parser = OneLineParser(prog="python -m nin.bench", description="Measure training speed on this machine.")
     parser.add_argument("settings", nargs="*", metavar="SETTING", help=f"{', '.join(SETTINGS)} (default: all)")
     parser.add_argument(
         "--quick",
@@ -287,7 +287,7 @@ def _parser() -> argparse.ArgumentParser:
         "--device",
         choices=DEVICES,
         default="auto",
-        help="default: auto, an accelerator if torch sees one, else the CPU",
+        help="device (default: auto, an accelerator if torch sees one, else the CPU)",
     )
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count(), metavar="N", help="CPU threads (default: all cores)"

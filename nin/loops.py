@@ -258,7 +258,7 @@ class _WatchedData(ImageData):
     def epoch(
         self, batch_size: int, seed: int, epoch: int, *, channels_last: bool = False, first_step: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Train for one epoch, under the profiler."""
+        """Yield the epoch's batches; count the time to make them as "data"."""
         self.watch.switch("data")
         for batch in super().epoch(batch_size, seed, epoch, channels_last=channels_last, first_step=first_step):
             self.watch.switch("logging")
@@ -267,7 +267,7 @@ class _WatchedData(ImageData):
         self.watch.switch("logging")
 
     def batches(self, split: Split, batch_size: int, *, channels_last: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches, under the profiler."""
+        """Yield the split's batches; count the time as "evaluation"."""
         self.watch.switch("evaluation")
         yield from super().batches(split, batch_size, channels_last=channels_last)
         self.watch.switch("logging")

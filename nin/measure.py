@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--compare", action="store_true", help=f"networks side by side (default: {', '.join(COMPARED)})"
     )
-    parser.add_argument("--num-classes", type=int, default=10, metavar="K", help="classes (default: 10)")
+    parser.add_argument("--num-classes", type=int, default=10, metavar="K", help="number of classes (default: 10)")
     parser.add_argument(
         "--input",
         metavar="CxHxW",

@@ -282,19 +282,36 @@ def figure(title: str, costs: Sequence[LayerCost], machine: Machine, precision: 
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="python -m nin.measure roofline", description="What bounds each layer's speed here.")
+    parser = OneLineParser(
+        prog="python -m nin.measure roofline", description="Find what bounds each layer's speed on this machine."
+    )
     parser.add_argument("network", metavar="NETWORK", help=", ".join(NETWORKS))
     parser.add_argument("--batch", type=int, default=128, metavar="N", help="images at a time (default: 128)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="default: what the device is made for")
     parser.add_argument(
-        "--device", choices=DEVICES, default="auto", help="default: an accelerator that torch sees, else the CPU"
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="training precision (default: auto, the device's native one)",
     )
     parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), metavar="N", help="of a CPU (default: all cores)"
+        "--device",
+        choices=DEVICES,
+        default="auto",
+        help="device (default: auto, an accelerator if torch sees one, else the CPU)",
     )
-    parser.add_argument("--num-classes", type=int, default=10, metavar="K", help="default: 10")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), metavar="N", help="CPU threads (default: all cores)"
+    )
+    parser.add_argument("--num-classes", type=int, default=10, metavar="K", help="number of classes (default: 10)")
     parser.add_argument("--input", metavar="CxHxW", help="channels, height and width of an image, such as 3x32x32")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="as above")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change a field of the network, such as num_1x1=3 (default: none)",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="draw the figure into FILE (.png, .svg or .pdf)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers into FILE")
     return parser
