@@ -16,7 +16,7 @@ from functools import cache
 
 from torch import nn
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of mallopt(3)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # parameters of mallopt(3)
 # As glibc has them, but for the threshold, which is glibc's largest: once anything is set, it no longer grows by itself.
 DEFAULTS = {M_TRIM_THRESHOLD: 64 * 2**20, M_MMAP_THRESHOLD: 32 * 2**20, M_MMAP_MAX: 65536}
 KEEP = {

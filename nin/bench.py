@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 LOADER_WORKERS = 4  # the textbook's
 REPEATS = 3
 REPEAT_SEC, QUICK_REPEAT_SEC = 15.0, 3.0
-GPU_PROCESSES = (1, 2, 4)  # at once on one GPU
+GPU_PROCESSES = (1, 2, 4)  # runs at once on one GPU
 TFLOP = 1e12
 
 

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from nin.weights import TrainedNetwork
 
 COLUMN_INCHES, ROW_INCHES = 1.2, 1.5
-LONGEST_NAME = 16  # characters
-DRAWN = 1000  # test images that examples are chosen from
-AT_MOST = 50  # rows: more take minutes to draw, and soon more pixels than a picture can have
+MAX_NAME_LENGTH = 16  # characters
+MAX_CANDIDATES = 1000  # test images among which examples are chosen
+MAX_ROWS = 50  # images of a figure: more take minutes to draw, and soon more pixels than a picture can have
 CAPTION = (
     "Class maps: red speaks for the class, blue against it,\nin one scale per image and network. "
     "Bold: the answer,\nin blue if it is right, in orange if it is wrong."
 )
-RIGHT, WRONG = "#0173B2", "#D55E00"  # which also colour-blind readers can tell apart
+RIGHT, WRONG = "#0173B2", "#D55E00"  # colours that colour-blind readers can tell apart
 
 
 def class_maps(network: "Network", x_NCHW: "Tensor") -> "Tensor":
@@ -120,7 +120,7 @@ def _overlay(axes: "Axes", image_CHW: "Tensor", map_HW: "Tensor", limit: float, 
 
 
 def _shortened(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+    return name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 1]}…"
 
 
 def _parser() -> OneLineParser:
@@ -138,8 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     arguments = _parser().parse_args(argv)
     require_figure_file(arguments.out)
-    if arguments.images > AT_MOST:
-        raise ValueError(f"--images {arguments.images}: at most {AT_MOST} fit into a picture")
+    if arguments.images > MAX_ROWS:
+        raise ValueError(f"--images {arguments.images}: at most {MAX_ROWS} fit into a picture")
 
     import torch
 
@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"{card.name} has no class maps: {error}") from error
     test = load_data(first).test
     generator = torch.Generator().manual_seed(stream(arguments.seed, "cam"))
-    drawn = test.take(torch.randperm(len(test.labels), generator=generator)[:DRAWN])
+    drawn = test.take(torch.randperm(len(test.labels), generator=generator)[:MAX_CANDIDATES])
     right = []
     for network in trained:
         with torch.no_grad():

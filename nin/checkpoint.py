@@ -20,7 +20,7 @@ from nin.cli import reason
 from nin.history import Evaluation
 from nin.machine import is_accelerator, rng_state, set_rng_state
 
-SHARE = 0.01  # of a training's wall time, at most, that goes into writing checkpoints
+SHARE = 0.01  # largest fraction of a training's wall time that goes into writing checkpoints
 FIRST_COST_SEC = 0.01  # what writing one is taken to cost before the first has been timed
 
 

@@ -25,7 +25,7 @@ from nin.spec import DataSpec, Shape, choose, stream
 __all__ = ["AUGMENTATIONS", "DATASETS", "DataError", "ImageData", "Split", "data_root", "hashed_order", "load", "shape"]
 
 CROP_MARGIN = 4  # pixels of black around an image before it is cropped at random
-MOST_LISTED = 12  # classes, in the line on a folder of images
+MAX_LISTED = 12  # classes, in the line on a folder of images
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -197,7 +197,7 @@ def _summary(data: ImageData) -> str:
     counts = torch.stack([torch.bincount(split.labels, minlength=data.num_classes) for split in splits], dim=1).tolist()
     parts = "training/test" if data.val_is_test else "training/validation/test"
     totals = "/".join(f"{len(split.labels):,}" for split in splits)
-    if data.num_classes > MOST_LISTED:
+    if data.num_classes > MAX_LISTED:
         each = [count for count, *_ in counts]
         classes = f"{min(each):,} to {max(each):,} training images each"
     else:

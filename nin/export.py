@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from nin.weights import Card, Classifier, TrainedNetwork
 
 INPUT = "images"  # the name of the argument of `nin.weights.Classifier.forward` as well
-TOLERANCE = 1e-4  # of the largest output (at least 1): other kernels add in another order, in float32
+TOLERANCE = 1e-4  # share of the largest output (at least 1): other kernels add in another order, in float32
 CHECK_BATCH = 500  # images
 LABELS, TRITON = "labels.txt", "config.pbtxt"
 MAX_BATCH = 256  # images that Triton may put together
-MAX_DELAY_MICROSECONDS = 1000  # for which Triton may wait for more of them
+MAX_DELAY_MICROSECONDS = 1000  # wait of Triton for more images to put together
 EXPERIMENT = "nin-ablations/exported"
 
 # How a reader of the card makes the input of an image file: `nin.images.decode` for files of 8 bits per channel, in PIL's terms.
@@ -291,7 +291,7 @@ def _first_lines(card: "Card", kind: str, probabilities: bool) -> list[str]:
 
 
 def _require_free(path: Path, page: Path, first_lines: Sequence[str]) -> None:
-    """Raises ValueError if there is a file that an export of the same network in the same form did not write."""
+    """Raise ValueError unless `path` is free, or an earlier export of the same network in the same form wrote it."""
     if path.exists() and not (page.is_file() and page.read_text().startswith("\n".join(first_lines) + "\n")):
         raise ValueError(f"{path} exists and is not this network in this form: remove it, or choose another --out")
 

@@ -1,11 +1,11 @@
 """Faster layers with the same results, for a network that trains or is evaluated in float32 or bf16 on a CPU.
 
-Convolutions reach the processor's matrix rate there; what is around them does not. So a ReLU is left to the convolution before it,
-whose outputs are still in registers, or, where max pooling follows, is taken of the quarter of the values that pooling leaves. Both
-give the same bits. And a strided convolution of few channels, such as the first of AlexNet and NiN at 224 px, leaves most of a
-matrix unit idle: with every square of stride x stride pixels as the channels of one, it is a dense convolution of more channels,
-which is the same but for the order of its sums. In float32 that takes longer (150 ms against 124 for 64 images of 224 px, forward
-and backward, one thread of an AMD EPYC, torch 2.13.0), and is left.
+Convolutions reach the processor's matrix rate; the layers around them do not. Therefore
+(1) a ReLU is fused into the preceding convolution, or
+(2) applied after a following max pooling, to a quarter of the values; both give identical bits.
+(3) In bf16, a strided convolution with few channels, such as the first of AlexNet and NiN at 224 px, becomes a dense one by
+    `pixel_unshuffle`; only the order of its sums changes. In float32, (3) is slower (150 ms against 124 for 64 images of 224 px,
+    forward and backward, one thread of an AMD EPYC, torch 2.13.0) and is not applied.
 """
 
 import math
@@ -21,21 +21,21 @@ from torch.nn import functional as F
 
 from nin.precision import DTYPES
 
-FEW_CHANNELS = 4  # as images have
-SMALL = 2**20  # values; below that Python's share in a step backward takes longer than the ReLU that is saved
+MAX_SPARSE_CHANNELS = 4  # input channels of a convolution that leaves a matrix unit mostly idle; images have up to 4
+MIN_FUSED_OUTPUTS = 2**20  # values; with fewer, Python's share of a backward pass takes longer than the saved ReLU
 
 Forward = Callable[[Tensor], Tensor]
 Pair = tuple[int, int]
-Convolve = Callable[[Tensor, Tensor, Tensor | None, Pair, Pair], Tensor]  # of x, weight, bias, stride, padding
+# Convolution of (x, weight, bias, stride, padding).
+Convolve = Callable[[Tensor, Tensor, Tensor | None, Pair, Pair], Tensor]
 
 
 @contextmanager
 def fast_layers(model: nn.Module, precision: str) -> Iterator[bool]:
     """Context in which layers of `model` compute faster in that precision; yields whether any layer does.
 
-    None does on a GPU, in float16, under torch.compile, on a processor that oneDNN does not have the precision for, and if a weight
-    is not finite: a ReLU in a convolution makes 0 of nan, which would hide that a training has diverged. One that diverges inside
-    must be seen by its weights.
+    No layer does on a GPU, in float16, under torch.compile, on a processor for which oneDNN lacks the precision, and if a weight is
+    not finite, because a fused ReLU turns nan into 0. Divergence inside is therefore detected from the weights.
     """
     is_possible = _is_here(model, precision) and not getattr(model, "_compiled_call_impl", None)
     replaced = dict(_faster(model, DTYPES[precision])) if is_possible and is_finite(model) else {}
@@ -115,7 +115,7 @@ def _same(layer: nn.Conv2d, convolve: Convolve, x_NCHW: Tensor) -> Tensor:
 
 
 def _is_sparse(layer: nn.Conv2d) -> bool:
-    return layer.in_channels <= FEW_CHANNELS and layer.stride[0] == layer.stride[1] > 1
+    return layer.in_channels <= MAX_SPARSE_CHANNELS and layer.stride[0] == layer.stride[1] > 1
 
 
 def _dense(layer: nn.Conv2d, convolve: Convolve, x_NCHW: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ def _conv_relu(
 ) -> Tensor:
     """ReLU of a convolution, in `dtype`."""
     num_outputs = x_NCHW.numel() // x_NCHW.shape[1] // math.prod(stride) * len(weight)
-    if torch.is_grad_enabled() and num_outputs < SMALL:
+    if torch.is_grad_enabled() and num_outputs < MIN_FUSED_OUTPUTS:
         return F.relu_(F.conv2d(x_NCHW, weight, bias, stride, padding))
     x_NCHW, weight = x_NCHW.to(dtype), weight.to(dtype)
     bias = None if bias is None else bias.to(dtype)

@@ -15,7 +15,19 @@ from pathlib import Path
 
 from nin.fetch import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif")  # in any case
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".png",
+    ".ppm",
+    ".pgm",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".webp",
+    ".gif",
+)  # lower or upper case
 IGNORED = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db", "desktop.ini")
 # Words that name a part of a data set: alone or within a name, in any case ("Training", "seg_test", "valid").
 WORDS = {
@@ -24,8 +36,8 @@ WORDS = {
     "test": ("test", "testing", "tests", "testset"),
 }
 EXPECTED = "expected are <class>/<image>, or train/<class>/<image> with test/ and, if there is one, val/ beside train/"
-DEEPEST = 32  # folders in each other
-MOST_NAMED = 5
+MAX_DEPTH = 32  # levels of folders in each other
+MAX_LISTED = 5  # names in a message
 
 
 @dataclass(frozen=True)
@@ -111,8 +123,8 @@ def _scan(path: Path, above: Sequence[Path]) -> _Folder:
     real = path.resolve()
     if real in above:
         raise DataError(f"{path} is a link back to {real}, a folder that it lies in: remove the link")
-    if len(above) > DEEPEST:
-        raise DataError(f"{path} lies more than {DEEPEST} folders deep; {EXPECTED}")
+    if len(above) > MAX_DEPTH:
+        raise DataError(f"{path} lies more than {MAX_DEPTH} folders deep; {EXPECTED}")
     folder = _Folder(path)
     try:
         for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
@@ -158,7 +170,7 @@ def _parts(folder: _Folder) -> dict[str, _Folder]:
         return {}  # classes, one of which may be called "train", a vehicle, or "valid"
     if not named:
         return {}
-    found = ", ".join(str(inner) for inner in folder.holding[:MOST_NAMED])
+    found = ", ".join(str(inner) for inner in folder.holding[:MAX_LISTED])
     if flat:
         raise DataError(
             f"{flat[0].path} contains images but no class folders, so their classes are unknown; {EXPECTED}; "
@@ -192,7 +204,7 @@ def _classes(folder: _Folder) -> dict[str, Sequence[Path]]:
 
 
 def _require_same_classes(parts: Mapping[str, tuple[Path, Mapping[str, Sequence[Path]]]]) -> None:
-    """Raises DataError naming the classes that one part has and another has not."""
+    """Raise DataError unless all parts have the same classes; the message names those that one part lacks."""
     train_folder, train = parts["train"]
     for other_folder, other in parts.values():
         only_train, only_other = sorted(train.keys() - other.keys()), sorted(other.keys() - train.keys())
@@ -204,7 +216,7 @@ def _require_same_classes(parts: Mapping[str, tuple[Path, Mapping[str, Sequence[
             f"{train_folder} and {other_folder.name}/ must have folders of the same classes: "
             f"only in {train_folder.name}/ {_named(only_train)}; only in {other_folder.name}/ {_named(only_other)}"
             + (
-                f"; {', '.join(twins[:MOST_NAMED])} differ in case, spaces or accents alone: rename one"
+                f"; {', '.join(twins[:MAX_LISTED])} differ in case, spaces or accents alone: rename one"
                 if twins
                 else ""
             )
@@ -219,8 +231,8 @@ def _plain(name: str) -> str:
 def _named(names: Sequence[str]) -> str:
     if not names:
         return "none"
-    shown = ", ".join(repr(name) for name in names[:MOST_NAMED])
-    return f"{shown} and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else shown
+    shown = ", ".join(repr(name) for name in names[:MAX_LISTED])
+    return f"{shown} and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else shown
 
 
 def _notes(top: _Folder, homes: Mapping[str, _Folder], unused: Sequence[_Folder]) -> Iterator[str]:
@@ -229,12 +241,12 @@ def _notes(top: _Folder, homes: Mapping[str, _Folder], unused: Sequence[_Folder]
     if any(home not in in_sight for home in homes.values()):
         yield f"its classes lie in {', '.join(str(home.path.relative_to(top.path)) for home in homes.values())}"
     if unused:
-        yield f"not used: {', '.join(str(folder) for folder in unused[:MOST_NAMED])}"
+        yield f"not used: {', '.join(str(folder) for folder in unused[:MAX_LISTED])}"
     outside = len(top.files) - sum(len(home.files) - len(home.images) for home in homes.values())
     outside -= sum(len(folder.files) for folder in unused)
     if outside:
         yield f"not used: {outside:,} images outside the folders of classes"
     others: Counter[str] = sum((inner.other_files for home in homes.values() for inner in home.folders), Counter())
     if others:
-        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(MOST_NAMED))
+        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(MAX_LISTED))
         yield f"not read: files of classes that are no images by their names ({kinds})"

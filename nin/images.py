@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-DEEP = ("I;16", "I;16L", "I;16B", "I;16N")  # PIL's modes of 16 bits per pixel
-GREY = ("1", "L", "LA", "F", *DEEP)
-DARK = 2**12  # a 16-bit value below which at most 16 levels of a byte are left
+DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")  # PIL's modes of 16 bits per pixel
+GREY_MODES = ("1", "L", "LA", "F", *DEEP_MODES)
+DARK_LIMIT = 2**12  # 16-bit value; images that stay below it have at most 16 levels in a byte
 
 # What to say of images that are not shown as they are stored, by the remark that `decode` makes.
 REMARKS = {
     "transparent": "have transparent parts, which are shown white",
     "deep": "have 16 bits per pixel, of which the upper 8 are used",
-    "dark": f"stay below {DARK:,} of 65,535, so that few grey levels are left: scale them to the full range first",
+    "dark": f"stay below {DARK_LIMIT:,} of 65,535, so that few grey levels are left: scale them to the full range first",
 }
 
 
@@ -59,7 +59,7 @@ def decode(path: str | Path, num_channels: int, height: int, width: int) -> Deco
 def is_grey(path: str | Path) -> bool:
     """Return whether the file is stored without colour (reads the header only). Raises DataError as `decode` does."""
     with _opened(path) as image:
-        return image.mode in GREY
+        return image.mode in GREY_MODES
 
 
 def notes(remarks: Iterable[tuple[str, ...]]) -> list[str]:
@@ -73,9 +73,9 @@ def _in_bytes(image: "Image") -> "tuple[Image, tuple[str, ...]]":
     """The image with a byte per channel, and what was done to it. Raises ValueError if black and white have no fixed value."""
     from PIL import Image
 
-    if image.mode in DEEP:
+    if image.mode in DEEP_MODES:
         deep = np.asarray(image)
-        remarks = ("deep", "dark") if deep.max() < DARK else ("deep",)
+        remarks = ("deep", "dark") if deep.max() < DARK_LIMIT else ("deep",)
         return Image.fromarray((deep >> 8).astype(np.uint8)), remarks
     if image.mode == "F":
         pixels = np.asarray(image)

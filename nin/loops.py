@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nin.settings import Setting
 
 TEST_SHARE = 6  # one test image for six training images, as Fashion-MNIST has them
-MIN_STEPS = 2  # of what is timed
+MIN_STEPS = 2  # training steps of an epoch that is timed
 PHASES = ("data", "forward", "backward", "optimiser", "logging", "evaluation")
 
 

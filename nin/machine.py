@@ -14,10 +14,10 @@ import torch
 
 from nin.spec import ACCELERATORS
 
-HOST_SIZES, ACCELERATOR_SIZES = (1024, 2048), (4096, 8192)  # of matrices; the largest rate of these is the device's
+HOST_SIZES, ACCELERATOR_SIZES = (1024, 2048), (4096, 8192)  # rows of square matrices; the largest of their rates counts
 HOST_COPY_BYTES, ACCELERATOR_COPY_BYTES = 2**28, 2**30  # larger than any cache
-BUDGET_SEC = 0.2  # for one time to be measured
-GROUPS = 4  # of calls; the fastest counts, since whatever else the machine does only adds to the others
+BUDGET_SEC = 0.2  # seconds to measure one time
+GROUPS = 4  # groups of calls; the fastest counts, since whatever else the machine does only adds to the others
 
 
 def device_name(device: str | torch.device) -> str:
@@ -80,7 +80,7 @@ def set_rng_state(state: torch.Tensor, device: torch.device) -> None:
 
 
 def _where(device: torch.device) -> tuple[torch.device, ...]:
-    return () if device.type == "mps" else (device,)  # of which there is one
+    return () if device.type == "mps" else (device,)  # a machine has one MPS device at most
 
 
 def seconds_per_call(call: Callable[[], object], device: torch.device, budget_sec: float = BUDGET_SEC) -> float:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.float16}
-BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()}  # of an activation
+BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()}  # bytes of one activation
 
 # Values of oneDNN's variable ONEDNN_MAX_CPU_ISA that keep it from instructions for bf16; all others allow these.
 ISAS_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")

@@ -55,7 +55,7 @@ class Registry(dict[str, T]):
         ADDITIONS[self.field, name] = Addition(self.kind, name, module, digest(source_of(adding)))
 
     def _refuse(self, *args: object, **kwargs: object) -> NoReturn:
-        """Raises ValueError: dict would put names in past `__setitem__`, over others and without a digest."""
+        """Raise ValueError: dict would add names without `__setitem__`, over others and without a digest."""
         raise ValueError(f"{self.kind}: add names one by one, as in REGISTRY['mine'] = ...")
 
     update = setdefault = __ior__ = _refuse

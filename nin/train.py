@@ -30,8 +30,10 @@ from nin.registry import Registry
 from nin.spec import TRAINER_VERSION, TrainSpec, choose, stream
 
 EVAL_BATCH = 500  # images; larger ones are slower on a CPU, whose caches they leave
-FIRST_SCALE = 2.0**12  # of losses in float16; it grows by itself, and torch's own, 2^16, overflows in the first steps
-MOST_POINTS = 100_000  # of a learning curve; one more digit in an option would fill memory before the first step
+FIRST_SCALE = (
+    2.0**12
+)  # factor of losses in float16; it grows by itself; torch's own, 2^16, overflows in the first steps
+MAX_POINTS = 100_000  # points of a learning curve; one more digit in an option would fill memory before the first step
 CHANCE_DEVIATIONS = 3  # a network has left chance when its accuracy is this many standard errors above guessing
 
 ParameterGroups = list[dict[str, object]]
@@ -155,10 +157,10 @@ def train(
 
 
 def require_batches(model: nn.Module, num_examples: int, spec: TrainSpec) -> None:
-    """Raises ValueError if a batch of one image would meet batch normalisation, which has nothing to average over there.
+    """Raise ValueError unless every batch that meets batch normalisation has two or more images to average over.
 
-    Torch refuses that only at the end of the first epoch, and only where maps are of one pixel; else the image is normalised by
-    itself, and the running statistics take a step of its own.
+    Torch refuses a batch of one image only at the end of the first epoch, and only where maps are of one pixel; elsewhere it
+    normalises the image by itself and updates the running statistics from it.
     """
     last = num_examples % spec.batch_size or min(spec.batch_size, num_examples)
     reached = spec.images(num_examples) > num_examples - last
@@ -298,9 +300,9 @@ class Grid:
         parts = min(spec.evals_per_epoch, self.steps_per_epoch)
         epochs = math.ceil(last / self.steps_per_epoch)
         num_points = min(last, math.ceil(images / spec.eval_every) if spec.eval_every else epochs * parts)
-        if num_points > MOST_POINTS:
+        if num_points > MAX_POINTS:
             raise ValueError(
-                f"{images:,} training images with {num_points:,} evaluations: at most {MOST_POINTS:,} can be kept; choose a "
+                f"{images:,} training images with {num_points:,} evaluations: at most {MAX_POINTS:,} can be kept; choose a "
                 "shorter training, a smaller train.evals_per_epoch or a larger train.eval_every"
             )
         if spec.eval_every:

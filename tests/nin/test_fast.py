@@ -31,9 +31,9 @@ WIDE = replace(SMALL_NIN, class_block="wide", class_relu=False)
 D2L_NIN = replace(SMALL_NIN, layout="d2l")
 
 
-@pytest.fixture(params=[0, fast.SMALL], ids=["all fused", "large ones fused"])
+@pytest.fixture(params=[0, fast.MIN_FUSED_OUTPUTS], ids=["all fused", "large ones fused"])
 def smallest(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast, "SMALL", request.param)
+    monkeypatch.setattr(fast, "MIN_FUSED_OUTPUTS", request.param)
 
 
 def logits_and_gradients(network: nn.Module, x_NCHW: Tensor, precision: str) -> list[Tensor]:

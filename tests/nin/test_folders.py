@@ -13,7 +13,7 @@ from PIL import Image
 from trained_networks import make
 
 from nin.data import DataError, hashed_order, load
-from nin.folders import DEEPEST, ImageFolder, find
+from nin.folders import MAX_DEPTH, ImageFolder, find
 from nin.predict import read_images
 from nin.spec import DataSpec, ModelSpec
 
@@ -141,7 +141,7 @@ def test_what_is_hidden_is_ignored_without_a_word(part: str, hidden: str, tmp_pa
             "'cat' and 'Cat', 'dog' and 'dog ' differ in case, spaces",
         ),
         ([*both("train/", "test/"), "val/cat/0.png"], "val/ must have folders of the same classes"),
-        (["/".join(["a"] * (DEEPEST + 2)) + "/0.png"], f"lies more than {DEEPEST} folders deep"),
+        (["/".join(["a"] * (MAX_DEPTH + 2)) + "/0.png"], f"lies more than {MAX_DEPTH} folders deep"),
     ],
 )
 def test_what_is_not_clear_is_one_line_of_what_was_found_and_is_expected(
