@@ -162,9 +162,9 @@ def with_data_name(override: str) -> str:
     key, _, value = override.partition("=")
     if key != "data.name" or not value.startswith("folder:"):
         return override
-    from nin.sources import named  # needs torch
+    from nin.sources import link_folder  # needs torch
 
-    return f"{key}={named(value)}"
+    return f"{key}={link_folder(value)}"
 
 
 def _types() -> dict[str, type]:

@@ -26,7 +26,7 @@ from nin.model import Network, build_model
 from nin.progress import progress_bar
 from nin.settings import SETTINGS
 from nin.sizes import NETWORKS, layer_rows
-from nin.sources import named
+from nin.sources import link_folder
 from nin.spec import DataSpec, ModelSpec, Shape, TrainSpec, changed, choose
 from nin.train import train
 from nin.weights import TrainedNetwork, find
@@ -34,7 +34,7 @@ from nin.weights import TrainedNetwork, find
 if TYPE_CHECKING:
     import pandas as pd
 
-# Of a step, below which threads wait for each other longer than they compute, above all where other programs use the cores. An epoch
+# GFLOP of a step below which threads wait for each other longer than they compute, above all if other programs use the cores. An epoch
 # of `quick` over 4,000 images took 5.9 and 9.5 s with one thread and 103 s with two (torch 2.13.0, 2 virtual cores of an AMD EPYC at
 # a load of 7).
 SMALL_STEP_GFLOP = 5.0
@@ -113,7 +113,7 @@ def load_data(
 
     Raises ValueError for a name or value that does not exist, `nin.data.DataError` for files that are missing or damaged.
     """
-    spec = DataSpec(name=named(data) if root is None else data) if isinstance(data, str) else data
+    spec = DataSpec(name=link_folder(data) if root is None else data) if isinstance(data, str) else data
     return nin.data.load(changed(spec, changes).for_seed(seed), root, choose_device(device))
 
 
@@ -148,12 +148,12 @@ def fit(
     _require_same_shapes(network, data)
     with progress_bar(spec.images(len(data.train.labels)), shown=progress) as show:
 
-        def told(point: Evaluation) -> None:
+        def on_point(point: Evaluation) -> None:
             show(point)
             on_eval(point)
 
         with _cpu_threads(threads or _suitable_threads(network, data, spec)):
-            return train(network, data, spec, told, seed=seed, checkpoint=checkpoint)
+            return train(network, data, spec, on_point, seed=seed, checkpoint=checkpoint)
 
 
 def _require_same_shapes(network: nn.Module, data: ImageData) -> None:
@@ -216,7 +216,7 @@ def probabilities(
         return nin.model.predict(network, images.to(device)).cpu()
     if isinstance(images, Tensor):
         return nin.predict.probabilities(network, images)
-    pixels, notes = nin.predict.read_images_and_notes([Path(path) for path in images], network.card.image_shape, invert)
+    pixels, notes = nin.predict.read_images([Path(path) for path in images], network.card.image_shape, invert)
     for note in notes:
         warnings.warn(note, stacklevel=2)
     return nin.predict.probabilities(network, pixels)

@@ -14,14 +14,19 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from nin import __version__
 
-RARELY = 100_000  # new objects between two searches for garbage: what torch and MLflow load is none, and takes a second to look at
-LONGEST_REASON = 300  # characters
-MOST_PER_CORE = 8  # workers, or threads of one: with more, nothing gets faster and memory runs out
-SILENCE = 5.0  # seconds that a person waits without a word
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# New objects between two garbage collections: what torch and MLflow load is no garbage, and takes a second to search.
+GC_THRESHOLD = 100_000
+MAX_REASON_LENGTH = 300  # characters
+MAX_PER_CORE = 8  # workers, or threads of one: with more, nothing gets faster and memory runs out
+PLAIN_WIDTH = 140  # characters of a line where no terminal says how wide it is
+WAIT_NOTICE_SEC = 5.0  # wait after which a person is told what is waited for
 NO_MEMORY = (
     *("failed to map segment", "annot allocate memory", "can't allocate memory", "not enough memory"),
     *("can't start new thread", "bad_alloc", "error return without exception set"),
@@ -80,17 +85,17 @@ def _imported(name: str) -> str:
 
 
 def require_per_core(option: str, value: int) -> None:
-    """Raises ValueError unless the machine can be asked for so many workers, or threads of one."""
+    """Raise ValueError unless `value`, a number of workers or threads, is at least 1 and at most MAX_PER_CORE for each core."""
     cores = os.cpu_count() or 1
-    if not 1 <= value <= MOST_PER_CORE * cores:
+    if not 1 <= value <= MAX_PER_CORE * cores:
         raise ValueError(
-            f"{option} {value}: must be 1 or more and at most {MOST_PER_CORE * cores}, {MOST_PER_CORE} for each of "
+            f"{option} {value}: must be 1 or more and at most {MAX_PER_CORE * cores}, {MAX_PER_CORE} for each of "
             f"{cores} cores"
         )
 
 
 def require_figure_file(path: Path) -> None:
-    """Raises ValueError unless a figure can be drawn into a file of that name."""
+    """Raise ValueError unless the file's suffix is one of FIGURE_SUFFIXES."""
     if path.suffix not in FIGURE_SUFFIXES:
         raise ValueError(f"--out {str(path)!r}: must end in {', '.join(FIGURE_SUFFIXES[:-1])} or {FIGURE_SUFFIXES[-1]}")
 
@@ -125,10 +130,10 @@ def sqlite_url(file: Path) -> str:
 
 
 @contextmanager
-def said_if_slow(what: str) -> Iterator[None]:
-    """Name on stderr the thing that is waited for, once the wait exceeds SILENCE."""
+def notice_if_slow(what: str) -> Iterator[None]:
+    """Name on stderr the thing that is waited for, once the wait exceeds WAIT_NOTICE_SEC."""
     line = f"waiting for {one_line(redacted(what))}; Ctrl-C ends the wait\n"
-    timer = threading.Timer(SILENCE, lambda: sys.stderr.write(line))
+    timer = threading.Timer(WAIT_NOTICE_SEC, lambda: sys.stderr.write(line))
     timer.daemon = True
     timer.start()
     try:
@@ -140,7 +145,7 @@ def said_if_slow(what: str) -> Iterator[None]:
 def reason(error: Exception) -> str:
     """Shorten another library's error to one readable line, without credentials and SQL statements."""
     text = f"{type(error).__name__}: {error}".partition("[SQL")[0].partition("(Background on")[0]
-    return redacted(one_line(text))[:LONGEST_REASON]
+    return redacted(one_line(text))[:MAX_REASON_LENGTH]
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -153,7 +158,7 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
 
     An OSError, such as a full disk, becomes one line and status 1.
     """
-    gc.set_threshold(RARELY)
+    gc.set_threshold(GC_THRESHOLD)
     logging.getLogger("matplotlib").setLevel(
         logging.ERROR
     )  # below is where it keeps its cache, if HOME cannot be written
@@ -178,6 +183,14 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
         status = INTERRUPTED
     gc.freeze()  # or the interpreter looks at all of it once more before it ends
     sys.exit(status)
+
+
+def output_console() -> "Console":
+    """Standard output, as wide as the terminal, or PLAIN_WIDTH where there is none."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

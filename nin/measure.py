@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nin.cli import OneLineParser, exit_with
+from nin.cli import OneLineParser, exit_with, output_console
 from nin.sizes import NETWORKS, first_fully_connected, image_shape, layers, product, size, spec_changes
 from nin.spec import ModelSpec, Shape, choose
 
@@ -69,13 +69,6 @@ def _comparison(requests: Mapping[str, tuple[ModelSpec, "Shape"]], num_classes: 
     return table
 
 
-def _print(*parts: "Table | str") -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    (console if console.is_terminal else Console(highlight=False, width=140)).print(*parts, sep="\n")
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="python -m nin.measure",
@@ -123,10 +116,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # Everything is counted before anything is printed, so a request that is wrong in one network prints nothing.
     if arguments.compare:
-        _print(_comparison(requests, arguments.num_classes))
+        output_console().print(_comparison(requests, arguments.num_classes))
     else:
         counted = [(name, *network, arguments.num_classes) for name, network in requests.items()]
-        _print(*(part for one in counted for part in (_layer_table(*one), _summary(*one[1:]))))
+        parts = (part for one in counted for part in (_layer_table(*one), _summary(*one[1:])))
+        output_console().print(*parts, sep="\n")
     return 0
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nin.cli import OneLineParser, add_run_argument, exit_with, positive
+from nin.cli import OneLineParser, add_run_argument, exit_with, output_console, positive
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,13 +25,11 @@ LIGHT_ON_BLACK = ("fashion-mnist", "mnist", "kmnist")
 BATCH = 256  # images
 
 
-def read_images(paths: Sequence[Path], shape: "Shape", invert: bool = False) -> "Tensor":
-    """(N, C, H, W) uint8 in that (C, H, W). Raises DataError, naming the file, for what is not a whole image."""
-    return read_images_and_notes(paths, shape, invert)[0]
+def read_images(paths: Sequence[Path], shape: "Shape", invert: bool = False) -> "tuple[Tensor, list[str]]":
+    """Read image files as (N, C, H, W) uint8 of that (C, H, W); also return a line for each kind of conversion.
 
-
-def read_images_and_notes(paths: Sequence[Path], shape: "Shape", invert: bool = False) -> "tuple[Tensor, list[str]]":
-    """Read images as `read_images` does; also return a line for each kind of conversion (`nin.images.decode`)."""
+    Raises DataError, naming the file, for a file that is not a whole image.
+    """
     import numpy as np
     import torch
 
@@ -88,19 +86,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     arguments = _parser().parse_args(argv)
 
-    from rich.console import Console
-
     from nin.weights import find, load
 
     trained = load(find(arguments.run, arguments.results))
     card = trained.card
-    images, notes = read_images_and_notes(arguments.images, card.image_shape, arguments.invert)
+    images, notes = read_images(arguments.images, card.image_shape, arguments.invert)
     probabilities_NK = probabilities(trained, images)
     if not bool(probabilities_NK.isfinite().all()):
         raise ValueError(f"{card.name} gives no probabilities: its logits are not finite, as after a run that diverged")
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=140)
+    console = output_console()
     console.print(_table(arguments.images, probabilities_NK, card.classes, arguments.top))
     console.print(f"{card.name}, {card.test_accuracy:.1%} right on the test images of {card.data.name}", markup=False)
     for note in notes:

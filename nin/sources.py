@@ -253,8 +253,8 @@ def _read_folder(spec: DataSpec, root: Path) -> Source:
     return Source(parts["train"], parts["test"], folder.classes, parts.get("val"), notes)
 
 
-def named(name: str) -> str:
-    """Give a folder of images anywhere on the disk a name: "folder:/disk/pets" becomes "folder:pets", a link in the data root.
+def link_folder(name: str) -> str:
+    """Link a folder of images into the data root and return its name: "folder:pets" from "folder:/disk/pets".
 
     Records then hold a name and a checksum, not a path, and every worker follows the link. Names of other data sets stay as they
     are. Raises DataError as `nin.folders.find` does, if its name is taken by another folder, or if the link cannot be made.
@@ -294,7 +294,7 @@ def _inside(spec: DataSpec) -> Path:
 
 
 def _image_folder(spec: DataSpec, root: Path) -> ImageFolder:
-    """Its classes and files; nothing is decoded. Messages name the folder that a link of `named` leads to."""
+    """Its classes and files; nothing is decoded. Messages name the folder that a link of `link_folder` leads to."""
     place = root / _inside(spec)
     return find(place.resolve() if place.is_symlink() else place)
 

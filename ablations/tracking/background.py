@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from ablations.records import RunRecord
 from ablations.runs import Run
 from ablations.tracking.tracker import Tracker
-from nin.cli import said_if_slow
+from nin.cli import notice_if_slow
 from nin.history import Evaluation
 
 Call = Callable[[Tracker], None]
@@ -76,7 +76,7 @@ class BackgroundTracker(Tracker):
             return
         self._end_with(status)
         try:
-            with said_if_slow(f"{self._name} to take what is left, at most {PATIENCE:.0f} s"):
+            with notice_if_slow(f"{self._name} to take what is left, at most {PATIENCE:.0f} s"):
                 self._thread.join(PATIENCE)
             if self._thread.is_alive():
                 self._lose(TimeoutError(f"still busy after {PATIENCE:.0f} s"))

@@ -33,7 +33,7 @@ from ablations.tuning.report import write_tuning_report
 from ablations.tuning.storage import StorageClaims, one_line_errors, open_storage
 from ablations.tuning.task import OBJECTIVES, Task, find_or_create_task
 from ablations.tuning.winners import Winner, tuned_path, tuning_name
-from nin.cli import redacted, said_if_slow, sqlite_url
+from nin.cli import notice_if_slow, redacted, sqlite_url
 from nin.sources import can_change
 
 # Where `make dashboard` listens, and the storage that it opens unless told otherwise
@@ -86,7 +86,7 @@ def tune_study(
     store.checkpoints_folder.mkdir(parents=True, exist_ok=True)
     url = request.storage or sqlite_url(request.results / "optuna.db")
     # Two that create the tables at once would trip over each other.
-    with said_if_slow(f"trials at {url}"), FileLock(request.results / ".optuna.lock"):
+    with notice_if_slow(f"trials at {url}"), FileLock(request.results / ".optuna.lock"):
         storage = open_storage(url)
         tasks = [
             find_or_create_task(

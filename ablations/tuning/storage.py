@@ -12,7 +12,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from ablations.execution.claims import Lease, Owner
-from nin.cli import reason, redacted, said_if_slow
+from nin.cli import notice_if_slow, reason, redacted
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -174,7 +174,7 @@ def _with_a_word(storage: "BaseStorage", name: str) -> "BaseStorage":
                 return call(*args, **kwargs)
             is_waiting = True
             try:
-                with said_if_slow(name):
+                with notice_if_slow(name):
                     return call(*args, **kwargs)
             finally:
                 is_waiting = False

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy
 
 from nin import cli
-from nin.cli import LONGEST_REASON, exit_with, reason, redacted, said_if_slow, sqlite_url
+from nin.cli import MAX_REASON_LENGTH, exit_with, notice_if_slow, reason, redacted, sqlite_url
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_no_password_is_shown(text: str, shown: str) -> None:
 def test_a_librarys_error_is_a_reason_of_one_short_line_without_passwords() -> None:
     error = RuntimeError("no answer\nfrom postgresql://me:secret@host/db [SQL: SELECT 1]")
     assert reason(error) == "RuntimeError: no answer from postgresql://***@host/db"
-    assert len(reason(ValueError("x" * 1000))) == LONGEST_REASON
+    assert len(reason(ValueError("x" * 1000))) == MAX_REASON_LENGTH
 
 
 @pytest.mark.parametrize(
@@ -70,10 +70,10 @@ def test_an_ordinary_files_url_is_as_people_write_it() -> None:
 def test_what_takes_long_is_said_once_and_what_does_not_is_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with said_if_slow("nobody"):
+    with notice_if_slow("nobody"):
         pass
-    monkeypatch.setattr(cli, "SILENCE", 0.01)
-    with said_if_slow("postgresql://me:secret@host/db"):
+    monkeypatch.setattr(cli, "WAIT_NOTICE_SEC", 0.01)
+    with notice_if_slow("postgresql://me:secret@host/db"):
         time.sleep(0.2)
     assert capsys.readouterr().err == "waiting for postgresql://***@host/db; Ctrl-C ends the wait\n"
 

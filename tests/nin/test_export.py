@@ -321,7 +321,7 @@ def test_the_cards_way_from_a_file_to_bytes_is_that_of_training(kind: str, tmp_p
     names: dict[str, Any] = {"torch": torch}
     exec(recipe.replace("photo.png", str(photo)), names)
     assert type(names["images"]) is (np.ndarray if kind == "onnx" else torch.Tensor)
-    assert torch.equal(torch.tensor(np.asarray(names["images"])), read_images([photo], (1, 28, 28)))
+    assert torch.equal(torch.tensor(np.asarray(names["images"])), read_images([photo], (1, 28, 28))[0])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from PIL import Image
 from small_files import SYNTHETIC, paint
 
 from nin.data import DataError, load, shape
-from nin.sources import named
+from nin.sources import link_folder
 from nin.spec import DataSpec
 
 
@@ -139,8 +139,8 @@ def test_a_folder_anywhere_has_a_name_in_the_data_root(
 ) -> None:
     monkeypatch.setenv("NIN_DATA", str(root))
     pets = paint_pets(tmp_path / "disk" / "pets")
-    assert [named(f"folder:{pets}") for _ in range(2)] == ["folder:pets", "folder:pets"]
-    assert named("folder:pets") == named(f"folder:{root / 'pets'}") == "folder:pets"
+    assert [link_folder(f"folder:{pets}") for _ in range(2)] == ["folder:pets", "folder:pets"]
+    assert link_folder("folder:pets") == link_folder(f"folder:{root / 'pets'}") == "folder:pets"
     assert load(DataSpec(name="folder:pets", val_examples=0)).classes == ("cat", "dog")
 
 
@@ -148,7 +148,7 @@ def test_a_folder_that_is_refused_leaves_no_link(root: Path, tmp_path: Path, mon
     monkeypatch.setenv("NIN_DATA", str(root))
     paint(tmp_path / "pets" / "cat" / "0.png")
     with pytest.raises(DataError, match="has only one class, 'cat'"):
-        named(f"folder:{tmp_path / 'pets'}")
+        link_folder(f"folder:{tmp_path / 'pets'}")
     assert not (root / "pets").is_symlink()
 
 
@@ -158,16 +158,16 @@ def test_two_folders_of_one_name_and_one_that_is_gone_are_refused(
     monkeypatch.setenv("NIN_DATA", str(root))
     for disk in ("a", "b"):
         paint_pets(tmp_path / disk / "pets")
-    assert named(f"folder:{tmp_path / 'a/pets'}") == "folder:pets"
+    assert link_folder(f"folder:{tmp_path / 'a/pets'}") == "folder:pets"
     for path, message in (
         (tmp_path / "b/pets", "have one name in the data root"),
         (tmp_path / "c/pets", "there is no folder"),
     ):
         with pytest.raises(DataError, match=message) as caught:
-            named(f"folder:{path}")
+            link_folder(f"folder:{path}")
         one_line(caught)
     shutil.rmtree(tmp_path / "a/pets")
-    assert named(f"folder:{tmp_path / 'b/pets'}") == "folder:pets"  # the link led nowhere
+    assert link_folder(f"folder:{tmp_path / 'b/pets'}") == "folder:pets"  # the link led nowhere
     assert (root / "pets").resolve() == tmp_path / "b/pets"
 
 

@@ -303,7 +303,7 @@ def test_training_prediction_and_export_see_the_same_of_every_file(
             order = range(len(files)) if part == "test" else hashed_order(images.spec.split, len(files)).tolist()
             for position, i in enumerate(order):
                 assert images.classes[int(split.labels[position])] == visible[str(files[i].relative_to(pets))]
-                read = read_images([files[i]], images.in_shape)
+                read, _ = read_images([files[i]], images.in_shape)
                 assert torch.equal(read[0], split.images[position])
         prepared, _ = next(images.batches(images.test, len(images.test.labels)))
         served = make(MLP, images.spec, loaded=images).classifier().preprocessing

@@ -38,7 +38,7 @@ def picture(image: Tensor) -> Image.Image:
 
 
 def pixels_of(path: Path, shape: Shape = GREY, invert: bool = False) -> Tensor:
-    return read_images([path], shape, invert)
+    return read_images([path], shape, invert)[0]
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P"])

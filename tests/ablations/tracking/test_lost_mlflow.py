@@ -122,7 +122,7 @@ class Stuck(Tracker):
 def test_a_wait_is_said_and_ctrl_c_ends_it_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("nin.cli.SILENCE", 0.1)
+    monkeypatch.setattr("nin.cli.WAIT_NOTICE_SEC", 0.1)
     stuck, lost = Stuck(), list[str]()
     tracker = background.BackgroundTracker(lambda: stuck, lambda error: lost.append(str(error)), "MLflow at somewhere")
     tracker.sync([])

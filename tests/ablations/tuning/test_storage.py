@@ -67,7 +67,7 @@ def test_a_claim_expires_when_its_driver_is_dead_or_stands_still(
 def test_a_storage_that_does_not_answer_is_waited_for_with_one_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("nin.cli.SILENCE", 0.05)
+    monkeypatch.setattr("nin.cli.WAIT_NOTICE_SEC", 0.05)
 
     class Sleepy(JournalStorage):
         def get_all_studies(self) -> list[FrozenStudy]:
