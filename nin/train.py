@@ -78,11 +78,9 @@ def train(
     The model is moved to the device of the data. `seed` fixes the order of images, augmentation and dropout, each in its own
     stream (torch's global random state is set); `on_eval` is called with each point of the curve in order.
 
-    checkpoint  a file that the state is kept in from time to time, when an evaluation has been read. If it is there already
-                the training goes on from it, telling `on_eval` of the points until then first; on a CPU the result is that of
-                a training that was never interrupted. It is left there in the end.
-    pause_after  training images after which, at the next evaluation, the training pauses: its outcome is "paused", and a later
-                call with the same checkpoint goes on; without one it begins again. 0: never
+    checkpoint   file in which the state is saved at evaluations. If it exists, training resumes from it; `on_eval` first
+                 receives the earlier points. On a CPU the result equals an uninterrupted training. The file is not removed.
+    pause_after  pause at the first evaluation after this many training images (outcome "paused"); 0: never
 
     Raises ValueError for an unknown optimizer or schedule, and as `require_batches` does.
     """
@@ -94,12 +92,9 @@ def train(
     memory_format = torch.channels_last if spec.channels_last else torch.contiguous_format
     model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     grid = Grid(spec, len(data.train.labels))
-    optimizer = choose(OPTIMIZERS, spec.optimizer, "optimizer")(_parameter_groups(model, spec), spec)
-    schedule = choose(SCHEDULES, spec.schedule, "schedule")(optimizer, grid.steps[-1])
     scaler = GradScaler(device.type, FIRST_SCALE, enabled=spec.precision == "float16")  # else it changes nothing
-    if scaler.is_enabled() and isinstance(optimizer, SGD) and spec.momentum:
-        for parameter in model.parameters():  # fused SGD leaves it undefined if the first step overflows
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    optimizer = _make_optimizer(model, spec, scaler)
+    schedule = choose(SCHEDULES, spec.schedule, "schedule")(optimizer, grid.steps[-1])
     torch.manual_seed(stream(seed, "dropout"))
 
     curve: list[Evaluation] = []
@@ -130,17 +125,8 @@ def train(
         if device.type != "cpu" and not is_last_of_epoch:
             continue  # reading now would wait for the device
         for examples, trained, validated in unread:
-            train_score, val_score = trained.score(), validated.score()
-            point = Evaluation(
-                examples=examples,
-                epoch=examples / grid.num_examples,
-                train_loss=train_score.loss,
-                train_accuracy=train_score.accuracy,
-                val_loss=val_score.loss,
-                val_accuracy=val_score.accuracy,
-                dead_classes=val_score.dead_classes,
-                seconds=clock.seconds(num_segments=len(curve) + 1),
-            )
+            seconds = clock.seconds(num_segments=len(curve) + 1)
+            point = _evaluation(examples, examples / grid.num_examples, trained.score(), validated.score(), seconds)
             curve.append(point)
             on_eval(point)
             if not (math.isfinite(point.train_loss) and math.isfinite(point.val_loss)):
@@ -152,8 +138,34 @@ def train(
             return History("paused", curve, clock.seconds_before)
         if saved:
             saved.save_if_due(curve)
-    left_chance = max(point.val_accuracy for point in curve) > chance_level(data.val.labels)
-    return History("finished" if left_chance else "collapsed", curve, clock.seconds_before)
+    return History(_outcome(curve, data.val.labels), curve, clock.seconds_before)
+
+
+def _make_optimizer(model: nn.Module, spec: TrainSpec, scaler: GradScaler) -> Optimizer:
+    optimizer = choose(OPTIMIZERS, spec.optimizer, "optimizer")(_parameter_groups(model, spec), spec)
+    if scaler.is_enabled() and isinstance(optimizer, SGD) and spec.momentum:
+        for parameter in model.parameters():  # fused SGD leaves it undefined if the first step overflows
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def _evaluation(examples: int, epoch: float, train_score: Score, val_score: Score, seconds: float) -> Evaluation:
+    return Evaluation(
+        examples=examples,
+        epoch=epoch,
+        train_loss=train_score.loss,
+        train_accuracy=train_score.accuracy,
+        val_loss=val_score.loss,
+        val_accuracy=val_score.accuracy,
+        dead_classes=val_score.dead_classes,
+        seconds=seconds,
+    )
+
+
+def _outcome(curve: list[Evaluation], val_labels_N: Tensor) -> str:
+    """Return "finished", or "collapsed" if validation accuracy never left chance."""
+    left_chance = max(point.val_accuracy for point in curve) > chance_level(val_labels_N)
+    return "finished" if left_chance else "collapsed"
 
 
 def require_batches(model: nn.Module, num_examples: int, spec: TrainSpec) -> None:
@@ -314,18 +326,18 @@ class Grid:
         self.steps = sorted(points | {last})
 
     def examples_at(self, step: int) -> int:
-        """Training images seen after so many steps."""
+        """Return the number of training images seen after `step` steps."""
         epochs, steps = divmod(step, self.steps_per_epoch)
         return epochs * self.num_examples + min(steps * self._batch_size, self.num_examples)
 
     def from_point(self, first: int) -> Iterator[tuple[int, bool]]:
-        """The steps from point number `first` on, and for each: is no later point in its epoch?"""
+        """Yield each step from point `first` on, and whether it is the last of its epoch."""
         beyond = self.steps[-1] + self.steps_per_epoch
         for step, later in pairwise([*self.steps[first:], beyond]):
             yield step, math.ceil(later / self.steps_per_epoch) > math.ceil(step / self.steps_per_epoch)
 
     def _step_at(self, examples: int) -> int:
-        """The first step after which so many images were seen."""
+        """Return the first step after which at least that many images were seen."""
         epochs, rest = divmod(examples, self.num_examples)
         return epochs * self.steps_per_epoch + math.ceil(rest / self._batch_size)
 
@@ -333,7 +345,7 @@ class Grid:
 def _batches_from(
     step: int, grid: Grid, data: ImageData, spec: TrainSpec, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of one epoch after the other without end, from that step of the training on."""
+    """Yield the batches of epoch after epoch without end, from `step` of the training on."""
     first_epoch, first_step = divmod(step, grid.steps_per_epoch)
     for epoch in count(first_epoch):
         yield from data.epoch(spec.batch_size, seed, epoch, channels_last=spec.channels_last, first_step=first_step)
