@@ -31,7 +31,7 @@ NEVER = {
 
 # The only importers of a library.
 ONLY = {
-    "mlflow": ("ablations.tracking.mlflow_tree", "nin.export", "nin.served"),
+    "mlflow": ("ablations.tracking.mlflow_tree", "nin.serving", "nin.served"),
     "optuna": ("ablations.tuning",),
     "ray": ("ablations.execution.engines.ray",),
     "seaborn": ("ablations.reporting.figures",),
@@ -54,7 +54,9 @@ NOTHING_ELSE_THAN = {
     "nin.cli": ("nin.__version__",),
     "nin.sizes": ("nin.registry", "nin.spec"),
     "nin.measure": ("nin.cli", "nin.sizes", "nin.spec"),
-    "nin.export": ("nin.cli",),
+    "nin.model_card": (),
+    "nin.serving": ("nin.model_card",),
+    "nin.export": ("nin.cli", "nin.model_card", "nin.serving"),
     "nin.predict": ("nin.cli",),
     "nin.cam": ("nin.cli",),
     "ablations.plugins": ("nin.registry",),

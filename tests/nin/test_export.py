@@ -26,13 +26,15 @@ from trained_networks import DATA, TINY, keep, make
 
 import nin.export
 from nin.data import load
-from nin.export import FORMATS, INPUT, REQUEST, Check, Format, export, main, triton_repository
+from nin.export import FORMATS, Check, Format, export, main
 from nin.heads import HEADS
 from nin.model import predict
+from nin.model_card import INPUT, REQUEST
 from nin.pooling import POOLINGS
 from nin.predict import read_images
+from nin.serving import triton_repository
 from nin.spec import ModelSpec
-from nin.weights import TrainedNetwork
+from nin.weights import Card, TrainedNetwork
 
 
 def exported(trained: TrainedNetwork, kind: str, path: Path, **options: bool) -> Check:
@@ -467,13 +469,17 @@ def test_mlflow_serves_what_was_registered(images: Tensor, tmp_path: Path) -> No
         server.wait(30)
 
 
-def test_the_input_example_of_mlflow_has_more_than_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch of one would freeze the batch dimension."""
-    given: list[int] = []
+def test_the_network_in_mlflow_takes_any_number_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An example of one image would freeze the batch dimension."""
+    answers: list[Tensor] = []
+
+    def register(card: Card, network: Path, *_: object) -> str:
+        classifier = torch.export.load(network).module()
+        answers.append(classifier(torch.zeros(3, *card.image_shape, dtype=torch.uint8)))
+        return "models:/x/1"
+
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(
-        nin.export, "register_with_mlflow", lambda trained, images, *_: given.append(len(images)) or "models:/x/1"
-    )
+    monkeypatch.setattr(nin.export, "register_with_mlflow", register)
     keep(make(), tmp_path)
     assert main(["2x:0", "--results", str(tmp_path), "--format", "pt2", "--mlflow"]) == 0
-    assert given == [2]
+    assert [len(logits_NK) for logits_NK in answers] == [3]
