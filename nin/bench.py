@@ -5,26 +5,26 @@
     python -m nin.bench --quick             shorter repeats: three minutes on 2 cores
     python -m nin.bench --compile           torch.compile as well; the time it takes is counted apart
 
-Each loop lives in a process of its own, so that neither has the other's memory or settings, and they take turns: the ratio is
-the median over the turns, and what else the machine does meanwhile falls on both. A training step counts as three times the
+Each loop lives in its own process (`nin.remote`), so that neither has the other's memory or settings. The loops take turns, so
+that other load of the machine falls on both; the ratio is the median over the turns. A training step counts as three times the
 FLOPs of a forward pass, since there are two products in the backward pass for each in the forward pass.
 """
 
 import argparse
 import json
-import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from nin.cli import OneLineParser, exit_with, require_per_core, text_table
+from nin.bench_tables import tables
+from nin.cli import OneLineParser, exit_with, require_per_core
+from nin.remote import RemoteObject, remote
 from nin.settings import SETTINGS, Setting
 from nin.spec import DEVICES, choose
 
@@ -40,10 +40,10 @@ TFLOP = 1e12
 
 
 def compared(textbook: "Sequence[Pace]", ours: "Sequence[Pace]") -> dict[str, float]:
-    """Medians over turns, in each of which both loops ran once. The ratio's is of the turns' ratios.
+    """Return medians over turns, in each of which both loops ran once. The ratio is the median of the turns' ratios.
 
-    Without a prefix, images/s are from end to end: loading, training and evaluating. `step_` is as the textbook counts its
-    own, without loading and evaluation; ours then still makes its batches, since it does that on the device.
+    Images/s without a prefix are from end to end: loading, training and evaluating. `step_` is the textbook's own count, without
+    loading and evaluation; ours still includes making batches, which happens on the device.
     """
     turns = list(zip(textbook, ours, strict=True))
     return {
@@ -57,7 +57,7 @@ def compared(textbook: "Sequence[Pace]", ours: "Sequence[Pace]") -> dict[str, fl
 
 
 def arithmetic(setting: Setting, step_images_per_sec: float, matrix_flops: float) -> dict[str, float]:
-    """10^12 FLOP/s that training achieves without evaluation, those of the machine's matrix products, and the share."""
+    """Return the 10^12 FLOP/s of training without evaluation, those of the machine's matrix products, and their ratio."""
     from nin.sizes import size
 
     flops = 3e9 * size(setting.model, setting.in_shape, 10).gflops * step_images_per_sec
@@ -66,47 +66,6 @@ def arithmetic(setting: Setting, step_images_per_sec: float, matrix_flops: float
         "matrix_tflops": matrix_flops / TFLOP,
         "share_of_matrix_rate": flops / matrix_flops,
     }
-
-
-class _Elsewhere:
-    """An object in a process of its own, which does one thing at a time."""
-
-    def __init__(self, make: "Callable[..., object]", *arguments: object) -> None:
-        spawn = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
-        self._pool = ProcessPoolExecutor(1, spawn, _make, (make, arguments))
-
-    def start(self, method: str, *arguments: object) -> "Future[Any]":
-        """Call the method without waiting for its result."""
-        return self._pool.submit(_call, method, arguments)
-
-    def call(self, method: str, *arguments: object) -> Any:
-        """Return the method's result."""
-        return self.start(method, *arguments).result()
-
-    def close(self) -> None:
-        """End the process."""
-        self._pool.shutdown(cancel_futures=True)
-
-
-_made: object = None  # in a process of its own: what it is there for
-
-
-def _make(make: "Callable[..., object]", arguments: tuple[object, ...]) -> None:
-    global _made
-    _made = make(*arguments)
-
-
-def _call(method: str, arguments: tuple[object, ...]) -> object:
-    return getattr(_made, method)(*arguments)
-
-
-@contextmanager
-def _elsewhere(make: "Callable[..., object]", *arguments: object) -> Iterator[_Elsewhere]:
-    there = _Elsewhere(make, *arguments)
-    try:
-        yield there
-    finally:
-        there.close()
 
 
 def measure_setting(
@@ -119,9 +78,9 @@ def measure_setting(
     asked = precision_on(device, setting.train.precision)
     precisions = sorted(machine.flops, key=lambda name: name != asked)
     with ExitStack() as stack:
-        loops = [stack.enter_context(_elsewhere(TextbookLoop, setting, device, threads, LOADER_WORKERS))]
+        loops = [stack.enter_context(remote(TextbookLoop, setting, device, threads, LOADER_WORKERS))]
         for precision in precisions:
-            loops.append(stack.enter_context(_elsewhere(OurLoop, _in(precision, setting), device, threads)))
+            loops.append(stack.enter_context(remote(OurLoop, _in(precision, setting), device, threads)))
         num_images = [loop.call("images_for", repeat_sec) for loop in loops]
         turns = [[loop.call("epoch", n) for loop, n in zip(loops, num_images, strict=True)] for _ in range(REPEATS)]
         phases: dict[str, float] = loops[1].call("phases", num_images[1])
@@ -151,7 +110,7 @@ def _measure_compiled(
     from nin.loops import OurLoop
     from nin.precision import precision_on
 
-    with _elsewhere(OurLoop, setting, device, threads, True) as loop:
+    with remote(OurLoop, setting, device, threads, True) as loop:
         first: Pace = loop.call("epoch", num_images)
         paces: list[Pace] = [loop.call("epoch", num_images) for _ in range(REPEATS)]
     rate = median(pace.step_images_per_sec for pace in paces)
@@ -165,17 +124,18 @@ def _measure_compiled(
 def measure_at_once(
     setting: Setting, device: str, ways: Sequence[tuple[int, int]], repeat_sec: float
 ) -> list[dict[str, Any]]:
-    """Images/s of several runs of the setting at the same time, all together, from end to end; `ways` are (processes, threads of
-    each). The ways take turns; `ratio` is to that with the fewest processes.
+    """Measure images/s of several runs of the setting at the same time, all together, from end to end.
+
+    ways  (number of processes, threads of each); they take turns, and `ratio` compares each with the one of fewest processes
     """
     from nin.loops import OurLoop
 
     with ExitStack() as stack:
         loops = [
-            [stack.enter_context(_elsewhere(OurLoop, setting, device, threads)) for _ in range(processes)]
+            [stack.enter_context(remote(OurLoop, setting, device, threads)) for _ in range(processes)]
             for processes, threads in ways
         ]
-        num_images = [min(_all_at_once(side_by_side, "images_for", repeat_sec)) for side_by_side in loops]
+        num_images = [min(_call_all(side_by_side, "images_for", repeat_sec)) for side_by_side in loops]
         turns = [
             [_images_per_sec(side_by_side, n) for side_by_side, n in zip(loops, num_images, strict=True)]
             for _ in range(REPEATS)
@@ -192,86 +152,22 @@ def measure_at_once(
     ]
 
 
-def _images_per_sec(side_by_side: Sequence[_Elsewhere], num_images: int) -> float:
+def _images_per_sec(side_by_side: Sequence[RemoteObject], num_images: int) -> float:
     start = time.perf_counter()
-    paces: list[Pace] = _all_at_once(side_by_side, "epoch", num_images)
+    paces: list[Pace] = _call_all(side_by_side, "epoch", num_images)
     return sum(pace.images for pace in paces) / (time.perf_counter() - start)
 
 
-def _all_at_once(side_by_side: Sequence[_Elsewhere], method: str, *arguments: object) -> list[Any]:
+def _call_all(side_by_side: Sequence[RemoteObject], method: str, *arguments: object) -> list[Any]:
     return [future.result() for future in [there.start(method, *arguments) for there in side_by_side]]
 
 
 def _limits(device: str, threads: int) -> "Machine":
     from nin.loops import Limits
 
-    with _elsewhere(Limits, device, threads) as there:
+    with remote(Limits, device, threads) as there:
         machine: Machine = there.call("machine")
         return machine
-
-
-def _tables(result: Mapping[str, Any]) -> str:
-    rows: Mapping[str, Mapping[str, Any]] = result["settings"]
-
-    def speeds(prefix: str) -> str:
-        names = [f"{prefix}{name}" for name in ("images_per_sec", "ratio")]
-        return text_table(
-            ("setting", "ours in", "textbook, images/s", "ours, images/s", "ratio"),
-            [
-                (
-                    name,
-                    precision,
-                    *(f"{row[key]:,.0f}" for key in (f"textbook_{names[0]}", names[0])),
-                    f"{row[names[1]]:.2f}",
-                )
-                for name, whole in rows.items()
-                for precision, row in whole["precisions"].items()
-            ],
-        )
-
-    limits = text_table(
-        ("setting", "in", "TFLOP/s in training", "matrix TFLOP/s", "share"),
-        [
-            (
-                name,
-                kind,
-                f"{row['tflops']:.3f}",
-                f"{row['matrix_tflops']:.3f}",
-                f"{row['share_of_matrix_rate']:.1%}",
-            )
-            for name, whole in rows.items()
-            for kind, row in {**whole["precisions"], f"{whole['precision']}, compiled": whole.get("compiled")}.items()
-            if row
-        ],
-    )
-    phases = list(next(iter(rows.values()))["phases"])
-    where = text_table(
-        ("setting", *phases),
-        [(name, *(f"{row['phases'][phase]:.1%}" for phase in phases)) for name, row in rows.items()],
-    )
-    at_once = text_table(
-        ("setting", "processes", "threads each", "images/s together", "ratio"),
-        [
-            (name, str(way["processes"]), str(way["threads"]), f"{way['images_per_sec']:,.0f}", f"{way['ratio']:.2f}")
-            for name, ways in result["at_once"].items()
-            for way in ways
-        ],
-    )
-    parts = [
-        ("From end to end: loading, training, evaluating", speeds("")),
-        ("As the textbook counts: without loading and evaluation", speeds("step_")),
-        ("Against the machine's matrix products", limits),
-        ("Where our time goes", where),
-        ("Several runs at once", at_once),
-    ]
-    compiled = {name: row["compiled"] for name, row in rows.items() if "compiled" in row}
-    if compiled:
-        table = text_table(
-            ("setting", "images/s", "compiling, s"),
-            [(name, f"{c['images_per_sec']:,.0f}", f"{c['compile_seconds']:.1f}") for name, c in compiled.items()],
-        )
-        parts.append(("Ours after torch.compile, from end to end", table))
-    return "\n\n".join(f"{title}\n{table}" for title, table in parts)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -337,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "settings": rows,
         "at_once": at_once,
     }
-    print(f"{precision_line}\n{machine_line(machine)}\ntorch {torch.__version__}, {data}\n\n{_tables(result)}")
+    print(f"{precision_line}\n{machine_line(machine)}\ntorch {torch.__version__}, {data}\n\n{tables(result)}")
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0

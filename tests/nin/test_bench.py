@@ -16,6 +16,7 @@ from nin import bench, loops
 from nin.bench import arithmetic, compared, main
 from nin.loops import PHASES, OurLoop, Pace, TextbookLoop
 from nin.machine import device_name
+from nin.remote import remote
 from nin.roofline import Machine
 from nin.settings import SETTINGS, Setting
 from nin.sizes import layers
@@ -129,7 +130,7 @@ def test_random_bytes_stand_in_where_fashion_mnist_is_not(monkeypatch: pytest.Mo
 
 
 def test_a_process_of_its_own_keeps_what_it_made() -> None:
-    with bench._elsewhere(Counter, "aab") as counter:
+    with remote(Counter, "aab") as counter:
         counter.call("update", "bb")
         assert counter.call("most_common") == [("b", 3), ("a", 2)]
 
@@ -160,7 +161,7 @@ def here(make: type, *arguments: object) -> Iterator[object]:
 def test_json_has_the_numbers_that_are_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "_elsewhere", here)
+    monkeypatch.setattr(bench, "remote", here)
     monkeypatch.setattr(bench, "SETTINGS", {"tiny": TINY})
     monkeypatch.setattr(bench, "LOADER_WORKERS", 0)
     monkeypatch.setattr(bench, "QUICK_REPEAT_SEC", 0.0)

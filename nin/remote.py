@@ -1,0 +1,49 @@
+"""Call methods of an object that lives in its own process, so that its memory and settings are its own."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+
+class RemoteObject:
+    """Call methods of an object that lives in its own process. The object runs one method at a time."""
+
+    def __init__(self, make: Callable[..., object], *arguments: object) -> None:
+        spawn = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
+        self._pool = ProcessPoolExecutor(1, spawn, _make, (make, arguments))
+
+    def start(self, method: str, *arguments: object) -> "Future[Any]":
+        """Call the method without waiting for its result."""
+        return self._pool.submit(_call, method, arguments)
+
+    def call(self, method: str, *arguments: object) -> Any:
+        """Return the method's result."""
+        return self.start(method, *arguments).result()
+
+    def close(self) -> None:
+        """End the process."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def remote(make: Callable[..., object], *arguments: object) -> Iterator[RemoteObject]:
+    """Context with the object `make(*arguments)` in its own process, which ends with the context."""
+    instance = RemoteObject(make, *arguments)
+    try:
+        yield instance
+    finally:
+        instance.close()
+
+
+_instance: object = None  # in the object's own process: the object
+
+
+def _make(make: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    global _instance
+    _instance = make(*arguments)
+
+
+def _call(method: str, arguments: tuple[object, ...]) -> object:
+    return getattr(_instance, method)(*arguments)
