@@ -1,6 +1,5 @@
 """A run is one training, fully resolved: its settings, its identity, and changes to it. Imports no torch."""
 
-import ast
 import hashlib
 import json
 import typing
@@ -8,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 
 from nin.registry import added, digest
-from nin.spec import TRAINER_VERSION, DataSpec, ModelSpec, TrainSpec, changed, choose
+from nin.spec import TRAINER_VERSION, DataSpec, ModelSpec, TrainSpec, changed, choose, parse_value, require_type
 
 Changes = Mapping[str, object]
 
@@ -120,14 +119,12 @@ def flat(model: Changes, data: Changes, train: Changes) -> dict[str, object]:
 
 
 def require_settings(settings: object) -> None:
-    """Raises ValueError if they are not {"train.lr": 0.05, ...}: fields of a run, with values of the fields' types."""
+    """Raise ValueError unless they are {"train.lr": 0.05, ...}: fields of a run, with values of the fields' types."""
     if not isinstance(settings, dict):
         raise ValueError(f"{settings!r} must be fields of a run and their values")
     types = _types()
     for key, value in settings.items():
-        wanted = choose(types, key, "field of a run")
-        if type(value) is not wanted and not (wanted is float and type(value) is int):
-            raise ValueError(f"{key}={value!r} must be {wanted.__name__}")
+        require_type(key, value, choose(types, key, "field of a run"))
 
 
 def by_part(settings: Mapping[str, object]) -> dict[str, dict[str, object]]:
@@ -150,7 +147,11 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, object]:
         key, equals, text = override.partition("=")
         if not equals:
             raise ValueError(f"--set {override!r}: must be key=value, such as train.lr=0.05")
-        settings[key] = _parse(key, text, choose(types, key, "--set key"))
+        wanted = choose(types, key, "--set key")
+        try:
+            settings[key] = parse_value(text, wanted)
+        except ValueError as error:
+            raise ValueError(f"--set {key}={text!r}: {error}") from None
     return settings
 
 
@@ -178,17 +179,3 @@ def _types() -> dict[str, type]:
 def _differences(spec: ModelSpec | DataSpec | TrainSpec) -> dict[str, object]:
     """The fields that are not at their default."""
     return {f.name: getattr(spec, f.name) for f in fields(spec) if getattr(spec, f.name) != f.default}
-
-
-def _parse(key: str, text: str, wanted: type) -> object:
-    if wanted is str:
-        return text
-    try:
-        value = ast.literal_eval(text.capitalize() if wanted is bool else text)
-    except (ValueError, SyntaxError):
-        value = text
-    if wanted is float and type(value) is int:
-        value = float(value)
-    if type(value) is not wanted:
-        raise ValueError(f"--set {key}={text!r}: must be {'true or false' if wanted is bool else wanted.__name__}")
-    return value

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from nin.registry import Addition, added
-from nin.spec import MAX_SIDE, ModelSpec, Shape, choose
+from nin.spec import MAX_SIDE, ModelSpec, Shape, choose, parse_value
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -172,8 +172,7 @@ def spec_changes(overrides: Sequence[str]) -> dict[str, Any]:
         key, _, text = override.removeprefix("model.").partition("=")
         wanted = choose(types, key, "--set key")
         try:
-            changes[key] = {"true": True, "false": False}[text.lower()] if wanted is bool else wanted(text)
-        except (KeyError, ValueError):
-            kind = "true or false" if wanted is bool else wanted.__name__
-            raise ValueError(f"--set {override!r}: {key} must be {kind}") from None
+            changes[key] = parse_value(text, wanted)
+        except ValueError as error:
+            raise ValueError(f"--set {override!r}: {key} {error}") from None
     return changes

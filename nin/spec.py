@@ -5,6 +5,7 @@ Standard library only, so that reading or listing experiments loads no torch. Na
 says which one is near.
 """
 
+import ast
 import difflib
 import hashlib
 import math
@@ -215,11 +216,40 @@ def changed(spec: AnySpec, changes: Mapping[str, object]) -> AnySpec:
     """
     types = get_type_hints(type(spec))
     for name, value in changes.items():
-        wanted = choose(types, name, f"field of {type(spec).__name__}")
-        if type(value) is not wanted and not (wanted is float and type(value) is int):
-            raise ValueError(f"{name}={value!r} must be {wanted.__name__}")
+        require_type(name, value, choose(types, name, f"field of {type(spec).__name__}"))
     values: Any = dict(changes)
     return replace(spec, **values)
+
+
+def require_type(key: str, value: object, wanted: type) -> None:
+    """Raise ValueError unless the value is of that type; an int is a float as well, a bool is no int."""
+    if type(value) is not wanted and not (wanted is float and type(value) is int):
+        raise ValueError(f"{key}={value!r} must be {wanted.__name__}")
+
+
+def parse_value(text: str, wanted: type) -> Any:
+    """Return the value of that type that a command line gives as text: 3 for "3" and int, True for "true" and bool.
+
+    Raises ValueError ("must be int") for any other text.
+    """
+    if wanted is str:
+        return text
+    try:
+        value = ast.literal_eval(text.capitalize() if wanted is bool else text)
+        if wanted is float and type(value) is int:
+            value = float(value)
+    except (
+        ValueError,
+        TypeError,
+        SyntaxError,
+        OverflowError,
+        MemoryError,
+        RecursionError,
+    ):  # as `ast` says it may raise
+        value = None
+    if type(value) is not wanted:
+        raise ValueError(f"must be {'true or false' if wanted is bool else wanted.__name__}")
+    return value
 
 
 def _require(condition: bool, field: str, value: object, wanted: str) -> None:

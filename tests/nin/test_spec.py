@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from nin.spec import DataSpec, ModelSpec, TrainSpec, choose, hint, stream
+from nin.spec import DataSpec, ModelSpec, TrainSpec, choose, hint, parse_value, require_type, stream
 
 
 @pytest.mark.parametrize("module", ["nin.spec", "nin.history", "nin.cli", "nin.measure"])
@@ -89,3 +89,45 @@ def test_choose_finds_an_entry_or_names_the_nearest() -> None:
     assert choose(registry, "max", "pooling") == 2
     with pytest.raises(ValueError, match=r"^unknown pooling 'avg': the nearest is 'average' \(of average, max\)$"):
         choose(registry, "avg", "pooling")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "value"),
+    [
+        ("3", int, 3),
+        ("3", float, 3.0),
+        ("1e-3", float, 0.001),
+        ("true", bool, True),
+        ("False", bool, False),
+        ("3", str, "3"),
+        ("", str, ""),
+    ],
+)
+def test_a_text_of_the_command_line_becomes_a_value_of_the_fields_type(text: str, wanted: type, value: object) -> None:
+    parsed = parse_value(text, wanted)
+    assert parsed == value
+    assert type(parsed) is wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "message"),
+    [
+        ("0.5", int, "^must be int$"),
+        ("true", int, "^must be int$"),
+        ("", int, "^must be int$"),
+        ("{[]: 1}", int, "^must be int$"),
+        pytest.param("(" * 10_000, int, "^must be int$", id="nested beyond measure"),
+        ("nan", float, "^must be float$"),
+        pytest.param("9" * 400, float, "^must be float$", id="more than a float holds"),
+        ("1", bool, "^must be true or false$"),
+    ],
+)
+def test_a_text_of_another_type_is_refused(text: str, wanted: type, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_value(text, wanted)
+
+
+def test_an_int_is_a_float_and_a_bool_is_no_int() -> None:
+    require_type("train.lr", 1, float)
+    with pytest.raises(ValueError, match=r"^train\.epochs=True must be int$"):
+        require_type("train.epochs", True, int)
