@@ -1,13 +1,13 @@
 """Make the C library keep freed memory; by default, giving it back costs a network on large images a fifth of its time on a CPU.
 
-Activations are allocated in the forward pass and freed in the backward pass. By default glibc gives blocks above 32 MB back to
-the system at once, which hands them out again page by page, cleared, at the next step: millions of page faults per epoch.
+Activations are allocated in the forward pass and freed in the backward pass. By default glibc returns blocks above 32 MB to the
+system at once. The system clears them and hands them out again page by page at the next step: millions of page faults per epoch.
 
-Kept, they go well together where all weights are small. The gradients of a very large layer, allocated anew at each step, find no
-gap that fits among what is kept: a layer of 51 million weights filled 19 GB in minutes. There the default is better.
+Keeping freed memory suits networks whose weights are all small. The gradients of a very large layer are allocated anew at each step
+and fit into no gap of the kept memory: a layer of 51 million weights filled 19 GB in minutes. There the default is better.
 
-What is kept is walked through from end to end at every step, which pages of 2 MB make faster than those of 4 kB (`d2l` by 2 %,
-`full` by 4 %, on an Intel Xeon). Linux has them for those who ask.
+Each step walks through the kept memory from end to end. Pages of 2 MB make that faster than pages of 4 kB (`d2l` by 2 %, `full` by
+4 %, on an Intel Xeon). Linux provides them on request.
 """
 
 import ctypes
@@ -32,7 +32,7 @@ LARGE_WEIGHTS = 16 * 2**20  # bytes of one layer's weights
 def keep_freed_memory(model: nn.Module) -> None:
     """Make this process keep and reuse freed memory, in large pages, unless a layer of `model` is very large.
 
-    Changes no result. Does nothing without glibc.
+    Results do not change. Without glibc the function does nothing.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -48,7 +48,7 @@ def keep_freed_memory(model: nn.Module) -> None:
 
 @cache
 def _reserve_huge_pages() -> None:
-    """Let the heap grow, once, by addresses that take no memory until they are used, and then large pages."""
+    """Reserve addresses for the heap, once per process; they take no memory until they are used, and then large pages."""
     library = _c_library()
     block = library.malloc(RESERVED)
     if block:

@@ -1,7 +1,7 @@
 """The interface for notebooks and scripts: build a network, list its layers, train it, use it. Exported by `nin`.
 
-Whatever a caller gets wrong is a ValueError of one line, as on the command lines. Only `layers` and
-`History.to_frame` import pandas, so training needs nothing but torch and rich.
+A caller's mistake raises a ValueError of one line, as on the command lines. Only `layers` and `History.to_frame` import pandas, so
+training needs nothing but torch and rich.
 """
 
 import warnings
@@ -48,11 +48,11 @@ def build(
     seed: int = 0,
     **changes: object,
 ) -> Network:
-    """A network with fresh weights, on the CPU; iterating over it gives its blocks in the order of the forward pass.
+    """Build a network with fresh weights, on the CPU; iterating over it gives its blocks in the order of the forward pass.
 
     network   a name ("nin-d2l", "nin-cifar", "nin-small", "alexnet", "vgg11", "vgg16", "lenet") or a specification
-    in_shape  (C, H, W) of the images; a name has its textbook's own, a specification needs one (`data.in_shape`)
-    seed      of the weights, layer by layer: networks that share a trunk start with the same one
+    in_shape  (C, H, W) of the images; by default a name has the textbook's, a specification has none (`data.in_shape`)
+    seed      seed of the weights, layer by layer: networks that share a trunk start with the same one
     changes   fields of `ModelSpec`, such as num_1x1=3 or pooling="max"
 
     Raises ValueError for a name or value that does not exist, or images that are too small for the network.
@@ -63,9 +63,9 @@ def build(
 def layers(
     network: str | ModelSpec | nn.Module, in_shape: Shape | None = None, num_classes: int = 10, **changes: object
 ) -> "pd.DataFrame":
-    """One row per layer, in the order of the forward pass: part, name, kind, output_shape, params, flops.
+    """Return a table of layers in the order of the forward pass: part, name, kind, output_shape, params, flops.
 
-    network   as `build` has it, or a network that was built; of a module from elsewhere in_shape must be given
+    network   as for `build`, or a built network; a module from elsewhere needs in_shape
 
     Output shapes are (C, H, W) or (C,). FLOPs are those of one image's forward pass, two per multiply-accumulate.
     """
@@ -87,7 +87,7 @@ def layers(
 def _resolved(
     network: str | ModelSpec, in_shape: Shape | None, changes: Mapping[str, object]
 ) -> tuple[ModelSpec, Shape]:
-    """The specification with its changes, and the shape of its images."""
+    """Return the specification with its changes, and the shape of its images."""
     spec, known_shape = (network, None) if isinstance(network, ModelSpec) else choose(NETWORKS, network, "network")
     in_shape = in_shape or known_shape
     if in_shape is None:
@@ -103,11 +103,11 @@ def load_data(
     device: str = "auto",
     **changes: object,
 ) -> ImageData:
-    """A data set, found in the data root or fetched into it, divided, on the device that trains.
+    """Return a divided data set on the training device; a data set that is not in the data root is fetched into it.
 
     data     a name ("fashion-mnist", "cifar-10", "synthetic", "folder:NAME", "folder:/path/of/a/folder", ...) or a specification
-    seed     whose division it is, where each seed has one of its own (split="by-seed")
-    root     where data sets are; by default `$NIN_DATA`, or `~/.cache/nin-ablations/data`
+    seed     seed of the division, where each seed has its own (split="by-seed")
+    root     folder of data sets; by default `$NIN_DATA`, or `~/.cache/nin-ablations/data`
     device   "auto": an accelerator that torch sees, else the CPU; or "cpu", "cuda", "mps" or "xpu"
     changes  fields of `DataSpec`, such as train_examples=10_000 or image_size=224
 
@@ -133,11 +133,11 @@ def fit(
 
     training    a setting ("quick", "full", or "d2l", the textbook's own) or a specification
     on_eval     called with each point of the learning curve
-    seed        of the order of images, augmentation and dropout
+    seed        seed of the order of images, augmentation and dropout
     progress    show a bar, in a terminal or a notebook
-    checkpoint  a file to go on from, if it exists, and to keep the state in from time to time
-    threads     of a CPU; 0: one for a network whose steps are small, else as many as torch has. Their number changes results in
-                the last digits
+    checkpoint  file in which the state is saved at evaluations; if it exists, training resumes from it
+    threads     CPU threads; 0: one for a network whose steps are small, else as many as torch has. Their number changes results
+                in the last digits
     changes     fields of `TrainSpec`, such as epochs=1 or lr=0.05
 
     Raises ValueError for a name or value that does not exist, or a network of other images or classes. A training that diverges is
@@ -181,7 +181,7 @@ def _cpu_threads(number: int) -> Iterator[None]:
 
 
 def _suitable_threads(network: nn.Module, data: ImageData, spec: TrainSpec) -> int:
-    """Return one where a step is small, else torch's own number."""
+    """Return 1 if a step is small, else torch's own number of threads."""
     device = data.train.images.device
     if device.type != "cpu":
         return torch.get_num_threads()
@@ -191,11 +191,11 @@ def _suitable_threads(network: nn.Module, data: ImageData, spec: TrainSpec) -> i
 
 
 def load_trained(run: str | Path, results: str | Path = "results") -> TrainedNetwork:
-    """A trained network that a run kept (`keep_weights`), with a card that says what it is.
+    """Load a trained network that a run kept (`keep_weights`), with the card that describes it.
 
     run  a .safetensors file, (the start of) a run_id, or a name such as "2x:0", looked for under `results`
 
-    Raises ValueError, saying what there is, if there is none or more than one.
+    Raises ValueError, listing the networks there, unless exactly one matches.
     """
     return nin.weights.load(find(str(run), Path(results)))
 
@@ -203,9 +203,9 @@ def load_trained(run: str | Path, results: str | Path = "results") -> TrainedNet
 def probabilities(
     network: nn.Module | TrainedNetwork, images: Tensor | Sequence[str | Path], *, invert: bool = False
 ) -> Tensor:
-    """Class probabilities (N, K) on the CPU, each row summing to 1.
+    """Return class probabilities (N, K) on the CPU, each row summing to 1.
 
-    network  a trained network, which takes images as bytes or image files; or a module, which takes what it was trained on
+    network  a trained network, which takes images as bytes or image files; or a module, which takes inputs as in its training
     images   (N, C, H, W), or paths of image files; files are squeezed to the size of the trained network's data set
     invert   swap light and dark of image files; Fashion-MNIST shows light clothes on black
     """

@@ -71,7 +71,7 @@ def arithmetic(setting: Setting, step_images_per_sec: float, matrix_flops: float
 def measure_setting(
     setting: Setting, machine: "Machine", device: str, threads: int, repeat_sec: float, compiled: bool = False
 ) -> dict[str, Any]:
-    """Measure one setting, under the names of the JSON: our loop in its own precision, and in every precision."""
+    """Measure one setting and return its numbers, named as in the JSON: our loop in its own precision, and in every one."""
     from nin.loops import OurLoop, TextbookLoop
     from nin.precision import precision_on
 
@@ -106,7 +106,7 @@ def _in(precision: str, setting: Setting) -> Setting:
 def _measure_compiled(
     setting: Setting, machine: "Machine", device: str, threads: int, num_images: int
 ) -> dict[str, float]:
-    """Measure our loop after torch.compile; compile_seconds is the first epoch's time beyond that of later ones."""
+    """Measure our loop after torch.compile; compile_seconds is the first epoch's time minus that of later ones."""
     from nin.loops import OurLoop
     from nin.precision import precision_on
 
@@ -198,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     require_per_core("--threads", arguments.threads)
     settings = {name: choose(SETTINGS, name, "setting") for name in arguments.settings or SETTINGS}
     if arguments.json:
-        arguments.json.touch()  # what cannot be written is said before minutes are spent
+        arguments.json.touch()  # refuses an unwritable file before minutes are spent
 
     import torch
 

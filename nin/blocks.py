@@ -35,7 +35,7 @@ class Maxout(nn.Module):
 class Activation:
     """The layers after a convolution in a block: `after(channels)` at a block's end, `between(channels)` inside it.
 
-    pieces  channels that the convolution makes for each that is left
+    pieces  channels of the convolution for each channel of the activation's output
     """
 
     after: Callable[[int], list[nn.Module]]
@@ -75,7 +75,7 @@ def mlp_conv(
     """(N, in_channels, H, W) -> (N, channels[-1], H', W'): one spatial convolution, then a 1x1 for each further width.
 
     An activation follows each convolution; `last_relu=False` leaves out the one after the last. `inner_kernel=3` puts 3x3
-    convolutions in the place of the 1x1s: as deep, but no longer a perceptron at each pixel.
+    convolutions in the place of the 1x1s: the block is as deep, but no longer a perceptron at each pixel.
     """
     act = choose(ACTIVATIONS, activation, "activation")
     pieces = act.pieces if len(channels) > 1 or last_relu else 1
@@ -90,23 +90,23 @@ def mlp_conv(
 
 
 def scaled(channels: int, width: float) -> int:
-    """`channels` times `width`, rounded, at least 1."""
+    """Return `channels` times `width`, rounded, at least 1."""
     return max(1, round(channels * width))
 
 
 def mlp_channels(published: Sequence[int], num_1x1: int) -> list[int]:
-    """Widths of a block's convolutions when it has `num_1x1` 1x1s: the published ones, the last repeated as needed."""
+    """Return the widths of a block's convolutions with `num_1x1` 1x1s: the published ones, the last repeated as needed."""
     return [published[min(i, len(published) - 1)] for i in range(1 + num_1x1)]
 
 
 def weight_layers(network: nn.Module) -> Iterator[nn.Conv2d | nn.Linear]:
-    """Convolutions and linear layers, in the order of the forward pass."""
+    """Return convolutions and linear layers in the order of the forward pass."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             yield module
 
 
 def last_layer(network: nn.Module) -> nn.Conv2d | nn.Linear:
-    """The layer that makes the class maps or logits: the last of `weight_layers`, not counting a pooling's own."""
+    """Return the layer that makes the class maps or logits: the last of `weight_layers`, not counting a pooling's own."""
     in_poolings = {m for part in network.modules() if getattr(part, "is_global_pooling", False) for m in part.modules()}
     return [layer for layer in weight_layers(network) if layer not in in_poolings][-1]

@@ -5,7 +5,7 @@
 
 In NiN every class has a map of its own, whose mean is the class's logit (Lin, Chen and Yan, arXiv:1312.4400, section 3.2 and
 figure 4). A head that is linear over pooled features has such maps too: features weighted as the class weighs them, the class
-activation maps of Zhou et al. (arXiv:1512.04150). Fully connected heads have none: what they flatten has lost its place.
+activation maps of Zhou et al. (arXiv:1512.04150). Fully connected heads have none: flattening loses positions.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ RIGHT, WRONG = "#0173B2", "#D55E00"  # colours that colour-blind readers can tel
 
 
 def class_maps(network: "Network", x_NCHW: "Tensor") -> "Tensor":
-    """(N, C, H, W), prepared as the network wants them -> a map per class, (N, K, H', W').
+    """Return a map per class, (N, K, H', W'), of images (N, C, H, W) preprocessed as for the network.
 
     With average pooling, a map's mean is the class's logit but for the bias of a last linear layer.
     Raises ValueError if the head has no maps that belong to classes.
@@ -61,7 +61,7 @@ def class_maps(network: "Network", x_NCHW: "Tensor") -> "Tensor":
 def choose_images(right_RN: "Tensor", count: int) -> list[int]:
     """Choose the first `count` of N images; where possible, half of them are images that some of the R networks get wrong.
 
-    right_RN  which images each network gets right. Those that some get wrong come last
+    right_RN  whether each network classifies each image correctly. Images that some networks get wrong come last
     """
     all_right = right_RN.all(dim=0).tolist()
     right, wrong = ([i for i, flag in enumerate(all_right) if flag == wanted] for wanted in (True, False))
@@ -70,7 +70,7 @@ def choose_images(right_RN: "Tensor", count: int) -> list[int]:
 
 
 def class_map_figure(trained: Sequence["TrainedNetwork"], images: "Split") -> "Figure":
-    """A row per image: the image, and from each network the map of its label and that of the strongest other class.
+    """Draw a row per image: the image, and for each network the maps of its label and of the likeliest other class.
 
     A network's two maps of an image share one scale, symmetric about zero.
     """
@@ -104,14 +104,14 @@ def class_map_figure(trained: Sequence["TrainedNetwork"], images: "Split") -> "F
 
 
 def _show(axes: "Axes", image_CHW: "Tensor", title: str, colour: str = "black") -> None:
-    """The image in grey or RGB under a title of two lines, so that rows stay level."""
+    """Draw the image in grey or RGB under a title of two lines, so that rows stay level."""
     axes.set_axis_off()
     axes.imshow(image_CHW.permute(1, 2, 0).squeeze(2).numpy(), cmap="gray", vmin=0, vmax=255)
     axes.set_title(title, fontsize=7, color=colour, fontweight="normal" if colour == "dimgrey" else "bold", pad=2)
 
 
 def _overlay(axes: "Axes", image_CHW: "Tensor", map_HW: "Tensor", limit: float, title: str, colour: str) -> None:
-    """The map in red above zero and blue below, over the image in softened tones, whose black would swallow them."""
+    """Draw the map, red above zero and blue below, over the image in lighter tones, whose black would hide the map."""
     _show(axes, 128 + image_CHW // 2, title, colour)
     left, right, bottom, top = axes.images[0].get_extent()
     box = (left, right, bottom, top)
@@ -124,7 +124,7 @@ def _shortened(name: str) -> str:
 
 
 def _parser() -> OneLineParser:
-    parser = OneLineParser(prog="python -m nin.cam", description="Class maps of trained networks over test images.")
+    parser = OneLineParser(prog="python -m nin.cam", description="Draw class maps of trained networks on test images.")
     add_run_argument(parser, several=True)
     parser.add_argument(
         "--out", type=Path, default=Path("class-maps.png"), metavar="FILE", help="figure file (default: class-maps.png)"

@@ -1,7 +1,7 @@
 """Keep the state of a training on disk, so that a killed training resumes and ends bit for bit the same.
 
-A checkpoint is written whole or not at all, verified when it is read, and holds tensors and plain values only, so reading one
-runs no code. It belongs to one training: whatever is not that training's own is not used.
+A checkpoint is written whole or not at all and is verified when it is read. It holds tensors and plain values only, so reading one
+runs no code. It belongs to one training; a file of another training is not used.
 """
 
 import os
@@ -21,7 +21,7 @@ from nin.history import Evaluation
 from nin.machine import is_accelerator, rng_state, set_rng_state
 
 SHARE = 0.01  # largest fraction of a training's wall time that goes into writing checkpoints
-FIRST_COST_SEC = 0.01  # what writing one is taken to cost before the first has been timed
+FIRST_COST_SEC = 0.01  # assumed duration of a write before the first has been timed
 
 
 def last_point(path: Path) -> Evaluation | None:
@@ -31,7 +31,7 @@ def last_point(path: Path) -> Evaluation | None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return Evaluation(**state["curve"][-1])
-    except Exception:  # parsers raise whatever they stumble on
+    except Exception:  # parsers raise errors of any type
         return None
 
 
@@ -59,10 +59,10 @@ class Checkpoint:
         self._spent, self._cost = 0.0, FIRST_COST_SEC
 
     def restore(self) -> list[Evaluation]:
-        """Restore all parts and random streams from the file; returns the learning curve so far.
+        """Restore all parts and random streams from the file; return the learning curve so far.
 
-        Empty, with everything as it was, if there is no file. So it is, with a warning, if the file is damaged or another
-        training's.
+        If there is no file, the curve is empty and nothing changes. The same holds, with a warning, for a file that is damaged or
+        belongs to another training.
         """
         if not self.path.exists():
             return []
@@ -82,7 +82,7 @@ class Checkpoint:
             if is_accelerator(self._device):
                 set_rng_state(state[f"{self._device.type}_rng"], self._device)
             torch.set_rng_state(state["rng"])
-        except Exception as error:  # parsers raise whatever they stumble on
+        except Exception as error:  # parsers raise errors of any type
             for name, values in before.items():
                 self._parts[name].load_state_dict(values)
             warnings.warn(
@@ -92,14 +92,14 @@ class Checkpoint:
         return curve
 
     def save_if_due(self, curve: list[Evaluation]) -> None:
-        """`save`, unless writing would cost more than its share of the time."""
+        """Call `save` unless writing would exceed SHARE of the training's time."""
         if self._spent + self._cost <= SHARE * (time.monotonic() - self._started):
             self.save(curve)
 
     def save(self, curve: list[Evaluation]) -> None:
         """Write the state after the last point of the curve.
 
-        A disk that takes no more is a warning: the training matters more than its checkpoint.
+        A failed write is a warning, since the training matters more than its checkpoint.
         """
         started = time.monotonic()
         try:

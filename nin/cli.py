@@ -26,7 +26,7 @@ GC_THRESHOLD = 100_000
 MAX_REASON_LENGTH = 300  # characters
 MAX_PER_CORE = 8  # workers, or threads of one: with more, nothing gets faster and memory runs out
 PLAIN_WIDTH = 140  # characters of a line where no terminal says how wide it is
-WAIT_NOTICE_SEC = 5.0  # wait after which a person is told what is waited for
+WAIT_NOTICE_SEC = 5.0  # wait after which a notice names its cause
 NO_MEMORY = (
     *("failed to map segment", "annot allocate memory", "can't allocate memory", "not enough memory"),
     *("can't start new thread", "bad_alloc", "error return without exception set"),
@@ -58,7 +58,7 @@ def positive(text: str) -> int:
 
 
 def add_run_argument(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
-    """Add what names a trained network: RUN (`run`, or `runs` of several) and --results, and --import for the code it needs."""
+    """Add the arguments that name a trained network: RUN (`run`, or `runs` if several), --results and --import."""
     text = "a .safetensors file, (the start of) a run_id, or a name: 2x:0"
     if several:
         parser.add_argument("runs", nargs="+", metavar="RUN", help=text)
@@ -117,9 +117,9 @@ def redacted(text: str) -> str:
 
 
 def sqlite_url(file: Path) -> str:
-    """The URL of an SQLite database. SQLAlchemy encodes what it would decode, as the "%20" in the name of a folder.
+    """Return the URL of an SQLite database. SQLAlchemy encodes characters that it would decode, as "%20" in a folder's name.
 
-    The driver is named then: from "sqlite:///" MLflow takes the encoded name and makes a folder of it.
+    An encoded URL names the driver, since from "sqlite:///" MLflow takes the encoded name and makes a folder of it.
     """
     from sqlalchemy import URL, make_url
 
@@ -131,7 +131,7 @@ def sqlite_url(file: Path) -> str:
 
 @contextmanager
 def notice_if_slow(what: str) -> Iterator[None]:
-    """Name on stderr the thing that is waited for, once the wait exceeds WAIT_NOTICE_SEC."""
+    """Print on stderr what the program waits for, once the wait exceeds WAIT_NOTICE_SEC."""
     line = f"waiting for {one_line(redacted(what))}; Ctrl-C ends the wait\n"
     timer = threading.Timer(WAIT_NOTICE_SEC, lambda: sys.stderr.write(line))
     timer.daemon = True
@@ -149,7 +149,7 @@ def reason(error: Exception) -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether the error of Python, a loading library or a starting thread means that memory has run out."""
+    """Return whether the error, of Python, a loading library or a starting thread, means that memory has run out."""
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in NO_MEMORY)
 
 
@@ -159,9 +159,8 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
     An OSError, such as a full disk, becomes one line and status 1.
     """
     gc.set_threshold(GC_THRESHOLD)
-    logging.getLogger("matplotlib").setLevel(
-        logging.ERROR
-    )  # below is where it keeps its cache, if HOME cannot be written
+    # Without a writable HOME, matplotlib warns about the folder of its cache.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         status = main()
     except ValueError as error:
@@ -181,12 +180,12 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
         status = SOME_RUN_FAILED
     except KeyboardInterrupt:
         status = INTERRUPTED
-    gc.freeze()  # or the interpreter looks at all of it once more before it ends
+    gc.freeze()  # else the interpreter searches all objects once more before it ends
     sys.exit(status)
 
 
 def output_console() -> "Console":
-    """Standard output, as wide as the terminal, or PLAIN_WIDTH where there is none."""
+    """Return a console for standard output, as wide as the terminal, or PLAIN_WIDTH where there is none."""
     from rich.console import Console
 
     console = Console(highlight=False)

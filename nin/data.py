@@ -34,7 +34,7 @@ class ImageData:
 
     mean, std  (C,) of the pixels, in [0, 1], of all training images of the data set
     checksum   SHA-256 over images and labels of all three splits, in order
-    notes      for a folder of images: a line on its classes and splits, then one each for what a person should know of it
+    notes      for a folder of images: a line on its classes and splits, then one line per peculiarity of the images
     """
 
     spec: DataSpec
@@ -54,12 +54,12 @@ class ImageData:
         return f"ImageData({self.name}: {sizes} images, {shape}, {self.num_classes} classes, on {device})"
 
     def first(self, num_train: int, num_val: int) -> "ImageData":
-        """The same with only the first images of training and of validation."""
+        """Return the same data with only the first images of training and of validation."""
         return replace(self, train=self.train.first(num_train), val=self.val.first(num_val))
 
     @property
     def name(self) -> str:
-        """The name that the specification has for it."""
+        """The data set's name in its specification."""
         return self.spec.name
 
     @property
@@ -69,12 +69,12 @@ class ImageData:
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """Number of classes, K."""
         return len(self.classes)
 
     @property
     def in_shape(self) -> Shape:
-        """(C, H, W) of the images that a network sees."""
+        """Shape (C, H, W) of the images that a network sees."""
         channels, height, width = self.train.images.shape[1:]
         size = self.spec.image_size
         return (channels, size, size) if size else (channels, height, width)
@@ -82,7 +82,7 @@ class ImageData:
     def epoch(
         self, batch_size: int, seed: int, epoch: int, *, channels_last: bool = False, first_step: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Training images (n, C, H, W) in [0, 1] or normalised, and labels (n,), each image once, in the epoch's own order.
+        """Yield batches of training images (n, C, H, W), in [0, 1] or normalised, and labels (n,), in the epoch's own order.
 
         The order and the augmentation depend on `seed` and `epoch` alone; the last batch may be smaller. The batches before
         `first_step` are left out.
@@ -100,19 +100,19 @@ class ImageData:
             yield self._prepared(images, channels_last), self.train.labels[indices]
 
     def batches(self, split: Split, batch_size: int, *, channels_last: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-        """The split's images in order, without augmentation, as `epoch` makes them."""
+        """Yield batches of the split's images in order, as `epoch` makes them but without augmentation."""
         for start in range(0, len(split.labels), batch_size):
             images = split.images[start : start + batch_size]
             yield self._prepared(images, channels_last), split.labels[start : start + batch_size]
 
     def to(self, device: str | torch.device) -> "ImageData":
-        """The same on another device."""
+        """Return the same data on another device."""
         parts = {name: getattr(self, name).to(device) for name in ("train", "val", "test", "mean", "std")}
         return replace(self, **parts)
 
     @cached_property
     def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """Scale and shift that turn a byte into the network's input, channel by channel."""
+        """Return the scale and shift that turn a byte into the network's input, channel by channel."""
         if self.spec.normalize:
             mean_C11, std_C11 = self.mean[:, None, None], self.std[:, None, None]
             return 1 / (255 * std_C11), -mean_C11 / std_C11
@@ -136,7 +136,7 @@ def _flip(images_NCHW: Tensor, draws_N3: Tensor) -> Tensor:
 
 
 def _crop_flip(images_NCHW: Tensor, draws_N3: Tensor) -> Tensor:
-    """Shift by up to CROP_MARGIN pixels either way, black coming in, and mirror half."""
+    """Shift images by up to CROP_MARGIN pixels either way, filling with black, and mirror half of them."""
     channels, height, width = images_NCHW.shape[1:]
     padded = F.pad(images_NCHW, [CROP_MARGIN] * 4)
     offsets = (draws_N3[:, :2] * (2 * CROP_MARGIN + 1)).long()
@@ -147,7 +147,7 @@ def _crop_flip(images_NCHW: Tensor, draws_N3: Tensor) -> Tensor:
     return _flip(cropped, draws_N3)
 
 
-# From images (n, C, H, W) as bytes and three uniform random numbers each, (n, 3), to images of the same shape.
+# Functions of images (n, C, H, W) as bytes and three uniform random numbers per image, (n, 3), to images of the same shape.
 AUGMENTATIONS: Registry[Callable[[Tensor, Tensor], Tensor]] = Registry(
     "augmentation",
     "data.augment",
@@ -160,7 +160,7 @@ AUGMENTATIONS: Registry[Callable[[Tensor, Tensor], Tensor]] = Registry(
 
 
 def load(spec: DataSpec, root: Path | None = None, device: str | torch.device = "cpu") -> ImageData:
-    """The data set of `spec`, found in `root` (default: `data_root()`) or fetched into it, divided, on `device`.
+    """Load the data set of `spec` from `root` (default: `data_root()`), or fetch it into there; divide it, on `device`.
 
     Raises ValueError for a name that does not exist or more images than there are, DataError for files missing or damaged.
     """
@@ -192,7 +192,7 @@ def load(spec: DataSpec, root: Path | None = None, device: str | torch.device = 
 
 
 def _summary(data: ImageData) -> str:
-    """Classes, images per class and split in one line: "pets: 2 classes (training/validation/test): cat 80/10/18, dog 78/12/16"."""
+    """Summarise images per class and split in one line: "pets: 2 classes (training/validation/test): cat 80/10/18, dog 78/12/16"."""
     splits = [data.train, *([] if data.val_is_test else [data.val]), data.test]
     counts = torch.stack([torch.bincount(split.labels, minlength=data.num_classes) for split in splits], dim=1).tolist()
     parts = "training/test" if data.val_is_test else "training/validation/test"
@@ -208,7 +208,7 @@ def _summary(data: ImageData) -> str:
 
 
 def _with_noise(labels_N: Tensor, num_classes: int, spec: DataSpec) -> Tensor:
-    """(N,) labels, of which a share `spec.label_noise` is drawn anew; the same for every training of the division."""
+    """Redraw a share `spec.label_noise` of the labels (N,), alike for every training of the division."""
     if not spec.label_noise:
         return labels_N
     generator = _generator(0, f"label noise {spec.split}")
@@ -230,12 +230,12 @@ def _require_enough(what: str, wanted: int, there: int, source: Source) -> None:
 
 
 def _pixel_statistics(images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (C,) of pixels in [0, 1], exactly, from the histogram of their bytes."""
+    """Return the exact mean and standard deviation (C,) of pixels in [0, 1], from the histogram of their bytes."""
     levels = np.arange(256) / 255
     means, stds = [], []
     for channel in images_NCHW.unbind(1):
         pixels = channel.numpy()
-        starts = range(0, len(pixels), 1000)  # images: what bincount makes of that many fits a cache
+        starts = range(0, len(pixels), 1000)  # images at once: bincount's intermediate results of so many fit a cache
         counts = [np.bincount(pixels[start : start + 1000].ravel(), minlength=256) for start in starts]
         share = np.sum(counts, axis=0) / pixels.size
         mean = share @ levels

@@ -57,9 +57,9 @@ class Format:
 class Check:
     """Comparison of an exported file with its network on test images, one at a time and in batches.
 
-    largest_difference  between outputs (logits or probabilities)
+    largest_difference  largest absolute difference between outputs (logits or probabilities)
     different_labels    images with different predicted classes; within the tolerance these can only be near ties
-    accuracy            of the exported file, which computes in float32
+    accuracy            test accuracy of the exported file, which computes in float32
     """
 
     examples: int
@@ -79,7 +79,8 @@ def export(
 ) -> Check:
     """Write the file, including the preprocessing, and compare it with the network on `examples` test images (0: all).
 
-    Raises ValueError, and leaves what was there, if they differ beyond the tolerance or the format cannot express the network.
+    Raises ValueError, and leaves an earlier file as it was, if the outputs differ by more than the tolerance or the format cannot
+    express the network.
     """
     classifier, form = trained.classifier(probabilities), FORMATS[kind]
     images = data.test.images[:examples] if examples else data.test.images
@@ -87,7 +88,7 @@ def export(
     unchecked = path.with_stem(f"{path.stem}.unchecked")
     try:
         with _without_chatter():
-            # A copy, since torch.export keeps its example, and of a view the whole storage: all test images.
+            # A copy, since torch.export keeps its example; of a view it would keep the whole storage: all test images.
             form.write(classifier, data.test.images[:2].clone(), unchecked, trained.card)
             check = _compare(classifier, form.read(unchecked), images, data.test.labels)
         unchecked.replace(path)
@@ -205,7 +206,7 @@ def _require_free(path: Path, page: Path, first: Sequence[str]) -> None:
 
 @contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Silence deprecations inside torch and notes of its exporters and MLflow, which users cannot act on."""
+    """Silence warnings of torch, its exporters and MLflow that users cannot act on."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -257,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.triton and kind != "onnx":
         raise ValueError(f"--triton needs --format onnx, not {kind}")
     if arguments.triton and arguments.triton.name == "triton":
-        # Python would take it for the package of that name wherever it is the working directory's.
+        # In the working directory, Python would import this folder in place of the package.
         raise ValueError(
             f"--triton {arguments.triton}: torch imports a package `triton`; call the folder something else"
         )

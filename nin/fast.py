@@ -63,7 +63,7 @@ def is_finite(model: nn.Module) -> bool:
 
 
 def _faster(model: nn.Module, dtype: torch.dtype) -> Iterator[tuple[nn.Module, Forward]]:
-    """Pairs of layers and their faster replacements."""
+    """Yield layers with their faster forward functions."""
     seen = set[nn.Module]()
     for module in model.modules():  # outer sequences come before the ones inside
         if isinstance(module, nn.Sequential) and module not in seen:
@@ -85,7 +85,7 @@ def _faster(model: nn.Module, dtype: torch.dtype) -> Iterator[tuple[nn.Module, F
 
 
 def _flattened(module: nn.Module, seen: set[nn.Module]) -> Iterator[nn.Module]:
-    """The modules in their order of computation, with nested sequences flattened."""
+    """Yield the modules in their order of computation, with nested sequences flattened."""
     seen.add(module)
     if isinstance(module, nn.Sequential):
         for child in module:
@@ -119,7 +119,7 @@ def _is_sparse(layer: nn.Conv2d) -> bool:
 
 
 def _dense(layer: nn.Conv2d, convolve: Convolve, x_NCHW: Tensor) -> Tensor:
-    """The convolution on squares of stride x stride pixels as channels; its kernel grows by zeros to whole squares."""
+    """Convolve squares of stride x stride pixels as channels; the kernel is padded with zeros to whole squares."""
     stride = layer.stride[0]
     image_pads, kernel_pads = list[int](), list[int]()
     for size, kernel_size, padding in zip(
@@ -144,7 +144,7 @@ def _padding(layer: nn.Conv2d) -> tuple[int, ...]:
 def _conv_relu(
     dtype: torch.dtype, x_NCHW: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair
 ) -> Tensor:
-    """ReLU of a convolution, in `dtype`."""
+    """Return the ReLU of a convolution, in `dtype`."""
     num_outputs = x_NCHW.numel() // x_NCHW.shape[1] // math.prod(stride) * len(weight)
     if torch.is_grad_enabled() and num_outputs < MIN_FUSED_OUTPUTS:
         return F.relu_(F.conv2d(x_NCHW, weight, bias, stride, padding))
@@ -174,7 +174,7 @@ class _ConvReLU(torch.autograd.Function):
         x_NCHW, weight, y_NCHW = ctx.saved_tensors
         stride, padding = ctx.geometry
         if y_NCHW.dtype == torch.bfloat16:
-            # As integers, whose order is that of bf16's bits where these are not negative: in less time than as bf16.
+            # Non-negative bf16 values compare like the integers with the same bits, and comparing integers is faster.
             gradient_NCHW = torch.ops.aten.threshold_backward(
                 gradient_NCHW.view(torch.int16), y_NCHW.view(torch.int16), 0
             ).view(torch.bfloat16)

@@ -32,20 +32,20 @@ class DataError(ValueError):
 
 
 class _FetchError(Exception):
-    """Something could not be fetched from one place; the message says why."""
+    """Fetching from one place failed; the message says why."""
 
 
 def data_root() -> Path:
-    """The folder of data sets: $NIN_DATA, else ~/.cache/nin-ablations/data."""
+    """Return the folder of data sets: $NIN_DATA, else ~/.cache/nin-ablations/data."""
     return Path(os.environ.get("NIN_DATA") or "~/.cache/nin-ablations/data").expanduser()
 
 
 def fashion_mnist(root: Path) -> dict[str, bytes]:
-    """The contents of the four files of Fashion-MNIST by their names, unpacked and verified.
+    """Return the contents of the four files of Fashion-MNIST by their names, unpacked and verified.
 
-    Each is looked for in root/FashionMNIST/raw, where torchvision keeps it, then in Debian's folder, then fetched: from
-    torchvision's mirrors, else out of Debian's package. What was not in the root is left there for the next time.
-    Raises DataError if a file is damaged or nowhere to be had; a damaged file is left as it is.
+    A file is searched in root/FashionMNIST/raw, where torchvision keeps it, then in Debian's folder, then fetched: from
+    torchvision's mirrors, else from Debian's package. Files that were not in the root are kept there.
+    Raises DataError if a file is damaged or cannot be found or fetched; a damaged file is left as it is.
     """
     raw = root / "FashionMNIST" / "raw"
     files: dict[str, bytes] = {}
@@ -65,9 +65,9 @@ def fashion_mnist(root: Path) -> dict[str, bytes]:
 
 
 def fetch_by_torchvision(dataset: str, root: Path) -> None:
-    """Fetch one of torchvision's data sets, by its class name, into `root`; what is there already stays as it is.
+    """Fetch one of torchvision's data sets, by its class name, into `root`; existing files stay as they are.
 
-    Raises DataError if it cannot be had.
+    Raises DataError if it cannot be fetched.
     """
     with _scratch(root) as scratch:
         try:
@@ -84,7 +84,7 @@ def fetch_by_torchvision(dataset: str, root: Path) -> None:
 
 
 def _read(folder: Path, name: str) -> bytes | None:
-    """The verified content of a file of Fashion-MNIST, plain or packed, or None. Raises DataError if it is damaged."""
+    """Return the verified content of a file of Fashion-MNIST, plain or packed, or None. Raises DataError if it is damaged."""
     plain, packed = folder / name, folder / f"{name}.gz"
     path = plain if plain.exists() else packed
     if not path.exists():
@@ -101,7 +101,7 @@ def _read(folder: Path, name: str) -> bytes | None:
 
 
 def _keep(files: dict[str, bytes], folder: Path) -> None:
-    """Write missing files, each whole or not at all, since several processes may do this at once."""
+    """Write missing files, each whole or not at all, since several processes may write at once."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         if not (folder / name).exists():
@@ -113,7 +113,7 @@ def _keep(files: dict[str, bytes], folder: Path) -> None:
 
 @contextmanager
 def _scratch(root: Path) -> Iterator[Path]:
-    """A folder inside the data root, so that what is fetched can be moved into place in one step; gone afterwards.
+    """Context with a temporary folder inside the data root, from which fetched files can be moved into place in one step.
 
     Raises DataError if the root cannot be written to.
     """
@@ -149,7 +149,7 @@ def _from_mirrors(scratch: Path) -> Path:
 
 
 def _from_debian(scratch: Path) -> Path:
-    """The folder that Debian's package holds, unpacked. Needs apt-get and dpkg, but neither root nor up-to-date lists."""
+    """Unpack Debian's package and return its folder. Needs apt-get and dpkg, but neither root nor up-to-date lists."""
     if not (shutil.which("apt-get") and shutil.which("dpkg")):
         raise _FetchError("there is no apt-get here")
     (scratch / "lists" / "partial").mkdir(parents=True)
@@ -169,7 +169,7 @@ def _from_debian(scratch: Path) -> Path:
 
 
 def _download(dataset: str, folder: Path, limit_sec: int) -> None:
-    """torchvision's own download, in a process of its own: looking up a host can hang whatever a socket's time-out says."""
+    """Download by torchvision in its own process, since looking up a host can hang regardless of a socket's time-out."""
     parts = "({'split': 'train'}, {'split': 'test'})" if dataset == "SVHN" else "({'train': True}, {'train': False})"
     code = (
         f"import socket, sys; socket.setdefaulttimeout({SOCKET_TIMEOUT_SEC})\n"

@@ -1,7 +1,7 @@
-"""Folders of images: which files are images of which class, and which of them are for training, validation and test.
+"""Find the classes and the training, validation and test parts of a folder of images.
 
-docs/data.md shows the layouts. Where a folder can be read in two ways, the error says what was found and what is expected:
-a wrong guess would train on the wrong classes and report a number all the same. Nothing is decoded here.
+docs/data.md shows the layouts. An ambiguous layout is an error that says what was found and what is expected: a wrong guess would
+train on the wrong classes and still report an accuracy. Nothing is decoded here.
 """
 
 import os
@@ -15,19 +15,7 @@ from pathlib import Path
 
 from nin.fetch import DataError
 
-SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jfif",
-    ".png",
-    ".ppm",
-    ".pgm",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".webp",
-    ".gif",
-)  # lower or upper case
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif")  # in any case
 IGNORED = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db", "desktop.ini")
 # Words that name a part of a data set: alone or within a name, in any case ("Training", "seg_test", "valid").
 WORDS = {
@@ -46,7 +34,7 @@ class ImageFolder:
 
     parts    image files by class, for "train" and, where the folder has them, "val" and "test"; classes and files are sorted
              as torchvision sorts them
-    notes    one line each for what was left out
+    notes    one line for each kind of files left out
     """
 
     parts: Mapping[str, Mapping[str, Sequence[Path]]]
@@ -54,11 +42,11 @@ class ImageFolder:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes, which all parts share."""
+        """Names of the classes, which all parts share."""
         return tuple(self.parts["train"])
 
     def samples(self, part: str) -> list[tuple[Path, int]]:
-        """The files of a part in order, each with its label."""
+        """Return the files of a part in order, each with its label."""
         return [(file, label) for label, files in enumerate(self.parts[part].values()) for file in files]
 
 
@@ -98,18 +86,18 @@ class _Folder:
 
     @cached_property
     def files(self) -> list[Path]:
-        """All images in it and below, in torchvision's order: by folder, as a text, then by name."""
+        """All images in the folder and below, in torchvision's order: by the folder's path as text, then by name."""
         found = [*self.images, *(file for inner in self.folders for file in inner.files)]
         return sorted(found, key=lambda file: (str(file.parent), file.name))
 
     @property
     def holding(self) -> list["_Folder"]:
-        """The folders in it that have images, directly or below."""
+        """The inner folders that have images, directly or below."""
         return [inner for inner in self.folders if inner.files]
 
     @property
     def other_files(self) -> Counter[str]:
-        """Suffixes of what is no image, in it and below."""
+        """Counts of the suffixes of files that are not images, in the folder and below."""
         return sum((inner.other_files for inner in self.folders), Counter(self.others))
 
     def __str__(self) -> str:
@@ -119,7 +107,7 @@ class _Folder:
 
 
 def _scan(path: Path, above: Sequence[Path]) -> _Folder:
-    """List a folder and all below it, links followed. `above` are the real paths of the folders on the way to it."""
+    """List a folder and all below it, following links. `above` are the real paths of its parent folders."""
     real = path.resolve()
     if real in above:
         raise DataError(f"{path} is a link back to {real}, a folder that it lies in: remove the link")
@@ -143,7 +131,7 @@ def _scan(path: Path, above: Sequence[Path]) -> _Folder:
 
 
 def _unwrapped(folder: _Folder, within_part: bool = False) -> _Folder:
-    """The folder itself, or the one folder in it that holds all images, if that is a mere wrapper of class folders."""
+    """Return the folder itself, or the only inner folder with images, if the folder merely wraps that one."""
     while not folder.images and len(folder.holding) == 1:
         (inner,) = folder.holding
         beside = [other for other in folder.folders if other is not inner and not other.other_files]  # an empty class
@@ -154,14 +142,14 @@ def _unwrapped(folder: _Folder, within_part: bool = False) -> _Folder:
 
 
 def _roles(name: str) -> list[str]:
-    """The part of a data set that a folder's name speaks of, ["train"] for "TrainData" or "seg_train"; empty for none or several."""
+    """Return the part that a folder's name refers to, ["train"] for "TrainData" or "seg_train"; empty for none or several."""
     words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
     roles = [role for role, known in WORDS.items() if any(word in known for word in words)]
     return roles if len(roles) == 1 else []
 
 
 def _parts(folder: _Folder) -> dict[str, _Folder]:
-    """The folders for training, validation and test by role; empty if the folder holds classes instead."""
+    """Return the folders for training, validation and test by role; empty if the folder holds classes instead."""
     named = [(inner, role) for inner in folder.holding for role in _roles(inner.path.name)]
     nested = {inner for inner, _ in named if inner.holding}
     flat = [inner for inner, _ in named if inner not in nested]
@@ -185,7 +173,7 @@ def _parts(folder: _Folder) -> dict[str, _Folder]:
 
 
 def _classes(folder: _Folder) -> dict[str, Sequence[Path]]:
-    """The images of each class by its name. Raises DataError if there are no class folders, or one is empty."""
+    """Return the images of each class by its name. Raises DataError if there are no class folders, or one is empty."""
     if not folder.folders:
         there = f"{len(folder.images):,} images" if folder.images else "no images"
         raise DataError(f"{folder.path} has {there} and no folders of classes; {EXPECTED}")
@@ -224,7 +212,7 @@ def _require_same_classes(parts: Mapping[str, tuple[Path, Mapping[str, Sequence[
 
 
 def _plain(name: str) -> str:
-    """A name as people read it: without case, spaces around it, and the ways that Unicode has for one letter."""
+    """Return a name without case, surrounding spaces and Unicode variants of a letter, for comparison."""
     return unicodedata.normalize("NFKC", name).casefold().strip()
 
 
@@ -236,7 +224,7 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _notes(top: _Folder, homes: Mapping[str, _Folder], unused: Sequence[_Folder]) -> Iterator[str]:
-    """Notes on images found in unexpected places, and on files left out."""
+    """Yield notes on classes in unexpected places and on files left out."""
     in_sight = [top, *(inner for inner in top.folders if _roles(inner.path.name))]
     if any(home not in in_sight for home in homes.values()):
         yield f"its classes lie in {', '.join(str(home.path.relative_to(top.path)) for home in homes.values())}"

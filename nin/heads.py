@@ -20,7 +20,7 @@ def nin_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequentia
     """Dropout, the class block (one map per class), global pooling: no fully connected layer at all.
 
     A "narrow" class block squeezes to K channels in its spatial convolution, k -> K -> K -> K; a "wide" one has the layout's
-    own channels, or those of its input, until the last layer, k -> k -> k -> K. With `num_1x1=0` both are the one convolution
+    own channels, or those of its input, until the last layer, k -> k -> k -> K. With `num_1x1=0` both are a single convolution
     k -> K.
     """
     channels = in_shape[0]
@@ -38,7 +38,7 @@ def nin_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequentia
     )
     pooling = _pooling((num_classes, *in_shape[1:]), spec)
     layers = [nn.Dropout(spec.dropout), class_block, pooling]
-    if pooling.out_features != num_classes:  # what does not leave a number per class map needs a layer that does
+    if pooling.out_features != num_classes:  # a pooling with another number of outputs needs a linear layer
         layers.append(nn.Linear(pooling.out_features, num_classes))
     return nn.Sequential(*layers)
 
@@ -50,12 +50,12 @@ def linear_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequen
 
 
 def alexnet_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequential:
-    """AlexNet's: all features flattened, two hidden layers of `spec.hidden` units with ReLU and dropout, logits."""
+    """AlexNet's head: all features flattened, two hidden layers of `spec.hidden` units with ReLU and dropout, logits."""
     return nn.Sequential(nn.Flatten(), *_fully_connected(math.prod(in_shape), num_classes, spec))
 
 
 def vgg_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequential:
-    """VGG's: features averaged onto the 7x7 grid that its trunk has at 224 px (as torchvision does), then as AlexNet's."""
+    """VGG's head: features averaged onto the 7x7 grid that its trunk has at 224 px (as torchvision does), then as AlexNet's."""
     grid = nn.AdaptiveAvgPool2d((7, 7))
     return nn.Sequential(grid, nn.Flatten(), *_fully_connected(in_shape[0] * 7 * 7, num_classes, spec))
 
@@ -70,7 +70,7 @@ def mlp_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequentia
 
 
 def lenet_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequential:
-    """LeNet-5's: 120 and 84 sigmoid units, logits."""
+    """LeNet-5's head: 120 and 84 sigmoid units, logits."""
     return nn.Sequential(
         nn.Flatten(),
         *(nn.Linear(math.prod(in_shape), 120), nn.Sigmoid()),

@@ -26,7 +26,7 @@ class Score:
 class Evaluation:
     """One point of a learning curve.
 
-    examples                    training images seen since the start; epoch is the same in passes over the training set
+    examples                    training images seen since the start; epoch counts the same in passes over the training set
     train_loss, train_accuracy  means over the batches since the last evaluation, in training mode, as they were trained on
     val_*, dead_classes         the `Score` on the validation images
     seconds                     training time since the start, without evaluations
@@ -47,8 +47,8 @@ class History:
     """A finished training: its learning curve and how it ended.
 
     outcome  "finished"; "diverged": a loss was not finite, and training stopped there; "collapsed": validation accuracy was
-             never distinguishable from guessing; "paused": it was asked to, and can go on
-    seconds_before  training time that a checkpoint brought along from an earlier process
+             never distinguishable from guessing; "paused": training can resume
+    seconds_before  training time in an earlier process, from the checkpoint
     """
 
     outcome: str
@@ -56,13 +56,13 @@ class History:
     seconds_before: float = 0.0
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row per point of the curve, in the columns of `Evaluation`."""
+        """Return a table with one row per point of the curve and the columns of `Evaluation`."""
         import pandas as pd
 
         return pd.DataFrame([asdict(point) for point in self.curve])
 
     def plot(self) -> "Figure":
-        """Loss and accuracy over epochs, in training and on the validation images."""
+        """Plot loss and accuracy over epochs, in training and on the validation images."""
         from matplotlib import pyplot  # also registers how notebooks show a figure
         from matplotlib.figure import Figure
 

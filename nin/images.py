@@ -1,4 +1,4 @@
-"""Image files to pixels: one function for training, prediction and class maps, so that all see the same of a file."""
+"""Decode image files to pixels. Training, prediction and class maps share one function, so that all see the same pixels."""
 
 import warnings
 from collections import Counter
@@ -20,7 +20,7 @@ DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")  # PIL's modes of 16 bits per p
 GREY_MODES = ("1", "L", "LA", "F", *DEEP_MODES)
 DARK_LIMIT = 2**12  # 16-bit value; images that stay below it have at most 16 levels in a byte
 
-# What to say of images that are not shown as they are stored, by the remark that `decode` makes.
+# Notes on images whose pixels differ from the stored ones, by the remark of `decode`.
 REMARKS = {
     "transparent": "have transparent parts, which are shown white",
     "deep": "have 16 bits per pixel, of which the upper 8 are used",
@@ -38,10 +38,10 @@ class Decoded(NamedTuple):
 def decode(path: str | Path, num_channels: int, height: int, width: int) -> Decoded:
     """Decode a file: upright as its orientation tag says, over white, in grey or RGB, squeezed to height x width (bilinear).
 
-    Of an animation or a file of several pages the first image counts. 16 bits become their upper 8, as PIL has it for colours;
-    floats count from 0 (black) to 1 (white). Colour profiles are not applied.
+    Of an animation or a file of several pages, the first image is decoded. Of 16 bits the upper 8 are used, as PIL does for colours;
+    floats range from 0 (black) to 1 (white). Colour profiles are not applied.
 
-    Raises DataError, naming the file, for anything that is no whole image.
+    Raises DataError, naming the file, for a file that is not a whole image.
     """
     from PIL import Image, ImageOps
 
@@ -63,14 +63,14 @@ def is_grey(path: str | Path) -> bool:
 
 
 def notes(remarks: Iterable[tuple[str, ...]]) -> list[str]:
-    """One line for each kind of remark, with the number of images; `remarks` has an entry per image."""
+    """Return a line for each kind of remark, with the number of images; `remarks` has an entry per image."""
     remarks = list(remarks)
     counts = Counter(remark for each in remarks for remark in each)
     return [f"{counts[key]:,} of {len(remarks):,} images {text}" for key, text in REMARKS.items() if counts[key]]
 
 
 def _in_bytes(image: "Image") -> "tuple[Image, tuple[str, ...]]":
-    """The image with a byte per channel, and what was done to it. Raises ValueError if black and white have no fixed value."""
+    """Return the image with a byte per channel, and its remarks. Raises ValueError if black and white have no fixed value."""
     from PIL import Image
 
     if image.mode in DEEP_MODES:
@@ -95,7 +95,7 @@ def _shows_through(image: "Image") -> bool:
 
 @contextmanager
 def _opened(path: str | Path) -> "Iterator[Image]":
-    """The image file, not yet decoded. Whatever goes wrong with it becomes a DataError that names it."""
+    """Context with the image file, not yet decoded. Any error in it becomes a DataError that names the file."""
     from PIL import Image
 
     try:
@@ -109,6 +109,6 @@ def _opened(path: str | Path) -> "Iterator[Image]":
         raise DataError(f"there is no file {path}") from error
     except IsADirectoryError as error:
         raise DataError(f"{path} is a folder: name the images in it, such as {path}/*.jpg") from error
-    except Exception as error:  # PIL's decoders raise what they stumble on
+    except Exception as error:  # PIL's decoders raise errors of any type
         why = one_line(error) or type(error).__name__
         raise DataError(f"{path} cannot be read as an image ({why}): repair or remove it") from error

@@ -23,7 +23,7 @@ class NinBlock:
 class NinLayout:
     """A published geometry of NiN: the blocks before the class block, each followed by 3x3 max pooling with stride 2.
 
-    class_block      the wide class block but for its last layer, which has K channels; without channels: the trunk's own
+    class_block      the wide class block except its last layer, which has K channels; without channels: the trunk's own
     ceil_pooling     whether pooling counts windows that overhang the border, as Caffe does
     dropout_between  whether units are dropped after every pooling; otherwise only after the last, which is in the head
     """

@@ -1,7 +1,7 @@
 """The two training loops that `nin.bench` compares, and a profile of ours.
 
 The textbook's loop is that of Dive into Deep Learning (d2l.ai, its PyTorch notebooks on convolutional networks), written anew:
-torchvision makes each image in loader processes, numbers are float32 in contiguous tensors, and every step waits for its loss.
+torchvision makes each image in loader processes, tensors are contiguous float32, and every step waits for its loss.
 Ours is `nin.train.train` as it is.
 """
 
@@ -38,7 +38,7 @@ PHASES = ("data", "forward", "backward", "optimiser", "logging", "evaluation")
 
 @dataclass(frozen=True)
 class Pace:
-    """Duration of a loop: `seconds` from end to end, `step_seconds` without evaluation (the textbook's: nor loading)."""
+    """Duration of a loop: `seconds` from end to end, `step_seconds` without evaluation (and, in the textbook's, loading)."""
 
     images: int
     seconds: float
@@ -46,17 +46,17 @@ class Pace:
 
     @property
     def images_per_sec(self) -> float:
-        """End to end: loading, training and evaluating."""
+        """Speed from end to end: loading, training and evaluating."""
         return self.images / self.seconds
 
     @property
     def step_images_per_sec(self) -> float:
-        """Training alone."""
+        """Speed of training alone."""
         return self.images / self.step_seconds
 
 
 def has_fashion_mnist() -> bool:
-    """Return whether the data set is on this machine; otherwise random bytes stand in for it, which train as fast."""
+    """Return whether Fashion-MNIST is on this machine; otherwise random bytes, which train as fast, replace it."""
     return any(
         any(folder.glob("train-images-idx3-ubyte*")) for folder in (data_root() / "FashionMNIST/raw", DEBIAN_FOLDER)
     )
@@ -64,7 +64,7 @@ def has_fashion_mnist() -> bool:
 
 @lru_cache(maxsize=1)
 def images(spec: DataSpec, device: str) -> ImageData:
-    """Fashion-MNIST, or random bytes and labels of its shape, on the device; nothing is set aside for validation."""
+    """Return Fashion-MNIST, or random bytes and labels of its shape, on the device, without validation images."""
     spec = replace(spec, val_examples=0, train_examples=0, test_examples=0)
     if spec.name != "fashion-mnist" or has_fashion_mnist():
         return load(spec, device=device)
@@ -83,7 +83,7 @@ def images(spec: DataSpec, device: str) -> ImageData:
 
 
 def part_of(data: ImageData, num_images: int) -> ImageData:
-    """The first `num_images` training images, and a sixth as many to evaluate on."""
+    """Return the first `num_images` training images, and a sixth as many to evaluate on."""
     return data.first(num_images, max(1, num_images // TEST_SHARE))
 
 
@@ -94,11 +94,11 @@ class Loop:
     data: ImageData
 
     def epoch(self, num_images: int) -> Pace:
-        """An epoch of `num_images`, at most all that there are, and an evaluation at its end on a sixth as many."""
+        """Train on `num_images` (at most all), then evaluate on a sixth as many; return the pace."""
         raise NotImplementedError
 
     def images_for(self, seconds: float) -> int:
-        """Number of images that take about that long: whole batches, at least MIN_STEPS, at most an epoch. Warms the loop up."""
+        """Return the number of images that take about that long: whole batches, MIN_STEPS to an epoch. Warms the loop up."""
         batch_size = self.setting.train.batch_size
         self.epoch(batch_size)
         rate = self.epoch(batch_size).images_per_sec
@@ -107,7 +107,7 @@ class Loop:
 
 
 class OurLoop(Loop):
-    """`nin.train.train` for one epoch at a time, evaluating once at its end, on data that is on the device."""
+    """The loop of `nin.train.train`, one epoch at a time with one evaluation at its end, on data on the device."""
 
     def __init__(self, setting: "Setting", device: str, threads: int, compiled: bool = False) -> None:
         torch.set_num_threads(threads)
@@ -130,7 +130,7 @@ class OurLoop(Loop):
         return Pace(last.examples, time.perf_counter() - start, last.seconds)
 
     def phases(self, num_images: int) -> dict[str, float]:
-        """Seconds of an epoch by PHASES; on a GPU from events, so that concurrent work of the host counts as nothing."""
+        """Return an epoch's seconds by PHASES; on a GPU from events, so that concurrent work of the host is not counted."""
         watch = _Stopwatch(self.device)
         part = part_of(self.data, num_images)
         data = _WatchedData(**{f.name: getattr(part, f.name) for f in fields(ImageData)})
@@ -151,15 +151,15 @@ class OurLoop(Loop):
 
 
 class TextbookLoop(Loop):
-    """An epoch as the textbook trains it, with its counting of examples per second, and one evaluation at its end.
+    """The textbook's loop, with its counting of examples per second and one evaluation at the end of an epoch.
 
-    Its loader processes are kept from epoch to epoch, which the textbook does not do: starting them is a small part of an
-    epoch of 60,000 images, but would be a large one of the few that are timed here.
+    Unlike the textbook's, loader processes are kept from epoch to epoch: starting them is a small part of an epoch of 60,000
+    images, but would be a large part of the short epochs timed here.
     """
 
     def __init__(self, setting: "Setting", device: str, threads: int, num_workers: int) -> None:
         torch.set_num_threads(threads)
-        warnings.filterwarnings("ignore", "This DataLoader will create")  # more processes than cores: so be it
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # more processes than cores are intended
         self.setting, self.num_workers = setting, num_workers
         self.device = torch.device(device)
         self.data = images(setting.data, "cpu")
@@ -210,7 +210,7 @@ class TextbookLoop(Loop):
 
 
 class _PilImages(Dataset[tuple[Tensor, int]]):
-    """Images one at a time by way of PIL, as torchvision's data sets make them."""
+    """Images made one at a time by PIL, as torchvision's data sets make them."""
 
     def __init__(self, split: Split, image_size: int) -> None:
         from nin._torchvision import transforms
@@ -229,19 +229,19 @@ class _PilImages(Dataset[tuple[Tensor, int]]):
 
 
 class _Stopwatch:
-    """Time by phase; on an accelerator from events, which the host does not wait for."""
+    """Measure time by phase; on an accelerator by events, for which the host does not wait."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.marks: list[tuple[str, float | torch.Event]] = []
 
     def switch(self, phase: str, condition: bool = True) -> None:
-        """Count time for `phase` from now on, if the condition holds."""
+        """Count time for `phase` from now on if the condition holds."""
         if condition:
             self.marks.append((phase, timestamp(self.device)))
 
     def seconds(self) -> dict[str, float]:
-        """Seconds of each of PHASES so far."""
+        """Return the seconds of each of PHASES so far."""
         self.switch("end")
         synchronize(self.device)
         total = dict.fromkeys(PHASES, 0.0)
@@ -274,7 +274,7 @@ class _WatchedData(ImageData):
 
 
 class Limits:
-    """The device's peak rates with that many threads."""
+    """Measure the device's peak rates with that many threads."""
 
     def __init__(self, device: str, threads: int) -> None:
         torch.set_num_threads(threads)

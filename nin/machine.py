@@ -1,7 +1,7 @@
 """Measure a device: the rates at which it multiplies matrices, copies its memory and receives data.
 
-Accelerators are asked through `torch.accelerator` and `torch.get_device_module`, the same for all kinds; where kinds differ, they
-do so here and in `nin.precision`.
+`torch.accelerator` and `torch.get_device_module` serve all kinds of accelerators alike. Code that differs by kind is here and in
+`nin.precision`.
 """
 
 import os
@@ -21,10 +21,10 @@ GROUPS = 4  # groups of calls; the fastest counts, since whatever else the machi
 
 
 def device_name(device: str | torch.device) -> str:
-    """The device's model, and of a processor its cores and whether it multiplies bf16 natively.
+    """Return the device's model; for a processor also its cores and whether it multiplies bf16 natively.
 
-    Where there is no such accelerator, as on a driver whose workers are elsewhere, only its kind; so for Apple's, which torch does
-    not name.
+    For an accelerator that this machine lacks, as on a driver with remote workers, the name is only its kind. So it is for Apple's,
+    which torch does not name.
     """
     device = torch.device(device)
     if is_accelerator(device):
@@ -39,7 +39,7 @@ def device_name(device: str | torch.device) -> str:
 
 
 def is_accelerator(device: torch.device) -> bool:
-    """Return whether the device computes while the host continues, so that reading from it waits. A CPU does not."""
+    """Return whether the device computes while the host continues, so that reading from it waits; false for a CPU."""
     return device.type in ACCELERATORS
 
 
@@ -50,7 +50,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def timestamp(device: torch.device) -> float | torch.Event:
-    """The time now; on an accelerator an event among its work, for which the host does not wait."""
+    """Return the time now; on an accelerator an event in its queue, for which the host does not wait."""
     if not is_accelerator(device):
         return time.perf_counter()
     event = torch.Event(device, enable_timing=True)
@@ -59,7 +59,7 @@ def timestamp(device: torch.device) -> float | torch.Event:
 
 
 def seconds_between(start: float | torch.Event, stop: float | torch.Event) -> float:
-    """From one timestamp of a device to another; waits for the second."""
+    """Return the seconds from one timestamp of a device to another; waits for the second."""
     if isinstance(start, float) and isinstance(stop, float):
         return stop - start
     assert not isinstance(start, float)
@@ -69,13 +69,13 @@ def seconds_between(start: float | torch.Event, stop: float | torch.Event) -> fl
 
 
 def rng_state(device: torch.device) -> torch.Tensor:
-    """The state of an accelerator's random stream."""
+    """Return the state of an accelerator's random stream."""
     state: torch.Tensor = torch.get_device_module(device).get_rng_state(*_where(device))
     return state
 
 
 def set_rng_state(state: torch.Tensor, device: torch.device) -> None:
-    """Bring an accelerator's random stream to that state."""
+    """Set the state of an accelerator's random stream."""
     torch.get_device_module(device).set_rng_state(state, *_where(device))
 
 
@@ -84,7 +84,7 @@ def _where(device: torch.device) -> tuple[torch.device, ...]:
 
 
 def seconds_per_call(call: Callable[[], object], device: torch.device, budget_sec: float = BUDGET_SEC) -> float:
-    """Time of one call in the fastest of GROUPS groups of calls, after one to warm up; on a GPU, of the work it queues."""
+    """Return the time of one call in the fastest of GROUPS groups, after a warm-up; on a GPU, the time of its queued work."""
 
     def elapsed(num_calls: int) -> float:
         synchronize(device)
@@ -100,9 +100,9 @@ def seconds_per_call(call: Callable[[], object], device: torch.device, budget_se
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s in products of square matrices of `dtype`, two per multiply-accumulate.
+    """Measure FLOP/s in products of square matrices of `dtype`, two per multiply-accumulate.
 
-    What float32 means on a GPU is PyTorch's default: full precision in matrix products.
+    On a GPU, float32 follows PyTorch's default: full precision in matrix products.
     """
 
     def rate(size: int) -> float:
@@ -114,7 +114,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes/s that the device's memory moves when it copies: those read and those written."""
+    """Measure the bytes/s, read and written, of a copy within the device's memory."""
     num_bytes = ACCELERATOR_COPY_BYTES if is_accelerator(device) else HOST_COPY_BYTES
     source = torch.ones(num_bytes, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
@@ -122,7 +122,7 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 def bus_bandwidth(device: torch.device) -> float:
-    """Bytes/s from the host's page-locked memory to an accelerator; 0 for a device that shares the host's memory."""
+    """Measure bytes/s from the host's page-locked memory to an accelerator; 0 for a device that shares the host's memory."""
     if device.type in ("cpu", "mps"):
         return 0.0
     source = torch.zeros(2**28, dtype=torch.uint8).pin_memory()
@@ -131,7 +131,7 @@ def bus_bandwidth(device: torch.device) -> float:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of one of DEVICES; "auto" is whichever accelerator torch sees, or the CPU. Raises ValueError if there is none."""
+    """Return the device of one of DEVICES; "auto" is the accelerator that torch sees, or the CPU. Raises ValueError if missing."""
     here = _accelerators_here()
     if name in ACCELERATORS and name not in here:
         raise ValueError(
@@ -141,6 +141,6 @@ def choose_device(name: str) -> torch.device:
 
 
 def _accelerators_here() -> list[str]:
-    """The kinds of ACCELERATORS that torch sees; it sees one kind at a time."""
+    """Return the kinds of ACCELERATORS that torch sees; it sees one kind at a time."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return [accelerator.type] if accelerator and accelerator.type in ACCELERATORS else []

@@ -5,7 +5,7 @@
     python -m nin.measure --compare                     LeNet, AlexNet, VGG and NiN side by side: the first FC layer's share
     python -m nin.measure roofline nin-d2l              what bounds each layer's speed on this machine (`nin.roofline`)
 
-They are counted in `nin.sizes`.
+`nin.sizes` counts them.
 """
 
 import argparse

@@ -20,10 +20,10 @@ IN_PLACE = ("ReLU", "Dropout", "Flatten", "Identity")  # layers whose output nee
 
 
 def training_memory(model: ModelSpec, data: ImageData, spec: TrainSpec) -> int:
-    """Bytes at the worst moment of two training steps: weights, gradients, the optimiser's state, activations, workspace.
+    """Measure the peak bytes of two training steps: weights, gradients, the optimiser's state, activations, workspace.
 
     The network is built anew on the data's device; the data set's own bytes are not counted. Torch's random state is left as
-    it was. On the CPU what libraries allocate on their own, past PyTorch, is not seen. 0 on Apple's GPUs, of whose memory
+    it was. On the CPU, memory that libraries allocate without PyTorch is not counted. The result is 0 on Apple's GPUs, for which
     torch keeps no maximum.
     """
     batch_size = min(spec.batch_size, len(data.train.labels))
@@ -39,9 +39,9 @@ def training_memory(model: ModelSpec, data: ImageData, spec: TrainSpec) -> int:
 
 
 def prediction_memory(model: ModelSpec, data: ImageData, spec: TrainSpec) -> int:
-    """Bytes at the worst moment of predicting one batch: weights, and the activations that are alive at the same time.
+    """Measure the peak bytes of predicting one batch: weights, and the activations that exist at the same time.
 
-    In evaluation mode, without gradients, in the precision of training; else as `training_memory` measures.
+    The network is in evaluation mode, without gradients, in the precision of training; otherwise as in `training_memory`.
     """
     device = data.train.images.device
     positions = torch.arange(spec.batch_size, device=device) % len(data.train.labels)
@@ -60,7 +60,7 @@ def prediction_memory(model: ModelSpec, data: ImageData, spec: TrainSpec) -> int
 
 
 def _peak_apart(work: Callable[[], None], device: torch.device) -> int:
-    """`peak_bytes` of work that leaves torch's random state as it was; 0 on Apple's GPUs."""
+    """Return `peak_bytes` of the work, leaving torch's random state as it was; 0 on Apple's GPUs."""
     if device.type == "mps":
         return 0
     with torch.random.fork_rng(devices=[device] if is_accelerator(device) else [], device_type=device.type):
@@ -68,10 +68,10 @@ def _peak_apart(work: Callable[[], None], device: torch.device) -> int:
 
 
 def activation_bytes(model: ModelSpec, in_shape: Shape, num_classes: int, precision: str) -> int:
-    """Bytes of one image's activations, counted: the outputs of all layers that need memory of their own.
+    """Count the bytes of one image's activations: the outputs of all layers that need memory of their own.
 
-    Precision is "float32", "bf16" or "float16". The input and what the backward pass needs besides (such as the positions of
-    maxima) are not in it.
+    Precision is "float32", "bf16" or "float16". The input and the backward pass's other needs, such as the positions of maxima, are
+    not counted.
     """
     rows = layers(model, in_shape, num_classes)
     elements = sum(torch.Size(row.output_shape).numel() for row in rows if row.kind not in IN_PLACE)
@@ -79,7 +79,7 @@ def activation_bytes(model: ModelSpec, in_shape: Shape, num_classes: int, precis
 
 
 def peak_bytes(work: Callable[[], None], device: torch.device) -> int:
-    """The most bytes that `work` has allocated at one time, beyond what was allocated before it."""
+    """Return the largest number of bytes that `work` has allocated at one time, beyond those allocated before it."""
     if is_accelerator(device):
         synchronize(device)
         before = torch.accelerator.memory_allocated(device)

@@ -41,20 +41,20 @@ class Network(nn.Module):
         self.in_shape = in_shape
 
     def __iter__(self) -> Iterator[nn.Module]:
-        """Blocks in the order of the forward pass, as the textbook goes through them to print shapes."""
+        """Iterate over blocks in the order of the forward pass, as the textbook does to print shapes."""
         for part in (self.trunk, self.head):
             yield from part if isinstance(part, nn.Sequential) else [part]
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Logits (N, K); see `predict` for probabilities."""
+        """Return logits (N, K); see `predict` for probabilities."""
         logits: Tensor = self.head(self.trunk(x_NCHW))
         return logits
 
 
 def build_model(spec: ModelSpec, in_shape: Shape, num_classes: int, seed: int = 0) -> Network:
-    """The network of `spec` for images of in_shape = (C, H, W), on the current default device.
+    """Build the network of `spec` for images of in_shape = (C, H, W), on the current default device.
 
-    Every layer's weights come from a stream of their own of `seed`: a trunk starts the same under every head, a class block
+    Each layer's weights come from their own random stream of `seed`: a trunk starts the same under every head, a class block
     under every pooling. The caller's random state is left as it was.
     Raises ValueError for an unknown name in `spec`, or if the trunk cannot take the images, such as too small ones.
     """
@@ -75,16 +75,16 @@ def build_model(spec: ModelSpec, in_shape: Shape, num_classes: int, seed: int = 
                 torch.manual_seed(stream(seed, f"{name} weights {i}"))
                 init(layer.weight)
             if spec.init == "kaiming":
-                _for_what_follows(part)
+                _keep_variance(part)
     return Network(network_trunk, network_head, in_shape)
 
 
 @torch.no_grad()
-def _for_what_follows(part: nn.Module) -> None:
-    """Kaiming's weights make up for the half of the variance that a ReLU takes (He et al., arXiv:1502.01852).
+def _keep_variance(part: nn.Module) -> None:
+    """Rescale Kaiming's weights of convolutions that are followed by a convolution or a maxout, so that the variance is kept.
 
-    Where another convolution or a maxout follows in its place, they would let the signal grow with every layer, and the comparison
-    of activations would be one of initialisations. So there the variance is kept by what follows.
+    Kaiming's weights make up for the half of the variance that a ReLU removes (He et al., arXiv:1502.01852). Without a ReLU they
+    would let the signal grow with every layer, and a comparison of activations would be one of initialisations.
     """
     for block in part.modules():
         if isinstance(block, nn.Sequential):
@@ -96,7 +96,7 @@ def _for_what_follows(part: nn.Module) -> None:
 
 
 def predict(network: nn.Module, x_NCHW: Tensor) -> Tensor:
-    """Class probabilities (N, K), each row summing to 1, in evaluation mode without gradients.
+    """Return class probabilities (N, K), each row summing to 1, in evaluation mode without gradients.
 
     Networks give logits: in training the softmax is inside the cross-entropy loss, where it is computed stably together
     with the logarithm. It is applied explicitly only here (and in exported files that ask for it); the most probable class
@@ -112,7 +112,7 @@ def predict(network: nn.Module, x_NCHW: Tensor) -> Tensor:
 
 
 def _feature_shape(spec: ModelSpec, in_shape: Shape) -> Shape:
-    """Shape of the trunk's output, from a dry pass on the meta device, which computes and stores nothing."""
+    """Return the shape of the trunk's output, from a pass on the meta device, which computes and stores nothing."""
     with torch.device("meta"), torch.no_grad():
         trunk = TRUNKS[spec.trunk](in_shape[0], spec)
         try:

@@ -15,13 +15,13 @@ from nin.spec import Shape
 
 
 class GlobalPool(nn.Module):
-    """Base of all poolings: knows the shape that it is for; one number per channel unless a subclass says otherwise.
+    """Base of all poolings for features of a known shape; one number per channel unless a subclass says otherwise.
 
     channel_by_channel  whether each number is pooled from its own channel's map alone, so that the map explains it
     """
 
     channel_by_channel = True
-    is_global_pooling = True  # for modules that need not know this one
+    is_global_pooling = True  # mark for modules that do not import this one
 
     def __init__(self, in_shape: Shape) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class AveragePool(GlobalPool):
 
 
 class MaxPool(GlobalPool):
-    """Largest value over all positions; the textbook's PyTorch notebook pooled so until August 2020."""
+    """Largest value over all positions, as in the textbook's PyTorch notebook until August 2020."""
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C)."""
@@ -124,7 +124,7 @@ class GeMPool(GlobalPool):
 class StochasticPool(GlobalPool):
     """In training one position, drawn with p = a / sum(a); in evaluation the mean under p (Zeiler and Fergus, 1301.3557).
 
-    For maps that are not negative; negative values have no chance of being drawn. A map of zeros gives zero.
+    It is meant for maps that are not negative: negative values are never drawn. A map of zeros gives zero.
     """
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ class SimPool(GlobalPool):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C)."""
         kind = "cpu" if x_NCHW.is_meta else x_NCHW.device.type  # where nothing is computed, there is no autocast
-        with torch.autocast(kind, enabled=False):  # powers and their roots lose themselves in bf16
+        with torch.autocast(kind, enabled=False):  # powers and their roots lose precision in bf16
             return self._attended(x_NCHW.float())
 
     def _attended(self, x_NCHW: Tensor) -> Tensor:
@@ -213,7 +213,7 @@ class SpatialPyramidPool(GlobalPool):
 
 
 class FlattenPool(GlobalPool):
-    """No pooling at all: every position's every channel, for a linear layer."""
+    """No pooling: every channel at every position, for a linear layer."""
 
     channel_by_channel = False
 

@@ -1,7 +1,7 @@
 """The number formats that networks train in, and which of them a device multiplies natively.
 
 A device without instructions for bf16 emulates it: a processor with AVX-512 but not its bf16 part takes more than twice as long for
-`quick` in bf16 as in float32. So "auto" takes the narrowest format that the device is made for.
+`quick` in bf16 as in float32. So "auto" takes the narrowest format that the device supports natively.
 """
 
 import os
@@ -30,7 +30,7 @@ class Choice(NamedTuple):
 
 
 def best_precision(native: Collection[str]) -> Choice:
-    """bf16 where a device multiplies it natively; float16, with scaled losses, where only that; else float32."""
+    """Return "bf16" if it is native, else "float16" (with scaled losses) if that is, else "float32"."""
     if "bf16" in native:
         return Choice("bf16", "multiplies bf16 natively")
     if "float16" in native:
@@ -39,20 +39,20 @@ def best_precision(native: Collection[str]) -> Choice:
 
 
 def choose_precision(device: torch.device | str) -> Choice:
-    """The precision that "auto" stands for on this device."""
+    """Return the precision that "auto" stands for on this device."""
     return best_precision(native_formats(torch.device(device)))
 
 
 def precision_on(device: torch.device | str, precision: str) -> str:
-    """The precision in which a network trains on this device when `precision` is asked for, "auto" included."""
+    """Return the precision in which a network trains on this device for the setting `precision`, which may be "auto"."""
     return choose_precision(device).precision if precision == "auto" else precision
 
 
 @cache
 def native_formats(device: torch.device) -> frozenset[str]:
-    """The formats of 16 bits that the device has instructions for.
+    """Return the 16-bit formats for which the device has instructions.
 
-    Of Apple's GPUs torch does not say, so they count as having none.
+    Apple's GPUs count as having none, since torch does not say.
     """
     match device.type:
         case "cpu":
@@ -66,7 +66,7 @@ def native_formats(device: torch.device) -> frozenset[str]:
 
 
 def cpu_formats(capabilities: Mapping[str, object], max_isa: str = "", has_onednn: bool = True) -> frozenset[str]:
-    """The same for a processor, from its flags (`torch.cpu.get_capabilities`).
+    """Return the native 16-bit formats of a processor, from its flags (`torch.cpu.get_capabilities`).
 
     max_isa  the value of ONEDNN_MAX_CPU_ISA, which keeps oneDNN from newer instructions
     """
@@ -76,14 +76,14 @@ def cpu_formats(capabilities: Mapping[str, object], max_isa: str = "", has_onedn
 
 
 def cuda_formats(capability: tuple[int, int], is_rocm: bool = False) -> frozenset[str]:
-    """The same for a GPU of NVIDIA, from its compute capability, or of AMD, all of which torch gives bf16."""
+    """Return the native 16-bit formats of an NVIDIA GPU, from its compute capability, or of an AMD GPU (always bf16)."""
     if is_rocm or capability[0] > TENSOR_CORES:
         return frozenset({"bf16", "float16"})
     return frozenset({"float16"} if capability[0] == TENSOR_CORES else ())
 
 
 def slow_precision(device: torch.device | str, precision: str) -> str:
-    """Advice to a user who asks for a format that the device emulates, in one line; empty if it does not."""
+    """Return a line of advice for a format that the device emulates; empty for a native one."""
     device = torch.device(device)
     if precision in ("auto", "float32") or precision in native_formats(device):
         return ""

@@ -3,8 +3,8 @@
     python -m nin.predict RUN photo.png other.jpg       the likeliest classes of each, with probabilities
     python -m nin.predict RUN photo.png --invert        dark on light: Fashion-MNIST shows light clothes on black
 
-Images are decoded as those of a training folder are: upright as their camera says, over white where they are transparent, in
-grey or RGB, squeezed to the size of the network's data set.
+Images are decoded as those of a training folder: upright by their orientation tag, over white where they are transparent, in grey
+or RGB, squeezed to the size of the network's data set.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def read_images(paths: Sequence[Path], shape: "Shape", invert: bool = False) -> 
 
 
 def probabilities(trained: "TrainedNetwork", images_NCHW: "Tensor") -> "Tensor":
-    """(N, C, H, W) uint8 in the data set's own size -> (N, K)."""
+    """Return class probabilities (N, K) of images (N, C, H, W), uint8 in the data set's own size."""
     import torch
 
     from nin.model import predict

@@ -1,4 +1,4 @@
-"""A bar that shows how far a training is: in a terminal, or in a notebook, whose output is updated in place."""
+"""Progress bar of a training, in a terminal or in a notebook, whose output is updated in place."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from nin.history import Evaluation
 
 @contextmanager
 def progress_bar(num_examples: int, shown: bool = True) -> Iterator[Callable[[Evaluation], None]]:
-    """A function to call with each point of the curve of a training over so many images. Elsewhere nothing is shown."""
+    """Context with a function to call with each point of the curve; shows nothing outside terminals and notebooks."""
     console = Console()
     if shown and console.is_jupyter:
         yield _in_notebook(num_examples)

@@ -1,7 +1,7 @@
 """Registries of names in specifications, and the additions of other code. Standard library only.
 
 `POOLINGS["mine"] = MyPooling`, in any module, adds a pooling. A name that exists already is an error, unless the same module adds
-it anew, as a notebook's cell does that is run twice.
+it again, as a notebook's cell does when it is run twice.
 """
 
 import hashlib
@@ -16,15 +16,15 @@ T = TypeVar("T")
 
 SCRIPT = "__main__"  # the module that was started; in a spawned process it is imported under the second name
 SPAWNED_SCRIPT = "__mp_main__"
-DIGITS = 16  # hexadecimal, of a digest
+DIGITS = 16  # hexadecimal digits of a digest
 
 
 @dataclass(frozen=True)
 class Addition:
     """A name that code outside this package has added.
 
-    module  that added it
-    digest  of that module's source, or of its whole package; empty where there is no source, as at a prompt
+    module  name of the module that added it
+    digest  digest of that module's source, or of its whole package; empty where there is no source, as at a prompt
     """
 
     kind: str
@@ -66,19 +66,19 @@ class Registry(dict[str, T]):
 
 
 def added(settings: Mapping[str, object]) -> list[Addition]:
-    """The additions that a run with these settings uses."""
+    """Return the additions that a run with these settings uses."""
     return [ADDITIONS[key] for key in settings.items() if key in ADDITIONS]
 
 
 def digest(source: bytes) -> str:
-    """16 hexadecimal digits of SHA-256; empty for no source."""
+    """Return 16 hexadecimal digits of SHA-256; empty for no source."""
     return hashlib.sha256(source).hexdigest()[:DIGITS] if source else ""
 
 
 def source_of(module: Mapping[str, Any]) -> bytes:
-    """The source of a module, given what it defines: its file's, or all files' of the package it is in; empty if it has none.
+    """Return the source of a module, given its globals: its file, or all files of its package; empty if it has none.
 
-    Code that came here without its file brings its source along, in `__source__`.
+    Code that was sent without its file carries its source in `__source__`.
     """
     if "__source__" in module:
         return str(module["__source__"]).encode()

@@ -4,9 +4,9 @@
     python -m nin.measure roofline nin-d2l --out roofline.png   and the figure
 
 After Williams, Waterman and Patterson, "Roofline: an insightful visual performance model" (Communications of the ACM 52(4),
-2009). A layer that does I FLOPs for each byte it moves cannot exceed min(matrix rate, I x memory bandwidth). Bytes are those
-that must move at least once: what comes in, what goes out and the weights. So two cards that multiply equally fast differ on
-layers left of the ridge, where their memory decides; and a card can wait for images that its bus brings too slowly.
+2009). A layer that does I FLOPs for each byte it moves cannot exceed min(matrix rate, I x memory bandwidth). The bytes are those
+that must move at least once: inputs, outputs and weights. So two cards with equal matrix rates differ on layers left of the ridge,
+where their memory decides; and a card can wait for images if its bus is too slow.
 """
 
 import argparse
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Machine:
-    """A device's limits: FLOP/s in matrix products by precision, bytes/s of its memory (read + written), and from the host.
+    """A device's limits: FLOP/s in matrix products by precision, bytes/s of its memory (read + written) and from the host.
 
-    bus  0 for a CPU, whose memory is the host's
+    bus  bytes/s from the host; 0 for a CPU, whose memory is the host's
     """
 
     device: str
@@ -58,16 +58,16 @@ class LayerCost:
         return self.flops / self.bytes_moved
 
     def least_seconds(self, flops: float, bandwidth: float) -> float:
-        """Time that arithmetic or memory needs at these rates (FLOP/s, bytes/s), whichever is longer."""
+        """Return the time that arithmetic or memory needs at these rates (FLOP/s, bytes/s), whichever is longer."""
         return max(self.flops / flops, self.bytes_moved / bandwidth)
 
     def bound(self, flops: float, bandwidth: float) -> str:
-        """ "compute" or "memory": which of the two takes longer at these rates."""
+        """Return which takes longer at these rates, "compute" or "memory"."""
         return "compute" if self.flops / flops >= self.bytes_moved / bandwidth else "memory"
 
 
 def measure_machine(device: "torch.device") -> Machine:
-    """The limits of `device`, with as many threads as torch uses now."""
+    """Measure the limits of `device`, with as many threads as torch uses now."""
     import torch
 
     from nin.machine import bus_bandwidth, copy_bandwidth, device_name, matrix_rate
@@ -93,10 +93,10 @@ def layer_costs(
     precision: str = "bf16",
     device: "str | torch.device" = "cpu",
 ) -> list[LayerCost]:
-    """Layers that do something in evaluation mode, in order; those that only name their input anew (a view) are left out.
+    """Measure the layers in order, except those that do nothing in evaluation mode or only return a view of their input.
 
-    Each is timed alone, again and again on one input: where that fits a cache, the layer may beat the memory's bandwidth. On
-    a GPU no layer takes less than its launch by the host.
+    Each layer is timed alone, repeatedly on one input: if that fits a cache, the layer may exceed the memory's bandwidth. On a GPU
+    no layer takes less time than its launch by the host.
     """
     import torch
 
@@ -142,12 +142,12 @@ def _is_view(module: "nn.Module", x: "Tensor", y: "Tensor") -> bool:
 
 
 def least_seconds(costs: Sequence[LayerCost], flops: float, bandwidth: float) -> float:
-    """Time of the whole pass if every layer ran at its bound."""
+    """Return the time of the whole pass if every layer ran at its bound."""
     return sum(cost.least_seconds(flops, bandwidth) for cost in costs)
 
 
 def machine_line(machine: Machine) -> str:
-    """The limits in words."""
+    """Return the limits in words."""
     parts = [
         f"{flops / 1e12:,.2f} TFLOP/s in {precision} matrix products" for precision, flops in machine.flops.items()
     ]
@@ -159,7 +159,7 @@ def machine_line(machine: Machine) -> str:
 
 
 def layer_table(costs: Sequence[LayerCost], machine: Machine, precision: str) -> str:
-    """One line per layer."""
+    """Return a table with one line per layer."""
     flops, bandwidth = machine.flops[precision], machine.bandwidth
     total = sum(cost.seconds for cost in costs)
     header = (
@@ -199,7 +199,7 @@ def layer_table(costs: Sequence[LayerCost], machine: Machine, precision: str) ->
 def conclusion(costs: Sequence[LayerCost], machine: Machine, precision: str, batch: int, image_bytes: int) -> str:
     """State the bound of the whole network, and the speed-up that another machine could bring.
 
-    image_bytes  of one image as it is sent to the device
+    image_bytes  bytes of one image as it is sent to the device
     """
     flops, bandwidth = machine.flops[precision], machine.bandwidth
     measured, least = sum(cost.seconds for cost in costs), least_seconds(costs, flops, bandwidth)
@@ -221,7 +221,7 @@ def conclusion(costs: Sequence[LayerCost], machine: Machine, precision: str, bat
 
 
 def figure(title: str, costs: Sequence[LayerCost], machine: Machine, precision: str) -> "Figure":
-    """The roofs of the machine, and a dot per layer that multiplies, its area in proportion to its share of the time.
+    """Draw the roofs of the machine, and a dot per layer that multiplies, its area in proportion to its share of the time.
 
     Labels stand in a column beside the axes, in the order of the dots' heights, each tied to its dot.
     """
@@ -338,9 +338,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(arguments.threads)
     device, batch = choose_device(arguments.device), arguments.batch
     precision = precision_on(device, arguments.precision)
-    layers(spec, in_shape, arguments.num_classes)  # a network that cannot be is said so before anything is measured
+    layers(spec, in_shape, arguments.num_classes)  # refuses an impossible network before anything is measured
     for path in filter(None, (arguments.out, arguments.json)):
-        path.parent.mkdir(parents=True, exist_ok=True)  # before, so that nothing is measured in vain
+        path.parent.mkdir(parents=True, exist_ok=True)  # a failure here comes before the measuring
     machine = measure_machine(device)
     costs = layer_costs(spec, in_shape, arguments.num_classes, batch=batch, precision=precision, device=device)
     title = f"{arguments.network} on {product(in_shape)}, {batch} images, forward, {precision}"

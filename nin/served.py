@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 class WrongImagesError(MlflowException):
-    """Images that the network does not take. Its message stays as it is: the server would put all pixels before it."""
+    """Images that the network does not take. Its message cannot be changed, since the server would put all pixels before it."""
 
     def __init__(self, message: str) -> None:
         self._message = message
@@ -32,7 +32,7 @@ class WrongImagesError(MlflowException):
 
 
 class LabelledClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
-    """Images as bytes, (N, C, H, W) -> for each its label and the outputs by class."""
+    """Answer images as bytes, (N, C, H, W), with the label and the outputs by class of each."""
 
     def load_context(self, context: Any) -> None:
         """Load the network and its card."""
@@ -47,9 +47,9 @@ class LabelledClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-
         model_input: np.ndarray,  # the one hint of an array that MLflow knows
         params: dict[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
-        """For each image {"label": "coat", "probabilities": {"coat": 0.9, ...}}, or its logits.
+        """Return {"label": "coat", "probabilities": {"coat": 0.9, ...}}, or logits, for each image.
 
-        Raises WrongImagesError for another shape, or numbers that are no bytes.
+        Raises WrongImagesError for another shape, or numbers that are not bytes.
         """
         import torch
 
@@ -66,7 +66,7 @@ class LabelledClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-
 
 
 def as_bytes(images: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Convert images of that shape (C, H, W), without loss. Raises WrongImagesError if they are others, or no bytes."""
+    """Convert images of that shape (C, H, W) to bytes, without loss. Raises WrongImagesError for other shapes or numbers."""
     sides = ", ".join(map(str, shape))
     try:
         numbers = np.asarray(images).astype(np.float64)

@@ -15,7 +15,7 @@ class Setting:
 
     @property
     def in_shape(self) -> Shape:
-        """(C, H, W) of the images of Fashion-MNIST as the network sees them."""
+        """Shape (C, H, W) of the images of Fashion-MNIST as the network sees them."""
         return (1, self.data.image_size or 28, self.data.image_size or 28)
 
 

@@ -22,7 +22,7 @@ DIRECTIONS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != 
 
 
 def shifted(images_NCHW: "Tensor", pixels: int) -> "Tensor":
-    """(N, C, H, W) images moved by that many pixels, each in one of eight directions in turn; black comes in."""
+    """Move images (N, C, H, W) by that many pixels, each in one of eight directions in turn; fill with black."""
     import torch
     from torch.nn import functional as F
 
@@ -36,7 +36,7 @@ def shifted(images_NCHW: "Tensor", pixels: int) -> "Tensor":
 
 
 def shifted_score(network: "nn.Module", data: "ImageData", spec: "TrainSpec", pixels: int = SHIFT) -> "Score":
-    """The score of a network on the test images of `data`, shifted by that many pixels."""
+    """Return the score of a network on the test images of `data`, shifted by that many pixels."""
     from nin.data import Split
     from nin.train import evaluate
 

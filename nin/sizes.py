@@ -1,8 +1,8 @@
 """Count a network's size layer by layer: shapes, parameters, FLOPs.
 
-Counted on the meta device, which has shapes but no numbers, so even VGG costs milliseconds. FLOPs are those of convolutions
-and matrix products in a forward pass of one image, two per multiply-accumulate, as `torch.utils.flop_counter` counts them.
-Torch is imported by the functions that count, so that a wrong request is answered without waiting for it.
+Networks are counted on the meta device, which has shapes but no numbers, so even VGG takes milliseconds. FLOPs are those of
+convolutions and matrix products in a forward pass of one image, two per multiply-accumulate, as `torch.utils.flop_counter` counts
+them. The functions that count import torch, so that a wrong request is refused without waiting for it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -57,14 +57,14 @@ class LayerRow:
 
 
 def size(spec: ModelSpec, in_shape: "Shape", num_classes: int) -> NetworkSize:
-    """Size of the network of `spec` for images of in_shape = (C, H, W). Raises ValueError as `build_model` does."""
+    """Count the network of `spec` for images of in_shape = (C, H, W). Raises ValueError as `build_model` does."""
     additions = added({f"model.{name}": value for name, value in vars(spec).items()})
     return _size(spec, in_shape, num_classes, tuple(additions))
 
 
 @lru_cache(maxsize=4096)
 def _size(spec: ModelSpec, in_shape: "Shape", num_classes: int, additions: tuple[Addition, ...]) -> NetworkSize:
-    """Counted once for each version of the code that adds what the specification names."""
+    """Count once for each version of the added code that the specification names."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -76,12 +76,12 @@ def _size(spec: ModelSpec, in_shape: "Shape", num_classes: int, additions: tuple
 
 
 def layers(spec: ModelSpec, in_shape: "Shape", num_classes: int) -> list[LayerRow]:
-    """One row per layer, in the order of the forward pass."""
+    """Return a row per layer, in the order of the forward pass."""
     return layer_rows(*_on_meta(spec, in_shape, num_classes))
 
 
 def layer_rows(network: "nn.Module", image_1CHW: "Tensor") -> list[LayerRow]:
-    """One row per layer of a network that was built, from a forward pass of one image in evaluation mode."""
+    """Return a row per layer of a built network, from a forward pass of one image in evaluation mode."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -114,7 +114,7 @@ def layer_rows(network: "nn.Module", image_1CHW: "Tensor") -> list[LayerRow]:
 
 
 def layer_modules(module: "nn.Module", name: str = "") -> "Iterator[tuple[str, nn.Module]]":
-    """Layers by name: modules without parts, and each pooling as a whole, since hooks may not see the use of its parts."""
+    """Yield layers with names: modules without parts, and poolings as a whole, since hooks may not see the use of their parts."""
     from nin.pooling import GlobalPool
 
     if isinstance(module, GlobalPool) or not any(module.children()):
@@ -125,7 +125,7 @@ def layer_modules(module: "nn.Module", name: str = "") -> "Iterator[tuple[str, n
 
 
 def first_fully_connected(spec: ModelSpec, in_shape: "Shape", num_classes: int) -> tuple[str, int] | None:
-    """Shape and number of weights of the first linear layer on flattened features, ("256·5·5 → 4096", 26214400), or None."""
+    """Return shape and number of weights of the first linear layer on flattened features, ("256·5·5 → 4096", 26214400), if any."""
     rows = [row for row in layers(spec, in_shape, num_classes) if row.kind != "Dropout"]
     for i, row in enumerate(rows):
         if row.kind == "Linear" and i > 0 and rows[i - 1].kind in ("Flatten", "FlattenPool"):
@@ -149,12 +149,12 @@ def _params(module: "nn.Module") -> int:
 
 
 def product(numbers: Sequence[int], sign: str = "×") -> str:
-    """Numbers with a sign between them: 96×54×54."""
+    """Join numbers by a sign: 96×54×54."""
     return sign.join(str(n) for n in numbers)
 
 
 def image_shape(text: str) -> "Shape":
-    """(1, 28, 28) from "1x28x28", as --input has it. Raises ValueError for anything else."""
+    """Parse the argument of --input: (1, 28, 28) from "1x28x28". Raises ValueError for anything else."""
     numbers = [int(n) if n.isdecimal() else 0 for n in text.replace("×", "x").split("x")]
     if len(numbers) != 3 or not 1 <= min(numbers) <= max(numbers) <= MAX_SIDE:
         raise ValueError(
@@ -165,7 +165,7 @@ def image_shape(text: str) -> "Shape":
 
 
 def spec_changes(overrides: Sequence[str]) -> dict[str, Any]:
-    """{"num_1x1": 3} from ["num_1x1=3"]; "model.num_1x1=3", as experiments write it, is the same."""
+    """Parse the arguments of --set: {"num_1x1": 3} from ["num_1x1=3"], or from ["model.num_1x1=3"], as experiments write it."""
     types = get_type_hints(ModelSpec)
     changes: dict[str, Any] = {}
     for override in overrides:

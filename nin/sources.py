@@ -1,4 +1,4 @@
-"""The data sets we know, read as they are published: training and test images as bytes, labels, and the names of classes."""
+"""Read the known data sets as they are published: training and test images as bytes, labels, and the names of classes."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ FASHION_MNIST_CLASSES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
-FOLDER = "folder:"  # how the names of data sets begin that are folders of images
+FOLDER = "folder:"  # prefix of the names of folders of images
 FOLDER_SIZE = 32  # pixels; height and width of a folder's images where the specification names none
 FOLDER_TEST_SHARE = 6  # one image in six is a test image where a folder has no test images of its own
 
@@ -35,15 +35,15 @@ class Split:
     labels: Tensor
 
     def take(self, indices: Tensor) -> "Split":
-        """These images, in this order."""
+        """Return the images at these positions, in this order."""
         return Split(self.images[indices], self.labels[indices])
 
     def first(self, num: int) -> "Split":
-        """The first of them: at most `num`, which share their memory."""
+        """Return the first images, at most `num`, sharing memory."""
         return Split(self.images[:num], self.labels[:num])
 
     def to(self, device: str | torch.device) -> "Split":
-        """The same on another device."""
+        """Return the same images on another device."""
         return Split(self.images.to(device), self.labels.to(device))
 
 
@@ -51,8 +51,8 @@ class Split:
 class Source:
     """A whole data set as published: training and test images, and the names of the classes.
 
-    val    validation images, where the data set has some of its own
-    notes  one line each for what a person should know before training on it
+    val    validation images, where the data set has its own
+    notes  one line per peculiarity that a user should know before training on it
     """
 
     train: Split
@@ -64,9 +64,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set that we know: its images' shape and number of classes before it is read, and how to read it.
+    """A known data set: its images' shape and number of classes before it is read, and the function that reads it.
 
-    is_fixed  whether it is always the same: made here, or compared with published checksums whenever it is read
+    is_fixed  whether it is always the same: generated, or verified by published checksums whenever it is read
     """
 
     in_shape: Shape
@@ -76,7 +76,7 @@ class Dataset:
 
 
 def _fashion_mnist(root: Path) -> Source:
-    """Its files hold a header of 16 bytes (images) or 8 (labels), then a byte per pixel or label."""
+    """Read Fashion-MNIST, whose files hold a header of 16 bytes (images) or 8 (labels), then a byte per pixel or label."""
     files = {
         name: torch.frombuffer(bytearray(content), dtype=torch.uint8) for name, content in fashion_mnist(root).items()
     }
@@ -91,7 +91,7 @@ def _fashion_mnist(root: Path) -> Source:
 
 
 def _through_torchvision(dataset: str, *entries: str) -> Callable[[Path], Source]:
-    """A reader of the torchvision data set of that class name, which keeps these entries in the data root."""
+    """Return a reader of the torchvision data set of that class name, which keeps these entries in the data root."""
 
     def read(root: Path) -> Source:
         from nin._torchvision import datasets
@@ -129,7 +129,7 @@ def _as_split(dataset: Any, num_classes: int) -> Split:
 
 
 def _synthetic(root: Path) -> Source:
-    """For tests: ten smooth patterns, each image one of them, shifted by up to 2 pixels, under noise. Always the same."""
+    """Make a fixed data set for tests: each image is one of ten smooth patterns, shifted by up to 2 pixels, with noise."""
     generator = torch.Generator().manual_seed(stream(0, "synthetic"))
     coarse = torch.rand(10, 1, 4, 4, generator=generator).round()
     patterns = F.interpolate(coarse, (32, 32), mode="bicubic").clamp(0, 1)
@@ -147,9 +147,9 @@ def _synthetic(root: Path) -> Source:
 
 
 def _digits(root: Path) -> Source:
-    """Handwritten digits of 8x8 pixels that scikit-learn ships (Alpaydin and Kaynak, UCI, 1998): 17 levels of grey become bytes.
+    """Read scikit-learn's handwritten digits of 8x8 pixels (Alpaydin and Kaynak, UCI, 1998); 17 levels of grey become bytes.
 
-    They come as one set of 1,797; every sixth, in an order of its own, is a test image.
+    They are one set of 1,797; every sixth, in a hashed order, is a test image.
     """
     from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
@@ -181,7 +181,7 @@ DATASETS: Registry[Dataset] = Registry(
 
 
 def read(spec: DataSpec, root: Path) -> Source:
-    """The whole data set of that name. Raises as `nin.data.load` does."""
+    """Read the whole data set of that name. Raises as `nin.data.load` does."""
     try:
         if spec.name.startswith(FOLDER):
             return _read_folder(spec, root)
@@ -193,7 +193,7 @@ def read(spec: DataSpec, root: Path) -> Source:
 
 
 def shape(spec: DataSpec, root: Path | None = None) -> tuple[Shape, int]:
-    """(C, H, W) of the images that a network sees and the number of classes, without reading any pixel.
+    """Return (C, H, W) of the images that a network sees and the number of classes, without reading any pixel.
 
     Raises ValueError for a name that does not exist, DataError for a folder that does not.
     """
@@ -217,7 +217,7 @@ def can_change(name: str) -> bool:
 
 
 def hashed_order(name: str, count: int) -> Tensor:
-    """A permutation of `count` indices that depends on the name alone: by SHA-256 of "name:index".
+    """Return a permutation of `count` indices that depends on the name alone, by SHA-256 of "name:index".
 
     Unlike a random generator's, it is the same in every version of every library.
     """
@@ -225,7 +225,7 @@ def hashed_order(name: str, count: int) -> Tensor:
 
 
 def _read_folder(spec: DataSpec, root: Path) -> Source:
-    """Images of a folder, squeezed into squares; a sixth of them becomes the test set where it has none."""
+    """Read the images of a folder, squeezed into squares; a sixth of them becomes the test set if there is none."""
     folder, size = _image_folder(spec, root), spec.image_size or FOLDER_SIZE
     num_channels = _num_channels(folder)
     remarks: list[tuple[str, ...]] = []
@@ -286,7 +286,7 @@ def link_folder(name: str) -> str:
 
 
 def _inside(spec: DataSpec) -> Path:
-    """The folder's place in the data root. Raises DataError if it would lie elsewhere."""
+    """Return the folder's path relative to the data root. Raises DataError if it would lie elsewhere."""
     name = Path(spec.name.removeprefix(FOLDER))
     if not name.parts or name.is_absolute() or ".." in name.parts:
         raise DataError(f"data set {spec.name!r}: the folder must lie inside the data root")
@@ -294,18 +294,18 @@ def _inside(spec: DataSpec) -> Path:
 
 
 def _image_folder(spec: DataSpec, root: Path) -> ImageFolder:
-    """Its classes and files; nothing is decoded. Messages name the folder that a link of `link_folder` leads to."""
+    """Return the folder's classes and files, not decoded. Messages name the folder that a link of `link_folder` leads to."""
     place = root / _inside(spec)
     return find(place.resolve() if place.is_symlink() else place)
 
 
 def _num_channels(folder: ImageFolder) -> int:
-    """1 if all files are stored as grey, else 3."""
+    """Return 1 if all files are stored as grey, else 3."""
     return 1 if all(is_grey(file) for part in folder.parts for file, _ in folder.samples(part)) else 3
 
 
 def _repeats(parts: Mapping[str, Split], files: Mapping[str, Sequence[Path]]) -> Iterator[str]:
-    """Lines on images that are there twice, as the network sees them: within training, or in training and elsewhere."""
+    """Yield lines on duplicate images, as the network sees them: within training, or in training and another part."""
     train: dict[bytes, Path] = {}
     for part in ("train", "val", "test"):
         if part not in parts:

@@ -16,11 +16,11 @@ from typing import Any, TypeVar, get_type_hints
 T = TypeVar("T")
 Shape = tuple[int, int, int]  # (C, H, W) of an image or of features
 
-MAX_SIDE = 4096  # pixels of an image's height and width, far beyond what any network here is for
+MAX_SIDE = 4096  # pixels of an image's height or width, far beyond the use of any network here
 
 BY_SEED = "by-seed"  # the division of the training images that is drawn anew for each seed
 ACCELERATORS = ("cuda", "mps", "xpu")  # kinds of device besides "cpu"
-DEVICES = ("auto", "cpu", *ACCELERATORS)  # what --device takes
+DEVICES = ("auto", "cpu", *ACCELERATORS)  # choices of --device
 PRECISIONS = ("auto", "float32", "bf16", "float16")
 
 TRAINER_VERSION = 1  # part of every run's identity; raised when the same specification would train differently
@@ -32,11 +32,11 @@ AnySpec = TypeVar("AnySpec", "ModelSpec", "DataSpec", "TrainSpec")
 class ModelSpec:
     """A network: a trunk (features) and a head (logits). Every field is meaningful for every trunk and head, or ignored.
 
-    trunk, layout  which feature extractor, and which published geometry of it (`nin.trunks.TRUNKS`, `nin.trunks.NIN_LAYOUTS`)
-    head, pooling  which classifier (`nin.heads.HEADS`) and, where it has one, which global pooling (`nin.pooling.POOLINGS`)
+    trunk, layout  feature extractor, and its published geometry (`nin.trunks.TRUNKS`, `nin.trunks.NIN_LAYOUTS`)
+    head, pooling  classifier (`nin.heads.HEADS`) and, where it has one, its global pooling (`nin.pooling.POOLINGS`)
     num_1x1        1x1 convolutions after each spatial convolution of a NiN trunk and of the class block
-    inner_kernel   size of those "1x1" convolutions; 3 is the depth-matched control, no NiN any more
-    activation     what follows each convolution of a NiN block (`nin.blocks.ACTIVATIONS`)
+    inner_kernel   size of those "1x1" convolutions; 3 is the depth-matched control, which is no NiN
+    activation     layers after each convolution of a NiN block (`nin.blocks.ACTIVATIONS`)
     first_kernel, first_stride  geometry of the first convolution in pixels; 0: the layout's own
     width          factor on every hidden channel count of the trunk
     hidden         units of each fully connected hidden layer of an FC head
@@ -44,7 +44,7 @@ class ModelSpec:
     class_block    "narrow": the spatial convolution of the class block already has K channels (Dive into Deep Learning);
                    "wide": it keeps the trunk's channels until its last layer (Lin, Chen and Yan)
     class_relu     whether a ReLU follows the last layer of the class block, as it does in both
-    init           how weights are drawn (`nin.model.INITS`)
+    init           distribution of the initial weights (`nin.model.INITS`)
     """
 
     trunk: str = "nin"
@@ -76,19 +76,19 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """A data set and how much of it is used.
+    """A data set, its division, and how much of it is used.
 
     name            a key of `nin.data.DATASETS`, or "folder:NAME" for images in folders of classes under the data root
     split           names the division into training and validation images; the same name divides alike on every machine.
-                    "by-seed": each seed of a run has a division of its own (`for_seed`)
+                    "by-seed": each seed of a run has its own division (`for_seed`)
     train_examples  training images used (0: all that validation leaves)
     train_fraction  share of those that are different images; each is then seen 1/train_fraction times an epoch, so that the
                     budget and the points of evaluation stay the same
     val_examples    images set aside from the training set for validation; 0: none, the test set is watched in their place,
                     as the textbook does
     test_examples   test images used (0: all), the same under every division
-    label_noise     share of the training labels that are drawn anew, all classes equally likely; never those of validation
-                    or test images. Which labels, and what they become, goes with the division
+    label_noise     share of the training labels that are redrawn, all classes equally likely; labels of validation and test
+                    images never are. The division fixes which labels are redrawn, and the new ones
     image_size      height and width in pixels that networks see (0: the data set's own); made on the device, bilinear
     normalize       subtract the training set's mean and divide by its standard deviation, channel by channel;
                     otherwise pixels are in [0, 1]
@@ -114,12 +114,12 @@ class DataSpec:
         _require(0 <= self.label_noise <= 1, "label_noise", self.label_noise, "between 0 and 1")
 
     def for_seed(self, seed: int) -> "DataSpec":
-        """The specification of the data that a run of this seed trains on: a division by seed gets a name of its own."""
+        """Return the data specification of a run with this seed, where a division by seed gets its own name."""
         return replace(self, split=f"{BY_SEED}-{seed}") if self.split == BY_SEED else self
 
     @property
     def test_split(self) -> str:
-        """The name by which test images are chosen: one for all seeds, so that networks are compared on the same images."""
+        """Name by which test images are chosen: one for all seeds, so that networks are compared on the same images."""
         return BY_SEED if self.split.startswith(f"{BY_SEED}-") else self.split
 
 
@@ -128,18 +128,18 @@ class TrainSpec:
     """Specification of a training.
 
     epochs           passes over the training images
-    examples         training images seen in all, in the place of `epochs`; the last step may go beyond by less than a batch.
+    examples         training images seen in total, in place of `epochs`; the last step may exceed it by less than a batch.
                      0: as many as `epochs` passes
     batch_size       images per step; the last partial batch of an epoch is kept
     optimizer        a key of `nin.train.OPTIMIZERS`
     lr               learning rate; the peak where the schedule has one
     last_lr_factor   factor on the learning rate of the network's last layer (a tenth in Lin, Chen and Yan)
     schedule         a key of `nin.train.SCHEDULES`, over all steps of the run
-    precision        "float32"; "bf16" or "float16": automatic mixed precision; "auto": the one of these that the device is
-                     made for (`nin.precision`)
+    precision        "float32"; "bf16" or "float16": automatic mixed precision; "auto": the device's native one
+                     (`nin.precision`)
     channels_last    memory format of images and convolution weights
     evals_per_epoch  evaluations at equal distances, counted in training examples, the last at the epoch's end
-    eval_every       training images between evaluations, in the place of `evals_per_epoch`; the last is at the end.
+    eval_every       training images between evaluations, in place of `evals_per_epoch`; the last is at the end.
                      0: as `evals_per_epoch` says
     """
 
@@ -171,12 +171,12 @@ class TrainSpec:
         _require(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
 
     def images(self, num_examples: int) -> int:
-        """Training images that a run sees in all, of a training set of `num_examples`; the last step may go beyond."""
+        """Return the training images that a run sees in total, of a training set of `num_examples`; the last step may exceed it."""
         return self.examples or self.epochs * num_examples
 
 
 def stream(seed: int, name: str) -> int:
-    """The 63-bit seed of one named random stream of a run.
+    """Return the 63-bit seed of one named random stream of a run.
 
     Streams ("trunk weights 0", "order-3", "dropout", ...) are independent, so that a variant that draws more numbers from one
     of them sees the same numbers as every other variant in the rest.
@@ -185,7 +185,7 @@ def stream(seed: int, name: str) -> int:
 
 
 def hint(name: str, valid: Iterable[str]) -> str:
-    """ "the nearest is 'max' (of average, max)"; without the nearest where none is near, by difflib's measure, whatever the case.
+    """Return "the nearest is 'max' (of average, max)", or only the list if no name is near by difflib's measure, ignoring case.
 
     Of names such as "train.lr" the last part is enough: "lr" and "model.lr" are near it.
     """
@@ -200,9 +200,9 @@ def hint(name: str, valid: Iterable[str]) -> str:
 
 
 def choose(registry: Mapping[str, T], name: str, kind: str) -> T:
-    """The registry's entry of that name; `kind` ("pooling", "study") says what is looked for.
+    """Return the registry's entry of that name; `kind` ("pooling", "study") is the word for it in messages.
 
-    Raises ValueError naming the nearest entry, or all where none is near, if there is none of that name.
+    Raises ValueError for an unknown name, with the nearest entry, or with all if none is near.
     """
     if name not in registry:
         raise ValueError(f"unknown {kind} {name!r}: {hint(name, registry)}")
@@ -210,7 +210,7 @@ def choose(registry: Mapping[str, T], name: str, kind: str) -> T:
 
 
 def changed(spec: AnySpec, changes: Mapping[str, object]) -> AnySpec:
-    """The specification with these fields changed.
+    """Return the specification with these fields changed.
 
     Raises ValueError for a field that does not exist, naming the nearest, or a value that is not of the field's type.
     """
@@ -238,14 +238,7 @@ def parse_value(text: str, wanted: type) -> Any:
         value = ast.literal_eval(text.capitalize() if wanted is bool else text)
         if wanted is float and type(value) is int:
             value = float(value)
-    except (
-        ValueError,
-        TypeError,
-        SyntaxError,
-        OverflowError,
-        MemoryError,
-        RecursionError,
-    ):  # as `ast` says it may raise
+    except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError):  # all that ast may raise
         value = None
     if type(value) is not wanted:
         raise ValueError(f"must be {'true or false' if wanted is bool else wanted.__name__}")

@@ -1,7 +1,7 @@
 """Train a network by minibatch descent, and evaluate it on a grid of training images seen.
 
-`train` is handed a network and data and builds neither. Within an epoch nothing on the host waits for the device: losses and
-counts stay there as tensors and are read at an evaluation on the CPU, at the end of the epoch elsewhere.
+`train` takes a network and data and builds neither. Within an epoch the host never waits for an accelerator: losses and counts stay
+there as tensors until the end of the epoch. On the CPU they are read at each evaluation.
 """
 
 import math
@@ -30,9 +30,8 @@ from nin.registry import Registry
 from nin.spec import TRAINER_VERSION, TrainSpec, choose, stream
 
 EVAL_BATCH = 500  # images; larger ones are slower on a CPU, whose caches they leave
-FIRST_SCALE = (
-    2.0**12
-)  # factor of losses in float16; it grows by itself; torch's own, 2^16, overflows in the first steps
+# Factor of losses in float16. It grows by itself; torch's own, 2^16, overflows in the first steps.
+FIRST_SCALE = 2.0**12
 MAX_POINTS = 100_000  # points of a learning curve; one more digit in an option would fill memory before the first step
 CHANCE_DEVIATIONS = 3  # a network has left chance when its accuracy is this many standard errors above guessing
 
@@ -184,17 +183,17 @@ def require_batches(model: nn.Module, num_examples: int, spec: TrainSpec) -> Non
 
 
 def evaluate(model: nn.Module, data: ImageData, split: Split, spec: TrainSpec) -> tuple[Score, Tensor]:
-    """The score of `model` on `split`, and which of its images it gets right: (N,) bool, on the CPU."""
+    """Return the score of `model` on `split`, and whether each image is classified correctly: (N,) bool, on the CPU."""
     spec = replace(spec, precision=precision_on(split.images.device, spec.precision))
     accumulator = _accumulator(model, data, split, spec)
     return accumulator.score(), accumulator.correct().cpu()
 
 
 def chance_level(labels_N: Tensor) -> float:
-    """Accuracy below which N predictions cannot be told from always naming the most frequent class.
+    """Return the accuracy below which N predictions cannot be distinguished from always naming the most frequent class.
 
-    Where N is so small that this asks for more than half of what lies above that share, it is the share itself: ten images of two
-    classes could hardly show that a network has learned.
+    If N is so small that the level exceeds the middle between that class's share and 1, the share itself is the level: otherwise
+    ten images of two classes could hardly show that a network has learned.
     """
     share = float(torch.bincount(labels_N.cpu()).max()) / len(labels_N)
     level = share + CHANCE_DEVIATIONS * math.sqrt(share * (1 - share) / len(labels_N))
@@ -274,7 +273,7 @@ class _Accumulator:
 
 
 class _Clock:
-    """Time on the device between start and stop, summed over segments; accelerators record events, so nothing waits.
+    """Measure time on the device between start and stop, summed over segments; accelerators record events, so nothing waits.
 
     curve  evaluations of the same training in an earlier process: one segment each
     """
@@ -293,15 +292,15 @@ class _Clock:
         self._segments.append((self._started, timestamp(self._device)))
 
     def seconds(self, num_segments: int) -> float:
-        """Sum over the first `num_segments` segments."""
+        """Return the sum over the first `num_segments` segments."""
         return sum(seconds_between(start, stop) for start, stop in self._segments[:num_segments])
 
 
 class Grid:
     """The steps of a training after which it is evaluated, counted from its start; the last is its end.
 
-    The same for all networks that are trained alike on as many images. `num_examples` is the size of the training set.
-    Raises ValueError for more than a learning curve can hold.
+    The grid depends only on the training's specification and `num_examples`, the size of the training set.
+    Raises ValueError for more than MAX_POINTS evaluations.
     """
 
     def __init__(self, spec: TrainSpec, num_examples: int) -> None:
@@ -353,7 +352,7 @@ def _batches_from(
 
 
 def _parameter_groups(model: nn.Module, spec: TrainSpec) -> ParameterGroups:
-    """All parameters at `spec.lr`, but those of the last layer at its `last_lr_factor`."""
+    """Group parameters by learning rate: the last layer's has the factor `spec.last_lr_factor`."""
     if spec.last_lr_factor == 1:
         return [{"params": list(model.parameters())}]
     last = list(last_layer(model).parameters())

@@ -1,8 +1,8 @@
 """Feature extractors: from images (N, C, H, W) to features (N, C', H', W'), before any classifier.
 
-A trunk is what is left of a published network when its classifier is cut off; for NiN that is everything before the last
-block, which belongs to the head (`nin.heads`). Each trunk has layouts: "d2l" as Dive into Deep Learning has it for 224 px,
-"small" the same idea for 28 to 32 px, and for NiN the authors' own (`nin.layouts`).
+A trunk is a published network without its classifier; for NiN that is everything before the last block, which belongs to the head
+(`nin.heads`). Each trunk has layouts: "d2l" is Dive into Deep Learning's for 224 px, "small" the same idea for 28 to 32 px; NiN also
+has the authors' own (`nin.layouts`).
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def nin_trunk(in_channels: int, spec: ModelSpec) -> nn.Sequential:
 
 
 def _first_block(block: NinBlock, spec: ModelSpec) -> NinBlock:
-    """The layout's first block, with another kernel or stride where the specification names one; padding stays a half kernel."""
+    """Return the layout's first block, with the specification's kernel or stride if it names one; padding stays a half kernel."""
     kernel_size = spec.first_kernel or block.kernel_size
     padding = kernel_size // 2 if block.padding else 0
     return replace(block, kernel_size=kernel_size, stride=spec.first_stride or block.stride, padding=padding)

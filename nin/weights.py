@@ -1,7 +1,7 @@
 """Keep trained networks on disk: one safetensors file with the weights and everything needed to use them.
 
-Reading such a file runs no code, unlike a pickle's. Its metadata hold a card: what the network is, what it was trained on, how
-good it is. `nin.export`, `nin.predict` and `nin.cam` start from it.
+Unlike a pickle, such a file runs no code when it is read. Its metadata hold a card: the network's specification, its data and its
+accuracy. `nin.export`, `nin.predict`, `nin.cam` and `nin.shift` start from it.
 """
 
 import json
@@ -32,13 +32,13 @@ class Card:
     """Description of a trained network: its specification, its data and its test accuracy.
 
     name           "<study>/<protocol>/<variant>:<seed>", which `find` understands
-    outcome        as `nin.history.History` has it
-    image_shape    (C, H, W) of the data set's own images; in_shape is that of the images which the network sees
-    mean, std      what is subtracted from pixels in [0, 1] and what they are then divided by, channel by channel
-    data_checksum  of the images and labels of all splits, as `nin.data.ImageData` has it
-    test_accuracy  a fraction of `test_examples`, in the precision of the training; test_interval is its 95 % interval
-    gflops         forward pass of one image, 2 per multiply-accumulate, in 10^9
-    environment    device, versions and commit that it was trained with
+    outcome        outcome of the training (`nin.history.History`)
+    image_shape    (C, H, W) of the data set's own images; in_shape is that of the network's inputs
+    mean, std      normalisation of pixels in [0, 1] by channel: (pixel - mean) / std
+    data_checksum  checksum of the images and labels of all splits (`nin.data.ImageData`)
+    test_accuracy  fraction of `test_examples`, in the precision of the training; test_interval is its 95 % interval
+    gflops         10^9 FLOPs of one image's forward pass, 2 per multiply-accumulate
+    environment    device, versions and commit of the training
     """
 
     name: str
@@ -64,7 +64,7 @@ class Card:
 
     @property
     def label(self) -> str:
-        """The part of the name that tells networks of a study apart: variant and seed."""
+        """Variant and seed: the part of the name that distinguishes the networks of a study."""
         variant, _, seed = self.name.rpartition("/")[2].rpartition(":")
         return f"{variant} seed {seed}"
 
@@ -81,12 +81,12 @@ class TrainedNetwork:
         return f"TrainedNetwork({card.name}: {card.test_accuracy:.1%} right on the test images of {card.data.name})"
 
     def classifier(self, probabilities: bool = False) -> "Classifier":
-        """The network behind its own preprocessing, for images as bytes."""
+        """Return the network behind its preprocessing, which takes images as bytes."""
         return Classifier(self, probabilities).eval()
 
 
 class Preprocessing(nn.Module):
-    """Images as bytes, (N, C, H, W) in the data set's own size -> what the network was trained on: normalised, resized."""
+    """Normalise and resize images, bytes (N, C, H, W) in the data set's own size, to the network's inputs."""
 
     scale_C11: Tensor
     shift_C11: Tensor
@@ -109,7 +109,7 @@ class Preprocessing(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Images as bytes, (N, C, H, W) uint8 in the data set's own size -> logits or probabilities (N, K)."""
+    """Classify images, uint8 (N, C, H, W) in the data set's own size: logits or probabilities (N, K)."""
 
     def __init__(self, trained: TrainedNetwork, probabilities: bool = False) -> None:
         super().__init__()
@@ -124,13 +124,13 @@ class Classifier(nn.Module):
 
 
 def to_bytes(network: nn.Module, card: Card) -> bytes:
-    """The file's content: parameters and buffers of `network`, and `card`."""
+    """Return the file's content: parameters and buffers of `network`, and `card`."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     return save_tensors(tensors, metadata={CARD: json.dumps(asdict(card))})
 
 
 def read_card(path: Path) -> Card:
-    """The card alone, without the weights. Raises ValueError, in one line, if the file is not one of ours or is damaged."""
+    """Read the card, without the weights. Raises ValueError, in one line, if the file holds no network or is damaged."""
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
@@ -140,8 +140,10 @@ def read_card(path: Path) -> Card:
 
 
 def load(path: Path) -> TrainedNetwork:
-    """The network in that file. Raises ValueError, in one line, if the file is not one of ours or is damaged, or needs code from
-    outside this package that is not loaded or has changed since the training.
+    """Load the network in that file.
+
+    Raises ValueError, in one line, if the file holds no network or is damaged, or if it needs added code that is not loaded or has
+    changed since the training.
     """
     card = read_card(path)
     try:
@@ -164,7 +166,7 @@ def load(path: Path) -> TrainedNetwork:
 
 
 def load_data(card: Card) -> ImageData:
-    """The data that the network was trained and tested on. Raises ValueError if what is found here is not that."""
+    """Load the data that the network was trained and tested on. Raises ValueError if the data here has another checksum."""
     data = nin.data.load(card.data)
     if data.checksum != card.data_checksum:
         raise ValueError(f"data set {card.data.name!r} as found here is not what {card.name} was trained and tested on")
@@ -172,10 +174,10 @@ def load_data(card: Card) -> ImageData:
 
 
 def find(name: str, results: Path) -> Path:
-    """The file of a trained network: a path, the beginning of a run_id, or the end of a card's name ("quick/2x:0", "2x:0").
+    """Find the file of a trained network by its path, the beginning of a run_id, or the end of its card's name ("quick/2x:0", "2x:0").
 
-    Names and run_ids are looked for in `<results>/<study>/<protocol>/weights`. Raises ValueError if there is none of that
-    name, or more than one that are not the same run; it says what there is.
+    Names and run_ids are searched in `<results>/<study>/<protocol>/weights`. Raises ValueError, listing the networks there, if the
+    name matches none, or several of different runs.
     """
     if Path(name).is_file():
         return Path(name)
