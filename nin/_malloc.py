@@ -17,12 +17,10 @@ from functools import cache
 from torch import nn
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # parameters of mallopt(3)
-# As glibc has them, but for the threshold, which is glibc's largest: once anything is set, it no longer grows by itself.
+# glibc's defaults, except that the second threshold is glibc's largest, since it no longer grows once anything is set.
 DEFAULTS = {M_TRIM_THRESHOLD: 64 * 2**20, M_MMAP_THRESHOLD: 32 * 2**20, M_MMAP_MAX: 65536}
-KEEP = {
-    M_TRIM_THRESHOLD: -1,
-    M_MMAP_MAX: 0,
-}  # nothing given back from the heap's end, no block of its own from the system
+# The heap's end is never returned, and no block is a mapping of its own.
+KEEP = {M_TRIM_THRESHOLD: -1, M_MMAP_MAX: 0}
 HUGE_PAGE = 2**21
 MADV_HUGEPAGE = 14  # madvise(2)
 RESERVED = 2**31  # bytes; a process that trains d2l takes 1.5 GB in all
