@@ -65,7 +65,7 @@ def missing_sentence(study: Study, protocol: str, summary: Summary) -> str:
     parts = [f"{num} of the {declared} declared seeds are trained, so verdicts may change"] if num < declared else []
     roles = {study.role(name) for name in study.variants}
     if "control" in roles and "control" not in set(table["role"]):
-        parts.append("its controls of equal size or depth are not trained yet")
+        parts.append("the study's controls of equal size or depth are not trained yet")
     return f"{capitalised('; '.join(parts))}." if parts else ""
 
 
