@@ -128,11 +128,11 @@ def run_study(
     seeds         runs per variant; None: the protocol's own number
     variants      only these, and the baseline
     set           changes to every run, such as {"train.lr": 0.05}
-    results       the folder that records are kept in; a second call trains nothing that is done
+    results       the folder that records are kept in; re-running skips finished runs
     engine        "local" (processes on this machine), "ray", or `EngineOptions`, which say all that there is to say
     workers       runs at a time; 0: one per core, or 1 on a GPU
     keep_weights  keep each run's trained network, for `nin.load_trained`
-    budget        seconds of training, after which the next call goes on
+    budget        seconds of training, after which it stops; call again to continue
     retries       of a run that failed
     progress      print a line when a run starts or ends, and the table at the end
 
@@ -162,7 +162,7 @@ def run_study(
     outcome = run_studies([study], request, _console(progress))
     report = outcome.reports.get(study.name)
     if outcome.stopped or report is None:
-        raise RuntimeError(outcome.stopped or f"{study.name}: no run has ended; the same call goes on")
+        raise RuntimeError(outcome.stopped or f"{study.name}: no run has ended; call again to continue")
     for record in outcome.failed:
         lost = record.error or "its weights are missing"
         warnings.warn(f"{record.run.label} failed: {lost}; call again to retry", stacklevel=2)
