@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,9 +21,6 @@ from statsmodels.stats.proportion import confint_proportions_2indep, proportion_
 
 from ablations.analysis import planning
 from ablations.analysis.moderated import paired_tests, welch_test
-
-if TYPE_CHECKING:
-    from scipy.stats._stats_py import TtestResult  # the stubs' name
 
 Array = NDArray[np.float64]
 NAN = math.nan
@@ -127,13 +123,7 @@ def welch(variant: ArrayLike, baseline: ArrayLike) -> tuple[Interval, float]:
     Interval and p are nan for fewer than two values on a side, or if neither side varies at all: identical runs are a sign
     of seeds that do nothing, not of certainty. Where one side varies, this is the test of the other's constant against it.
     """
-    x, y = np.asarray(variant, dtype=float), np.asarray(baseline, dtype=float)
-    difference = float(x.mean() - y.mean()) if len(x) and len(y) else NAN
-    if not _testable(x, y):
-        return Interval(difference, NAN, NAN), NAN
-    result = _ttest(x, y)
-    interval = result.confidence_interval(0.95)
-    return Interval(difference, float(interval.low), float(interval.high)), float(result.pvalue)
+    return contrast([variant, baseline], [1, -1])
 
 
 def sign_flip(differences: ArrayLike) -> float:
@@ -332,7 +322,7 @@ def time_to_own_final(times: ArrayLike, accuracies: ArrayLike, fraction: float =
 def contrast(cells: Sequence[ArrayLike], weights: Sequence[float]) -> tuple[Interval, float]:
     """A weighted sum of cell means with its 95 % interval and p, by Welch and Satterthwaite; unequal variances and sizes.
 
-    nan ends where a cell with weight has fewer than two values, or none varies. With two cells and weights 1, -1 it is `welch`.
+    nan ends where a cell with weight has fewer than two values, or none varies.
     """
     used = [(w, np.asarray(x, dtype=float)) for w, x in zip(weights, cells, strict=True) if w != 0]
     estimate = float(sum(w * x.mean() for w, x in used)) if all(len(x) for _, x in used) else NAN
@@ -408,14 +398,9 @@ def _dunnett(variants: Mapping[str, Array], baseline: Array) -> dict[str, float]
     return dict(zip(testable, (float(p) for p in result.pvalue), strict=True))
 
 
-def _ttest(x: Array, y: Array, alternative: Literal["two-sided", "less", "greater"] = "two-sided") -> "TtestResult":
-    with _constants_allowed():
-        return stats.ttest_ind(x, y, equal_var=False, alternative=alternative)
-
-
 @contextmanager
 def _constants_allowed() -> Iterator[None]:
-    """Without scipy's warning of a sample without variance: collapsed runs are one, and `_testable` has looked at it."""
+    """Silence scipy's warning of constant samples, such as collapsed runs, which `_testable` has checked."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
         yield
