@@ -119,10 +119,10 @@ class Tables:
 
 def learning_curves(tables: Tables) -> Figure:
     """Validation accuracy against training images, of the longest trainings: the mean over seeds, and a band from the lowest to the
-    highest seed. The axis leaves out the first tenth of the training where accuracy is lower. A run that diverged stays in both
-    at its last accuracy.
+    highest seed. A run that diverged stays in both at its last accuracy.
     """
     figure, panels = _curve_axes(tables, f"Learning curves: mean of {tables.seeds}, band from lowest to highest")
+    # Without the steep first tenth, which would leave no room for what tells variants apart.
     later = tables.curves[tables.curves["examples"] >= tables.budget / 10]
     low, high = later["val_accuracy"].min(), later["val_accuracy"].max()
     panels[0][0].set_ylim(low - 0.05 * (high - low) - 0.005, high + 0.05 * (high - low) + 0.005)
@@ -280,8 +280,7 @@ def differences(tables: Tables) -> Figure:
 
 def difference_against_images(tables: Tables) -> Figure:
     """Difference of test accuracy to the baseline, with its 95 % interval, against the training images that each training had.
-    At the right, the longest trainings alone, on an axis of their own. The margin within which variants count as equivalent is
-    shaded. Controls and exploratory variants are dashed.
+    The margin within which variants count as equivalent is shaded. Controls and exploratory variants are dashed.
     """
     baseline = tables.study.baseline
     names = [name for name in tables.study.variants if name in set(tables.by_length["variant"]) and name != baseline]

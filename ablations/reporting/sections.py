@@ -26,6 +26,7 @@ from ablations.reporting.plain import ALPHA
 from ablations.reporting.provenance import what_was_run
 from ablations.runs import length_name, settings_text
 from ablations.study import MEMORY, Study
+from nin.cli import counted
 from nin.shift import SHIFT
 
 if TYPE_CHECKING:
@@ -396,11 +397,14 @@ def _length_sections(study: Study, summary: Summary) -> list[str]:
     if not len(table):
         return []
     changes = {row.variant: row for row in each_row(summary.change)}
+    same_n = table["n"].nunique() == 1
+    each = f", each of {counted(int(table['n'].iloc[0]), 'seed')}" if same_n else ""
 
     def cell(row: Any) -> str:
         if row.role == "baseline":
             return interval_text(row.test_accuracy_mean, row.test_accuracy_low, row.test_accuracy_high, 100, " %")
-        return f"{difference_text(row)}, n = {row.n}, {verdict_text(row)}"
+        size = "" if same_n else f", n = {row.n}"
+        return f"{difference_text(row)}{size}, {verdict_text(row)}"
 
     rows = []
     for name in dict.fromkeys(table["variant"]):
@@ -415,7 +419,8 @@ def _length_sections(study: Study, summary: Summary) -> list[str]:
         "## With the length of training",
         f"Does the difference to {study.baseline} depend on how long networks train? Each length, in training images, is a training "
         "of its own with a complete schedule. The table has differences in points of test accuracy with 95 % intervals, and the "
-        "baseline's accuracy. Verdicts are corrected by Holm's method within each length; the study's answer is that of the longest. "
+        f"baseline's accuracy{each}. Verdicts are corrected by Holm's method within each length; the study's answer is that of the "
+        "longest. "
         "The last column is the difference after the longest minus that after the shortest, paired by seed, by the same test. All "
         "lengths and variants share one learning rate, tuned for none of them: a variant that trains slowly may be behind for that."
         f"{_bracket_note(table)}",
