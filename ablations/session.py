@@ -141,23 +141,10 @@ def run_studies(
     prepare(missing, console)
     engine = make_engine(request.engine, request.results, keep_weights=request.keep_weights) if missing else None
     require_writable(request.results)
-    for part in parts:
-        if looks:
-            part.store.declare_looks(looks)
-        for record in part.outdated:
-            part.store.set_aside(record)
-        for record in part.adopted:
-            part.store.write(record)
-        part.store.checkpoints_folder.mkdir(parents=True, exist_ok=True)
+    _write_prepared(parts, looks)
     if ends_with_signals:
         handle_signals()
-    side_by_side = f"; {min(engine.workers, len(missing))} at a time on {engine.device}" if engine else ""
-    for part in parts:
-        print_text(console, f"{part.study.name} under {request.protocol}: {part.study.question}")
-    num_runs, num_shared = sum(len(part.runs) for part in parts), sum(len(part.shared) for part in parts)
-    shared = f" ({num_shared} more are the same as one of these)" if num_shared else ""
-    num_done = num_runs - num_shared - len(missing)
-    say(console, f"{counted(num_runs, 'run')}, {num_done} done, {len(missing)} to do{shared}{side_by_side}")
+    _announce(parts, missing, engine, request, console)
     with ExitStack() as at_the_end:
         trackers: dict[str, Tracker] = {}
         for part in parts:
@@ -175,14 +162,7 @@ def run_studies(
                 stopped = f"stopped early: {reason}; re-run to try again"
             except OutOfTimeError:
                 is_out_of_time = True
-            reports: dict[str, Report] = {}
-            for part in parts:
-                for record in _results_of_other_studies(part.shared, part.store):
-                    part.store.write(record)
-                if not part.store.run_ids():
-                    say(console, f"{part.study.name}: no run has ended yet")
-                else:
-                    reports[part.study.name] = _conclude(part, trackers[part.study.name], request, console)
+            reports = _conclude_all(parts, trackers, request, console)
         except KeyboardInterrupt:
             print(f"interrupted: {_kept(parts)}; re-run to continue", file=sys.stderr)
             raise
@@ -300,6 +280,31 @@ def _results_of_other_studies(runs: Sequence[Run], store: Store) -> list[RunReco
     return list(found.values())
 
 
+def _write_prepared(parts: Sequence[Part], looks: Sequence[int]) -> None:
+    """Write what is known before the first run: declared looks, adopted results and folders; set outdated results aside."""
+    for part in parts:
+        if looks:
+            part.store.declare_looks(looks)
+        for record in part.outdated:
+            part.store.set_aside(record)
+        for record in part.adopted:
+            part.store.write(record)
+        part.store.checkpoints_folder.mkdir(parents=True, exist_ok=True)
+
+
+def _announce(
+    parts: Sequence[Part], missing: Sequence[Run], engine: Engine | None, request: Request, console: Console
+) -> None:
+    """Print each study's question, and how many runs are done and to do."""
+    for part in parts:
+        print_text(console, f"{part.study.name} under {request.protocol}: {part.study.question}")
+    num_runs, num_shared = sum(len(part.runs) for part in parts), sum(len(part.shared) for part in parts)
+    num_done = num_runs - num_shared - len(missing)
+    shared = f" ({num_shared} more are the same as one of these)" if num_shared else ""
+    side_by_side = f"; {min(engine.workers, len(missing))} at a time on {engine.device}" if engine else ""
+    say(console, f"{counted(num_runs, 'run')}, {num_done} done, {len(missing)} to do{shared}{side_by_side}")
+
+
 def _execute(
     parts: Sequence[Part],
     missing: Sequence[Run],
@@ -334,6 +339,21 @@ def _kept(parts: Sequence[Part]) -> str:
         return text
     ones = "one" if len(shares) == 1 else "ones"
     return f"{text}, {len(shares)} unfinished {ones} kept at {listed(shares)}"
+
+
+def _conclude_all(
+    parts: Sequence[Part], trackers: dict[str, Tracker], request: Request, console: Console
+) -> dict[str, Report]:
+    """Copy the results that studies share, and conclude each study that has records; return reports by the study's name."""
+    reports: dict[str, Report] = {}
+    for part in parts:
+        for record in _results_of_other_studies(part.shared, part.store):
+            part.store.write(record)
+        if not part.store.run_ids():
+            say(console, f"{part.study.name}: no run has ended yet")
+        else:
+            reports[part.study.name] = _conclude(part, trackers[part.study.name], request, console)
+    return reports
 
 
 def _conclude(part: Part, tracker: Tracker, request: Request, console: Console) -> Report:
