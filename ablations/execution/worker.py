@@ -16,6 +16,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ablations.plugins import Plugin, install, module_label
 from ablations.records import Executed, RunRecord, Store, pack_correctness
@@ -48,33 +49,22 @@ def execute(
     pause_at: float = 0,
     plugins: Sequence[Plugin] = (),
 ) -> Executed:
-    """Train and test one network; `on_eval` hears of each point of its learning curve. The trained network is handed back if
-    `keep_weights` says so.
+    """Train and test one network. `on_eval` receives each evaluation. With `keep_weights` the result includes the weights.
 
     On a CPU the result depends on `threads`, in the last digits: sums are split among them.
 
     results   where the run's checkpoint is kept (`Store.checkpoint`), from which a run goes on that was killed; unused where the
               folder for it does not exist, as on a machine that does not share it
-    pause_at  share of the run's training images after which it pauses (`nin.train.train`), at 1 before it is a result: what
-              is handed back then is none, and the test set was not read
+    pause_at  share of the training after which the run pauses (`nin.train.train`); its record is then not a result and the test
+              set is not read
     commit    of this code, where a worker's copy of it does not know; else it is looked up
     plugins   code outside this package that adds what the run names, to be loaded first
 
-    The test set is read once, here, after the last step. Raises ValueError if that code is another version here, and whatever
+    The test set is read once, after the last step. Raises ValueError if that code is another version here, and whatever
     training raises; a loss that is not finite and a network that never leaves chance are outcomes, not errors.
     """
     install(plugins)
-    code = code_of(run.settings)
-    if run.code and not code:
-        raise ValueError(
-            "what this run names is not added when a worker executes its file: add it there at the top level, outside "
-            "functions and `if __name__ == '__main__':`"
-        )
-    if code != run.code:
-        raise ValueError(
-            "the code that adds what this run names has changed since it was loaded: call the command again, or in a notebook "
-            "restart the kernel"
-        )
+    _require_same_code(run)
     torch.set_num_threads(threads)
     if advice := slow_precision(device, run.train.precision):
         warnings.warn(advice, stacklevel=2)
@@ -105,9 +95,32 @@ def execute(
     )
     if history.outcome == "paused" or (pause_at and history.outcome == "diverged"):
         return Executed(record)
+    record = _tested(record, model, data, device)
+    record = replace(record, wall_seconds=history.seconds_before + time.perf_counter() - started)
+    return Executed(record, to_bytes(model, _card(record, data)) if keep_weights else b"")
+
+
+def _require_same_code(run: Run) -> None:
+    """Raise ValueError unless the code that adds what the run names is here what it was when the run was made."""
+    code = code_of(run.settings)
+    if run.code and not code:
+        raise ValueError(
+            "what this run names is not added when a worker executes its file: add it there at the top level, outside "
+            "functions and `if __name__ == '__main__':`"
+        )
+    if code != run.code:
+        raise ValueError(
+            "the code that adds what this run names has changed since it was loaded: call the command again, or in a notebook "
+            "restart the kernel"
+        )
+
+
+def _tested(record: RunRecord, model: nn.Module, data: ImageData, device: str) -> RunRecord:
+    """Add to the record what is measured after training: train and test scores, and memory. Reads the test set."""
+    run = record.run
     train_score, _ = evaluate(model, data, data.train.first(len(data.test.labels)), run.train)
     test_score, correct = evaluate(model, data, data.test, run.train)
-    record = replace(
+    return replace(
         record,
         train_accuracy=train_score.accuracy,
         test_accuracy=test_score.accuracy,
@@ -118,9 +131,7 @@ def execute(
         peak_memory_bytes=_memory(run.model, run.data.for_seed(run.seed), run.train, device),
         prediction_memory_bytes=prediction_memory(run.model, data, run.train),
         shifted_accuracy=shifted_score(model, data, run.train).accuracy,
-        wall_seconds=history.seconds_before + time.perf_counter() - started,
     )
-    return Executed(record, to_bytes(model, _card(record, data)) if keep_weights else b"")
 
 
 def probe(run: Run, device: str, threads: int = 1) -> float:
