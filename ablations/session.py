@@ -11,19 +11,18 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from ablations.analysis import sequential
-from ablations.execution import worker
 from ablations.execution.data import of_other_data, prepare
 from ablations.execution.driver import CommonFailureError, drive
 from ablations.execution.engines import Engine
 from ablations.execution.launch import (
     EngineOptions,
     make_engine,
+    make_probe,
     require_count,
     require_guard,
     require_time,
@@ -319,8 +318,7 @@ def _execute(
         unfinished = {run.run_id for run in (*part.missing, *part.shared)}
         part.store.drop_checkpoints({run.run_id for run in part.runs} - unfinished)
     outputs = {name: (store, trackers[name]) for name, store in stores.items()}
-    # A GPU is not for this process, which would hold memory of it.
-    probe = partial(worker.probe, device="cpu", threads=request.engine.threads) if engine.device == "cpu" else None
+    probe = make_probe(engine, request.engine.threads)
     with time_limit(request.budget):
         for _ in range(request.retries + 1):
             if missing:

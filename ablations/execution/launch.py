@@ -7,12 +7,14 @@ import multiprocessing
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablations import plugins
+from ablations.runs import Run
 from nin.cli import require_per_core
 from nin.spec import DEVICES, choose
 
@@ -92,6 +94,15 @@ def make_engine(options: EngineOptions, results: Path, keep_weights: bool = Fals
         cpus=options.threads,
         gpus=0.0 if device == "cpu" else options.gpu_share,
     )
+
+
+def make_probe(engine: "Engine", threads: int) -> Callable[[Run], float] | None:
+    """Make the function that estimates a run's seconds by `ablations.execution.worker.probe`; None unless the engine's device is
+    the CPU, because this process would hold memory of a GPU.
+    """
+    from ablations.execution.worker import probe
+
+    return partial(probe, device="cpu", threads=threads) if engine.device == "cpu" else None
 
 
 def require_room(options: EngineOptions) -> None:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from ablations.records import RunRecord
 from ablations.runs import Run, length_name
-from ablations.servers import server_command
+from ablations.servers import HOST, UI_PORT, server_command
 from ablations.study import Study
 from ablations.tracking.background import BackgroundTracker
 from ablations.tracking.faults import outlook
@@ -53,7 +53,7 @@ BATCH = 1000  # metrics in one request, the most that MLflow takes
 LONGEST_TAG = 5000  # characters
 LONGEST_DIGEST = 36  # characters of a data set's checksum
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # what a tracking URI starts with if no server is in between
-UI = "http://127.0.0.1:5000"  # where `make ui` listens, on the database that it opens unless told otherwise:
+UI = f"http://{HOST}:{UI_PORT}"  # where `make ui` listens, on the database that it opens unless told otherwise:
 UI_DATABASE = "sqlite:///results/mlflow.db"
 DEFAULTS = {  # where the user has not said otherwise
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds

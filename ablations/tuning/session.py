@@ -13,23 +13,29 @@ from filelock import FileLock
 from rich.console import Console
 from rich.table import Table
 
-from ablations.execution import worker
 from ablations.execution.data import prepare
 from ablations.execution.engines import Engine
-from ablations.execution.launch import EngineOptions, make_engine, require_guard, require_room, require_writable
+from ablations.execution.launch import (
+    EngineOptions,
+    make_engine,
+    make_probe,
+    require_guard,
+    require_room,
+    require_writable,
+)
 from ablations.execution.progress import say, warn
 from ablations.execution.signals import handle_signals
 from ablations.execution.worker import load_cached
 from ablations.records import Store, write_atomically
 from ablations.reporting.terminal import fitting_table
 from ablations.runs import Run, settings_text
-from ablations.servers import server_command
+from ablations.servers import DASHBOARD_PORT, HOST, server_command
 from ablations.study import MAX_SEEDS, Study
 from ablations.tracking.mlflow_tree import open_tracker
 from ablations.tracking.tracker import finish
 from ablations.tuning.halving import tune
 from ablations.tuning.progress import TuningDisplay
-from ablations.tuning.report import write_tuning_report
+from ablations.tuning.report import TuningReport, write_tuning_report
 from ablations.tuning.storage import StorageClaims, one_line_errors, open_storage
 from ablations.tuning.task import OBJECTIVES, Task, find_or_create_task
 from ablations.tuning.winners import Winner, tuned_path, tuning_name
@@ -37,7 +43,7 @@ from nin.cli import notice_if_slow, redacted, sqlite_url
 from nin.sources import can_change
 
 # Where `make dashboard` listens, and the storage that it opens unless told otherwise
-DASHBOARD, DASHBOARD_STORAGE = "http://127.0.0.1:8080", "sqlite:///results/optuna.db"
+DASHBOARD, DASHBOARD_STORAGE = f"http://{HOST}:{DASHBOARD_PORT}", "sqlite:///results/optuna.db"
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,54 @@ def tune_study(
     store = Store(request.results, tuning.name, request.protocol)
     store.checkpoints_folder.mkdir(parents=True, exist_ok=True)
     url = request.storage or sqlite_url(request.results / "optuna.db")
+    tasks, claims = _open_tasks(study, runs, request, url)
+    if ends_with_signals:
+        handle_signals()
+
+    def print_progress(line: str) -> None:
+        say(console, f"{line}{display.left()}")
+
+    def engine_that_pauses(at: float) -> Engine:
+        return make_engine(request.engine, request.results, pause_at=at)
+
+    engine = engine_that_pauses(1.0)
+    probe = make_probe(engine, request.engine.threads)
+    tracker = open_tracker(request.results, tuning, request.protocol, warn)
+    num_ended = sum(task.num_ended() for task in tasks)
+    say(
+        console,
+        f"{study.name} under {request.protocol}: {len(tasks)} variants, {request.trials} trials each, {num_ended} done",
+    )
+    display = TuningDisplay(tasks, console, engine.workers, probe)
+    try:
+        with one_line_errors(url, "finished trials are kept; re-run to continue"):
+            with display:
+                tune(tasks, engine_that_pauses, claims, store, tracker, print_progress, display.watch)
+            report = write_tuning_report(tasks, store, command)
+            ended = [run for task in tasks for trial in task.trials.get_trials() for run in task.runs_of(trial)]
+        found = _write_found(study, report.winners, store)
+        _print_results(study, request, tasks, report, found, url, console)
+        records = [record for record in store.read_all(ended)[0].values() if record.status != "paused"]
+        finish(tracker, records, store.folder, partial(say, console))
+    except KeyboardInterrupt:
+        num_ended = sum(task.num_ended() for task in tasks)
+        print(
+            f"interrupted: {num_ended} of {len(tasks) * request.trials} trials finished; re-run to continue",
+            file=sys.stderr,
+        )
+        raise
+    finally:
+        tracker.close("KILLED")  # changes nothing if it is closed
+    return [task.run.variant for task in tasks if task.run.variant not in report.winners]
+
+
+def _open_tasks(
+    study: Study, runs: Sequence[Run], request: TuningRequest, url: str
+) -> tuple[list[Task], StorageClaims]:
+    """Open the trials of each run's variant, and the claims on them, in the storage.
+
+    Raises ValueError for a storage that cannot be used, or trials that were tuned otherwise.
+    """
     # Two that create the tables at once would trip over each other.
     with notice_if_slow(f"trials at {url}"), FileLock(request.results / ".optuna.lock"):
         storage = open_storage(url)
@@ -102,58 +156,7 @@ def tune_study(
             )
             for run in runs
         ]
-        claims = StorageClaims(storage, f"internal: claims of {study.name}/{request.protocol}")
-    if ends_with_signals:
-        handle_signals()
-
-    def print_line(line: str) -> None:
-        say(console, line)
-
-    def print_progress(line: str) -> None:
-        say(console, f"{line}{display.left()}")
-
-    def engine_that_pauses(at: float) -> Engine:
-        return make_engine(request.engine, request.results, pause_at=at)
-
-    engine = engine_that_pauses(1.0)
-    probe = partial(worker.probe, device="cpu", threads=request.engine.threads) if engine.device == "cpu" else None
-    tracker = open_tracker(request.results, tuning, request.protocol, warn)
-    num_ended = sum(task.num_ended() for task in tasks)
-    print_line(
-        f"{study.name} under {request.protocol}: {len(tasks)} variants, {request.trials} trials each, {num_ended} done"
-    )
-    display = TuningDisplay(tasks, console, engine.workers, probe)
-    try:
-        with one_line_errors(url, "finished trials are kept; re-run to continue"):
-            with display:
-                tune(tasks, engine_that_pauses, claims, store, tracker, print_progress, display.watch)
-            report = write_tuning_report(tasks, store, command)
-            ended = [run for task in tasks for trial in task.trials.get_trials() for run in task.runs_of(trial)]
-        if request.objective == OBJECTIVES[0]:
-            console.print(winners_table(tasks, report.winners, console.width))
-        if report.winners:
-            path = tuned_path(request.results, study.name, request.protocol)
-            again = f"python -m ablations.run {study.cli_name} --protocol {request.protocol} --tuned"
-            print_line(f"tuned:   {path}; train it with {again}")
-        if study.searches and study.baseline in report.winners:
-            found = store.folder / "best.json"
-            write_atomically(found, json.dumps(report.winners[study.baseline].params, indent=1) + "\n")
-            print_line(f"found:   {found}; copied into ablations/studies/, it is variant 'found' under every protocol")
-        print_line(f"report:  {report.path}")
-        for line in _dashboard(url):
-            print_line(line)
-        records = [record for record in store.read_all(ended)[0].values() if record.status != "paused"]
-        finish(tracker, records, store.folder, print_line)
-    except KeyboardInterrupt:
-        num_ended = sum(task.num_ended() for task in tasks)
-        print(
-            f"interrupted: {num_ended} of {len(tasks) * request.trials} trials finished; re-run to continue",
-            file=sys.stderr,
-        )
-        raise
-    finally:
-        tracker.close("KILLED")  # changes nothing if it is closed
-    return [task.run.variant for task in tasks if task.run.variant not in report.winners]
+        return tasks, StorageClaims(storage, f"internal: claims of {study.name}/{request.protocol}")
 
 
 def runs_to_tune(study: Study, request: TuningRequest) -> tuple[Run, ...]:
@@ -171,6 +174,38 @@ def runs_to_tune(study: Study, request: TuningRequest) -> tuple[Run, ...]:
     if not 1 <= request.seeds_per_trial <= MAX_SEEDS:
         raise ValueError(f"--seeds-per-trial {request.seeds_per_trial}: must be 1 or more and at most {MAX_SEEDS}")
     return runs
+
+
+def _write_found(study: Study, winners: Mapping[str, Winner], store: Store) -> Path | None:
+    """Write the network that a search has found to best.json, and return its path; None for other studies or without a winner."""
+    if not study.searches or study.baseline not in winners:
+        return None
+    path = store.folder / "best.json"
+    write_atomically(path, json.dumps(winners[study.baseline].params, indent=1) + "\n")
+    return path
+
+
+def _print_results(
+    study: Study,
+    request: TuningRequest,
+    tasks: Sequence[Task],
+    report: TuningReport,
+    found: Path | None,
+    url: str,
+    console: Console,
+) -> None:
+    """Print the winners, where they and the report are written, and how to look at the trials."""
+    if request.objective == OBJECTIVES[0]:
+        console.print(winners_table(tasks, report.winners, console.width))
+    if report.winners:
+        path = tuned_path(request.results, study.name, request.protocol)
+        again = f"python -m ablations.run {study.cli_name} --protocol {request.protocol} --tuned"
+        say(console, f"tuned:   {path}; train it with {again}")
+    if found:
+        say(console, f"found:   {found}; copied into ablations/studies/, it is variant 'found' under every protocol")
+    say(console, f"report:  {report.path}")
+    for line in _dashboard(url):
+        say(console, line)
 
 
 def winners_table(tasks: Sequence[Task], winners: Mapping[str, Winner], width: int) -> Table:
