@@ -73,89 +73,52 @@ def sections(
             "## What was run",
             what_was_run(study, protocol, records, overrides, damaged),
         ]
-    target = study.target(protocol)
-    shortest = (
-        " These are times within the longest training; a shorter schedule reaches it sooner." if summary.length else ""
-    )
-    sections = opening
+    return [
+        *opening,
+        *(_result_sections(study, protocol, summary, figures) if len(summary.variants) else []),
+        "## Variants",
+        *_variants(study, protocol, records),
+        "## What was run",
+        what_was_run(study, protocol, records, overrides, damaged),
+    ]
+
+
+def _result_sections(study: Study, protocol: str, summary: Summary, figures: Sequence[tuple[str, str]]) -> list[str]:
+    """Sections on the results, in order; each function returns none where its data are missing."""
     table = summary.variants
-    if len(table):
-        if len(summary.tuned):
-            sections += ["## Fixed and tuned settings side by side", *_tuned_sections(study, summary.tuned)]
-        sections += [
-            _figure_line("difference_against_images", figures),
-            _figure_line("differences", figures),
-            *_length_sections(study, summary),
-            "## Accuracy on the test set",
-            _accuracy_table(table),
-            _accuracy_notes(study, table),
-            _figure_line("accuracy_against_params", figures),
-            _figure_line("accuracy_against_flops", figures),
-            "## Each comparison in detail",
-            _detail_table(table),
-            _detail_notes(table),
-            "## Convergence",
-            f"How many training images until a validation accuracy of {target:.0%}? The target was declared before the runs. *Hits* "
-            "counts the runs that reached it. The median is infinite where fewer than half did. The log-rank test compares the times "
-            "with the baseline's; with fewer than about 10 runs a group it finds differences too readily, so it is a hint and not a "
-            f"claim.{shortest}",
-            _convergence_table(table),
-            _convergence_detail_table(table, summary),
-            "The restricted mean counts a run that missed the target with all of its images. The mean height of the curve is the mean "
-            "validation accuracy over the training.",
-            _figure_line("learning_curves", figures),
-            _figure_line("examples_to_target", figures),
-            _figure_line("reached_target", figures),
-            "## Runs that failed to learn",
-            _failure_table(table),
-            "## Generalisation and size",
-            _figure_line("generalization_gap", figures),
-            *_shift_lines(table),
-            _figure_line("params_by_part", figures),
-            _figure_line("memory_against_params", figures),
-        ]
-        if len(summary.controls):
-            sections += [
-                "## At equal size",
-                "Is it the kind of network, or only its size? Each variant is compared with a network of the other kind, whose width "
-                "is chosen so that it has the variant's parameters or FLOPs within "
-                f"{max(1, math.ceil(100 * summary.controls['size_off'].max()))} %. {EXPLORATORY}",
-                _difference_table(summary.controls, "comparison"),
-            ]
-        if len(summary.contrasts):
-            sections += [
-                "## Other comparisons",
-                f"The study also compares these pairs of variants. {EXPLORATORY}",
-                _difference_table(summary.contrasts, "comparison"),
-            ]
-        if len(summary.factors):
-            sections += [
-                "## Main effects and interactions",
-                f"The study varies {' and '.join(study.factors)} together. A main effect is a factor's mean effect on "
-                "test accuracy; an interaction is how much one factor changes the effect of another. They are contrasts of cell "
-                "means over the whole table of levels or, where runs are missing, over each complete 2 x 2 table around the baseline "
-                f"(Welch-Satterthwaite). {EXPLORATORY}",
-                _difference_table(summary.factors, "effect"),
-            ]
-        if len(summary.published):
-            sections += [
-                "## Beside published runs",
-                _published_text(study),
-                _published_table(summary.published),
-                _figure_line("beside_published", figures),
-            ]
-        if len(summary.anchors):
-            sections += [
-                "## What others have published",
-                "Others have published these numbers on the question, with other networks and other data, mostly from single runs. "
-                "Compare their differences with those above, not their accuracies.",
-                _anchors_table(summary.anchors),
-            ]
-    sections += ["## Variants", *_variants(study, protocol, records)]
-    return [*sections, "## What was run", what_was_run(study, protocol, records, overrides, damaged)]
+    return [
+        *_tuned_sections(study, summary.tuned),
+        _figure_line("difference_against_images", figures),
+        _figure_line("differences", figures),
+        *_length_sections(study, summary),
+        "## Accuracy on the test set",
+        _accuracy_table(table),
+        _accuracy_notes(study, table),
+        _figure_line("accuracy_against_params", figures),
+        _figure_line("accuracy_against_flops", figures),
+        "## Each comparison in detail",
+        _detail_table(table),
+        _detail_notes(table),
+        *_convergence_sections(summary, study.target(protocol), figures),
+        "## Runs that failed to learn",
+        _failure_table(table),
+        "## Generalisation and size",
+        _figure_line("generalization_gap", figures),
+        *_shift_lines(table),
+        _figure_line("params_by_part", figures),
+        _figure_line("memory_against_params", figures),
+        *_control_sections(summary.controls),
+        *_contrast_sections(summary.contrasts),
+        *_factor_sections(study, summary.factors),
+        *_published_sections(study, summary.published, figures),
+        *_anchor_sections(summary.anchors),
+    ]
 
 
 def _tuned_sections(study: Study, table: pd.DataFrame) -> list[str]:
+    if not len(table):
+        return []
+
     def against(row: Any, kind: str) -> str:
         difference = getattr(row, f"difference_{kind}", math.nan)  # there is none if only the baseline was tuned
         if row.variant == study.baseline or math.isnan(difference):
@@ -181,6 +144,7 @@ def _tuned_sections(study: Study, table: pd.DataFrame) -> list[str]:
         list(table.sort_values(f"accuracy_mean_{kind}", ascending=False)["variant"]) for kind in ("fixed", "tuned")
     ]
     return [
+        "## Fixed and tuned settings side by side",
         f"Order by accuracy, fixed: {' > '.join(orders[0])}; tuned: {' > '.join(orders[1])}.",
         markdown_table(rows),
         "Both columns of differences come from the same tests, each corrected by Holm's method over its own comparisons. Tuning chose "
@@ -428,6 +392,27 @@ def _length_sections(study: Study, summary: Summary) -> list[str]:
     ]
 
 
+def _convergence_sections(summary: Summary, target: float, figures: Sequence[tuple[str, str]]) -> list[str]:
+    table = summary.variants
+    shortest = (
+        " These are times within the longest training; a shorter schedule reaches it sooner." if summary.length else ""
+    )
+    return [
+        "## Convergence",
+        f"How many training images until a validation accuracy of {target:.0%}? The target was declared before the runs. *Hits* "
+        "counts the runs that reached it. The median is infinite where fewer than half did. The log-rank test compares the times "
+        "with the baseline's; with fewer than about 10 runs a group it finds differences too readily, so it is a hint and not a "
+        f"claim.{shortest}",
+        _convergence_table(table),
+        _convergence_detail_table(table, summary),
+        "The restricted mean counts a run that missed the target with all of its images. The mean height of the curve is the mean "
+        "validation accuracy over the training.",
+        _figure_line("learning_curves", figures),
+        _figure_line("examples_to_target", figures),
+        _figure_line("reached_target", figures),
+    ]
+
+
 def _convergence_table(table: pd.DataFrame) -> str:
     rows = [
         {
@@ -498,6 +483,52 @@ def _failure_table(table: pd.DataFrame) -> str:
     )
 
 
+def _control_sections(table: pd.DataFrame) -> list[str]:
+    if not len(table):
+        return []
+    return [
+        "## At equal size",
+        "Is it the kind of network, or only its size? Each variant is compared with a network of the other kind, whose width "
+        "is chosen so that it has the variant's parameters or FLOPs within "
+        f"{max(1, math.ceil(100 * table['size_off'].max()))} %. {EXPLORATORY}",
+        _difference_table(table, "comparison"),
+    ]
+
+
+def _contrast_sections(table: pd.DataFrame) -> list[str]:
+    if not len(table):
+        return []
+    return [
+        "## Other comparisons",
+        f"The study also compares these pairs of variants. {EXPLORATORY}",
+        _difference_table(table, "comparison"),
+    ]
+
+
+def _factor_sections(study: Study, table: pd.DataFrame) -> list[str]:
+    if not len(table):
+        return []
+    return [
+        "## Main effects and interactions",
+        f"The study varies {' and '.join(study.factors)} together. A main effect is a factor's mean effect on "
+        "test accuracy; an interaction is how much one factor changes the effect of another. They are contrasts of cell "
+        "means over the whole table of levels or, where runs are missing, over each complete 2 x 2 table around the baseline "
+        f"(Welch-Satterthwaite). {EXPLORATORY}",
+        _difference_table(table, "effect"),
+    ]
+
+
+def _published_sections(study: Study, table: pd.DataFrame, figures: Sequence[tuple[str, str]]) -> list[str]:
+    if not len(table):
+        return []
+    return [
+        "## Beside published runs",
+        _published_text(study),
+        _published_table(table),
+        _figure_line("beside_published", figures),
+    ]
+
+
 def _published_text(study: Study) -> str:
     limits = study.published.failed_loss if study.published else {}
     failed = "; ".join(
@@ -530,6 +561,17 @@ def _published_table(table: pd.DataFrame) -> str:
         cells["p failed"] = p_text(getattr(row, "p_failed", math.nan))
         rows.append(cells)
     return markdown_table(rows)
+
+
+def _anchor_sections(table: pd.DataFrame) -> list[str]:
+    if not len(table):
+        return []
+    return [
+        "## What others have published",
+        "Others have published these numbers on the question, with other networks and other data, mostly from single runs. "
+        "Compare their differences with those above, not their accuracies.",
+        _anchors_table(table),
+    ]
 
 
 def _anchors_table(table: pd.DataFrame) -> str:
