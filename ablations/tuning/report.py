@@ -3,10 +3,11 @@
 import json
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
@@ -18,6 +19,12 @@ from ablations.tuning.spaces import Range
 from ablations.tuning.task import PRUNED_AT, Task, winners_of
 from ablations.tuning.winners import Winner
 from nin.cli import counted
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Plot = Callable[..., Any]  # of an Optuna study
+Adjust = Callable[["Figure", Task], None]
 
 LEGEND_ROWS = 16
 MIN_COMPLETE = 4  # complete trials needed for figures of hyperparameters
@@ -117,9 +124,7 @@ def _row(task: Task, winners: dict[str, Winner]) -> dict[str, object]:
     return row | {
         "best, %": f"{100 * winner.value:.2f}" if winner else "",
         "trial": winner.trial if winner else "",
-        "hyperparameters": ", ".join(f"{key} {_short(value)}" for key, value in winner.params.items())
-        if winner
-        else "",
+        "hyperparameters": _params_text(winner.params) if winner else "",
     }
 
 
@@ -210,7 +215,7 @@ def _pareto_fronts(tasks: Sequence[Task]) -> list[str]:
             f"{ACCURACY}, %": f"{100 * trial.values[0]:.2f}",
             "network parameters": f"{trial.user_attrs['params']:,}",
             "GFLOP/image": f"{trial.user_attrs['gflops']:.4f}",
-            "hyperparameters": ", ".join(f"{key} {_short(value)}" for key, value in trial.params.items()),
+            "hyperparameters": _params_text(trial.params),
         }
         for task in tasks
         if task.objective != "accuracy"
@@ -233,70 +238,94 @@ def _examples(task: Task) -> int:
 
 
 def _draw(task: Task, folder: Path) -> list[str]:
-    """Optuna's figures of one variant; the names of those that there are trials enough for."""
+    """Draw Optuna's figures of one variant, those that there are enough trials for; return their names."""
     import matplotlib as mpl
-    import numpy as np
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
-    from matplotlib.colors import ListedColormap
-    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
-    from optuna.importance import FanovaImportanceEvaluator
-    from optuna.visualization import matplotlib as draw
 
     from ablations.reporting.figures import save
 
     complete = sum(trial.state.name == "COMPLETE" for trial in task.trials.get_trials())
-    figures: dict[str, Callable[[], Any]] = {}
-    if task.objective != "accuracy":
-        names = list(task.objective.split(","))
-        names[0] = ACCURACY
-        figures["pareto"] = lambda: draw.plot_pareto_front(task.trials, target_names=names)
-    elif complete:
-        figures["history"] = lambda: draw.plot_optimization_history(task.trials, target_name=ACCURACY)
-        figures["rungs"] = lambda: draw.plot_intermediate_values(task.trials)
-    if task.objective == "accuracy" and complete >= MIN_COMPLETE:
-        evaluator = FanovaImportanceEvaluator(seed=0)
-        figures["importances"] = lambda: draw.plot_param_importances(
-            task.trials, evaluator=evaluator, target_name=ACCURACY
-        )
-        figures["slice"] = lambda: draw.plot_slice(task.trials, target_name=ACCURACY)
-        figures["parallel"] = lambda: draw.plot_parallel_coordinate(task.trials, target_name=ACCURACY)
+    widths = {"slice": 3.0 * len(task.space), "parallel": max(9.0, 1.4 * len(task.space))}
+    title = f"{task.run.study} under {task.run.protocol}: {task.run.variant}, {complete} complete trials"
     drawn = []
     with warnings.catch_warnings(), plt.rc_context():
         warnings.simplefilter("ignore")  # of experimental features, and of layouts
-        for kind, plot in figures.items():
-            axes = plot()
+        for kind, (plot, adjust) in _plots(task, complete).items():
+            axes = plot(task.trials)
             figure = (axes.flat[0] if hasattr(axes, "flat") else axes).figure
-            if kind == "rungs":
-                axes.set(xlabel="seed" if task.is_paired else "% of the training", ylabel=ACCURACY)
-                # In one column many trials would be higher than the axes.
-                columns = math.ceil(len(axes.get_lines()) / LEGEND_ROWS)
-                axes.legend(ncols=columns, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
-            if kind == "parallel":  # each axis brings a grid, which would hide the lines; the palest would be white
-                for axis in figure.axes:
-                    axis.grid(False)
-                axes.set_title(axes.get_title(), loc="left")  # above the middle there may be a legend
-                axes.set_title("")
-                for lines in axes.collections:
-                    lines.set_cmap(ListedColormap(mpl.colormaps["Blues"](np.linspace(0.3, 1.0, 256))))
-            if kind == "slice":
-                for axis in figure.axes:
-                    if axis.get_xscale() == "log":
-                        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-                        axis.xaxis.set_minor_locator(NullLocator())
-                    for label in axis.get_xticklabels():  # level, those of neighbours would run into each other
-                        label.set(rotation=30, ha="right", rotation_mode="anchor")
-            widths = {"slice": 3.0 * len(task.space), "parallel": max(9.0, 1.4 * len(task.space))}
+            if adjust:
+                adjust(figure, task)
             figure.set_size_inches(widths.get(kind, 9.0), 4.5)
-            title = f"{task.run.study} under {task.run.protocol}: {task.run.variant}, {complete} complete trials"
             figure.suptitle(title, fontsize=10, x=0.01, ha="left", y=1.06 if kind == "parallel" else None)
             name = f"{task.run.variant}-{kind}".replace("/", "_").replace(" ", "_")
             save(figure, folder / name)
             plt.close(figure)
             drawn.append(name)
     return drawn
+
+
+def _plots(task: Task, complete: int) -> dict[str, tuple[Plot, Adjust | None]]:
+    """Optuna's plots by kind, each with the function that adjusts its figure; without those that need more complete trials."""
+    from optuna.importance import FanovaImportanceEvaluator
+    from optuna.visualization import matplotlib as draw
+
+    if task.objective != "accuracy":
+        names = [ACCURACY, *task.objective.split(",")[1:]]
+        return {"pareto": (partial(draw.plot_pareto_front, target_names=names), None)}
+    plots: dict[str, tuple[Plot, Adjust | None]] = {}
+    if complete:
+        plots["history"] = partial(draw.plot_optimization_history, target_name=ACCURACY), None
+        plots["rungs"] = draw.plot_intermediate_values, _adjust_rungs
+    if complete >= MIN_COMPLETE:
+        evaluator = FanovaImportanceEvaluator(seed=0)
+        plots["importances"] = (
+            partial(draw.plot_param_importances, evaluator=evaluator, target_name=ACCURACY),
+            None,
+        )
+        plots["slice"] = partial(draw.plot_slice, target_name=ACCURACY), _adjust_slice
+        plots["parallel"] = partial(draw.plot_parallel_coordinate, target_name=ACCURACY), _adjust_parallel
+    return plots
+
+
+def _adjust_rungs(figure: "Figure", task: Task) -> None:
+    axes = figure.axes[0]
+    axes.set(xlabel="seed" if task.is_paired else "% of the training", ylabel=ACCURACY)
+    # In one column many trials would be higher than the axes.
+    columns = math.ceil(len(axes.get_lines()) / LEGEND_ROWS)
+    axes.legend(ncols=columns, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+
+
+def _adjust_slice(figure: "Figure", task: Task) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    for axes in figure.axes:
+        if axes.get_xscale() == "log":
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.xaxis.set_minor_locator(NullLocator())
+        for label in axes.get_xticklabels():  # level, those of neighbours would run into each other
+            label.set(rotation=30, ha="right", rotation_mode="anchor")
+
+
+def _adjust_parallel(figure: "Figure", task: Task) -> None:
+    import matplotlib as mpl
+    import numpy as np
+    from matplotlib.colors import ListedColormap
+
+    for each in figure.axes:
+        each.grid(False)  # each brings one, which would hide the lines
+    axes = figure.axes[0]
+    axes.set_title(axes.get_title(), loc="left")  # above the middle there may be a legend
+    axes.set_title("")
+    for lines in axes.collections:  # the palest would be white
+        lines.set_cmap(ListedColormap(mpl.colormaps["Blues"](np.linspace(0.3, 1.0, 256))))
+
+
+def _params_text(params: Mapping[str, object]) -> str:
+    """ "train.lr 0.03, data.augment flip" from {"train.lr": 0.03, "data.augment": "flip"}."""
+    return ", ".join(f"{key} {_short(value)}" for key, value in params.items())
 
 
 def _short(value: object) -> str:
