@@ -31,7 +31,10 @@ NEVER = {
 
 # The only importers of a library.
 ONLY = {
-    "mlflow": ("ablations.tracking.mlflow_tree", "nin.serving", "nin.served"),
+    "mlflow": (
+        *(f"ablations.tracking.mlflow_{name}" for name in ("database", "log", "tree")),
+        *("nin.serving", "nin.served"),
+    ),
     "optuna": ("ablations.tuning",),
     "ray": ("ablations.execution.engines.ray",),
     "seaborn": ("ablations.reporting.figures",),

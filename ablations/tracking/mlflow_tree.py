@@ -1,4 +1,4 @@
-"""Log a study to MLflow as a tree of runs. The only importer of MLflow; only the driver calls this, so a database has one writer.
+"""Log a study to MLflow as a tree of runs. Only the driver calls this, so a database has one writer.
 
 Experiment `nin-ablations/<study>` holds one run per protocol (level "study"), under it one per variant with means over seeds as
 curves, under each one per seed. So the UI compares variants, and a variant opens into its seeds. Steps of curves are training
@@ -9,10 +9,7 @@ training time: a curve over relative time leaves evaluations out, and a point th
 """
 
 import colorsys
-import hashlib
 import importlib.util
-import json
-import logging
 import math
 import os
 import re
@@ -20,10 +17,9 @@ import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 from ablations.records import RunRecord
@@ -32,10 +28,25 @@ from ablations.servers import HOST, UI_PORT, server_command
 from ablations.study import Study
 from ablations.tracking.background import BackgroundTracker
 from ablations.tracking.faults import outlook
-from ablations.tracking.metrics import Metrics, curve_metrics, final_metrics, over_seeds
+from ablations.tracking.metrics import final_metrics
+from ablations.tracking.mlflow_database import DATABASES, load_mlflow, open_client, tracking_uri
+from ablations.tracking.mlflow_log import (
+    MAX_DIGEST,
+    Node,
+    log_curve,
+    log_data,
+    log_metrics,
+    log_params,
+    mean_accuracies,
+    mean_rows,
+    parameters,
+    set_tags,
+    shared_parameters,
+    short_digest,
+)
 from ablations.tracking.tracker import Tracker
 from ablations.tracking.views import is_same_view, saved_views, view_id
-from nin.cli import reason, redacted, sqlite_url
+from nin.cli import reason, redacted
 from nin.history import Evaluation
 
 if TYPE_CHECKING:
@@ -49,40 +60,22 @@ PALETTE = ["#0173B2", "#DE8F05", "#029E73", "#D55E00", "#CC78BC", "#CA9161", "#F
 BLACK = "#000000"
 GOLDEN = 0.381966  # of the circle of hues, from one colour beyond the palette to the next
 ENDED = {"failed": "FAILED"}  # all else ends as "FINISHED"
-BATCH = 1000  # metrics in one request, the most that MLflow takes
-LONGEST_TAG = 5000  # characters
-LONGEST_DIGEST = 36  # characters of a data set's checksum
-DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # what a tracking URI starts with if no server is in between
 UI = f"http://{HOST}:{UI_PORT}"  # where `make ui` listens, on the database that it opens unless told otherwise:
 UI_DATABASE = "sqlite:///results/mlflow.db"
-DEFAULTS = {  # where the user has not said otherwise
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
 
 
 def open_tracker(
     results: Path, study: Study, protocol: str, warn: Callable[[str], None], overrides: Sequence[str] = ()
 ) -> Tracker:
-    """MLflow at MLFLOW_TRACKING_URI, else in `<results>/mlflow.db`; a no-op, with a warning, if it is not installed.
+    """Make a tracker of MLflow at MLFLOW_TRACKING_URI, else in `<results>/mlflow.db`; a no-op, with a warning, without MLflow.
 
     overrides  what the user changed in every run ("train.lr=0.05"), for tags and descriptions
     """
     if importlib.util.find_spec("mlflow") is None:
         warn("MLflow is not installed: runs are recorded on disk only")
         return Tracker()
-    for key, value in DEFAULTS.items():
-        os.environ.setdefault(key, value)
-    # Here and not in the thread: numpy, pandas and scipy come with it, and two threads had better not import those at once.
-    import mlflow  # noqa: F401
-
-    for name in ("mlflow", "alembic", "psycopg", "urllib3.connectionpool"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # as errors, they log the traceback of what they raise
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or sqlite_url(results / "mlflow.db")
+    load_mlflow()
+    uri = tracking_uri(results)
 
     def lost(error: Exception) -> None:
         first_sentence = reason(error).partition(". ")[0]
@@ -95,41 +88,21 @@ def open_tracker(
     return BackgroundTracker(lambda: MlflowTracker(uri, results, study, protocol, overrides), lost, name)
 
 
-@dataclass
-class _Node:
-    """A run of MLflow's, as far as it is known here. `started` is in milliseconds since 1970; `data` is its checksum's start."""
-
-    mlflow_id: str
-    tags: dict[str, str]
-    status: str
-    started: int
-    has_metrics: bool = False
-    logged: set[int] = field(default_factory=set)  # points of the curve that were sent, by examples
-    data: str = ""
-
-    @property
-    def is_running(self) -> bool:
-        return self.status == "RUNNING"
-
-
 class MlflowTracker(Tracker):
-    """One study under one protocol in MLflow; found again and continued if it is there. Raises whatever MLflow raises."""
+    """Track one study under one protocol in MLflow, continuing what is there. Raises whatever MLflow raises."""
 
     def __init__(self, uri: str, results: Path, study: Study, protocol: str, overrides: Sequence[str] = ()) -> None:
         from filelock import FileLock
-        from mlflow import MlflowClient
 
         self._uri, self._study, self._protocol, self._overrides = uri, study, protocol, overrides
         self._target = study.target(protocol)
-        self._nodes: dict[tuple[str, str], _Node] = {}  # by level and identity
-        self._open: dict[str, _Node] = {}  # by run_id: seeds that this tracker has started and not ended
+        self._nodes: dict[tuple[str, str], Node] = {}  # by level and identity
+        self._open: dict[str, Node] = {}  # by run_id: seeds that this tracker has started and not ended
         # Of two drivers at once, only one may create the tables and the tree, or log what is missing.
         results.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(results / ".mlflow.lock")
         with self._lock:
-            _make_database(uri)
-            _reach_database(uri)
-            self._client = MlflowClient(tracking_uri=uri)
+            self._client = open_client(uri)
             self._experiment = self._find_or_create_experiment(f"nin-ablations/{study.name}", results)
             if not self._experiment:
                 raise ValueError("the answer names no experiment")  # of a web server that says "{}" to everything
@@ -137,7 +110,7 @@ class MlflowTracker(Tracker):
             self._read()
 
     def run_started(self, run: Run) -> None:
-        """A run of its own, in the place of an earlier try; one that had only paused goes on."""
+        """Create the run, replacing an earlier attempt; continue one that was only paused."""
         if run.run_id in self._open:
             return
         earlier = self._nodes.get(("seed", run.run_id))
@@ -145,32 +118,32 @@ class MlflowTracker(Tracker):
             self._open[run.run_id] = self._start(run, _now())
 
     def run_progressed(self, run: Run, point: Evaluation) -> None:
-        """One batch of metrics per evaluation."""
+        """Log the evaluation, in one batch of metrics."""
         if run.run_id in self._open:
-            self._log_curve(self._open[run.run_id], [point])
+            log_curve(self._client, self._open[run.run_id], [point])
 
     def run_ended(self, record: RunRecord) -> None:
-        """The final metrics and the status, or the whole run if it is not there. Nothing if it is there and ended."""
+        """Log the final metrics and status, or the whole run if it is missing; do nothing if it has already ended."""
         node, ended = self._open.pop(record.run_id, None), _now()
         if node is None:
             earlier = self._nodes.get(("seed", record.run_id))
             ended_so = ("FINISHED", ENDED.get(record.status))
-            is_same = earlier and earlier.data in ("", record.data_checksum[:LONGEST_DIGEST])
+            is_same = earlier and earlier.data in ("", record.data_checksum[:MAX_DIGEST])
             if earlier and ((is_same and earlier.status in ended_so) or _is_of_another_driver(earlier)):
                 return
             started, ended = _times(record)
             node = self._start(record.run, started)
-        self._log_curve(node, record.curve)
+        log_curve(self._client, node, record.curve)
         if record.is_result and record.run.trial is None:  # of a trial there is only its curve
-            self._log(node, [(final_metrics(record, self._target), 0, record.train_seconds)])
-            self._log_data(node, [record])
+            log_metrics(self._client, node, [(final_metrics(record, self._target), 0, record.train_seconds)])
+            log_data(self._client, node, [record])
         device, commit = record.environment.get("device", ""), record.environment.get("commit", "")
         tags = {"status": record.status, "error": record.error, "device": device, "precision": record.precision}
-        self._set_tags(node, tags | {COMMIT: commit})
+        set_tags(self._client, node, tags | {COMMIT: commit})
         self._end(node, ENDED.get(record.status, "FINISHED"), ended)
 
     def sync(self, records: Iterable[RunRecord]) -> None:
-        """One ended run for each record; a variant's means are made anew if its results are not those they were made of."""
+        """Log every record once; recompute a variant's means when its results have changed."""
         with self._lock:
             self._read()
             variants: dict[str, list[RunRecord]] = defaultdict(list)
@@ -183,11 +156,11 @@ class MlflowTracker(Tracker):
             self._log_summary([record for results in variants.values() for record in results])
 
     def add_files(self, folder: Path) -> None:
-        """The report, the tables and figures/; its answer becomes the description of the study's run. Records go to their runs."""
+        """Log the report, tables and figures/ to the study's run, with the answer as its description, and records to their runs."""
         self._add_records(folder)
         files = [path for kind in ("*.md", "*.html", "*.csv") for path in sorted(folder.glob(kind))]
         figures = [path for kind in ("*.png", "*.svg") for path in sorted((folder / "figures").glob(kind))]
-        digest = _digest(path.read_bytes() for path in files + figures)
+        digest = short_digest(path.read_bytes() for path in files + figures)
         if self._parent.tags.get("files") == digest:
             return
         for path in files:
@@ -196,20 +169,22 @@ class MlflowTracker(Tracker):
             self._client.log_artifact(self._parent.mlflow_id, str(path), "figures")
         report = folder / "report.md"
         answer = report.read_text().split("\n\n")[1:3] if report.exists() else []  # with its grounds, after the title
-        self._set_tags(self._parent, {"files": digest, DESCRIPTION: "\n\n".join([self._study.question, *answer])})
+        set_tags(
+            self._client, self._parent, {"files": digest, DESCRIPTION: "\n\n".join([self._study.question, *answer])}
+        )
 
     def _add_records(self, folder: Path) -> None:
         for (level, run_id), node in self._nodes.items():
             path = folder / "runs" / f"{run_id}.json"
             if level != "seed" or not path.exists():
                 continue
-            digest = _digest([path.read_bytes()])
+            digest = short_digest([path.read_bytes()])
             if node.tags.get("record") != digest:
                 self._client.log_artifact(node.mlflow_id, str(path))
-                self._set_tags(node, {"record": digest})
+                set_tags(self._client, node, {"record": digest})
 
     def close(self, status: str) -> None:
-        """No run is left open."""
+        """End the runs that are open."""
         for node in self._open.values():
             self._interrupt(node)
         self._open.clear()
@@ -226,8 +201,6 @@ class MlflowTracker(Tracker):
         serve = f"{database}{server_command('ui')}"
         return [f"MLflow:  {serve}, then", f"         {UI}/{page}"]  # a line of its own survives 80 columns
 
-    # What there is, and what is added to it
-
     def _find_or_create_experiment(self, name: str, results: Path) -> str:
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
@@ -241,23 +214,23 @@ class MlflowTracker(Tracker):
         return str(experiment.experiment_id)
 
     def _save_views(self) -> None:
-        """Tags of the experiment by which its page offers views of this protocol's variants."""
+        """Tag the experiment so that its page offers views of this protocol's variants."""
         there = self._client.get_experiment(self._experiment).tags
         for key, value in saved_views(self._protocol, _now()).items():
             if not is_same_view(there.get(key, ""), value):
                 self._client.set_experiment_tag(self._experiment, key, value)
 
     def _read(self) -> None:
-        """Read the runs that MLflow holds. Closes seeds that a dead driver left open; keeps one of any duplicates."""
+        """Read the runs that MLflow holds. End seeds that a dead driver left open; keep one of any duplicates."""
         ours = {node.mlflow_id: node for node in self._open.values()}
-        copies: dict[tuple[str, str], list[_Node]] = defaultdict(list)
+        copies: dict[tuple[str, str], list[Node]] = defaultdict(list)
         for logged in self._search():
             tags, info = logged.data.tags, logged.info
             level = tags.get("level", "")
             identity = tags.get(IDENTITY.get(level, ""))
             if identity is None:
                 continue  # somebody else's
-            node = _Node(info.run_id, tags, info.status, info.start_time, bool(logged.data.metrics))
+            node = Node(info.run_id, tags, info.status, info.start_time, bool(logged.data.metrics))
             inputs = logged.inputs.dataset_inputs if logged.inputs else []
             node.data = inputs[0].dataset.digest if level == "seed" and inputs else ""
             node = ours.get(node.mlflow_id, node)
@@ -292,10 +265,10 @@ class MlflowTracker(Tracker):
                 return
 
     @property
-    def _parent(self) -> _Node:
+    def _parent(self) -> Node:
         return self._nodes["study", self._protocol]
 
-    def _start(self, run: Run, started: int) -> _Node:
+    def _start(self, run: Run, started: int) -> Node:
         variant = self._nodes.get(("variant", _variant_id(run))) or self._create_variant(run)
         for node in (self._parent, variant):
             if not node.is_running:
@@ -303,13 +276,13 @@ class MlflowTracker(Tracker):
                 node.status = "RUNNING"
         tags = {"level": "seed", PARENT: variant.mlflow_id, **self._tags(run), "status": "running"}
         tags |= {"seed": str(run.seed), "run_id": run.run_id}
-        return self._create(run.label, started, tags, _parameters(run) | {"seed": run.seed})
+        return self._create(run.label, started, tags, parameters(run) | {"seed": run.seed})
 
-    def _create_variant(self, run: Run) -> _Node:
+    def _create_variant(self, run: Run) -> Node:
         tags = {"level": "variant", PARENT: self._parent.mlflow_id, **self._tags(run)}
         with_length = f"{run.variant} {length_name(run.length)}" if run.length else run.variant
         name = with_length if run.trial is None else run.label
-        return self._create(name, _now(), tags, _parameters(run))
+        return self._create(name, _now(), tags, parameters(run))
 
     def _tags(self, run: Run) -> dict[str, str]:
         others = [name for name in self._study.variants if name != self._study.baseline]
@@ -320,165 +293,65 @@ class MlflowTracker(Tracker):
             tags[DESCRIPTION] = f"`--set {' '.join(self._overrides)}`"
         return tags if run.trial is None else {**tags, "trial": str(run.trial)}
 
-    def _create(self, name: str, started: int, tags: Mapping[str, str], params: Mapping[str, object]) -> _Node:
-        """A new run, in the place of the one that had its identity."""
+    def _create(self, name: str, started: int, tags: Mapping[str, str], params: Mapping[str, object]) -> Node:
+        """Create a run, replacing one with the same identity."""
         tags = {"study": self._study.name, "protocol": self._protocol, "driver": _driver(), **tags}
         info = self._client.create_run(self._experiment, started, tags, name).info
-        self._log_params(info.run_id, params)
+        log_params(self._client, info.run_id, params)
         key = tags["level"], tags[IDENTITY[tags["level"]]]
         if key in self._nodes:
             self._delete(self._nodes[key])
-        self._nodes[key] = _Node(info.run_id, tags, info.status, started)
+        self._nodes[key] = Node(info.run_id, tags, info.status, started)
         return self._nodes[key]
 
-    def _adopt(self, node: _Node, parent: _Node) -> None:
+    def _adopt(self, node: Node, parent: Node) -> None:
         if node.tags.get(PARENT) != parent.mlflow_id:
-            self._set_tags(node, {PARENT: parent.mlflow_id})
+            set_tags(self._client, node, {PARENT: parent.mlflow_id})
 
-    def _end(self, node: _Node, status: str, ended: int) -> None:
+    def _end(self, node: Node, status: str, ended: int) -> None:
         self._client.set_terminated(node.mlflow_id, status, ended)
         node.status = status
 
-    def _interrupt(self, node: _Node) -> None:
-        self._set_tags(node, {"status": "interrupted"})
+    def _interrupt(self, node: Node) -> None:
+        set_tags(self._client, node, {"status": "interrupted"})
         self._end(node, "KILLED", _now())
 
-    def _delete(self, node: _Node) -> None:
+    def _delete(self, node: Node) -> None:
         if node.is_running:
             self._end(node, "KILLED", _now())
         self._client.delete_run(node.mlflow_id)
 
-    # What a run says
-
-    def _log_curve(self, node: _Node, points: Iterable[Evaluation]) -> None:
-        """Log the points that have not been sent."""
-        new = [point for point in points if point.examples not in node.logged]
-        self._log(node, [(curve_metrics(point), point.examples, point.seconds) for point in new])
-        node.logged.update(point.examples for point in new)
-
     def _log_means(self, variant_id: str, records: Sequence[RunRecord]) -> None:
-        """Means over seeds, under the names of a seed's own metrics. At each point, over the seeds that have come so far."""
-        made_of = _digest(f"{record.run_id} {record.status} {record.started_at}".encode() for record in records)
+        """Log a variant's means over seeds once; if its results have changed, to a new run."""
+        made_of = short_digest(f"{record.run_id} {record.status} {record.started_at}".encode() for record in records)
         variant = self._nodes.get(("variant", variant_id))
         if variant is None or (variant.has_metrics and variant.tags.get("means_of") != made_of):
-            variant = self._create_variant(records[0].run)  # anew, because metrics cannot be taken back
+            variant = self._create_variant(records[0].run)  # a new one, because metrics cannot be taken back
         self._adopt(variant, self._parent)
         for (level, _), node in self._nodes.items():
             if level == "seed" and node.tags.get("variant_id") == variant_id:
                 self._adopt(node, variant)
         if variant.has_metrics:
             return
-        points: dict[int, list[Evaluation]] = defaultdict(list)  # by examples
-        for point in (point for record in records for point in record.curve):
-            points[point.examples].append(point)
-        curve = [
-            (over_seeds([curve_metrics(point) for point in each]), examples, fmean(point.seconds for point in each))
-            for examples, each in points.items()
-        ]
-        finals = over_seeds([final_metrics(record, self._target) for record in records])
-        self._log(variant, [*curve, ({**finals, "num_seeds": len(records)}, 0, finals["train_seconds"])])
+        log_metrics(self._client, variant, mean_rows(records, self._target))
         for node in (variant, self._parent):
-            self._log_data(node, records)
-        self._set_tags(variant, {"means_of": made_of})
+            log_data(self._client, node, records)
+        set_tags(self._client, variant, {"means_of": made_of})
         variant.has_metrics = True
 
     def _log_summary(self, records: Sequence[RunRecord]) -> None:
-        """Main metrics of the study's run: mean test accuracy of each variant; and the settings that all its runs share."""
-        made_of = _digest(sorted(f"{record.run_id} {record.started_at}".encode() for record in records))
+        """Log each variant's mean test accuracy, and the settings that all runs share, to the study's run."""
+        made_of = short_digest(sorted(f"{record.run_id} {record.started_at}".encode() for record in records))
         if not records or self._parent.tags.get("summary_of") == made_of:
             return
-        accuracies: dict[str, list[float]] = defaultdict(list)
-        for record in records:
-            accuracies[_metric_name(record.run)].append(record.test_accuracy)
-        means = {f"test_accuracy/{name}": fmean(each) for name, each in accuracies.items()}
-        self._log(self._parent, [({**means, "num_runs": len(records)}, len(records), 0.0)])
+        log_metrics(self._client, self._parent, [(mean_accuracies(records), len(records), 0.0)])
         if "summary_of" not in self._parent.tags:  # parameters cannot be changed
-            first, *others = (_parameters(record.run) for record in records)
-            shared = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
-            self._log_params(self._parent.mlflow_id, shared)
-        self._set_tags(self._parent, {"summary_of": made_of})
-
-    def _log_params(self, mlflow_id: str, params: Mapping[str, object]) -> None:
-        from mlflow.entities import Param
-
-        self._client.log_batch(mlflow_id, params=[Param(key, str(value)) for key, value in params.items()])
-
-    def _log(self, node: _Node, rows: Iterable[tuple[Metrics, int, float]]) -> None:
-        """Metrics, each after so many examples and seconds of training. What is not finite is left out: MLflow has no infinity."""
-        from mlflow.entities import Metric
-
-        metrics = [
-            Metric(key, value, node.started + round(1000 * seconds), examples)
-            for row, examples, seconds in rows
-            for key, value in row.items()
-            if math.isfinite(value)
-        ]
-        for first in range(0, len(metrics), BATCH):
-            self._client.log_batch(node.mlflow_id, metrics=metrics[first : first + BATCH])
-
-    def _log_data(self, node: _Node, records: Iterable[RunRecord]) -> None:
-        """Data sets as inputs of a run: name and checksum, no data."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        context = [InputTag("mlflow.data.context", "training")]
-        self._client.log_inputs(
-            node.mlflow_id,
-            [
-                DatasetInput(Dataset(name, checksum[:LONGEST_DIGEST], "local", json.dumps({"name": name})), context)
-                for name, checksum in {(record.run.data.name, record.data_checksum) for record in records}
-            ],
-        )
-
-    def _set_tags(self, node: _Node, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        given = {key: redacted(value)[:LONGEST_TAG] for key, value in tags.items() if value}
-        self._client.log_batch(node.mlflow_id, tags=[RunTag(key, value) for key, value in given.items()])
-        node.tags |= given
-
-
-def _make_database(uri: str) -> None:
-    """A new SQLite database appears with all of its tables: one whose maker was killed midway could never be opened again."""
-    from mlflow import MlflowClient
-    from sqlalchemy import make_url
-
-    database = make_url(uri).database if uri.startswith("sqlite") else None
-    if not database or Path(database).exists():
-        return
-    path = Path(database)
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)  # of one who was killed
-    try:
-        _reach_database(sqlite_url(new))
-        MlflowClient(tracking_uri=sqlite_url(new)).search_experiments(max_results=1)
-        new.rename(path)
-    finally:
-        new.unlink(missing_ok=True)
-
-
-def _reach_database(uri: str) -> None:
-    """Raises at once if there is none: MLflow would try again for minutes, while the user waits for the command to end."""
-    if uri.startswith(DATABASES):
-        from sqlalchemy import create_engine
-
-        engine = create_engine(uri)
-        engine.connect().close()
-        engine.dispose()
-
-
-def _parameters(run: Run) -> dict[str, object]:
-    """The run's settings, with the precision as it was asked for; the tag "precision" says which one was used."""
-    return {**run.settings, "train.precision": run.train.precision}
-
-
-def _metric_name(run: Run) -> str:
-    """The variant, and its length of training if there are several, in characters that MLflow takes."""
-    name = f"{run.variant} {length_name(run.length)}" if run.length else run.variant
-    return re.sub(r"[^\w. -]+", " ", name)
+            log_params(self._client, self._parent.mlflow_id, shared_parameters(records))
+        set_tags(self._client, self._parent, {"summary_of": made_of})
 
 
 def _colour(place: int) -> str:
-    """Colour of the variant in that place after the baseline: the palette's, then others, no two alike."""
+    """Return the colour of the variant in that place after the baseline: the palette's, then others, no two alike."""
     if place < len(PALETTE):
         return PALETTE[place]
     turn, light = divmod(place - len(PALETTE), 2)
@@ -505,22 +378,18 @@ def _now() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _digest(parts: Iterable[bytes]) -> str:
-    return hashlib.sha256(b"\n".join(parts)).hexdigest()[:16]
-
-
 def _driver() -> str:
     """Identity of this driver: host and process."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def _is_of_another_driver(node: _Node) -> bool:
+def _is_of_another_driver(node: Node) -> bool:
     """Return whether another process is logging the run."""
     return node.is_running and _driver_lives(node) is True
 
 
-def _driver_lives(node: _Node) -> bool | None:
-    """Return whether the other process that logged the run still lives; None if it is on another host."""
+def _driver_lives(node: Node) -> bool | None:
+    """Return whether the other process that logged the run is still alive; None if it is on another host."""
     import psutil
 
     host, _, process = node.tags.get("driver", "").rpartition(":")
