@@ -15,7 +15,7 @@ from ablations.records import Store
 from ablations.reporting.files import load_covered_records
 from ablations.reporting.formatting import duration_text, listed, minutes_text
 from ablations.reporting.terminal import fitting_table, print_text
-from ablations.runs import Run, length_name, parse_overrides
+from ablations.runs import Run, parse_overrides
 from ablations.session import Part, Request, declared_looks, find_parts
 from ablations.study import ROLES, Study
 from ablations.tuning.progress import stretches
@@ -139,9 +139,8 @@ def _print_plan(part: Part, device: str, threads: int, console: Console) -> dict
             raise ValueError(f"variant {run.variant!r} cannot be trained here: {error}") from error
         seconds_by_role[run.role] += seconds_each * to_do
         sizes_of_it = [f"{n:,}" for n in (network.params, network.params_trunk, network.params_head)]
-        name = f"{run.variant} {length_name(run.length)}" if run.length else run.variant
         rows.append(
-            [name, run.role, str(to_do), *sizes_of_it, f"{network.gflops:.4f}", minutes_text(seconds_each / 60)]
+            [run.name, run.role, str(to_do), *sizes_of_it, f"{network.gflops:.4f}", minutes_text(seconds_each / 60)]
         )
     print_text(console, f"{part.study.name}: {part.study.question}")
     console.print(fitting_table(header, rows, console.width, ("trunk", "head", "GFLOP/image", "role")))

@@ -68,10 +68,14 @@ class Run:
         return self.train.examples
 
     @property
+    def name(self) -> str:
+        """The variant, and the length of training if there are several: "2x 40k"."""
+        return f"{self.variant} {length_name(self.length)}" if self.length else self.variant
+
+    @property
     def label(self) -> str:
-        """The name a person sees: variant, length of training if there are several, and seed."""
-        name = f"{self.variant} {length_name(self.length)}" if self.length else self.variant
-        return f"{name} seed {self.seed}" if self.trial is None else f"{name} trial {self.trial}"
+        """The name with the seed or trial: "2x 40k seed 0"."""
+        return f"{self.name} seed {self.seed}" if self.trial is None else f"{self.name} trial {self.trial}"
 
 
 def length_name(length: int) -> str:

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from ablations.records import RunRecord
-from ablations.runs import Run, length_name
+from ablations.runs import Run
 from ablations.tracking.metrics import Metrics, curve_metrics, final_metrics, over_seeds
 from nin.cli import redacted
 from nin.history import Evaluation
@@ -123,14 +123,13 @@ def mean_accuracies(records: Sequence[RunRecord]) -> Metrics:
     """Mean test accuracy of each variant, and the number of runs."""
     accuracies: dict[str, list[float]] = defaultdict(list)
     for record in records:
-        accuracies[_metric_name(record.run)].append(record.test_accuracy)
+        accuracies[_metric_name(record.run.name)].append(record.test_accuracy)
     means = {f"test_accuracy/{name}": fmean(each) for name, each in accuracies.items()}
     return {**means, "num_runs": len(records)}
 
 
-def _metric_name(run: Run) -> str:
-    """The variant, and its length of training if there are several, in characters that MLflow takes."""
-    name = f"{run.variant} {length_name(run.length)}" if run.length else run.variant
+def _metric_name(name: str) -> str:
+    """The name in characters that MLflow takes."""
     return re.sub(r"[^\w. -]+", " ", name)
 
 

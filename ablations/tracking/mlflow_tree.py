@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablations.records import RunRecord
-from ablations.runs import Run, length_name
+from ablations.runs import Run
 from ablations.servers import HOST, UI_PORT, server_command
 from ablations.study import Study
 from ablations.tracking.background import BackgroundTracker
@@ -280,8 +280,7 @@ class MlflowTracker(Tracker):
 
     def _create_variant(self, run: Run) -> Node:
         tags = {"level": "variant", PARENT: self._parent.mlflow_id, **self._tags(run)}
-        with_length = f"{run.variant} {length_name(run.length)}" if run.length else run.variant
-        name = with_length if run.trial is None else run.label
+        name = run.name if run.trial is None else run.label
         return self._create(name, _now(), tags, parameters(run))
 
     def _tags(self, run: Run) -> dict[str, str]:
