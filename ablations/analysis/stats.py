@@ -104,6 +104,19 @@ class Comparison:
     seeds_if_margin: float = NAN
 
 
+NO_COMPARISON = Comparison(  # of the baseline, and of a variant whose test says nothing
+    difference=UNKNOWN,
+    p=NAN,
+    p_holm=NAN,
+    p_dunnett=NAN,
+    p_sign_flip=NAN,
+    p_equivalent=NAN,
+    prob_better=NAN,
+    detectable=NAN,
+    verdict="",
+)
+
+
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     """Mean with Student's t interval (ddof = 1); nan ends for fewer than two values, or if one is not finite.
 
@@ -246,7 +259,7 @@ def pooled_sd(samples: Sequence[ArrayLike]) -> float:
 def wilson(count: int, num: int, confidence: float = 0.95) -> Interval:
     """A share with Wilson's interval (Wilson 1927); nan without trials."""
     if num == 0:
-        return Interval(NAN, NAN, NAN)
+        return UNKNOWN
     low, high = proportion_confint(count, num, alpha=1 - confidence, method="wilson")
     return Interval(count / num, max(0.0, float(low)), min(1.0, float(high)))
 
@@ -254,7 +267,7 @@ def wilson(count: int, num: int, confidence: float = 0.95) -> Interval:
 def compare_rates(count: int, num: int, base_count: int, base_num: int) -> tuple[Interval, float]:
     """Difference of two shares with Newcombe's 95 % interval (Newcombe 1998), and Fisher's exact p; nan without trials."""
     if num == 0 or base_num == 0:
-        return Interval(NAN, NAN, NAN), NAN
+        return UNKNOWN, NAN
     low, high = confint_proportions_2indep(count, num, base_count, base_num, method="newcomb", compare="diff")
     p = stats.fisher_exact(np.array([[count, num - count], [base_count, base_num - base_count]])).pvalue
     return Interval(count / num - base_count / base_num, float(low), float(high)), float(p)
@@ -285,7 +298,7 @@ def summarise_times(times: ArrayLike, budgets: ArrayLike) -> TimesToTarget:
     """Summary of times to target, infinite where missed, and the budget that each run had."""
     t = np.asarray(times, dtype=float)
     if not len(t):
-        return TimesToTarget(0, 0, NAN, Interval(NAN, NAN, NAN))
+        return TimesToTarget(0, 0, NAN, UNKNOWN)
     median = float(np.sort(t)[math.ceil(len(t) / 2) - 1])  # Kaplan and Meier's: the first time by which half have hit
     return TimesToTarget(int(np.isfinite(t).sum()), len(t), median, mean_interval(np.minimum(t, budgets)))
 

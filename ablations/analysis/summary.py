@@ -245,9 +245,7 @@ def _row(
     accuracy = variance.trained([r.test_accuracy for r in group], [r.learned for r in group])
     budgets = [budget(r) for r in group]
     to_target = stats.summarise_times([r.examples_to_target(target) for r in group], budgets)
-    nan = math.nan
-    unknown = stats.Comparison(stats.Interval(nan, nan, nan), nan, nan, nan, nan, nan, nan, nan, "")
-    against = comparison or unknown
+    against = comparison or stats.NO_COMPARISON
     welch = against.welch.in_points()
     seconds = [
         stats.time_to_target([p.seconds for p in r.curve], [p.val_accuracy for p in r.curve], target) for r in group

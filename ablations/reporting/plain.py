@@ -3,7 +3,6 @@
 A study without an entry is answered in the same form, with the names of its variants for words.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -12,11 +11,11 @@ import pandas as pd
 
 from ablations.analysis import stats
 from ablations.analysis.summary import Summary, each_row, failures
-from ablations.reporting.formatting import interval_text, listed, megabytes_text, p_is
+from ablations.reporting.formatting import difference_text, interval_text, listed, megabytes_text, p_is
 from ablations.study import MEMORY, Study
 
 LINEAR = 0.99  # R squared from which a line is said to describe memory
-MOST_NAMES = 4  # variants named in a line; more are counted
+MAX_NAMES = 4  # variants named in a line; more are counted
 ALPHA = 0.05
 NOT_ANSWERED = "not answered yet"
 RELATIONS = {
@@ -142,20 +141,20 @@ CLAIMS: Mapping[str, Claim] = {
 }
 
 
-class Plain(NamedTuple):
+class PlainAnswer(NamedTuple):
     """An answer in words without its full stop, and the numbers it rests on; these are empty where nothing is answered yet."""
 
     answer: str
     effect: str
 
 
-def plain_answer(study: Study, summary: Summary) -> Plain:
+def plain_answer(study: Study, summary: Summary) -> PlainAnswer:
     """Answer a study's question from its results, in one line."""
     claim = CLAIMS.get(study.name, Claim())
     if study.answers in MEMORY:
         return _of_memory(summary)
     if not len(summary.variants):
-        return Plain(NOT_ANSWERED, "")
+        return PlainAnswer(NOT_ANSWERED, "")
     if study.answers == "failures":
         return _of_failures(study, claim, summary)
     if len(summary.published):
@@ -177,7 +176,7 @@ def caution(protocol: str) -> str:
     return ""
 
 
-def _of_variant(study: Study, claim: Claim, summary: Summary) -> Plain:
+def _of_variant(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
     """The variant that answers against the baseline, and the verdicts on all other confirmatory variants."""
     table = summary.variants
     base, others = table[table["role"] == "baseline"], table[table["role"] == "confirmatory"]
@@ -185,7 +184,7 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> Plain:
         tuned = summary.tuned.rename(columns=lambda name: name.removesuffix("_tuned"))
         others = tuned[tuned["variant"] != study.baseline]
     if not len(base) or not len(others):
-        return Plain(NOT_ANSWERED, "")
+        return PlainAnswer(NOT_ANSWERED, "")
     named = others[others["variant"] == claim.variant]
     row = next(each_row(named if len(named) else others.sort_values("p_holm")))
     subject = (claim.subject if len(named) else "") or f"`{row.variant}`"
@@ -207,58 +206,59 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> Plain:
     if verdicts:
         answer += f"; compared with `{study.baseline}`{claim.explained}: {'; '.join(verdicts)}"
     also = claim.also(measured, next(each_row(base))) if claim.also else ""
-    return Plain(answer, "; ".join(part for part in (_points(row), also) if part))
+    return PlainAnswer(answer, "; ".join(part for part in (f"{difference_text(row)} points", also) if part))
 
 
-def _of_factors(claim: Claim, summary: Summary) -> Plain:
+def _of_factors(claim: Claim, summary: Summary) -> PlainAnswer:
     """An interaction of two factors, which is exploratory: its p is not corrected."""
     table = summary.factors
     found = table[table["effect"] == claim.effect] if len(table) else table
     if not len(found):
-        return Plain(NOT_ANSWERED, "")
+        return PlainAnswer(NOT_ANSWERED, "")
     row = next(each_row(found))
+    effect = f"{difference_text(row)} points"
     if not row.p <= ALPHA:
-        return Plain(claim.neither or "undecided: no interaction of the two factors is shown", _points(row))
-    return Plain(f"[{claim.positive if row.difference > 0 else claim.negative}]", _points(row))
+        return PlainAnswer(claim.neither or "undecided: no interaction of the two factors is shown", effect)
+    return PlainAnswer(f"[{claim.positive if row.difference > 0 else claim.negative}]", effect)
 
 
-def _of_failures(study: Study, claim: Claim, summary: Summary) -> Plain:
+def _of_failures(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
     table = summary.variants.assign(share=lambda table: table["impaired"] / table["n"])
     (most, least), num = (table["share"].max(), table["share"].min()), len(table)
     worst, best = (table[table["share"] == share] for share in (most, least))
     if most == least:
-        return Plain(f"all {num} settings fail equally often", _rate(next(each_row(worst))))
+        return PlainAnswer(f"all {num} settings fail equally often", _rate(next(each_row(worst))))
     fewest = "never" if least == 0 else "least often"
     answer = f"runs fail most often with {_few(list(worst['variant']))}{claim.explained}, {fewest} with {len(best)} of {num} settings"
     if not any(p <= ALPHA for _, p in failure_tests(study, summary.variants).values()):
         answer += f"; that any setting differs from `{study.baseline}` is not shown"
-    return Plain(answer, f"{_rate(next(each_row(worst)))} against {_rate(next(each_row(best)))}")
+    return PlainAnswer(answer, f"{_rate(next(each_row(worst)))} against {_rate(next(each_row(best)))}")
 
 
-def _of_published(claim: Claim, summary: Summary) -> Plain:
+def _of_published(claim: Claim, summary: Summary) -> PlainAnswer:
     rows = list(each_row(summary.published))
     row = next((row for row in rows if row.variant == claim.variant), rows[0])
     differs = row.p_location <= ALPHA
     subject = claim.subject or row.variant
     answer = f"{subject} {'differs' if differs else 'does not differ significantly'} from {row.n_theirs} published runs"
     missing = [other.variant for other in rows if other.variant != row.variant]
-    return Plain(
+    return PlainAnswer(
         f"{answer}; also compared: {listed(missing)}" if missing else answer,
         f"median {100 * row.median_ours:.1f} % against {100 * row.median_theirs:.1f} %, {p_is(row.p_location)}",
     )
 
 
-def _of_memory(summary: Summary) -> Plain:
+def _of_memory(summary: Summary) -> PlainAnswer:
     lines = list(each_row(summary.memory))
     if not lines:
-        return Plain(NOT_ANSWERED, "")
+        return PlainAnswer(NOT_ANSWERED, "")
     straight = [row.network for row in lines if row.r_squared >= LINEAR]
     bent = [row.network for row in lines if row.r_squared < LINEAR]
     parts = [*([f"yes, for {listed(straight)}"] if straight else []), *([f"not for {listed(bent)}"] if bent else [])]
     answer = ", but ".join(parts)
     last = lines[-1]
     line = f"{last.network}: {megabytes_text(last.fixed_mb)} + {megabytes_text(last.per_image_mb)} per image"
-    return Plain(answer, f"{line}, R squared {min(row.r_squared for row in lines):.4f} or more")
+    return PlainAnswer(answer, f"{line}, R squared {min(row.r_squared for row in lines):.4f} or more")
 
 
 def failure_tests(study: Study, table: pd.DataFrame) -> dict[str, tuple[float, float]]:
@@ -276,15 +276,9 @@ def failure_tests(study: Study, table: pd.DataFrame) -> dict[str, tuple[float, f
 
 
 def _few(names: Sequence[str]) -> str:
-    return listed(f"`{name}`" for name in names) if len(names) <= MOST_NAMES else f"{len(names)} variants"
+    return listed(f"`{name}`" for name in names) if len(names) <= MAX_NAMES else f"{len(names)} variants"
 
 
 def _rate(row: Any) -> str:
     share = stats.wilson(row.impaired, row.n)
     return f"{row.impaired} of {row.n} ({100 * share.low:.0f} to {100 * share.high:.0f} %)"
-
-
-def _points(row: Any) -> str:
-    """ "+3.14 (+1.51 to +4.78)"."""
-    ends = "" if math.isnan(row.difference_low) else f" ({row.difference_low:+.2f} to {row.difference_high:+.2f})"
-    return f"{row.difference:+.2f}{ends} points"

@@ -86,16 +86,24 @@ def _budget_text(records: Sequence[RunRecord], epochs: str) -> str:
 def _variance_fact(records: Sequence[RunRecord]) -> str:
     """Sources of variance that intervals cover: everything that differs between seeds, and test images where stated."""
     runs = [record.run for record in records]
-    covered = ["first weights", "the order of images"]
-    covered += ["dropout"] * any(run.model.dropout > 0 for run in runs)
-    covered += ["augmentation"] * any(run.data.augment != "none" for run in runs)
-    divided = [run.data for run in runs if run.data.val_examples]
-    is_drawn_anew = bool(divided) and all(data.split == BY_SEED for data in divided)
-    covered += ["the division into training and validation images"] * is_drawn_anew
-    left_out = ["the division into training and validation images"] * (bool(divided) and not is_drawn_anew)
+    splits = {run.data.split for run in runs if run.data.val_examples}
+    division = "the division into training and validation images"
+    varied = [
+        ("first weights", True),
+        ("the order of images", True),
+        ("dropout", any(run.model.dropout > 0 for run in runs)),
+        ("augmentation", any(run.data.augment != "none" for run in runs)),
+        (division, splits == {BY_SEED}),
+    ]
+    fixed = [
+        (division, bool(splits - {BY_SEED})),
+        ("the choice of hyperparameters", True),
+    ]
+    covered = listed(name for name, applies in varied if applies)
+    left_out = " or ".join(name for name, applies in fixed if applies)
     return (
-        f"Intervals cover what differs from seed to seed: {listed(covered)}. Those *over test images too* also cover the choice of "
-        f"test images. None covers {' or '.join([*left_out, 'the choice of hyperparameters'])}."
+        f"Intervals cover what differs from seed to seed: {covered}. Those *over test images too* also cover the choice of "
+        f"test images. None covers {left_out}."
     )
 
 
