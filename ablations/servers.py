@@ -42,7 +42,7 @@ def serve_ui(argv: Sequence[str]) -> int:
         print(*_links(Path(uri.removeprefix("sqlite:///")), arguments.port), sep="\n")
     settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     options = ["--workers", "1", "--host", HOST, "--port", str(arguments.port), "--backend-store-uri", uri]
-    return _become(["-m", "mlflow", "ui", *options], settings)
+    return _exec_python(["-m", "mlflow", "ui", *options], settings)
 
 
 def serve_dashboard(argv: Sequence[str]) -> int:
@@ -50,7 +50,7 @@ def serve_dashboard(argv: Sequence[str]) -> int:
     arguments = _arguments(argv, "dashboard", "Serve optuna-dashboard.", DASHBOARD_PORT)
     storage = os.environ.get("OPTUNA_STORAGE") or _database(arguments.results / "optuna.db", "ablations.tune")
     code = "import sys; from optuna_dashboard._cli import main; sys.argv[0] = 'optuna-dashboard'; main()"
-    return _become(["-c", code, "--host", HOST, "--port", str(arguments.port), storage], {})
+    return _exec_python(["-c", code, "--host", HOST, "--port", str(arguments.port), storage], {})
 
 
 def _links(database: Path, port: int) -> Iterator[str]:
@@ -82,6 +82,6 @@ def _database(file: Path, module: str) -> str:
     return f"sqlite:///{file}"
 
 
-def _become(arguments: list[str], settings: dict[str, str]) -> int:
+def _exec_python(arguments: list[str], settings: dict[str, str]) -> int:
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, *arguments], {**os.environ, **settings})

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ablations.cli import add_engine_options, add_study_options, engine_options, epilog, list_studies, names
 from ablations.plugins import load_plugins
 from ablations.study import load_study
-from ablations.tuning.task import FEW, OBJECTIVES
+from ablations.tuning.task import MAX_HALVED_SEEDS, OBJECTIVES
 from nin.cli import SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with, positive, redacted
 
 
@@ -87,7 +87,8 @@ def _parser() -> OneLineParser:
         type=positive,
         default=1,
         metavar="N",
-        help=f"seeds whose mean scores a trial; more than {FEW} replace successive halving by pruning seed by seed (default: 1)",
+        help=f"seeds whose mean scores a trial; more than {MAX_HALVED_SEEDS} replace successive halving by pruning seed by seed "
+        "(default: 1)",
     )
     group.add_argument(
         "--storage",

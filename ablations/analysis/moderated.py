@@ -9,7 +9,7 @@ where the shared baseline makes all of them err together (docs/statistics.md has
   table of variants and seeds, which is what differences have if all spreads are equal. The less the variances are alike, the
   nearer it moves to their geometric mean, which a single collapsed variant cannot drive up.
 - The prior weighs at most as much as `variants - 1.5` variances.
-- A variance is never taken for less than OWN times the one seen.
+- A variance is at least MIN_OWN_SHARE times the one seen.
 - Degrees of freedom shrink towards those of a single variance as differences correlate by more than EQUAL_CORRELATION.
 """
 
@@ -26,8 +26,8 @@ Array = NDArray[np.float64]
 NAN = math.nan
 ROUNDING = 1e-9  # a spread below this part of the values is rounding, not variance
 SMALLEST = 1e-5  # part of the mean variance that a variance counts as at least, since its logarithm is taken
-ALIKE = 1.5  # exponent of how alike the variances look, from 0 to 1, in the weight of the larger common variance
-OWN = 0.9
+SIMILARITY_EXPONENT = 1.5  # of how alike the variances look, from 0 to 1, in the weight of the larger common variance
+MIN_OWN_SHARE = 0.9  # of the variance seen
 EQUAL_CORRELATION = 0.5  # of differences that share a baseline, where all spreads are equal
 FEWEST_SEEDS = 3  # below this degrees of freedom are not pooled
 NEWTON_STEPS = 10  # more than enough from this start: convergence is quadratic
@@ -100,14 +100,14 @@ def moderate(accuracies: ArrayLike) -> tuple[Array, Array]:
     most = own_freedom * (num_variants - 1.5)
     prior_freedom = np.minimum(_prior_freedom(floored, own_freedom), most)[..., None]
     larger = np.maximum(mean, 2 * _residual_variance(y)[..., None])
-    alike = (prior_freedom / most) ** ALIKE
+    alike = (prior_freedom / most) ** SIMILARITY_EXPONENT
     common = larger**alike * np.minimum(_geometric_mean(floored, own_freedom), larger) ** (1 - alike)
     variance = (prior_freedom * common + own_freedom * floored) / (prior_freedom + own_freedom)
     correlation = 1 - _residual_variance(y[..., 1:, :])[..., None] / mean
     excess = np.clip((correlation - EQUAL_CORRELATION) / (1 - EQUAL_CORRELATION), 0, 1)
     independent = num_variants / (1 + (num_variants - 1) * excess**2) if num_seeds >= FEWEST_SEEDS else 1.0
     freedom = np.minimum(prior_freedom + own_freedom, own_freedom * independent)
-    return np.maximum(variance, OWN * floored), np.broadcast_to(freedom, seen.shape).copy()
+    return np.maximum(variance, MIN_OWN_SHARE * floored), np.broadcast_to(freedom, seen.shape).copy()
 
 
 def paired_tests(

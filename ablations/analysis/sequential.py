@@ -26,7 +26,7 @@ from ablations.analysis.stats import BETTER, EQUIVALENT, INCONCLUSIVE, UNKNOWN, 
 Array = NDArray[np.float64]
 FUTILE, UNDECIDED = "futile", "undecided"
 FUTILE_BELOW = 0.1  # predicted probability of a verdict at the last look
-MOST_LOOKS = 4
+MAX_LOOKS = 4
 STEP = 1.5  # growth of the number of seeds from look to look at least
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(64)
 FARTHEST = 30.0  # standard errors: beyond, a normal probability is 0
@@ -58,7 +58,7 @@ def looks(first: int, most: int) -> tuple[int, ...]:
     """
     if not 2 <= first <= most:
         raise ValueError(f"looks need 2 or more first seeds, and at least as many at most; not {first} and {most}")
-    num = min(MOST_LOOKS, 1 + int(math.log(most / first) / math.log(STEP) + 1e-9))
+    num = min(MAX_LOOKS, 1 + int(math.log(most / first) / math.log(STEP) + 1e-9))
     inner = np.geomspace(first, most, num).round().astype(int) if num > 1 else [first]
     return tuple(sorted({first, *(int(n) for n in inner), most}))
 

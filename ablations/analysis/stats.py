@@ -28,7 +28,7 @@ POINTS = 100  # per unit of accuracy
 SIGN_FLIP_MIN = 6  # below six pairs an exact sign-flip test cannot reach p = 0.05
 SIGN_FLIP_RESAMPLES = 2**16  # all sign patterns of up to 16 pairs; of more pairs, so many random ones
 SIGN_FLIP_NORMAL = 100  # pairs
-MOST_DUNNETT = 50  # comparisons: what it takes grows with the cube of their number
+MAX_DUNNETT = 50  # comparisons: what it takes grows with the cube of their number
 ROUNDING = 1e-9  # a spread below this part of the values is rounding, not variance
 DIGITS = 12  # of a mean of accuracies, which are shares of at most millions of images: what follows is rounding
 
@@ -70,7 +70,7 @@ class Comparison:
     difference    variant minus baseline, with the 95 % interval of the primary test: paired by seed, variances moderated over the
                   confirmatory comparisons; Welch's for exploratory ones, and where fewer than two seeds are shared
     p             of the primary test; p_holm corrected over the confirmatory comparisons, nan for others
-    p_dunnett     many-to-one comparison that assumes equal variances, nan for more than MOST_DUNNETT variants
+    p_dunnett     many-to-one comparison that assumes equal variances, nan for more than MAX_DUNNETT variants
     p_sign_flip   exact, over differences of equal seeds; corrected like p
     p_equivalent  two one-sided tests at the margin, corrected like p
     prob_better   probability that a run of the variant beats one of the baseline, ties counting half
@@ -404,7 +404,7 @@ def _paired(variant: Mapping[int, float], baseline: Mapping[int, float]) -> list
 
 def _dunnett(variants: Mapping[str, Array], baseline: Array) -> dict[str, float]:
     testable = {name: x for name, x in variants.items() if _testable(x, baseline)}
-    if not 0 < len(testable) <= MOST_DUNNETT:
+    if not 0 < len(testable) <= MAX_DUNNETT:
         return {}
     with _constants_allowed():
         result = stats.dunnett(*testable.values(), control=baseline, rng=np.random.default_rng(0))

@@ -27,9 +27,9 @@ from ablations.runs import Run
 from nin.history import Evaluation
 
 PLAIN_WIDTH = 140  # characters; of tables where there is no terminal to ask
-SHORTEST_BAR, LONGEST_BAR = 4, 24  # characters
+MIN_BAR, MAX_BAR = 4, 24  # characters
 NUMBERS, NOTE = 28, 20  # of a bar's share and times; of how accurate its run is
-QUIET = 30.0  # seconds without a line, where lines stand for bars, after which the next evaluation is one
+QUIET_SEC = 30.0  # seconds without a line, where lines stand for bars, after which the next evaluation is one
 
 
 def console_for_output() -> Console:
@@ -94,10 +94,10 @@ class Display:
         all_runs = f"all {len(costs)} runs"
         longest = max(len(label) for label in (all_runs, *map(self._label, costs)))
         room = console.width - longest - NUMBERS
-        notes = [TextColumn("{task.fields[note]}")] if room >= SHORTEST_BAR + NOTE else []
+        notes = [TextColumn("{task.fields[note]}")] if room >= MIN_BAR + NOTE else []
         self._bars = Progress(
             TextColumn("{task.description}", table_column=Column(min_width=longest, no_wrap=True)),
-            BarColumn(bar_width=min(LONGEST_BAR, max(SHORTEST_BAR, room - (NOTE if notes else 0)))),
+            BarColumn(bar_width=min(MAX_BAR, max(MIN_BAR, room - (NOTE if notes else 0)))),
             TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
@@ -133,7 +133,7 @@ class Display:
                 self._left.progressed(run, self._done[run], point.seconds, now)
                 note = f"val {point.val_accuracy:.3f}" + (f", {point.dead_classes} dead" if point.dead_classes else "")
                 self._bars.update(self._tasks[run], completed=self._done[run] * self._costs[run], note=note)
-                if not self._console.is_terminal and now > self._last_line + QUIET:
+                if not self._console.is_terminal and now > self._last_line + QUIET_SEC:
                     self._line(f"{label}: {self._done[run]:.0%} trained{self._time_left(now)}")
             case Ended(record=record):
                 self._end(run, now)

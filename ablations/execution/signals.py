@@ -11,7 +11,7 @@ from typing import NoReturn
 from ablations.tracking.background import stop_all
 from nin.cli import INTERRUPTED
 
-ECHO = 0.5  # seconds in which a signal that comes again is the same one: `timeout` and `make` send theirs twice
+ECHO_SEC = 0.5  # seconds in which a signal that comes again is the same one: `timeout` and `make` send theirs twice
 GRACE = 2.0  # seconds that MLflow has to close what is open when a command is stopped at once
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -49,7 +49,7 @@ def _interrupt(signum: int, frame: object) -> NoReturn:
     interrupted = time.monotonic()
 
     def again(signum: int, frame: object) -> None:
-        if time.monotonic() > interrupted + ECHO:
+        if time.monotonic() > interrupted + ECHO_SEC:
             _stop_at_once()
 
     for number in SIGNALS:

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)  # such as a run
 
-TRUST = 0.05  # of all work: so much work of this call counts as much as the probe does
+PROBE_WEIGHT = 0.05  # of all work: so much work of this call counts as much as the probe does
 SHARE = 0.5  # of the training time that a point of a curve adds, which must have passed for the point to be this call's
 
 
@@ -28,7 +28,7 @@ class TimeLeft(Generic[K]):
         self._last: dict[K, tuple[float, float, float]] = {}  # of each running one: time, fraction, training seconds
         self._cold = set[K]()  # whose worker has to start
         self._num_started = 0
-        self._busy, self._done = (TRUST * seconds, TRUST * total) if seconds else (0.0, 0.0)
+        self._busy, self._done = (PROBE_WEIGHT * seconds, PROBE_WEIGHT * total) if seconds else (0.0, 0.0)
         self._cold_busy = self._cold_done = 0.0
         self._left: float | None = None
         self._at = 0.0

@@ -1,14 +1,14 @@
-"""Successive halving of every variant's trials, by equal means.
+"""Successive halving of every variant's trials, with equal budgets.
 
 Each variant has an Optuna study of its own, with the same space, the same number of trials and the same random numbers. Trials come
 in batches of BATCH by synchronous successive halving (Jamieson and Talwalkar, arXiv:1502.07943): all train to the first rung, the
-better half goes on to the next, from where it stood. The first trial, which has the protocol's own setting, always trains to the
-end, lest tuning lose it to a slow start. So every variant spends the same number of training images, to the image.
+better half continues to the next, from where it stood. The first trial, which has the protocol's own setting, always trains to the
+end, so that a slow start cannot eliminate it. So every variant spends the same number of training images, to the image.
 
-Trials of several seeds are as good as their mean. With more than FEW seeds they are not halved: all trials of a variant have the same
-seeds, train them one after another to the end, and one that Wilcoxon's signed-rank test finds worse than the best so far, seed by
-seed, ends there (Optuna's WilcoxonPruner, which cannot tell before it has seen that many). What that spends depends on the results,
-so variants come to different numbers of training images, which the report counts.
+A trial with several seeds is scored by their mean. With more than MAX_HALVED_SEEDS seeds, trials are not halved: all trials of a
+variant have the same seeds and train them one after another. A trial that Wilcoxon's signed-rank test finds worse than the best so
+far, seed by seed, ends there (Optuna's WilcoxonPruner, which cannot tell before it has seen that many). The number of images then
+depends on the results; the report states it.
 """
 
 import math
@@ -27,7 +27,7 @@ from ablations.runs import Run
 from ablations.tracking.tracker import Tracker
 from ablations.tuning.spaces import Range
 from ablations.tuning.storage import StorageClaims
-from ablations.tuning.task import FEW, FIRST_SEED, PRUNED_AT, SHARES, Rung, Task
+from ablations.tuning.task import FIRST_SEED, MAX_HALVED_SEEDS, PRUNED_AT, SHARES, Rung, Task
 from nin.cli import redacted
 from nin.data import shape
 from nin.sizes import size
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
 BATCH = 4  # trials that are halved together
-OWN = 0  # the trial that has the protocol's own setting
+OWN_TRIAL = 0  # the trial that has the protocol's own setting
 TRIES = 3  # of a trial whose worker fails or dies
 OUTCOMES = ("learned", "collapsed", "diverged")  # of a trial: that of its worst seed
 POLL = 1.0  # seconds between two looks at what other drivers are doing
@@ -145,7 +145,7 @@ def _execute_to(
             break
     errors = [records[run_id].error for run_id in waiting]
     if len(errors) == len(todo) > 1 and len(set(map(without_numbers, errors))) == 1:
-        # It lies in no trial, so none is told, and the next call has them anew.
+        # The cause is not any trial, so none is reported to Optuna; re-running retries them all.
         raise CommonFailureError(f"all {len(todo)} runs failed: {errors[0]}")
     return records
 
@@ -186,7 +186,7 @@ def _finish_rung(
             _report(task, live, rung.step, sum(record.val_accuracy for record in ours) / len(ours))
     there = [trial for trial in _members(task, numbers) if rung.step in trial.intermediate_values]
     is_last = rung == task.rungs[-1]
-    for trial in there if is_last else _worse(task, [trial for trial in there if trial.number != OWN]):
+    for trial in there if is_last else _worse(task, [trial for trial in there if trial.number != OWN_TRIAL]):
         if _is_open(trial):
             _end(task, trial, is_last, store, tracker)
             place = f"seed {rung.step + 1} of {task.seeds}" if task.is_paired else f"{rung.share:.0%}"
@@ -200,7 +200,7 @@ def _worse(task: Task, trials: Sequence["FrozenTrial"]) -> list["FrozenTrial"]:
 
     if task.is_paired:
         with warnings.catch_warnings(action="ignore"):  # that it is experimental
-            pruner = WilcoxonPruner(p_threshold=PRUNED_AT, n_startup_steps=FEW)
+            pruner = WilcoxonPruner(p_threshold=PRUNED_AT, n_startup_steps=MAX_HALVED_SEEDS)
         return [trial for trial in trials if pruner.prune(task.trials, trial)]
     best_first = sorted(trials, key=lambda trial: (-task.rank(trial), trial.number))
     return best_first[math.ceil(len(trials) / 2) :]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 STORAGE_LIBRARIES = ("optuna", "sqlalchemy", "psycopg", "psycopg2", "pymysql", "MySQLdb", "grpc")
 GRPC_PORT = 13000  # Optuna's own default
 NOTE = "dashboard:note"
-LONGEST_NOTE = 2045  # characters in one piece
+MAX_NOTE = 2045  # characters in one piece
 TRIES = 5  # to make the tables of a new database, which several drivers may do at once; a second apart
 
 
@@ -109,7 +109,7 @@ def describe(study: "Study", note: str, metrics: Sequence[str] = ()) -> None:
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names(list(metrics))
     # As `optuna_dashboard.save_note` has it, whose import takes seconds.
-    study._storage.set_study_system_attr(study._study_id, f"{NOTE}_str:0", note[:LONGEST_NOTE])
+    study._storage.set_study_system_attr(study._study_id, f"{NOTE}_str:0", note[:MAX_NOTE])
     study._storage.set_study_system_attr(study._study_id, f"{NOTE}_ver", 1)
 
 
@@ -127,7 +127,7 @@ def one_line_errors(url: str, consequence: str) -> Iterator[None]:
 def open_storage(url: str) -> "BaseStorage":
     """A database URL, "journal:FILE", or "grpc://HOST:PORT". Raises ValueError, in one line, if it cannot be used."""
     try:
-        return _with_a_word(_opened(url), f"trials at {url}")
+        return _with_wait_notices(_opened(url), f"trials at {url}")
     except ValueError:
         raise
     except Exception as error:  # of whichever library
@@ -157,7 +157,7 @@ def _opened(url: str) -> "BaseStorage":
     return proxy
 
 
-def _with_a_word(storage: "BaseStorage", name: str) -> "BaseStorage":
+def _with_wait_notices(storage: "BaseStorage", name: str) -> "BaseStorage":
     """The storage, whose calls say what is waited for if they take long: a database may stop answering at any moment.
 
     Those of the main thread only, which people wait for; a call that another one makes is part of that.

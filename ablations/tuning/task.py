@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 SHARES = (0.25, 0.5, 1.0)  # of the whole training, at which the worse half ends
 PRUNED_AT = 0.1  # p of Wilcoxon's test at which a trial ends
-FEW = 4  # seeds, below which the smallest p that there can be, 2^-n, is above PRUNED_AT
+MAX_HALVED_SEEDS = 4  # per trial; with fewer seeds Wilcoxon's smallest p, 2^-n, is above PRUNED_AT
 FIRST_SEED = 1000  # of tuning: trial k trains with seed 1000 + k, or all with the same from 1000 on; final runs with seeds from 0
-MOST_PARAMS = 1_000_000  # of the network that `best` searches
+MAX_PARAMS = 1_000_000  # of the network that `best` searches
 OBJECTIVES = ("accuracy", "accuracy,params", "accuracy,gflops")
 METRIC_NAMES = {"accuracy": "validation accuracy", "params": "parameters", "gflops": "GFLOP per image"}
 
@@ -43,7 +43,7 @@ class Rung:
 
 def compares_seeds(objective: str, seeds: int) -> bool:
     """Return whether trials of so many seeds are compared seed by seed."""
-    return objective == "accuracy" and seeds > FEW
+    return objective == "accuracy" and seeds > MAX_HALVED_SEEDS
 
 
 def rungs_of(objective: str, seeds: int) -> tuple[Rung, ...]:
@@ -166,7 +166,7 @@ def find_or_create_task(
                 f"--storage {redacted(url)}: {name} was tuned with another {key} ({_difference(before.get(key), now)}); "
                 "choose another --storage or --results"
             )
-    most_params = MOST_PARAMS if study.searches else 0
+    most_params = MAX_PARAMS if study.searches else 0
     return Task(run, space, trials, objective, num_trials, seeds, most_params)
 
 

@@ -120,7 +120,7 @@ class RayEngine:
                 if queue is None or not working:
                     return
                 ended, _ = ray.wait(list(working), timeout=POLL)
-                yield from _told(queue, list(working.values()))  # all that was said before a run ended is there by now
+                yield from _new_events(queue, list(working.values()))  # with all that came before a run ended
                 for reference in ended:
                     submitted = working.pop(reference)
                     event = _result(reference, submitted.run)
@@ -184,7 +184,7 @@ def _work(task: Task, run: Run, queue: "Queue") -> Ended | Failed:
     return attempt(task, run, tell)
 
 
-def _told(queue: "Queue", submitted: Sequence[_Submitted]) -> Iterator[Event]:
+def _new_events(queue: "Queue", submitted: Sequence[_Submitted]) -> Iterator[Event]:
     """Collect new events of these runs; the restart of a lost run is reported once."""
     by_run = {one.run: one for one in submitted}
     for event in queue.get_nowait_batch(queue.qsize()):

@@ -18,7 +18,7 @@ def test_a_signal_that_comes_twice_at_once_is_one(monkeypatch: pytest.MonkeyPatc
             signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
         assert not stopped
-        monkeypatch.setattr(signals, "ECHO", 0.0)
+        monkeypatch.setattr(signals, "ECHO_SEC", 0.0)
         signal.raise_signal(signal.SIGINT)
         assert stopped
     finally:

@@ -175,14 +175,14 @@ tracker.run_started(last)
 
 CTRL_C_TWICE = """
 import signal, time
-from ablations.execution.signals import ECHO, handle_signals
+from ablations.execution.signals import ECHO_SEC, handle_signals
 while tracker._tracker is None or last.run_id not in tracker._tracker._open:
     time.sleep(0.1)
 handle_signals()
 try:
     signal.raise_signal(signal.SIGINT)
 except KeyboardInterrupt:
-    time.sleep(1.1 * ECHO)
+    time.sleep(1.1 * ECHO_SEC)
     signal.raise_signal(signal.SIGINT)
 """
 

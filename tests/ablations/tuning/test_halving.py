@@ -10,7 +10,7 @@ from toys import Toy, examples, toy_tasks, tune_toy
 from ablations.execution.driver import CommonFailureError
 from ablations.records import Store
 from ablations.tuning import halving
-from ablations.tuning.task import FEW, Task, winners_of
+from ablations.tuning.task import MAX_HALVED_SEEDS, Task, winners_of
 
 
 def test_a_known_optimum_is_found(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_trial_of_many_seeds_goes_on_at_the_seed_where_a_driver_was_stopped(tm
 
 
 def test_trials_of_few_seeds_are_halved_by_their_mean(tmp_path: Path) -> None:
-    task = replace(paired_task(tmp_path, 4), seeds=FEW)
+    task = replace(paired_task(tmp_path, 4), seeds=MAX_HALVED_SEEDS)
     tune_toy(tmp_path, [task])
     total = 4 * 512 * 3
     assert sorted(examples(task)) == [total // 4, total // 2, total, total]
