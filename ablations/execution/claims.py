@@ -1,9 +1,9 @@
 """Claim runs, so that drivers that share a results folder, on one machine or many, train each run once.
 
 A claim is a file beside the run's record, `<run_id>.claim-<n>`. Its owner's heartbeat changes the file's time; a claim whose time
-stands still for LEASE, or whose owner died on this machine, has expired. The run then goes to who creates the next number, which
-only one can: creating a file is atomic on every file system, also between hosts, where locks are not. Time is measured by one's
-own clock alone, since clocks of hosts differ.
+stands still for LEASE, or whose owner died on this machine, has expired. The run then goes to the driver that creates the next
+number. Only one can: creating a file is atomic on every file system, also between hosts, where locks are not. Each driver measures
+time by its own clock alone, because clocks of hosts differ.
 
 Claims are kept in the folder of the records because creating a file there makes a network file system look anew at what the folder
 holds: who has claimed a run sees the record that its last owner left.

@@ -177,7 +177,7 @@ class _Failures:
         self._has_result = False
 
     def watch(self, event: Event) -> None:
-        """Raises CommonFailureError when every variant, of two or more, has failed with the same message and none has a result."""
+        """Raise CommonFailureError if all of two or more variants have failed with the same message and none has a result."""
         if isinstance(event, Ended):
             self._has_result = True
         if not isinstance(event, Failed) or self._has_result:

@@ -106,7 +106,7 @@ def make_probe(engine: "Engine", threads: int) -> Callable[[Run], float] | None:
 
 
 def require_room(options: EngineOptions) -> None:
-    """Raises ValueError for more workers or threads than this machine can be asked for. Ray knows what its cluster has."""
+    """Raise ValueError for more workers or threads than this machine can run. Ray checks what its cluster has."""
     if options.engine == "local":
         require_per_core("--workers", options.workers or 1)
         require_per_core("--threads", options.threads)
@@ -120,19 +120,19 @@ def default_workers(device: str) -> int:
 
 
 def require_count(name: str, value: object, least: int) -> None:
-    """Raises ValueError unless it is a whole number of at least that."""
+    """Raise ValueError unless the value is a whole number of at least `least`."""
     if not isinstance(value, int) or value < least:
         raise ValueError(f"{name}={value!r}: must be {least} or more, and a whole number")
 
 
 def require_time(name: str, seconds: float) -> None:
-    """Raises ValueError unless it is a number of seconds above 0; infinity is one."""
+    """Raise ValueError unless it is a number of seconds above 0; infinity is one."""
     if not isinstance(seconds, int | float) or not seconds > 0:
         raise ValueError(f"{name}={seconds!r}: must be seconds, above 0")
 
 
 def require_writable(results: Path) -> None:
-    """Raises ValueError if nothing can be written there, or the databases there would have no address."""
+    """Raise ValueError unless the folder can be written to and the databases in it can be addressed."""
     if "?" in str(results.resolve()):
         raise ValueError(f"--results {results}: a '?' ends the name of a database's file; choose another folder")
     try:
@@ -146,7 +146,7 @@ def require_writable(results: Path) -> None:
 
 
 def require_guard() -> None:
-    """Raises ValueError if the script that was started would start again in each worker, which imports it; exits in such a worker."""
+    """Raise ValueError unless workers can import the main script without starting it again; exit in a worker that does so."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # as multiprocessing itself asks
         sys.exit(f"error: {GUARD}")
     frame = sys._getframe()

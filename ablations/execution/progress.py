@@ -61,7 +61,7 @@ class TimeLeftColumn(ProgressColumn):
         self._seconds = seconds
 
     def render(self, task: Task) -> Text:
-        """Such as 0:01:23; dashes while nothing is known."""
+        """Render the time left, such as 0:01:23; dashes while nothing is known."""
         seconds = self._seconds(task, time.monotonic())
         text = "-:--:--" if seconds is None else str(timedelta(seconds=round(seconds)))
         return Text(text, style="progress.remaining")

@@ -44,7 +44,7 @@ class TimeLeft(Generic[K]):
         self._estimate(now)
 
     def progressed(self, run: K, fraction: float, training_seconds: float, now: float) -> None:
-        """A run has come to that fraction of its training, in so many seconds of training since its start."""
+        """A run has reached that fraction of its training, after so many seconds of training since its start."""
         then, before, trained = self._last[run]
         if now - then >= SHARE * (training_seconds - trained):
             done = (fraction - before) * self._running[run]
@@ -67,7 +67,7 @@ class TimeLeft(Generic[K]):
         self._estimate(now)
 
     def postponed(self, run: K, side_by_side: int | None, now: float) -> None:
-        """A run will begin again, where a number is given when there are no more than so many side by side."""
+        """A run will begin again; with a number, only when at most that many run side by side."""
         self._waiting[run] = self._running.pop(run)
         del self._last[run]
         self._cold.discard(run)
@@ -75,11 +75,11 @@ class TimeLeft(Generic[K]):
         self._estimate(now)
 
     def seconds(self, now: float) -> float | None:
-        """Until all runs have ended; None while nothing is known."""
+        """Seconds until all runs have ended; None while nothing is known."""
         return None if self._left is None else max(0.0, self._left - (now - self._at))
 
     def seconds_of(self, run: K, now: float) -> float | None:
-        """Until a run that has begun has ended."""
+        """Seconds until a run that has begun has ended."""
         pace = self._pace()
         if pace is None or run not in self._running:
             return None

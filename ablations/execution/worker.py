@@ -137,7 +137,7 @@ def _tested(record: RunRecord, model: nn.Module, data: ImageData, device: str) -
 def probe(run: Run, device: str, threads: int = 1) -> float:
     """Seconds that the run would take, judged from the fastest of a few training steps on this device, after one to warm up.
 
-    The fastest, since whatever else the machine does only adds to the others.
+    The fastest, because other load on the machine only slows the others down.
     """
     torch.set_num_threads(threads)
     data = load_cached(run.data, device)

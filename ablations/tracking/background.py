@@ -35,7 +35,7 @@ BACKGROUND: "list[BackgroundTracker]" = []  # all of this process
 class BackgroundTracker(Tracker):
     """A tracker that logs in a thread, in order, so that neither a new database nor a slow server delays a study.
 
-    Whatever is raised there is one warning, and nothing more is sent until `sync` or `close` tries once again.
+    An exception there becomes one warning, and nothing more is sent until `sync` or `close` tries once again.
     """
 
     def __init__(self, connect: Callable[[], Tracker], lost: Callable[[Exception], None], name: str = "MLflow") -> None:
@@ -50,28 +50,28 @@ class BackgroundTracker(Tracker):
         atexit.register(self.close, "KILLED")  # should the driver raise
 
     def run_started(self, run: Run) -> None:
-        """Seen in MLflow at once."""
+        """Show the run in MLflow at once."""
         self._later(lambda tracker: tracker.run_started(run))
 
     def run_progressed(self, run: Run, point: Evaluation) -> None:
-        """One batch of metrics."""
+        """Log the evaluation, in one batch of metrics."""
         self._later(lambda tracker: tracker.run_progressed(run, point))
 
     def run_ended(self, record: RunRecord) -> None:
-        """The final metrics and the status."""
+        """Log the final metrics and the status."""
         self._later(lambda tracker: tracker.run_ended(record))
 
     def sync(self, records: Iterable[RunRecord]) -> None:
-        """Connects again if MLflow was lost."""
+        """Log every record, connecting again if MLflow was lost."""
         all_records = list(records)
         self._later(lambda tracker: tracker.sync(all_records), again=True)
 
     def add_files(self, folder: Path) -> None:
-        """Takes the files as they are when their turn comes."""
+        """Keep the files as they are when their turn comes."""
         self._later(lambda tracker: tracker.add_files(folder))
 
     def close(self, status: str) -> None:
-        """Waits for MLflow, but not for ever, and not if it is told not to. Does nothing the second time."""
+        """Wait for MLflow, at most PATIENCE seconds or until interrupted. Does nothing the second time."""
         if self._is_closed:
             return
         self._end_with(status)
@@ -90,7 +90,7 @@ class BackgroundTracker(Tracker):
         self._thread.join(patience)
 
     def links(self) -> list[str]:
-        """None if MLflow was lost."""
+        """Lines with links to the tracked runs; none if MLflow was lost."""
         return self._tracker.links() if self._tracker else []
 
     def _end_with(self, status: str) -> None:

@@ -22,7 +22,7 @@ def curve_metrics(point: Evaluation) -> Metrics:
 
 
 def final_metrics(record: RunRecord, target: float) -> Metrics:
-    """The same keys for every run. One that misses the target has `examples_seen`, and convergence/reached 0."""
+    """Metrics of a whole run, the same keys for every run; one that misses the target has `examples_seen` and convergence/reached 0."""
     examples = record.examples_to_target(target)
     return {
         "test/accuracy": record.test_accuracy,

@@ -1,7 +1,7 @@
 """Saved views of an experiment in MLflow's interface: which runs, columns and charts a person sees first.
 
-The interface keeps a view as a tag of the experiment: a name, two times, and its state as deflated JSON. That is how MLflow 3.17
-has it. A version that has it otherwise ignores the tags.
+The interface keeps a view as a tag of the experiment: a name, two times, and its state as deflated JSON. This is the format of
+MLflow 3.17; a version with another format ignores the tags.
 """
 
 import base64
@@ -55,12 +55,12 @@ def saved_views(protocol: str, made_at: int) -> dict[str, str]:
 
 
 def view_id(protocol: str, name: str = FIRST) -> str:
-    """Name of a view in links: of the first one the protocol alone, because links should be short."""
+    """Name of a view in links; the first view has the protocol's alone, because links should be short."""
     return protocol if name == FIRST else f"{protocol}-{name.lower().replace(' ', '-')}"
 
 
 def is_same_view(one: str, other: str) -> bool:
-    """Tell whether two tags hold the same view, whenever it was saved."""
+    """Return whether two tags hold the same view, whenever it was saved."""
     try:
         first, second = (json.loads(tag) for tag in (one, other))
         return bool(first["state"] == second["state"] and first["name"] == second["name"])

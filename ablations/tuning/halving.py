@@ -114,7 +114,7 @@ def _execute_to(
     say: Callable[[str], None],
     watch: Callable[[Event, Rung], None],
 ) -> dict[str, RunRecord]:
-    """Train all runs to that share, each up to TRIES times; the records by run_id, of a failed one its error.
+    """Train all runs to the rung, each up to TRIES times; return records by run_id, failed ones with their error.
 
     Raises CommonFailureError if all of several runs failed alike each time.
     """

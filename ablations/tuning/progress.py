@@ -47,7 +47,7 @@ def stretches(
 
 
 class TuningDisplay:
-    """Progress over the trials of all tasks. In a terminal a bar, elsewhere words to end a line with.
+    """Progress over the trials of all tasks: a bar in a terminal; elsewhere text that ends a line.
 
     workers  runs at a time
     probe    seconds that a run takes by itself, for the time left before any progress
@@ -124,7 +124,7 @@ class TuningDisplay:
                 self._left.postponed(stretch, None, now)
 
     def _drop_before(self, run: Run, now: float) -> None:
-        """Take away what is left of earlier batches of the variant: of trials that failed, or of another driver."""
+        """Drop what is left of the variant's earlier batches, because trials failed or another driver ran them."""
         trial = run.trial or 0
         for stretch in [s for s in self._waiting if s.variant == run.variant and s.last < trial]:
             del self._waiting[stretch]

@@ -52,9 +52,9 @@ class TuningRequest:
 
     variants         None: the baseline and all confirmatory ones
     overrides        changes to every run, such as "train.epochs=2"
-    trials           of each variant
+    trials           number of trials of each variant
     objective        one of `OBJECTIVES`
-    seeds_per_trial  whose mean counts
+    seeds_per_trial  seeds whose mean scores a trial
     storage          a database's URL, journal:FILE or grpc://HOST:PORT; empty: optuna.db in `results`
     """
 
@@ -74,7 +74,7 @@ def tune_study(
 ) -> list[str]:
     """Run the trials of every variant, then write and track the report; returns the variants without a winner.
 
-    command            by which it is asked for, for the report
+    command            the command line, for the report
     ends_with_signals  handle those that end a command (`ablations.execution.signals.handle_signals`)
 
     Raises ValueError, in one line, for what cannot be tuned; CommonFailureError if all trials fail alike; KeyboardInterrupt,

@@ -1,6 +1,6 @@
 """Search spaces: one table per protocol, ranges around the protocol's own setting. Standard library only.
 
-The nuisance parameters of training, which a comparison holds equal or tunes by equal means; never what a study is about.
+The nuisance parameters of training, which a comparison holds equal or tunes with equal budgets; never what a study is about.
 """
 
 import math

@@ -125,7 +125,7 @@ def one_line_errors(url: str, consequence: str) -> Iterator[None]:
 
 
 def open_storage(url: str) -> "BaseStorage":
-    """A database URL, "journal:FILE", or "grpc://HOST:PORT". Raises ValueError, in one line, if it cannot be used."""
+    """Open a database URL, "journal:FILE" or "grpc://HOST:PORT". Raises ValueError, in one line, if it cannot be used."""
     try:
         return _with_wait_notices(_opened(url), f"trials at {url}")
     except ValueError:
@@ -158,9 +158,9 @@ def _opened(url: str) -> "BaseStorage":
 
 
 def _with_wait_notices(storage: "BaseStorage", name: str) -> "BaseStorage":
-    """The storage, whose calls say what is waited for if they take long: a database may stop answering at any moment.
+    """Make the storage's calls print what they wait for when they take long: a database may stop answering at any moment.
 
-    Those of the main thread only, which people wait for; a call that another one makes is part of that.
+    Only in the main thread, which people wait for. A call inside another call prints nothing of its own.
     """
     from optuna.storages import BaseStorage
 

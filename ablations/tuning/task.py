@@ -32,8 +32,8 @@ class Rung:
     """A rung of successive halving, where trials are compared.
 
     step   its name to Optuna
-    share  of their training that runs come to
-    seeds  which of a trial's train until here
+    share  of its training that a run has done there
+    seeds  indices of the trial's seeds that train until there
     """
 
     step: int
@@ -90,17 +90,17 @@ class Task:
         return sum(values.values()) / len(values) if self.is_paired else values[max(values)]
 
     def rank(self, trial: "FrozenTrial") -> float:
-        """Accuracy by which trials are ordered: -infinity for one that diverged, has not come to any rung or is too large."""
+        """Accuracy by which trials are ordered: -infinity for one that diverged, has not reached a rung or is too large."""
         value = self.accuracy(trial)
         broken = not math.isfinite(value) or trial.user_attrs["outcome"] == "diverged"
         return -math.inf if broken or trial.constraints.get("params", 0.0) > 0 else value
 
     def num_ended(self) -> int:
-        """Trials that have ended, one way or another."""
+        """Number of trials that have ended, in whatever state."""
         return sum(trial.state.is_finished() for trial in self.trials.get_trials(deepcopy=False))
 
     def own_setting(self) -> dict[str, object]:
-        """The protocol's own values, which the first trial has; of what lies outside of the space, its nearest end."""
+        """The protocol's own values, for the first trial; if outside the space, the nearest end of a range, or the first choice."""
         own: dict[str, object] = {}
         for key, range_ in self.space.items():
             value = self.run.settings[key]
@@ -125,7 +125,7 @@ def find_or_create_task(
     seeds: int,
     data: str = "",
 ) -> Task:
-    """The variant's Optuna study, found again or made. Raises ValueError if what is there was tuned otherwise.
+    """Open the variant's Optuna study, or create it. Raises ValueError if it was tuned with other settings.
 
     data  the checksum of data that may change under its name, such as a folder's
     """

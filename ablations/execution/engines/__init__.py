@@ -67,7 +67,7 @@ Task = Callable[[Run, Callable[[Evaluation], None]], Executed]  # executes one r
 
 
 class Engine(Protocol):
-    """Executes runs, `workers` at a time on a device of one kind ("cpu", "cuda"), in any order of completion."""
+    """Execute runs, `workers` at a time on a device of one kind ("cpu", "cuda"), in any order of completion."""
 
     workers: int
     device: str
@@ -75,7 +75,7 @@ class Engine(Protocol):
     def execute(self, runs: Iterable[Run]) -> Iterator[Event]:
         """Every run ends in exactly one `Ended` or `Failed`. Closing the iterator stops the workers.
 
-        The next of `runs` is asked for when it can start, after what has ended was told.
+        The next of `runs` is requested when it can start, after the events of those that ended.
         """
         ...
 

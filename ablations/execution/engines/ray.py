@@ -37,9 +37,9 @@ class _Submitted:
 
 
 def connect(address: str | None = None, cpus: int = 1, packages: Sequence[str] = PACKAGES) -> bool:
-    """Join the cluster there ("auto": the one that this machine belongs to), unless that was done; whether it has GPUs.
+    """Join the cluster at the address ("auto": this machine's own) if this process has not; return whether it has GPUs.
 
-    None starts one here, with `cpus` CPUs at least, that listens to this machine only and ends with this process.
+    Without an address, start one here, with `cpus` CPUs at least, that listens to this machine only and ends with this process.
 
     packages  folders of Python packages that travel with the tasks
 
@@ -72,7 +72,7 @@ def connect(address: str | None = None, cpus: int = 1, packages: Sequence[str] =
 
 
 class RayEngine:
-    """Calls `task` in Ray tasks of `cpus` CPUs and `gpus` GPUs (a share below 1: that many side by side on each).
+    """Call `task` in Ray tasks of `cpus` CPUs and `gpus` GPUs (a share below 1: that many side by side on each).
 
     workers     runs submitted at a time; 0: as many as the connected cluster has room for now
     time_limit  seconds that one try of a run may take from its start

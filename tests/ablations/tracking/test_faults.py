@@ -55,7 +55,7 @@ def track(results: Path, meanwhile: Callable[[], object] = lambda: None) -> list
     tracker.sync([record])
     started = time.monotonic()
     tracker.close("FINISHED")
-    if any("waiting does not mend that" in line for line in lines):
+    if any("waiting will not help" in line for line in lines):
         assert time.monotonic() - started < AT_ONCE
     return lines
 
@@ -76,7 +76,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "newer": (lambda path: of_schema(path, "ffffffffffff"), "`mlflow db upgrade 'sqlite:///{path}'`; if a newer one"),
     "a text": (lambda path: path.write_text("no database\n" * 100), "move the file away, and a new one is made"),
     "cut off": (lambda path: path.write_bytes(path.read_bytes()[:20_000]), "the file is damaged: move it away"),
-    "a folder": (as_folder, "or it is a folder itself"),
+    "a folder": (as_folder, "or the path is a folder"),
 }
 
 
@@ -90,7 +90,7 @@ def test_a_database_that_cannot_be_used_is_one_line_that_says_what_mends_it(
     spoil(path)
     before = None if path.is_dir() else path.read_bytes()
     (line,) = track(tmp_path)
-    assert "no result is lost, records are complete on disk; waiting does not mend that: " in line
+    assert "no result is lost, records are complete on disk; waiting will not help: " in line
     assert remedy.format(path=path) in line
     assert "once it can" not in line
     assert "\n" not in line
@@ -102,7 +102,7 @@ NAMES_NOTHING = {
     "file:./mlruns": "set MLFLOW_TRACKING_URI to a database, such as sqlite:///mlflow.db, or MLFLOW_ALLOW_FILE_STORE=true",
     "foo://bar": "set MLFLOW_TRACKING_URI to a database or an MLflow server",
     "http://127.0.0.1:99999": "set MLFLOW_TRACKING_URI to a database or an MLflow server",
-    "sqlite:////nowhere/mlflow.db": "its folder is not there",
+    "sqlite:////nowhere/mlflow.db": "its folder is missing",
 }
 
 
@@ -209,7 +209,7 @@ def test_what_is_deleted_while_a_run_is_under_way_is_made_again_in_the_same_call
         delete()
 
     lines = track(tmp_path, delete_when_there)
-    assert [line.rpartition("; ")[2] for line in lines] == ["what was deleted there is made again when the study ends"]
+    assert [line.rpartition("; ")[2] for line in lines] == ["the deleted runs are logged again when the study ends"]
     assert seeds() == ["FINISHED"]
 
 
