@@ -37,6 +37,17 @@ def line(row: Row) -> str:
     return answers_table([row], REFERENCE.as_posix()).splitlines()[-1]
 
 
+def test_the_claims_numbers_are_those_of_the_reports() -> None:
+    """That section is written by hand, so that it can name what the table does not; signs are the reader's."""
+    section = README.partition("## The textbook's claims so far")[2].partition("\n## ")[0].replace("\n ", "")
+    numbers = re.findall(r"\d+\.\d+ to \+?\d+\.\d+|\d\d\.\d\d|\d{3},\d{3}|\d,\d{3},\d{3}", section)
+    reports = "".join(
+        (ROOT / REFERENCE / name / "standard/report.md").read_text() for name in ("num_1x1", "num_1x1_head")
+    )
+    assert len(numbers) > 10
+    assert [number for number in numbers if number not in reports] == []
+
+
 @pytest.mark.parametrize("name", [pytest.param("num_1x1", marks=pytest.mark.slow), "dropout"])
 def test_a_row_of_the_readme_follows_from_the_records(name: str) -> None:
     """A study whose answer is a comparison, and one whose answer is an interaction; all others below."""
