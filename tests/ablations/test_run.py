@@ -218,7 +218,6 @@ def test_what_came_of_a_study_is_shown_before_mlflow_is_waited_for(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["num_1x"], "nearest is 'num_1x1'"),
         (["num_1x1", "--all"], "name studies or give --all, not both"),
         ([], "name a study, or give --all"),
         (["num_1x1", "--protocol", "smoke", "--results", "what?"], "choose another folder"),
@@ -244,14 +243,37 @@ def test_what_came_of_a_study_is_shown_before_mlflow_is_waited_for(
         (["num_1x1", "--protocol", "smoke", "--set", "model.width=1e30"], "at most 64"),
         (["num_1x1", "--protocol", "smoke", "--set", "train.lr=1e999"], "finite"),
         (["num_1x1", "--protocol", "smoke", "--workers", "none"], "invalid"),
-        (["num_1x1", "--protocol", "smoke", "--device", "cuda"], "sees no CUDA device"),
         (["num_1x1", "--protocol", "smoke", "--results", "/proc/nowhere"], "cannot write there"),
-        ([], "name a study"),
     ],
 )
-def test_a_wrong_request_is_one_line_status_2_and_nothing_written(
-    arguments: list[str], message: str, tmp_path: Path
+def test_a_wrong_request_is_one_line_and_nothing_written(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        run.main(arguments)
+        raise AssertionError("nothing was refused")
+    except ValueError as error:
+        said = str(error)
+    except SystemExit:  # argparse's
+        said = capsys.readouterr().err.strip()
+    assert message in said
+    assert "\n" not in said
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["num_1x"], "nearest is 'num_1x1'"),
+        (["num_1x1", "--protocol", "smoke", "--device", "cuda"], "sees no CUDA device"),
+    ],
+)
+def test_a_wrong_request_is_one_line_on_stderr_and_status_2(arguments: list[str], message: str, tmp_path: Path) -> None:
     done = call(*arguments, cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 2
     assert message in done.stderr
