@@ -61,8 +61,13 @@ def missing_sentence(study: Study, protocol: str, summary: Summary) -> str:
     table = summary.variants
     if not len(table):
         return ""
-    declared, num = study.seeds or PROTOCOLS[protocol].seeds, int(table["n"].max())
-    parts = [f"{num} of the {declared} declared seeds are trained, so verdicts may change"] if num < declared else []
+    declared = study.seeds or PROTOCOLS[protocol].seeds
+    compared = table.loc[table["role"].isin(["baseline", "confirmatory"]), "n"]
+    num = int(compared.min()) if len(compared) else declared
+    some = " of some variants" if num < compared.max() else ""
+    parts = (
+        [f"{num} of the {declared} declared seeds{some} are trained, so verdicts may change"] if num < declared else []
+    )
     roles = {study.role(name) for name in study.variants}
     if "control" in roles and "control" not in set(table["role"]):
         parts.append("the study's controls of equal size or depth are not trained yet")
