@@ -78,7 +78,9 @@ def test_a_killed_training_comes_to_the_same_end(data: ImageData, tmp_path: Path
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("schedule", ["none", "cosine", "one-cycle"])
-@pytest.mark.parametrize("precision", ["float32", "bf16", "float16"])
+@pytest.mark.parametrize(
+    "precision", ["float32", "bf16", pytest.param("float16", marks=pytest.mark.slow)]
+)  # slow on a CPU
 def test_every_optimizer_and_schedule_resumes(
     data: ImageData, tmp_path: Path, optimizer: str, schedule: str, precision: str
 ) -> None:
