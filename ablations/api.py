@@ -19,7 +19,6 @@ import pandas as pd
 from rich.console import Console
 
 from ablations.execution.launch import EngineOptions, require_guard
-from ablations.execution.progress import PLAIN_WIDTH
 from ablations.plugins import load_plugins
 from ablations.records import Store, curves_frame, runs_frame
 from ablations.reporting.figures import Tables, figures_of
@@ -29,6 +28,7 @@ from ablations.reporting.terminal import summary_rows
 from ablations.runs import with_data_name
 from ablations.session import Request, run_studies
 from ablations.study import Study, load_study, require_name
+from nin.cli import output_console
 from nin.spec import choose
 
 if TYPE_CHECKING:
@@ -193,10 +193,7 @@ def _console(progress: bool) -> Console:
     """Standard output, never as a terminal in notebooks, where live bars would be printed again and again."""
     is_notebook = Console().is_jupyter
     options: dict[str, Any] = {"force_jupyter": False, "force_terminal": False} if is_notebook else {}
-    console = Console(highlight=False, quiet=not progress, **options)
-    return (
-        console if console.is_terminal else Console(highlight=False, quiet=not progress, width=PLAIN_WIDTH, **options)
-    )
+    return output_console(quiet=not progress, **options)
 
 
 def _named(study: str | Path | Study) -> Study:

@@ -11,7 +11,7 @@ from ablations.plugins import load_plugins
 from ablations.records import Store
 from ablations.study import load_study
 from ablations.tuning.winners import load_tuned
-from nin.cli import SUCCESS, OneLineParser, exit_with
+from nin.cli import SUCCESS, OneLineParser, exit_with, output_console
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,11 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     study.expand(arguments.protocol, 1, [study.baseline], arguments.overrides)  # invalid arguments fail before any work
     store = Store(arguments.results, study.name, arguments.protocol)
 
-    from ablations.execution.progress import console_for_output, warn
+    from ablations.execution.progress import warn
     from ablations.reporting.files import write_report
     from ablations.reporting.terminal import print_comparison, print_summary
 
-    console = console_for_output()
+    console = output_console()
     if arguments.against:
         print_comparison(store, Store(arguments.against, study.name, arguments.protocol), console)
         return SUCCESS

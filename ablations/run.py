@@ -24,7 +24,7 @@ from ablations.cli import (
 from ablations.plugins import load_plugins
 from ablations.protocols import PROTOCOLS
 from ablations.study import ROLES, Study, load_study, study_names
-from nin.cli import SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with, positive
+from nin.cli import SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with, output_console, positive
 from nin.spec import choose
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     max_seeds = _max_seeds(arguments, studies)
 
     # From here on something is executed, and what that needs is worth the time it takes to load.
-    from ablations.execution.progress import console_for_output
     from ablations.plan import plan_studies
     from ablations.session import Request, run_studies, run_until_decided
 
@@ -64,11 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         tuned=arguments.tuned,
     )
     if arguments.dry_run:
-        plan_studies(studies, request, console_for_output())
+        plan_studies(studies, request, output_console())
         return SUCCESS
     if max_seeds:
-        return _exit_status(run_until_decided(studies[0], request, console_for_output(), ends_with_signals=True))
-    return _exit_status(run_studies(studies, request, console_for_output(), ends_with_signals=True))
+        return _exit_status(run_until_decided(studies[0], request, output_console(), ends_with_signals=True))
+    return _exit_status(run_studies(studies, request, output_console(), ends_with_signals=True))
 
 
 def _studies(arguments: argparse.Namespace, variants: Sequence[str]) -> list[Study]:

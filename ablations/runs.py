@@ -110,10 +110,12 @@ def code_of(settings: Mapping[str, object]) -> str:
 
 def settings_text(settings: Mapping[str, object]) -> str:
     """ "lr 0.03, head alexnet" from {"train.lr": 0.03, "model.head": "alexnet"}."""
-    return ", ".join(
-        f"{key.partition('.')[2]} {value:.3g}" if isinstance(value, float) else f"{key.partition('.')[2]} {value}"
-        for key, value in settings.items()
-    )
+    return ", ".join(f"{key.partition('.')[2]} {value_text(value)}" for key, value in settings.items())
+
+
+def value_text(value: object) -> str:
+    """Three digits of a float; all else as it is."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def flat(model: Changes, data: Changes, train: Changes) -> dict[str, object]:

@@ -53,7 +53,7 @@ class Request:
     variants      only these, and the baseline; of one study alone
     lengths       those of the protocol's training lengths, in images, that are asked for; None: all
     overrides     changes to every run, such as "train.lr=0.05"
-    max_seeds    add seeds in looks up to this number until every declared comparison is decided (`run_until_decided`); 0: do not
+    max_seeds     add seeds in looks up to this number until every declared comparison is decided (`run_until_decided`); 0: do not
     budget        seconds of training, after which it stops; re-run to continue
     retries       of a run that failed
     keep_weights  keep each run's trained network; a run that lacks it is trained again
@@ -202,7 +202,7 @@ def declared_looks(study: Study, request: Request) -> tuple[int, ...]:
     """Numbers of seeds at which the request looks. Raises ValueError for looks that cannot be."""
     if request.max_seeds > MAX_SEEDS:
         raise ValueError(f"--max-seeds {request.max_seeds}: must be at most {MAX_SEEDS}")
-    first = request.seeds or study.seeds or choose(PROTOCOLS, request.protocol, "protocol").seeds
+    first = request.seeds or study.declared_seeds(request.protocol)
     return sequential.looks(first, request.max_seeds)
 
 

@@ -141,6 +141,10 @@ class Study:
         """The name in commands: the file or name of the study; for a tuned study the name of the original."""
         return self.file or self.name.removesuffix("-tuned")
 
+    def declared_seeds(self, protocol: str) -> int:
+        """Runs per variant under the protocol, where nobody asks for another number."""
+        return self.seeds or choose(PROTOCOLS, protocol, "protocol").seeds
+
     def target(self, protocol: str) -> float:
         """Validation accuracy (a fraction) that counts as trained under the protocol."""
         return self.targets.get(protocol, PROTOCOLS[protocol].target)
@@ -184,7 +188,7 @@ class Study:
             raise ValueError(
                 f"study {self.name!r} does not run under protocol {protocol!r}: {', '.join(self.protocols)}"
             )
-        num_seeds = (self.seeds or base.seeds) if seeds is None else seeds
+        num_seeds = self.declared_seeds(protocol) if seeds is None else seeds
         if not isinstance(num_seeds, int) or not 1 <= num_seeds <= MAX_SEEDS:
             raise ValueError(f"--seeds {num_seeds}: must be 1 or more, at most {MAX_SEEDS}, and a whole number")
         chosen = list(self.variants) if variants is None else [self.baseline]

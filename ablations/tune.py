@@ -12,7 +12,7 @@ from ablations.cli import add_engine_options, add_study_options, engine_options,
 from ablations.plugins import load_plugins
 from ablations.study import load_study
 from ablations.tuning.task import MAX_HALVED_SEEDS, OBJECTIVES
-from nin.cli import SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with, positive, redacted
+from nin.cli import SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with, output_console, positive, redacted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +28,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     variants = names(arguments.variants, "variant")
 
     from ablations.execution.driver import CommonFailureError
-    from ablations.execution.progress import console_for_output
     from ablations.tuning.session import TuningRequest, tune_study
 
     request = TuningRequest(
@@ -45,11 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.dry_run:
         from ablations.plan import plan_tuning
 
-        plan_tuning(study, request, console_for_output())
+        plan_tuning(study, request, output_console())
         return SUCCESS
     command = "python -m ablations.tune " + redacted(shlex.join(sys.argv[1:] if argv is None else argv))
     try:
-        without = tune_study(study, request, command, console_for_output(), ends_with_signals=True)
+        without = tune_study(study, request, command, output_console(), ends_with_signals=True)
     except CommonFailureError as reason:
         print(f"stopped early: {reason}; re-run to try again", file=sys.stderr)
         return SOME_RUN_FAILED

@@ -84,6 +84,22 @@ def _imported(name: str) -> str:
     return name
 
 
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """Add --num-classes, --input and --set, which describe or change a network that is named."""
+    parser.add_argument("--num-classes", type=int, default=10, metavar="K", help="number of classes (default: 10)")
+    parser.add_argument(
+        "--input", metavar="CxHxW", help="shape of an image, such as 3x32x32 (default: the network's own)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change a field of the network, such as num_1x1=3 (default: none)",
+    )
+
+
 def require_per_core(option: str, value: int) -> None:
     """Raise ValueError unless `value`, a number of workers or threads, is at least 1 and at most MAX_PER_CORE for each core."""
     cores = os.cpu_count() or 1
@@ -184,12 +200,12 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
     sys.exit(status)
 
 
-def output_console() -> "Console":
+def output_console(**options: Any) -> "Console":
     """Return a console for standard output, as wide as the terminal, or PLAIN_WIDTH where there is none."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+    console = Console(highlight=False, **options)
+    return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH, **options)
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nin.cli import OneLineParser, exit_with, output_console
+from nin.cli import OneLineParser, add_network_options, exit_with, output_console
 from nin.sizes import NETWORKS, first_fully_connected, image_shape, layers, product, size, spec_changes
 from nin.spec import ModelSpec, Shape, choose
 
@@ -79,20 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--compare", action="store_true", help=f"networks side by side (default: {', '.join(COMPARED)})"
     )
-    parser.add_argument("--num-classes", type=int, default=10, metavar="K", help="number of classes (default: 10)")
-    parser.add_argument(
-        "--input",
-        metavar="CxHxW",
-        help="shape of an image, such as 3x32x32 (default: the network's own)",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="change a field of the network, such as num_1x1=3 (default: none)",
-    )
+    add_network_options(parser)
     return parser
 
 

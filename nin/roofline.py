@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nin.cli import OneLineParser, require_figure_file, require_per_core, text_table
+from nin.cli import OneLineParser, add_network_options, require_figure_file, require_per_core, text_table
 from nin.sizes import NETWORKS, image_shape, layer_modules, layers, product, spec_changes
 from nin.spec import DEVICES, PRECISIONS, ModelSpec, Shape, choose
 
@@ -302,16 +302,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count(), metavar="N", help="CPU threads (default: all cores)"
     )
-    parser.add_argument("--num-classes", type=int, default=10, metavar="K", help="number of classes (default: 10)")
-    parser.add_argument("--input", metavar="CxHxW", help="channels, height and width of an image, such as 3x32x32")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="change a field of the network, such as num_1x1=3 (default: none)",
-    )
+    add_network_options(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="draw the figure into FILE (.png, .svg or .pdf)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers into FILE")
     return parser

@@ -205,12 +205,12 @@ def compare(
     tests = unpaired | paired_tests(samples, baseline, family)
     p_holm = corrected({name: test.p for name, test in tests.items()})
     p_same = corrected({name: test.p_equivalent(margin) for name, test in tests.items()})
-    p_welch = corrected({name: test.p for name, test in unpaired.items()})
-    p_welch_same = corrected({name: test.p_equivalent(margin) for name, test in unpaired.items()})
-    p_flip = corrected(
-        {name: sign_flip(_paired(samples[name], samples[baseline])) if checks else NAN for name in others}
-    )
-    p_dunnett = _dunnett({name: values[name] for name in family}, base) if checks else {}
+    p_welch = p_welch_same = p_flip = p_dunnett = {}
+    if checks:
+        p_welch = corrected({name: test.p for name, test in unpaired.items()})
+        p_welch_same = corrected({name: test.p_equivalent(margin) for name, test in unpaired.items()})
+        p_flip = corrected({name: sign_flip(_paired(samples[name], samples[baseline])) for name in others})
+        p_dunnett = _dunnett({name: values[name] for name in family}, base)
     comparisons = {}
     for name in others:
         test = tests[name]
@@ -232,7 +232,7 @@ def compare(
             p=test.p,
             p_holm=p_holm[name] if name in family else NAN,
             p_dunnett=p_dunnett.get(name, NAN),
-            p_sign_flip=p_flip[name],
+            p_sign_flip=p_flip.get(name, NAN),
             p_equivalent=p_same[name],
             prob_better=prob_better(values[name], base),
             detectable=planning.detectable_at(test.error, test.freedom, num_tests, alpha) if checks else NAN,
@@ -241,8 +241,8 @@ def compare(
             error=test.error,
             freedom=test.freedom,
             welch=Interval(unpaired[name].estimate, *unpaired[name].limits()),
-            p_welch=p_welch[name],
-            p_welch_equivalent=p_welch_same[name],
+            p_welch=p_welch.get(name, NAN),
+            p_welch_equivalent=p_welch_same.get(name, NAN),
             seeds_if_seen=if_seen,
             seeds_if_margin=if_margin,
         )

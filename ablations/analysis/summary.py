@@ -14,7 +14,6 @@ from scipy.stats import linregress
 
 from ablations.analysis import lengths, published, sequential, stats, variance
 from ablations.analysis.stats import POINTS
-from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord
 from ablations.runs import Run, settings_text
 from ablations.study import MEMORY, Study
@@ -162,7 +161,7 @@ def summarise(study: Study, protocol: str, records: Sequence[RunRecord], looks: 
         by_length=lengths.by_length(study, results),
         change=lengths.change(study, results),
         length=length,
-        added=_added_seeds(looks[-1] if looks else study.seeds or PROTOCOLS[protocol].seeds, results),
+        added=_added_seeds(looks[-1] if looks else study.declared_seeds(protocol), results),
     )
 
 

@@ -26,16 +26,9 @@ from ablations.execution.time_left import TimeLeft
 from ablations.runs import Run
 from nin.history import Evaluation
 
-PLAIN_WIDTH = 140  # characters; of tables where there is no terminal to ask
 MIN_BAR, MAX_BAR = 4, 24  # characters
 NUMBERS, NOTE = 28, 20  # of a bar's share and times; of how accurate its run is
 QUIET_SEC = 30.0  # seconds without a line, where lines stand for bars, after which the next evaluation is one
-
-
-def console_for_output() -> Console:
-    """Standard output, as wide as the terminal."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
 
 
 def say(console: Console, line: str) -> None:

@@ -6,7 +6,6 @@ import pandas as pd
 
 from ablations.analysis import sequential, stats
 from ablations.analysis.summary import AddedSeeds, Summary, each_row, failures
-from ablations.protocols import PROTOCOLS
 from ablations.reporting.formatting import (
     accuracy_text,
     draws_text,
@@ -61,7 +60,7 @@ def missing_sentence(study: Study, protocol: str, summary: Summary) -> str:
     table = summary.variants
     if not len(table):
         return ""
-    declared = study.seeds or PROTOCOLS[protocol].seeds
+    declared = study.declared_seeds(protocol)
     compared = table.loc[table["role"].isin(["baseline", "confirmatory"]), "n"]
     num = int(compared.min()) if len(compared) else declared
     some = " of some variants" if num < compared.max() else ""

@@ -266,13 +266,9 @@ def failure_tests(study: Study, table: pd.DataFrame) -> dict[str, tuple[float, f
     base, others = table[table["variant"] == study.baseline], table[table["role"] == "confirmatory"]
     if not len(base) or not len(others):
         return {}
-    row = next(each_row(base))
-    tests = [stats.compare_rates(other.impaired, other.n, row.impaired, row.n) for other in each_row(others)]
-    corrected = stats.holm([p for _, p in tests])
-    return {
-        name: (difference.estimate, p)
-        for name, (difference, _), p in zip(others["variant"], tests, corrected, strict=True)
-    }
+    differences = others["impaired"] / others["n"] - (base["impaired"] / base["n"]).iloc[0]
+    corrected = stats.holm(list(others["p_failed_to_learn"]))
+    return dict(zip(others["variant"], zip(differences, corrected, strict=True), strict=True))
 
 
 def _few(names: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from ablations.analysis.expected_best import expected_best
 from ablations.records import Store, write_atomically
 from ablations.reporting.formatting import draws_text, listed
 from ablations.reporting.html import report_page
+from ablations.runs import value_text
 from ablations.tuning.spaces import Range
 from ablations.tuning.task import PRUNED_AT, Task, winners_of
 from ablations.tuning.winners import Winner
@@ -148,7 +149,7 @@ def _warnings(task: Task, winners: dict[str, Winner]) -> list[str]:
     best = task.trials.get_trials()[winner.trial]
     collapsed = [f"{task.run.variant}: its best trial collapsed"] if best.user_attrs["outcome"] == "collapsed" else []
     return collapsed + [
-        f"{task.run.variant}: the best {key} {_short(winner.params[key])} is at the edge of its range "
+        f"{task.run.variant}: the best {key} {value_text(winner.params[key])} is at the edge of its range "
         f"({each.low:g} to {each.high:g}): better ones may lie beyond it"
         for key, each in task.space.items()
         if isinstance(each, Range) and each.is_at_edge(float(str(winner.params[key])))
@@ -325,8 +326,4 @@ def _adjust_parallel(figure: "Figure", task: Task) -> None:
 
 def _params_text(params: Mapping[str, object]) -> str:
     """ "train.lr 0.03, data.augment flip" from {"train.lr": 0.03, "data.augment": "flip"}."""
-    return ", ".join(f"{key} {_short(value)}" for key, value in params.items())
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return ", ".join(f"{key} {value_text(value)}" for key, value in params.items())
