@@ -13,10 +13,10 @@ from pathlib import Path
 from ablations.analysis.summary import Summary, each_row
 from ablations.protocols import PROTOCOLS
 from ablations.records import PROVENANCE, Store
-from ablations.reporting.answer import missing_sentence
+from ablations.reporting.caveats import TITLE, in_short
 from ablations.reporting.files import Report, read_report
 from ablations.reporting.formatting import listed, p_is
-from ablations.reporting.plain import ALPHA, CLAIMS, Claim, capitalised, caution, plain_answer
+from ablations.reporting.plain import ALPHA, CLAIMS, Claim, capitalised, plain_answer
 from ablations.runs import length_name
 from ablations.study import MEMORY, Study, load_study, study_names
 from ablations.tuning.winners import load_tuned
@@ -37,6 +37,7 @@ class Row:
     effect: str = ""
     n: str = ""
     length: str = ""
+    caveats: str = ""
     folder: str = ""
 
 
@@ -82,6 +83,7 @@ def answer_row(study: Study, protocol: str, report: Report) -> Row:
         effect=effect,
         n=str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}",
         length="–" if study.answers in MEMORY else length_name(most),
+        caveats=in_short(report.caveats),
         folder=f"{study.name}/{protocol}",
     )
 
@@ -89,12 +91,12 @@ def answer_row(study: Study, protocol: str, report: Report) -> Row:
 def answers_table(rows: Sequence[Row], link: str) -> str:
     """The README's table; `link` is the path of the published results from the README."""
     lines = [
-        "| question | answer | effect, 95 % interval | n | training images | report |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| question | answer | effect, 95 % interval | n | training images | what could change it | report |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         report = f"[{row.folder.partition('/')[2]}]({link}/{row.folder}/report.md)" if row.folder else ""
-        cells = (row.question, row.answer, row.effect, row.n, row.length, report)
+        cells = (row.question, row.answer, row.effect, row.n, row.length, row.caveats, report)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -112,8 +114,7 @@ def headline(rows: Sequence[Row], reports: Sequence[tuple[Study, str, Report]], 
         f"**After {row.length} training images: {answer}** (protocol `{protocol}`, n = {row.n} seeds).",
         f"{claim.subject} minus {claim.object}: {row.effect} of test accuracy (95 % interval).",
         change_with_length(summary, claim),
-        caution(protocol),
-        missing_sentence(study, protocol, summary),
+        f"This could still change with {row.caveats}." if row.caveats else "",
     ]
     figure = "difference_against_images" if len(summary.by_length) else "differences"
     return "\n".join(
@@ -152,10 +153,26 @@ def reference_answers(reports: Sequence[tuple[Study, str, Report]]) -> str:
     """Every published answer in full, with a link to its report."""
     lines = []
     for study, protocol, report in reports:
-        lines.append(
-            f"- [{study.name}, `{protocol}`]({study.name}/{protocol}/report.md). {study.question} {report.answer} {report.grounds}"
-        )
+        parts = [
+            f"- [{study.name}, `{protocol}`]({study.name}/{protocol}/report.md).",
+            *(study.question, report.answer, report.grounds),
+            f"{TITLE}: {in_short(report.caveats)}." if report.caveats else "",
+            _shared_runs(study, protocol, reports),
+        ]
+        lines.append(" ".join(part for part in parts if part))
     return "\n".join(lines)
+
+
+def _shared_runs(study: Study, protocol: str, reports: Sequence[tuple[Study, str, Report]]) -> str:
+    """Name the other studies that contain some of a study's runs: their answers are not independent of its own."""
+    runs = {
+        (other.name, name): {record.run_id for record in report.records}
+        for other, name, report in reports
+        if name == protocol
+    }
+    ours = runs.pop((study.name, protocol))
+    shared = [f"{len(ours & theirs)} with {name}" for (name, _), theirs in runs.items() if ours & theirs]
+    return f"Of its {len(ours)} runs it shares {listed(shared)}." if shared else ""
 
 
 def protocol_table() -> str:

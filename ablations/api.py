@@ -21,7 +21,8 @@ from rich.console import Console
 from ablations.execution.launch import EngineOptions, require_guard
 from ablations.plugins import load_plugins
 from ablations.records import Store, curves_frame, runs_frame
-from ablations.reporting.figures import Tables, figures_of
+from ablations.reporting.axes import Tables
+from ablations.reporting.figures import figures_of
 from ablations.reporting.files import Report, figure_tables, read_report
 from ablations.reporting.formatting import unmarked
 from ablations.reporting.terminal import summary_rows
@@ -74,6 +75,11 @@ class Results:
     def grounds(self) -> str:
         """Numbers and certainty of the answer, in a paragraph."""
         return unmarked(self.report.grounds)
+
+    @property
+    def caveats(self) -> list[str]:
+        """Conditions that could still change the answer, and why."""
+        return [unmarked(str(each)) for each in self.report.caveats]
 
     @property
     def figures(self) -> list[str]:

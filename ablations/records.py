@@ -329,6 +329,7 @@ def runs_frame(records: Iterable[RunRecord], target: float) -> "pd.DataFrame":
             "test_loss": record.test_loss,
             "generalization_gap": record.generalization_gap,
             "dead_classes": record.dead_classes,
+            "learned": record.learned,
             "examples_seen": record.examples_seen,
             "examples_to_target": record.examples_to_target(target),
             "peak_memory_mb": record.peak_memory_mb,

@@ -14,6 +14,7 @@ from ablations.answers import (
     answers_table,
     filled,
     protocol_table,
+    reference_answers,
     update_pages,
 )
 from ablations.protocols import PROTOCOLS
@@ -81,9 +82,24 @@ def test_a_verdict_is_read_from_the_records_and_never_typed() -> None:
         effect=row.effect,
         n="30",
         length="40k",
+        caveats="longer training; tuning each variant; seeds declared in advance",
         folder="precision/quick",
     )
     assert row.effect.endswith(" points")
+
+
+def test_studies_that_contain_the_same_runs_say_so() -> None:
+    reports = [
+        (study, "standard", read_report(study, "standard", Store(ROOT / REFERENCE, study.name, "standard")))
+        for study in map(load_study, ("num_1x1", "num_1x1_head"))
+    ]
+    runs = [{record.run_id for record in report.records} for _, _, report in reports]
+    both = len(runs[0] & runs[1])
+    assert both > 0
+    text = reference_answers(reports)
+    assert f"Of its {len(runs[0])} runs it shares {both} with num_1x1_head." in text
+    assert f"Of its {len(runs[1])} runs it shares {both} with num_1x1." in text
+    assert "shares" not in reference_answers(reports[:1])
 
 
 def test_a_study_without_words_of_its_own_has_a_row_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

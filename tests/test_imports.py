@@ -37,7 +37,7 @@ ONLY = {
     ),
     "optuna": ("ablations.tuning",),
     "ray": ("ablations.execution.engines.ray",),
-    "seaborn": ("ablations.reporting.figures",),
+    "seaborn": ("ablations.reporting.axes", "ablations.reporting.figures"),
     "torchvision": ("nin._torchvision",),
 }
 

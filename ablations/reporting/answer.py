@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from ablations.analysis import sequential, stats
-from ablations.analysis.summary import AddedSeeds, Summary, each_row, failures
+from ablations.analysis.summary import Summary, each_row, failures
 from ablations.reporting.formatting import (
     accuracy_text,
     draws_text,
@@ -15,9 +15,8 @@ from ablations.reporting.formatting import (
     megabytes_text,
     p_is,
     p_text,
-    seeds_text,
 )
-from ablations.reporting.plain import ALPHA, LINEAR, NOT_ANSWERED, capitalised, caution, failure_tests, plain_answer
+from ablations.reporting.plain import ALPHA, LINEAR, NOT_ANSWERED, capitalised, failure_tests, plain_answer
 from ablations.study import MEMORY, Study
 from nin.cli import counted
 
@@ -36,51 +35,19 @@ def answer(study: Study, summary: Summary, overrides: Sequence[str] = ()) -> str
 
 
 def grounds(study: Study, protocol: str, summary: Summary) -> str:
-    """State what the answer rests on: numbers, certainty, and what it must not be read without."""
+    """State what the answer rests on: numbers, and how certain they are."""
     if study.answers in MEMORY:
         return _memory_sentence(MEMORY[study.answers], protocol, summary)
-    added = _added_sentence(summary.added) if summary.added else ""
-    notes = (caution(protocol), missing_sentence(study, protocol, summary), added)
-    return " ".join(part for part in (*_grounds(study, protocol, summary), *notes) if part)
-
-
-def _grounds(study: Study, protocol: str, summary: Summary) -> list[str]:
     if study.answers == "failures" and len(summary.variants):
-        return [_failure_sentence(study, protocol, summary)]
+        return _failure_sentence(study, protocol, summary)
     accuracies = _accuracy_sentence(study, protocol, summary)
     failed = [f"{row.variant} ({failures(row)})" for row in each_row(summary.variants) if failures(row)]
     note = f"These numbers include runs that did not learn: {listed(failed)}." if failed else ""
     if study.pairs:
-        return [_tuned_sentence(study, protocol, summary), note]
-    return [_published_sentence(protocol, summary) if len(summary.published) else "", accuracies, note]
-
-
-def missing_sentence(study: Study, protocol: str, summary: Summary) -> str:
-    """Name what the study declares and has not trained yet: seeds, or all of its controls."""
-    table = summary.variants
-    if not len(table):
-        return ""
-    declared = study.declared_seeds(protocol)
-    compared = table.loc[table["role"].isin(["baseline", "confirmatory"]), "n"]
-    num = int(compared.min()) if len(compared) else declared
-    some = " of some variants" if num < compared.max() else ""
-    parts = (
-        [f"{num} of the {declared} declared seeds{some} are trained, so verdicts may change"] if num < declared else []
-    )
-    roles = {study.role(name) for name in study.variants}
-    if "control" in roles and "control" not in set(table["role"]):
-        parts.append("the study's controls of equal size or depth are not trained yet")
-    return f"{capitalised('; '.join(parts))}." if parts else ""
-
-
-def _added_sentence(added: AddedSeeds) -> str:
-    """Seeds that were added after a look at the results make p-values too small."""
-    seeds, were = ("Seeds", "were") if len(added.seeds) > 1 else ("Seed", "was")
-    when = f"added by hand after {added.after}" if added.after else "asked for by hand"
-    return (
-        f"{seeds} {seeds_text(added.seeds)}, beyond the {added.declared} declared, {were} {when}. If results were known "
-        "when they were added, p-values are too small."
-    )
+        parts = [_tuned_sentence(study, protocol, summary), note]
+    else:
+        parts = [_published_sentence(protocol, summary) if len(summary.published) else "", accuracies, note]
+    return " ".join(part for part in parts if part)
 
 
 def _tuned_sentence(study: Study, protocol: str, summary: Summary) -> str:

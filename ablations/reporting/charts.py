@@ -13,15 +13,15 @@ import pandas as pd
 
 from ablations.analysis import stats
 from ablations.analysis.summary import each_row, failures, verdict_text
-from ablations.reporting.figures import (
+from ablations.reporting.axes import (
     MAX_OVERLAID,
     Tables,
     accuracy_limits,
     difference_limits,
-    figures_of,
     side_by_side,
     size_limits,
 )
+from ablations.reporting.figures import figures_of
 from ablations.reporting.formatting import count_text, difference_text, interval_text
 from ablations.runs import length_name
 
@@ -112,7 +112,7 @@ def _generalization_gap(tables: Tables) -> Chart:
             {
                 "x": _number(100 * run.generalization_gap),
                 "tip": f"{row.variant} seed {run.seed}: {100 * run.generalization_gap:+.2f} points",
-                "shape": "o" if run.status == "finished" else "x",
+                "shape": "o" if run.learned else "x",
             }
             for run in each_row(runs)
         ]
@@ -194,6 +194,7 @@ def _accuracy_against_flops(tables: Tables) -> Chart:
 
 
 def _accuracy_against(tables: Tables, column: str, size: str, text: Callable[[float], str]) -> Chart:
+    tables = tables.of_sizes
     table = tables.variants
     moved = side_by_side(table[column])
     low, high = (100 * limit for limit in accuracy_limits(tables))

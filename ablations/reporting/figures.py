@@ -1,127 +1,51 @@
-"""Figures: tables in, matplotlib figures out. The only importer of seaborn.
-
-One colour per variant throughout, from a palette that colour-blind readers can tell apart, with a dash and a marker for those
-that share one; the baseline is black, controls and exploratory variants are dashed or hollow. Axes of results are scaled to
-the variants whose runs all learned: one that collapsed is named, and shown at the edge with its number, so that it does not
-squeeze the rest together. Saved files are the same byte for byte for the same tables.
-"""
+"""Figures: tables in, matplotlib figures out. Saved files are the same byte for byte for the same tables."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.gridspec import SubplotSpec
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
-from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from ablations.analysis import stats
 from ablations.analysis.expected_best import expected_best, spread_of_best
-from ablations.analysis.summary import each_row, failures, verdict_text
+from ablations.analysis.summary import each_row, verdict_text
 from ablations.records import write_atomically
+from ablations.reporting.axes import (
+    WIDTH_INCHES,
+    Tables,
+    accuracy_limits,
+    add_legend,
+    beside_legend,
+    curve_axes,
+    difference_limits,
+    length_limits,
+    megabyte_ticks,
+    name_curves,
+    new_axes,
+    new_figure,
+    row_axes,
+    short,
+    side_by_side,
+    size_limits,
+    size_ticks,
+    spread_out,
+)
 from ablations.runs import length_name
-from ablations.study import MEMORY, Study
-from nin.cli import counted
+from ablations.study import MEMORY
 
 mpl.rcParams["svg.hashsalt"] = "nin-ablations"  # else element ids differ from one drawing to the next
-WIDTH_INCHES = 8.0
-LEGEND_LINE_INCHES = 0.17
-MAX_OVERLAID = 6  # variants in one pair of axes; more get a panel each, beside the baseline
-PANELS_PER_ROW = 4
-STEPS = [1, 2, 2.5, 5, 10]  # of ticks
-FEW_POINTS = 12  # as many of one size may be set side by side without touching
-MIN_SPAN = 1.5  # largest by smallest value on an axis of sizes: less is no difference worth an axis
-LINES, OTHER_LINES = ("-", "-.", (0, (6, 1, 1, 1, 1, 1))), ("--", ":", (0, (4, 4)))  # one each time round the palette
-MARKERS, OTHER_MARKERS = "oDp", "sPd"
-
-Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Tables:
-    """Data of the figures: `runs_frame` and `curves_frame` of the runs that are results, tables of a `Summary`."""
-
-    study: Study
-    protocol: str
-    runs: pd.DataFrame
-    curves: pd.DataFrame
-    variants: pd.DataFrame
-    memory: pd.DataFrame = field(default_factory=pd.DataFrame)
-    published: pd.DataFrame = field(default_factory=pd.DataFrame)
-    by_length: pd.DataFrame = field(default_factory=pd.DataFrame)
-
-    @property
-    def names(self) -> list[str]:
-        """Variants in the study's order."""
-        return list(self.variants["variant"])
-
-    @property
-    def target(self) -> float:
-        """Validation accuracy (a fraction) that counts as trained."""
-        return self.study.target(self.protocol)
-
-    @property
-    def budget(self) -> int:
-        """Training images of the longest run, where misses are drawn."""
-        return int(self.runs["examples_seen"].max())
-
-    @property
-    def seeds(self) -> str:
-        """Number of runs per variant, for titles."""
-        low, high = self.variants["n"].min(), self.variants["n"].max()
-        return f"{low} to {high} seeds" if low != high else counted(low, "seed")
-
-    @property
-    def all_learned(self) -> "pd.Series[bool]":
-        """Mark the rows of `variants` in which no run collapsed, diverged or lost classes."""
-        return self.variants["impaired"] == 0
-
-    def is_primary(self, name: str) -> bool:
-        """Baseline or confirmatory."""
-        return self.study.role(name) in ("baseline", "confirmatory")
-
-    def colour(self, name: str) -> str:
-        """The variant's own, black for the baseline."""
-        palette: list[str] = sns.color_palette("colorblind").as_hex()
-        return "black" if name == self.study.baseline else palette[self._place(name) % len(palette)]
-
-    def line(self, name: str) -> dict[str, Any]:
-        """Colour and dashes; no two of up to 30 variants have the same of both."""
-        kinds = LINES if self.is_primary(name) else OTHER_LINES
-        return {"color": self.colour(name), "linestyle": kinds[self._round(name) % len(kinds)], "linewidth": 1.6}
-
-    def marker(self, name: str) -> dict[str, Any]:
-        """Colour and shape of a point, hollow where no claim rests on it."""
-        kinds, colour = MARKERS if self.is_primary(name) else OTHER_MARKERS, self.colour(name)
-        face = colour if self.is_primary(name) else "white"
-        return {"color": colour, "marker": kinds[self._round(name) % len(kinds)], "markerfacecolor": face}
-
-    def label(self, name: str) -> str:
-        """The name and, where runs did not learn, how many."""
-        row = next(row for row in each_row(self.variants) if row.variant == name)
-        return ", ".join(filter(None, [name, failures(row)]))
-
-    def _place(self, name: str) -> int:
-        return [other for other in self.study.variants if other != self.study.baseline].index(name)
-
-    def _round(self, name: str) -> int:
-        return 0 if name == self.study.baseline else self._place(name) // len(sns.color_palette("colorblind"))
 
 
 def learning_curves(tables: Tables) -> Figure:
     """Validation accuracy against training images, of the longest trainings: the mean over seeds, and a band from the lowest to the
     highest seed. A run that diverged stays in both at its last accuracy.
     """
-    figure, panels = _curve_axes(tables, f"Learning curves: mean of {tables.seeds}, band from lowest to highest")
+    figure, panels = curve_axes(tables, f"Learning curves: mean of {tables.seeds}, band from lowest to highest")
     # Without the steep first tenth, which would leave no room for what tells variants apart.
     later = tables.curves[tables.curves["examples"] >= tables.budget / 10]
     low, high = later["val_accuracy"].min(), later["val_accuracy"].max()
@@ -135,7 +59,7 @@ def learning_curves(tables: Tables) -> Figure:
             axes.fill_between(seeds.index, low, high, color=tables.colour(name), alpha=0.15, linewidth=0)
         axes.axhline(tables.target, color="grey", linewidth=1, linestyle=":")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    _name_curves(figure, panels)
+    name_curves(figure, panels)
     figure.supylabel(f"validation accuracy (dotted: target {tables.target:.0%})", fontsize=9)
     return figure
 
@@ -147,7 +71,7 @@ def reached_target(tables: Tables) -> Figure:
     title = (
         f"Fraction of {tables.seeds} that reached {tables.target:.0%} validation accuracy; a cross where some missed it"
     )
-    figure, panels = _curve_axes(tables, title)
+    figure, panels = curve_axes(tables, title)
     for axes, names in panels:
         for offset, name in enumerate(names):
             times = np.sort(tables.runs[tables.runs["variant"] == name]["examples_to_target"])
@@ -159,7 +83,7 @@ def reached_target(tables: Tables) -> Figure:
             if len(hits) < len(times):
                 axes.plot(tables.budget, fractions[-1], "x", color=tables.colour(name), markersize=7, clip_on=False)
         axes.set_ylim(-0.05, 1.05)
-    _name_curves(figure, panels)
+    name_curves(figure, panels)
     figure.supylabel("fraction of seeds", fontsize=9)
     return figure
 
@@ -181,17 +105,15 @@ def accuracy_against_flops(tables: Tables) -> Figure:
 
 
 def _accuracy_against(tables: Tables, column: str, size: str) -> Figure:
-    figure = _figure(
-        tables,
-        f"Test accuracy against {size}: mean and 95 % interval, {tables.seeds}",
-        height=_beside_legend(tables, 4.4),
-    )
-    axes = _axes(figure)
+    title = f"Test accuracy against {size}: mean and 95 % interval, {tables.seeds}{_left_out(tables)}"
+    tables = tables.of_sizes
+    figure = new_figure(tables, title, height=beside_legend(tables, 4.4))
+    axes = new_axes(figure)
     axes.set_xscale("log")
     moved = side_by_side(tables.variants[column])
     bottom, top = accuracy_limits(tables)
     axes.set(xlim=size_limits(moved), ylim=(bottom, top))
-    _size_ticks(axes)
+    size_ticks(axes)
     means = tables.variants["test_accuracy_mean"].to_numpy()
     front = np.flatnonzero(stats.pareto_front(tables.variants[column], means))
     front = front[np.argsort(moved[front])]
@@ -213,22 +135,28 @@ def _accuracy_against(tables: Tables, column: str, size: str) -> Figure:
     axes.set_xlabel(f"{size}, log scale\n({note})", fontsize=9)
     axes.set_ylabel("test accuracy", fontsize=9)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
-    _legend(figure)
+    add_legend(figure)
     return figure
+
+
+def _left_out(tables: Tables) -> str:
+    """What a title says where only declared variants are shown."""
+    shown, num = len(tables.of_sizes.variants), len(tables.variants)
+    return f"; the {shown} declared of {num} variants" if shown < num else ""
 
 
 def examples_to_target(tables: Tables) -> Figure:
     """Training images until the target, a dot per run; a run that missed it is a cross at the budget."""
     title = f"Training images to {tables.target:.0%} validation accuracy: a dot per run, crosses missed it"
-    figure, axes = _row_axes(tables, title, [f"{row.hits}/{row.n} hit" for row in each_row(tables.variants)])
+    figure, axes = row_axes(tables, title, [f"{row.hits}/{row.n} hit" for row in each_row(tables.variants)])
     for y, name in enumerate(tables.names):
         times = tables.runs[tables.runs["variant"] == name]["examples_to_target"].to_numpy()
-        hit, heights = np.isfinite(times), _spread(y, len(times))
+        hit, heights = np.isfinite(times), spread_out(y, len(times))
         axes.plot(times[hit], heights[hit], "o", color=tables.colour(name), markersize=5)
         axes.plot(np.full(sum(~hit), tables.budget), heights[~hit], "x", color=tables.colour(name), markersize=6)
     axes.set_xlim(0, tables.budget * 1.04)
     axes.set_xlabel("training images seen", fontsize=9)
-    axes.xaxis.set_major_formatter(FuncFormatter(_short))
+    axes.xaxis.set_major_formatter(FuncFormatter(short))
     return figure
 
 
@@ -236,12 +164,12 @@ def params_by_part(tables: Tables) -> Figure:
     """Parameters of trunk and head."""
     trunk, head = tables.variants["params_trunk"], tables.variants["params_head"]
     shares = [f"head {h / (t + h):.0%} of {t + h:,}" for t, h in zip(trunk, head, strict=True)]
-    figure, axes = _row_axes(tables, "Parameters: trunk and head", shares, with_failures=False)
+    figure, axes = row_axes(tables, "Parameters: trunk and head", shares, with_failures=False)
     palette = sns.color_palette("colorblind")
     axes.barh(range(len(trunk)), trunk, color=palette[0], label="trunk", height=0.65)
     axes.barh(range(len(head)), head, left=trunk, color=palette[1], label="head", height=0.65)
     axes.set_xlabel("parameters", fontsize=9)
-    axes.xaxis.set_major_formatter(FuncFormatter(_short))
+    axes.xaxis.set_major_formatter(FuncFormatter(short))
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=8, borderaxespad=0.1)
     return figure
 
@@ -259,7 +187,7 @@ def differences(tables: Tables) -> Figure:
         cut = any(value < low or value > high for value in (start, estimate, end))
         notes.append(verdict_text(row) + (f", {estimate:+.0f} ({start:+.0f} to {end:+.0f})" if cut else ""))
     title = f"Test accuracy minus {tables.study.baseline}'s: points, 95 % intervals, {tables.seeds}"
-    figure, axes = _row_axes(tables, title, notes)
+    figure, axes = row_axes(tables, title, notes)
     axes.axvspan(-margin, margin, color="grey", alpha=0.25, linewidth=0)
     axes.axvline(0, color="black", linewidth=0.8)
     for y, (name, (start, estimate, end)) in enumerate(zip(tables.names, intervals, strict=True)):
@@ -284,9 +212,9 @@ def difference_against_images(tables: Tables) -> Figure:
     """
     baseline = tables.study.baseline
     names = [name for name in tables.study.variants if name in set(tables.by_length["variant"]) and name != baseline]
-    figure = _figure(tables, f"Difference to {baseline} against training length: 95 % intervals", height=4.6)
+    figure = new_figure(tables, f"Difference to {baseline} against training length: 95 % intervals", height=4.6)
     grid = figure.add_gridspec(1, 2, width_ratios=(2, 1))
-    axes, last = _axes(figure, grid[0]), _axes(figure, grid[1])
+    axes, last = new_axes(figure, grid[0]), new_axes(figure, grid[1])
     lengths = np.sort(tables.by_length["length"].unique()).astype(float)
     margin = 100 * tables.study.margin
     for panel in (axes, last):
@@ -308,40 +236,28 @@ def difference_against_images(tables: Tables) -> Figure:
         )
     last.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
     last.set_xlim(-0.6, len(names) - 0.4)
-    last.set_ylim(_length_limits(tables.by_length[tables.by_length["length"] == lengths[-1]], margin))
+    last.set_ylim(length_limits(tables.by_length[tables.by_length["length"] == lengths[-1]], margin))
     last.set_title(f"after {length_name(round(lengths[-1]))} images, enlarged", fontsize=9)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(list(lengths)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: length_name(round(value))))
-    axes.set_ylim(_length_limits(tables.by_length, margin))
+    axes.set_ylim(length_limits(tables.by_length, margin))
     axes.set_xlabel("training images, log scale; each length is a training of its own", fontsize=9)
     axes.set_ylabel("difference of test accuracy, points", fontsize=9)
-    _legend(figure)
+    add_legend(figure)
     return figure
-
-
-def _length_limits(table: pd.DataFrame, margin: float) -> tuple[float, float]:
-    """Ends of the axis of differences: all of them and the margin, and intervals as far as they leave these readable."""
-    differences = np.append(table["difference"].dropna(), [-margin, margin])
-    low, high = float(differences.min()), float(differences.max())
-    reach = (high - low) / 2
-    lowest, highest = table["difference_low"].min(), table["difference_high"].max()  # nan of single seeds
-    return (
-        max(low - reach, float(np.nanmin([low, lowest]))) - 0.05 * (high - low),
-        min(high + reach, float(np.nanmax([high, highest]))) + 0.05 * (high - low),
-    )
 
 
 def generalization_gap(tables: Tables) -> Figure:
     """Train minus test accuracy after the last step, both in evaluation mode: a dot per run, a bar at the mean."""
     gaps = [f"{100 * gap:+.1f}" for gap in tables.variants["generalization_gap_mean"]]
     title = "Generalisation gap: train minus test accuracy; a dot per run, a bar at the mean"
-    figure, axes = _row_axes(tables, title, gaps)
+    figure, axes = row_axes(tables, title, gaps)
     for y, name in enumerate(tables.names):
         runs, colour = tables.runs[tables.runs["variant"] == name], tables.colour(name)
-        points, heights = 100 * runs["generalization_gap"].to_numpy(), _spread(y, len(runs))
-        learned = ((runs["status"] == "finished") & (runs["dead_classes"] == 0)).to_numpy()
+        points, heights = 100 * runs["generalization_gap"].to_numpy(), spread_out(y, len(runs))
+        learned = runs["learned"].to_numpy(dtype=bool)
         axes.plot(points[learned], heights[learned], "o", color=colour, markersize=5, alpha=0.8)
         axes.plot(points[~learned], heights[~learned], "x", color=colour, markersize=6)
         axes.plot([points.mean()] * 2, [y - 0.3, y + 0.3], color=colour, linewidth=2)
@@ -354,12 +270,14 @@ def memory_against_params(tables: Tables) -> Figure:
     """Peak memory of training, at the protocol's batch, against the number of parameters; the line is what weights, gradients and
     momentum alone take.
     """
-    figure = _figure(tables, "Peak memory of training against parameters", height=_beside_legend(tables, 4.2))
-    axes = _axes(figure)
+    title = f"Peak memory of training against parameters{_left_out(tables)}"
+    tables = tables.of_sizes
+    figure = new_figure(tables, title, height=beside_legend(tables, 4.2))
+    axes = new_axes(figure)
     params, memory = tables.variants["params"], tables.variants["peak_memory_mb"]
     moved = side_by_side(params)
     axes.set(xscale="log", yscale="log", xlim=size_limits(moved))
-    _size_ticks(axes)
+    size_ticks(axes)
     alone = 12e-6 * np.sort(params)
     axes.plot(np.sort(params), alone, color="dimgrey", linewidth=1.3, zorder=0)
     for x, row in zip(moved, each_row(tables.variants), strict=True):
@@ -370,8 +288,8 @@ def memory_against_params(tables: Tables) -> Figure:
         "parameters, log scale\n(grey: 12 bytes each; points that would touch are set side by side)", fontsize=9
     )
     axes.set_ylabel("MB, log scale", fontsize=9)
-    _megabyte_ticks(axes)
-    _legend(figure)
+    megabyte_ticks(axes)
+    add_legend(figure)
     return figure
 
 
@@ -381,8 +299,8 @@ def memory_against_batch(tables: Tables) -> Figure:
     """
     task = MEMORY[tables.study.answers]
     column = {"training": "peak_memory_mb", "prediction": "prediction_memory_mb"}[task]
-    figure = _figure(tables, f"Peak memory of {task} against the batch", height=4.2)
-    axes = _axes(figure)
+    figure = new_figure(tables, f"Peak memory of {task} against the batch", height=4.2)
+    axes = new_axes(figure)
     palette = sns.color_palette("colorblind").as_hex()
     networks = tables.memory.reset_index(drop=True)
     for place, line in enumerate(each_row(networks)):
@@ -396,17 +314,17 @@ def memory_against_batch(tables: Tables) -> Figure:
         axes.plot(batches, runs[column], marker, color=palette[place % len(palette)], markersize=5, label=label)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(_short))
-    _megabyte_ticks(axes)
+    axes.xaxis.set_major_formatter(FuncFormatter(short))
+    megabyte_ticks(axes)
     axes.set_xlabel("images in a batch, log scale", fontsize=9)
     axes.set_ylabel("MB, log scale", fontsize=9)
-    _legend(figure)
+    add_legend(figure)
     return figure
 
 
 def beside_published(tables: Tables) -> Figure:
     """Test accuracy of every run: ours, and below them in grey those that others have published; a bar at the median."""
-    figure, axes = _row_axes(
+    figure, axes = row_axes(
         tables, "Test accuracy beside published runs: a dot per run, a bar at the median", [""] * len(tables.names)
     )
     for y, name in enumerate(tables.names):
@@ -445,7 +363,7 @@ def expected_best_against_trials(place: str, measure: str, accuracies: Mapping[s
     figure = Figure(figsize=(WIDTH_INCHES, 4.2), layout="constrained")
     title = f"{place}: expected best, band of one standard deviation"
     figure.suptitle(title, fontsize=10, x=0.01, ha="left")
-    axes = _axes(figure)
+    axes = new_axes(figure)
     for colour, (name, values) in zip(sns.color_palette("husl", len(accuracies)), accuracies.items(), strict=True):
         best, spread, trials = expected_best(values), spread_of_best(values), range(1, len(values) + 1)
         axes.plot(trials, best, color=colour, label=name, marker="o", markersize=3)
@@ -453,7 +371,7 @@ def expected_best_against_trials(place: str, measure: str, accuracies: Mapping[s
     axes.set(xlabel="trials", ylabel=f"expected best {measure}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
-    _legend(figure)
+    add_legend(figure)
     return figure
 
 
@@ -482,155 +400,3 @@ def save(figure: Figure, path: Path) -> None:
         image = BytesIO()
         figure.savefig(image, format=suffix[1:], dpi=150, bbox_inches="tight", metadata=metadata)
         write_atomically(path.with_suffix(suffix), image.getvalue())
-
-
-def _figure(tables: Tables, title: str, height: float) -> Figure:
-    figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
-    place = f"{tables.study.name}, protocol {tables.protocol}"
-    figure.suptitle(f"{title}\n{place}", fontsize=10, x=0.01, ha="left")
-    return figure
-
-
-def _axes(figure: Figure, *position: int | SubplotSpec, share: Axes | None = None) -> Axes:
-    with sns.axes_style("whitegrid"):
-        axes = figure.add_subplot(*position, sharex=share, sharey=share)
-    axes.tick_params(labelsize=8)
-    return axes
-
-
-def _legend(figure: Figure) -> None:
-    figure.legend(loc="outside right center", frameon=False, fontsize=8)
-
-
-def _beside_legend(tables: Tables, least: float) -> float:
-    """Height in inches of a figure that is no lower than a legend of all variants."""
-    return max(least, 1 + LEGEND_LINE_INCHES * len(tables.names))
-
-
-def _curve_axes(tables: Tables, title: str) -> tuple[Figure, list[tuple[Axes, list[str]]]]:
-    """Axes over training images with the variants to draw in them: all in one, or each beside the baseline in a panel."""
-    names, baseline = tables.names, tables.study.baseline
-    if len(names) <= MAX_OVERLAID:
-        figure = _figure(tables, title, height=4.2)
-        panels = [(_axes(figure), names)]
-    else:
-        first = [baseline] if baseline in names else []
-        others = [name for name in names if name != baseline]
-        num_rows = math.ceil(len(others) / PANELS_PER_ROW)
-        figure = _figure(tables, title + (f"; black: {baseline}" if first else ""), height=0.9 + 1.5 * num_rows)
-        panels = []
-        for place, name in enumerate(others):
-            axes = _axes(figure, num_rows, PANELS_PER_ROW, place + 1, share=panels[0][0] if panels else None)
-            is_lowest = place + PANELS_PER_ROW >= len(others)  # of its column
-            axes.tick_params(labelleft=place % PANELS_PER_ROW == 0, labelbottom=is_lowest)
-            panels.append((axes, [*first, name]))
-    panels[0][0].xaxis.set_major_locator(MaxNLocator(4 if len(panels) > 1 else 8, steps=STEPS))
-    panels[0][0].xaxis.set_major_formatter(FuncFormatter(_short))
-    figure.supxlabel("training images seen", fontsize=9)
-    return figure, panels
-
-
-def _name_curves(figure: Figure, panels: Sequence[tuple[Axes, list[str]]]) -> None:
-    if len(panels) == 1:
-        _legend(figure)
-        return
-    for axes, _ in panels:
-        label = axes.get_legend_handles_labels()[1][-1]
-        axes.set_title(label.replace(", ", "\n", 1), fontsize=7.5, pad=3)
-
-
-def _row_axes(tables: Tables, title: str, notes: Sequence[str], with_failures: bool = True) -> tuple[Figure, Axes]:
-    """One row per variant, the first on top, with a note at the right that also says how many runs failed to learn."""
-    figure = _figure(tables, title, height=1.2 + 0.32 * len(tables.names))
-    axes = _axes(figure)
-    labels = [name if tables.is_primary(name) else f"{name} ({tables.study.role(name)})" for name in tables.names]
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
-    for y, (row, note) in enumerate(zip(each_row(tables.variants), notes, strict=True)):
-        if row.variant == tables.study.baseline:
-            axes.get_yticklabels()[y].set_fontweight("bold")
-        text = ", ".join(filter(None, [note, failures(row) if with_failures else ""]))
-        axes.annotate(text, (1.025, y), xycoords=("axes fraction", "data"), va="center", fontsize=8)
-    return figure, axes
-
-
-def side_by_side(sizes: "pd.Series[Any]") -> Array:
-    """The sizes, those that would lie on each other moved apart on a log axis by as little as can be.
-
-    By less where there are many: they may touch, but stay near their own size.
-    """
-    x = np.log10(sizes.to_numpy(dtype=float))
-    order = np.argsort(x, kind="stable")
-    step = 0.022 * min(1.0, FEW_POINTS / len(x))  # of the axis
-    steps = step * max(float(np.ptp(x)), math.log10(MIN_SPAN)) * np.arange(len(x))
-    apart = np.empty_like(x)
-    apart[order] = isotonic_regression(x[order] - steps).x + steps
-    return np.asarray(10**apart)
-
-
-def size_limits(sizes: Array) -> tuple[float, float]:
-    """The ends of a log axis of these sizes, at least MIN_SPAN apart."""
-    low, high = float(np.log10(sizes.min())), float(np.log10(sizes.max()))
-    padding = max(0.05 * (high - low), (math.log10(MIN_SPAN) - (high - low)) / 2)
-    return 10 ** (low - padding), 10 ** (high + padding)
-
-
-def _size_ticks(axes: Axes) -> None:
-    """Few enough to stay apart, whether the axis spans a tenth of a decade or three."""
-    low, high = axes.get_xlim()
-    decades = math.log10(high / low)
-    ticks = MaxNLocator(7, steps=STEPS).tick_values(low, high)
-    wide = LogLocator(subs=(1, 2, 5) if decades < 3 else (1,))
-    axes.xaxis.set_major_locator(wide if decades > 0.8 else FixedLocator([t for t in ticks if low <= t <= high]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(_short))
-
-
-def _megabyte_ticks(axes: Axes) -> None:
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
-def accuracy_limits(tables: Tables) -> tuple[float, float]:
-    """Over all runs, so that wide intervals of few seeds do not squeeze the means together; where some failed to learn and are
-    far from the rest, over the rest, unless most would be out of view then.
-    """
-    clear = tables.runs[tables.runs["variant"].isin(tables.variants["variant"][tables.all_learned])]
-    low, high = tables.runs["test_accuracy"].min(), tables.runs["test_accuracy"].max()
-    if 2 * len(clear) > len(tables.runs):
-        core_low, core_high = clear["test_accuracy"].min(), clear["test_accuracy"].max()
-        if high - low > 3 * (core_high - core_low):
-            low, high = core_low, core_high
-    margin = max(0.15 * (high - low), 0.005)
-    return max(0.0, low - margin), min(1.0, high + margin)
-
-
-def difference_limits(tables: Tables, margin: float) -> tuple[float, float]:
-    """Over the intervals of variants that all learned, but for those several times as wide as is usual."""
-    shown = tables.variants[tables.variants["difference"].notna()]
-    clear = shown[tables.all_learned.loc[shown.index]]
-    table = clear if len(clear) else shown
-    low, high = -1.5 * margin, 1.5 * margin
-    if len(table):
-        means = table["difference"]
-        halves = (table["difference_high"] - means).dropna()
-        reach = max(2 * margin, 3 * halves.median() if len(halves) else 0.0)
-        low = min(low, max(min(means.min(), table["difference_low"].min()), means.min() - reach))
-        high = max(high, min(max(means.max(), table["difference_high"].max()), means.max() + reach))
-    padding = 0.04 * (high - low)
-    return low - padding, high + padding
-
-
-def _spread(y: float, num: int) -> Array:
-    """Heights around y for dots that would else cover each other."""
-    return np.asarray(y + 0.12 * (np.arange(num) - (num - 1) / 2) * min(1, 5 / max(num, 1)), dtype=float)
-
-
-def _short(value: float, _: object = None) -> str:
-    for unit, size in (("M", 1e6), ("k", 1e3)):
-        if abs(value) >= size:
-            return f"{value / size:g}{unit}"
-    return f"{value:g}"

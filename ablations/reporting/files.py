@@ -15,7 +15,8 @@ from nin.spec import DataSpec
 
 if TYPE_CHECKING:
     from ablations.analysis.summary import Summary
-    from ablations.reporting.figures import Tables
+    from ablations.reporting.axes import Tables
+    from ablations.reporting.caveats import Caveat
 
 SEED_GAP = 100  # seeds are counted from 0; so many in a row without a record end the search for more
 
@@ -26,12 +27,14 @@ class Report:
 
     answer      to the study's question, in one sentence
     grounds     numbers and certainty of the answer, in a paragraph
+    caveats     what could still change it
     num_others  records in the same folder that are not the study's own runs
     """
 
     folder: Path
     answer: str
     grounds: str
+    caveats: Sequence["Caveat"]
     summary: "Summary"
     records: Sequence[RunRecord]
     damaged: Sequence[str]
@@ -92,6 +95,7 @@ def read_report(study: Study, protocol: str, store: Store, overrides: Sequence[s
     """Summarise the records; writes nothing. Raises ValueError if there is none."""
     from ablations.analysis.summary import summarise
     from ablations.reporting.answer import answer, grounds
+    from ablations.reporting.caveats import caveats
 
     records, damaged, others = load_covered_records(study, protocol, store, overrides)
     if not records:
@@ -100,14 +104,14 @@ def read_report(study: Study, protocol: str, store: Store, overrides: Sequence[s
             f"make them with {command(study, protocol, overrides)}"
         )
     summary = summarise(study, protocol, records, store.looks)
-    words = answer(study, summary, overrides), grounds(study, protocol, summary)
+    words = answer(study, summary, overrides), grounds(study, protocol, summary), caveats(study, protocol, summary)
     return Report(store.folder, *words, summary, records, damaged, others)
 
 
 def figure_tables(study: Study, protocol: str, report: Report) -> "Tables":
     """Collect the data of a report's figures."""
     from ablations.analysis.published import published_runs
-    from ablations.reporting.figures import Tables
+    from ablations.reporting.axes import Tables
 
     runs = runs_frame(report.records, study.target(protocol))
     curves = curves_frame(record for record in report.records if record.is_result)

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,10 +10,18 @@ from tabulate import tabulate
 
 from nin.cli import counted
 
+MAX_NAMES = 4  # variants named in a line; more are counted
+
 
 def markdown_table(rows: Sequence[dict[str, object]]) -> str:
     """A table in Markdown, with the rows' keys as headings."""
     return str(tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True))
+
+
+def figure_line(name: str, figures: Sequence[tuple[str, str]]) -> str:
+    """A figure and its caption in Markdown; empty for a figure that was not drawn. `figures` are names and captions."""
+    caption = dict(figures).get(name)
+    return f"![{name}](figures/{name}.png)\n\n*{caption}*" if caption else ""
 
 
 def interval_text(estimate: float, low: float, high: float, scale: float = 1, unit: str = "", digits: int = 2) -> str:
@@ -69,6 +77,11 @@ def megabytes_text(value: float) -> str:
     return f"{value:,.0f} MB" if value >= 100 else f"{value:.3g} MB"
 
 
+def known_text(value: float, text: Callable[[float], str]) -> str:
+    """The text of a number; empty for nan."""
+    return "" if math.isnan(value) else text(value)
+
+
 def number_text(value: float) -> str:
     """Three digits of a number."""
     return count_text(value) if not math.isfinite(value) else f"{value:.3g}"
@@ -78,6 +91,12 @@ def listed(items: Iterable[object]) -> str:
     """ "a, b and c", in their order or, of a set, sorted; "none" of nothing."""
     words = [str(item) for item in (sorted(items, key=str) if isinstance(items, set) else items)]
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1] if words else "none"
+
+
+def few(variants: Iterable[str]) -> str:
+    """ "`a`, `b` and `c`", or "5 variants" of many."""
+    names = list(variants)
+    return listed(f"`{name}`" for name in names) if len(names) <= MAX_NAMES else f"{len(names)} variants"
 
 
 def minutes_text(minutes: float) -> str:

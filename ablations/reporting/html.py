@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -76,21 +77,21 @@ def report_page(
 ) -> str:
     """The report as a page.
 
-    parts   of the report, in Markdown: the title, the answer, its grounds, then the sections
+    parts   of the report, in Markdown: the title, the answer, its grounds and caveats, then the sections
     folder  where figures/ is
     charts  drawn by the page's script in the place of the figures of these names (`ablations.reporting.charts`)
     styles  of the variants in the charts
     """
     title, *blocks = (block.strip("\n") for part in parts if part for block in part.split("\n\n") if block.strip())
     name, _, question = title.removeprefix("# ").partition(": ")
-    answer, grounds, *rest = (*blocks, "", "")[: max(2, len(blocks))]
-    sections = list(_sections(rest, folder))
+    opening = list(takewhile(lambda block: not block.startswith(("![", "## ", "|")), blocks))
+    sections = list(_sections(blocks[len(opening) :], folder))
     content = json.dumps({"styles": styles, "charts": charts}, separators=(",", ":"), allow_nan=False)
     return _render(
         "report.html",
         name=name,
         question=question or name,
-        answer=_text(f"{answer}\n\n{grounds}"),
+        answer=_text("\n\n".join(opening)),
         sections=sections,
         charts=charts,
         data=_markup(content.replace("<", "\\u003c")),

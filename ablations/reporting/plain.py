@@ -3,7 +3,7 @@
 A study without an entry is answered in the same form, with the names of its variants for words.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,11 +11,10 @@ import pandas as pd
 
 from ablations.analysis import stats
 from ablations.analysis.summary import Summary, each_row, failures
-from ablations.reporting.formatting import difference_text, interval_text, listed, megabytes_text, p_is
+from ablations.reporting.formatting import difference_text, few, interval_text, listed, megabytes_text, p_is
 from ablations.study import MEMORY, Study
 
 LINEAR = 0.99  # R squared from which a line is said to describe memory
-MAX_NAMES = 4  # variants named in a line; more are counted
 ALPHA = 0.05
 NOT_ANSWERED = "not answered yet"
 RELATIONS = {
@@ -169,13 +168,6 @@ def capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def caution(protocol: str) -> str:
-    """Say what an answer under this protocol must not be taken for; empty where there is nothing to say."""
-    if protocol == "quick":
-        return "It is an early look: after so little training, most of a difference can be training speed."
-    return ""
-
-
 def _of_variant(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
     """The variant that answers against the baseline, and the verdicts on all other confirmatory variants."""
     table = summary.variants
@@ -202,7 +194,7 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
             and other.variant != row.variant
         ]
         if names:
-            verdicts.append(f"{_few(names)} {verdict}")
+            verdicts.append(f"{few(names)} {verdict}")
     if verdicts:
         answer += f"; compared with `{study.baseline}`{claim.explained}: {'; '.join(verdicts)}"
     also = claim.also(measured, next(each_row(base))) if claim.also else ""
@@ -229,7 +221,7 @@ def _of_failures(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
     if most == least:
         return PlainAnswer(f"all {num} settings fail equally often", _rate(next(each_row(worst))))
     fewest = "never" if least == 0 else "least often"
-    answer = f"runs fail most often with {_few(list(worst['variant']))}{claim.explained}, {fewest} with {len(best)} of {num} settings"
+    answer = f"runs fail most often with {few(list(worst['variant']))}{claim.explained}, {fewest} with {len(best)} of {num} settings"
     if not any(p <= ALPHA for _, p in failure_tests(study, summary.variants).values()):
         answer += f"; that any setting differs from `{study.baseline}` is not shown"
     return PlainAnswer(answer, f"{_rate(next(each_row(worst)))} against {_rate(next(each_row(best)))}")
@@ -269,10 +261,6 @@ def failure_tests(study: Study, table: pd.DataFrame) -> dict[str, tuple[float, f
     differences = others["impaired"] / others["n"] - (base["impaired"] / base["n"]).iloc[0]
     corrected = stats.holm(list(others["p_failed_to_learn"]))
     return dict(zip(others["variant"], zip(differences, corrected, strict=True), strict=True))
-
-
-def _few(names: Sequence[str]) -> str:
-    return listed(f"`{name}`" for name in names) if len(names) <= MAX_NAMES else f"{len(names)} variants"
 
 
 def _rate(row: Any) -> str:

@@ -9,6 +9,7 @@ from rich.table import Table
 from ablations.analysis.compare import compare_folders, explain
 from ablations.analysis.summary import each_row, failures, verdict_text, verdict_words
 from ablations.records import Store
+from ablations.reporting.caveats import TITLE, in_short
 from ablations.reporting.formatting import difference_text, interval_text, unmarked
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ def print_summary(report: "Report", console: "Console") -> None:
     header, rows = summary_rows(report)
     console.print(fitting_table(header, rows, console.width, DROPPED_FIRST))
     print_text(console, unmarked(f"{report.answer} {report.grounds}"))
+    if report.caveats:
+        print_text(console, unmarked(f"{TITLE}: {in_short(report.caveats)}."))
 
 
 def print_comparison(store: Store, other: Store, console: "Console") -> None:

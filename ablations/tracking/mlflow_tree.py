@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -168,9 +169,10 @@ class MlflowTracker(Tracker):
         for path in figures:
             self._client.log_artifact(self._parent.mlflow_id, str(path), "figures")
         report = folder / "report.md"
-        answer = report.read_text().split("\n\n")[1:3] if report.exists() else []  # with its grounds, after the title
+        blocks = report.read_text().split("\n\n")[1:] if report.exists() else []  # after the title
+        opening = takewhile(lambda block: not block.startswith(("![", "## ")), blocks)
         set_tags(
-            self._client, self._parent, {"files": digest, DESCRIPTION: "\n\n".join([self._study.question, *answer])}
+            self._client, self._parent, {"files": digest, DESCRIPTION: "\n\n".join([self._study.question, *opening])}
         )
 
     def _add_records(self, folder: Path) -> None:

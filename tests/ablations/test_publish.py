@@ -15,7 +15,8 @@ from ablations import run
 from ablations.analysis.stats import EQUIVALENT, compare
 from ablations.publish import main
 from ablations.records import PROVENANCE, Store
-from ablations.reporting.figures import Tables, figures_of
+from ablations.reporting.axes import Tables
+from ablations.reporting.figures import figures_of
 from ablations.reporting.files import load_covered_records, write_report
 from ablations.study import Study, load_study
 from ablations.tuning.winners import Winner, load_tuned, tuned_path

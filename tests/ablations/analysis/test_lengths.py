@@ -9,6 +9,7 @@ from ablations.analysis import lengths
 from ablations.analysis.summary import summarise
 from ablations.records import RunRecord
 from ablations.reporting.answer import answer, grounds
+from ablations.reporting.caveats import caveats
 from ablations.reporting.files import Report
 from ablations.reporting.sections import sections
 from ablations.study import Study, Variant
@@ -86,10 +87,11 @@ def test_the_lead_sentence_and_the_report_say_after_how_many_images(records: lis
     summary = summarise(STUDY, "digits", records)
     words = answer(STUDY, summary), grounds(STUDY, "digits", summary)
     assert words[0].startswith("**After 40,000 training images: ")
-    report = Report(Path(), *words, summary, records, [])
+    report = Report(Path(), *words, caveats(STUDY, "digits", summary), summary, records, [])
     parts = sections(STUDY, "digits", report, [("difference_against_images", "x")], (), ())
     assert parts[1:3] == list(words)
-    assert parts[3].startswith("![")
+    assert "changed from 10k to 40k training images" in parts[3]
+    assert parts[4].startswith("![")
     (table,) = (part for part in parts if "after 10k" in part)
     assert "after 40k" in table
     assert "+3.13" in table

@@ -18,7 +18,8 @@ from matplotlib.text import Text
 from ablations.analysis.summary import summarise
 from ablations.records import RunRecord, curves_frame, runs_frame
 from ablations.reporting import figures as plots
-from ablations.reporting.figures import FIGURES, Tables
+from ablations.reporting.axes import Tables
+from ablations.reporting.figures import FIGURES
 from ablations.runs import Run
 from ablations.study import Study, Variant
 
@@ -305,3 +306,13 @@ def test_the_front_holds_what_no_cheaper_network_beats() -> None:
     figure = plots.accuracy_against_params(tables_of(study_of(4), sized))
     front = next(line for line in lines(figure) if line.get_drawstyle() == "steps-post")
     assert list(front.get_ydata()) == pytest.approx([0.80, 0.85, 0.85])
+
+
+def test_many_exploratory_variants_are_left_out_of_figures_of_sizes() -> None:
+    roles = {f"v{k}": "exploratory" for k in range(3, 22)}
+    figure = plots.accuracy_against_params(tables_of(study_of(22, **roles), seeds=1))
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["v0", "v1", "v2"]
+    assert "the 3 declared of 22 variants" in figure.get_suptitle()
+    all_there = plots.accuracy_against_params(tables_of(study_of(20, **roles), seeds=1))
+    assert len(all_there.legends[0].get_texts()) == 20

@@ -16,7 +16,8 @@ from builders import filled, plain
 
 from ablations.records import Store
 from ablations.report import main
-from ablations.reporting.figures import Tables, figures_of
+from ablations.reporting.axes import Tables
+from ablations.reporting.figures import figures_of
 from ablations.reporting.files import write_report
 from ablations.reporting.html import report_page, write_index
 from ablations.study import load_study

@@ -18,7 +18,8 @@ from ablations.records import RunRecord, Store
 from ablations.report import main
 from ablations.reporting.figures import FIGURES
 from ablations.reporting.files import load_covered_records, write_report
-from ablations.reporting.sections import _accuracy_notes
+from ablations.reporting.section_comparisons import _accuracy_notes
+from ablations.reporting.section_training import generalization_sections
 from ablations.reporting.terminal import print_summary
 from ablations.runs import Run
 from ablations.study import load_study
@@ -93,7 +94,7 @@ def test_controls_are_compared_but_not_corrected_for(written: Store) -> None:
 def test_a_report_opens_with_the_question_the_answer_and_its_certainty(written: Store) -> None:
     rows = pd.read_csv(written.folder / "summary.csv").set_index("variant")
     base, best = rows.loc["2x"], rows.loc["4x"]
-    title, answer, grounds, figure = text_of(written).split("\n\n")[:4]
+    title, answer, grounds, heading, caveats, figure = text_of(written).split("\n\n")[:6]
     assert title == f"# num_1x1: {NUM_1X1.question}"
     assert answer == (
         "**After 1,024 training images: NiN without 1x1 convolutions is less accurate than NiN with two; compared with `2x` "
@@ -107,6 +108,8 @@ def test_a_report_opens_with_the_question_the_answer_and_its_certainty(written: 
         f"4x is better by {best.difference:.2f} points ({best.difference_low:.2f} to {best.difference_high:.2f})"
         in grounds
     )
+    assert heading == "What could change this answer:"
+    assert "- **tuning each variant**: " in caveats
     assert figure == "![differences](figures/differences.png)"
 
 
@@ -142,6 +145,16 @@ def test_the_report_states_what_it_rests_on(written: Store) -> None:
         ),
     ):
         assert wanted in text, wanted
+
+
+def test_the_table_of_generalisation_has_shifted_images_only_where_they_were_measured(written: Store) -> None:
+    summary = pd.read_csv(written.folder / "summary.csv").set_index("variant")
+    row = summary.loc["4x"]
+    difference = f"{row.shifted_accuracy_difference:+.2f} ({row.shifted_accuracy_difference_low:+.2f} to "
+    assert difference in text_of(written).partition("## Generalisation")[2]
+    unmeasured = summary.reset_index().assign(shifted_accuracy_mean=float("nan"))
+    assert "shifted" in " ".join(generalization_sections(summary.reset_index(), []))
+    assert "shifted" not in " ".join(generalization_sections(unmeasured, []))
 
 
 @pytest.mark.usefixtures("undrawn")

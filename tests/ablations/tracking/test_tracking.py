@@ -140,7 +140,7 @@ def test_a_variants_colour_is_that_of_the_figures(done: Tracked) -> None:
     import pandas as pd
     from matplotlib.colors import to_hex
 
-    from ablations.reporting.figures import Tables
+    from ablations.reporting.axes import Tables
 
     tables = Tables(done.study, "smoke", *[pd.DataFrame()] * 3)
     for run in [*done.logged("variant"), *done.logged("seed")]:

@@ -1,0 +1,188 @@
+"""Caveats of a study's answer: what is not trained, not decided, not tuned, or not covered by its tests could still change it."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from ablations.analysis import stats
+from ablations.analysis.planning import MAX_PLANNED_SEEDS
+from ablations.analysis.summary import AddedSeeds, Summary, each_row, failures
+from ablations.reporting.formatting import few, listed, p_is, seeds_text
+from ablations.reporting.plain import ALPHA, CLAIMS, failure_tests
+from ablations.runs import length_name
+from ablations.study import MEMORY, Study
+
+TITLE = "What could change this answer"
+
+
+class Caveat(NamedTuple):
+    """Something that could change an answer, in a few words, and why."""
+
+    what: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.why})"
+
+
+def caveats(study: Study, protocol: str, summary: Summary) -> list[Caveat]:
+    """List what could still change the answer; what weighs most comes first."""
+    if study.answers in MEMORY:
+        return [Caveat("another device", "peak memory includes the workspace that this one's convolutions need")]
+    if not len(summary.variants):
+        return []
+    return [
+        *_length(protocol, summary),
+        *_missing(study, protocol, summary.variants),
+        *_seeds(study, summary),
+        *_images(summary.variants),
+        *_tuning(study, summary),
+        *([_added(summary.added)] if summary.added else []),
+    ]
+
+
+def caveats_text(found: Sequence[Caveat]) -> str:
+    """The caveats as a list in Markdown under a line that introduces it; empty for none."""
+    return "\n\n".join([f"{TITLE}:", "\n".join(f"- **{each.what}**: {each.why}" for each in found)]) if found else ""
+
+
+def in_short(found: Iterable[Caveat]) -> str:
+    """The caveats without their reasons, each once: "longer training; more seeds"."""
+    return "; ".join(dict.fromkeys(each.what for each in found))
+
+
+def _length(protocol: str, summary: Summary) -> Iterator[Caveat]:
+    if protocol == "quick":
+        yield Caveat(
+            "longer training",
+            "this is an early look; after so few images, most of a difference can be training speed",
+        )
+    change = summary.change
+    changed = change[(change["role"] == "confirmatory") & (change["p_holm"] <= ALPHA)] if len(change) else change
+    if len(changed):
+        ends = (length_name(changed[end].iloc[0]) for end in ("shortest", "longest"))
+        yield Caveat(
+            "longer training",
+            f"the difference of {few(changed['variant'])} to the baseline changed from {' to '.join(ends)} training images",
+        )
+
+
+def _missing(study: Study, protocol: str, table: pd.DataFrame) -> Iterator[Caveat]:
+    """Seeds, variants or controls that the study declares and has not trained yet."""
+    declared = study.declared_seeds(protocol)
+    compared = table.loc[table["role"].isin(["baseline", "confirmatory"]), "n"]
+    if len(compared) and compared.min() < declared:
+        some = " of some variants" if compared.min() < compared.max() else ""
+        yield Caveat("all declared seeds", f"{compared.min()} of {declared}{some} are trained")
+    untrained = [
+        name for name in study.variants if study.role(name) == "confirmatory" and name not in set(table["variant"])
+    ]
+    if untrained:
+        yield Caveat("all declared variants", f"{few(untrained)} {_is(untrained)} not trained yet")
+    roles = {study.role(name) for name in study.variants}
+    if "control" in roles and "control" not in set(table["role"]):
+        yield Caveat("controls of equal size or depth", "none is trained yet")
+
+
+def _seeds(study: Study, summary: Summary) -> Iterator[Caveat]:
+    """Comparisons that more seeds could decide, by the tests of what the study is about."""
+    table = summary.variants
+    confirmatory = table[table["role"] == "confirmatory"]
+    if study.answers == "failures":
+        unclear = [name for name, (_, p) in failure_tests(study, table).items() if not p <= ALPHA]
+        if unclear:
+            num = int(table["n"].min())
+            can_decide = stats.compare_rates(num, num, 0, num)[1] <= ALPHA
+            limit = "" if can_decide else f": with {num} runs against {num}, Fisher's exact test can decide nothing"
+            fail = "fails" if len(unclear) == 1 else "fail"
+            yield Caveat(
+                "more seeds",
+                f"whether {few(unclear)} {fail} more or less often than `{study.baseline}` is undecided{limit}",
+            )
+        return
+    effect = CLAIMS[study.name].effect if study.name in CLAIMS else ""
+    if effect and len(summary.factors):
+        is_unclear = (summary.factors["effect"] == effect) & ~(summary.factors["p"] <= ALPHA)
+        for row in each_row(summary.factors[is_unclear]):
+            yield Caveat(
+                "more seeds",
+                f"the interval of the interaction, {row.difference_low:+.2f} to {row.difference_high:+.2f} points, includes 0",
+            )
+    if study.pairs:
+        return
+    undecided = confirmatory[(confirmatory["verdict"] == stats.INCONCLUSIVE) & confirmatory["seeds_if_seen"].notna()]
+    if len(undecided):
+        names, needed = undecided["variant"], undecided["seeds_if_seen"]
+        yield Caveat(
+            "more seeds",
+            f"if differences are as seen, {_seeds_needed(needed)} seeds in all would decide {few(names)} with 80 % power",
+        )
+    unconfirmed = [
+        f"{row.variant} {row.verdict} ({p_is(getattr(row, column))})"
+        for verdicts, column in (
+            ([stats.BETTER, stats.WORSE], "p_welch"),
+            ([stats.EQUIVALENT], "p_welch_equivalent"),
+        )
+        for row in each_row(confirmatory[confirmatory["verdict"].isin(verdicts)])
+        if not getattr(row, column) < ALPHA
+    ]
+    if unconfirmed:
+        yield Caveat(
+            "more seeds",
+            "Welch's test, which neither pairs runs nor shares variances and so finds less with few seeds, does not confirm "
+            f"{listed(unconfirmed)}, corrected",
+        )
+
+
+def _images(table: pd.DataFrame) -> Iterator[Caveat]:
+    """Verdicts that hold for other seeds, but perhaps not on other test images."""
+    claimed = table[table["verdict"].isin([stats.BETTER, stats.WORSE]) & (table["role"] == "confirmatory")]
+    names = claimed["variant"][(claimed["difference_both_low"] < 0) & (claimed["difference_both_high"] > 0)]
+    if len(names):
+        yield Caveat(
+            "another test set", f"over seeds and test images together, the interval of {few(names)} includes 0"
+        )
+
+
+def _tuning(study: Study, summary: Summary) -> Iterator[Caveat]:
+    if study.pairs:
+        if len(summary.tuned) and summary.tuned["draw"].nunique() < len(summary.tuned):
+            yield Caveat(
+                "more trials of tuning",
+                "several variants have the same winning setting, so tuning has not yet found what suits each",
+            )
+    elif study.answers == "accuracy" and not study.searches and not len(summary.published):
+        failed = [row.variant for row in each_row(summary.variants) if failures(row)]
+        lost = f", and some runs of {few(failed)} did not learn" if failed else ""
+        yield Caveat(
+            "tuning each variant",
+            f"all share one learning rate, chosen for none of them: one that trains slowly may be behind for that alone{lost}",
+        )
+
+
+def _added(added: AddedSeeds) -> Caveat:
+    """Seeds that were added after a look at the results make p-values too small."""
+    seeds, were = ("seeds", "were") if len(added.seeds) > 1 else ("seed", "was")
+    when = f"added by hand after {added.after}" if added.after else "asked for by hand"
+    return Caveat(
+        "seeds declared in advance",
+        f"{seeds} {seeds_text(added.seeds)}, beyond the {added.declared} declared, {were} {when}; if results were known "
+        "when they were added, p-values are too small",
+    )
+
+
+def _seeds_needed(needed: "pd.Series[Any]") -> str:
+    """ "11 to 13", "11", or "more than 1,000" at one end or both."""
+    finite = needed[needed.map(math.isfinite)]
+    if not len(finite):
+        return f"more than {MAX_PLANNED_SEEDS:,}"
+    if len(finite) < len(needed):
+        return f"{finite.min():.0f} to more than {MAX_PLANNED_SEEDS:,}"
+    low, high = f"{finite.min():.0f}", f"{finite.max():.0f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _is(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"

@@ -1,0 +1,307 @@
+"""Sections of a report on its comparisons: accuracy and verdicts, each length of training, tuned settings, controls, factors."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from ablations.analysis import stats
+from ablations.analysis.planning import MAX_PLANNED_SEEDS
+from ablations.analysis.summary import Summary, each_row, verdict_text
+from ablations.reporting.formatting import (
+    accuracy_text,
+    difference_text,
+    ends_text,
+    figure_line,
+    interval_text,
+    known_text,
+    listed,
+    markdown_table,
+    number_text,
+    p_is,
+    p_text,
+)
+from ablations.runs import length_name
+from ablations.study import Study
+from nin.cli import counted
+
+EXPLORATORY = "Welch's test, 95 % intervals, exploratory: p is not corrected for the number of comparisons."
+BRACKETS = {  # after verdicts, in words of `verdict_text`
+    "(Holm)": "the interval excludes 0, but p, corrected for the number of comparisons, is above 0.05.",
+    "(looks)": "the interval excludes 0, but the tests at the declared numbers of seeds have not decided.",
+}
+
+
+def accuracy_sections(study: Study, table: pd.DataFrame, figures: Sequence[tuple[str, str]]) -> list[str]:
+    """Accuracies, differences and verdicts after the longest training; then what few readers need at first sight."""
+    return [
+        "## Accuracy on the test set",
+        _accuracy_table(table),
+        _accuracy_notes(study, table),
+        figure_line("accuracy_against_params", figures),
+        figure_line("accuracy_against_flops", figures),
+        "## Each comparison in detail",
+        _detail_table(table),
+        _detail_notes(table),
+    ]
+
+
+def _accuracy_table(table: pd.DataFrame) -> str:
+    rows = [
+        {
+            "variant": row.variant,
+            "n": row.n,
+            "parameters": f"{row.params:,}",
+            "test accuracy, %": accuracy_text(row),
+            "difference, points": "" if row.role == "baseline" else difference_text(row),
+            "p": p_text(row.p_holm) if row.role == "confirmatory" else _raw_p(row.p, row.role),
+            "verdict": "baseline" if row.role == "baseline" else verdict_text(row),
+        }
+        for row in each_row(table)
+    ]
+    return markdown_table(rows)
+
+
+def _accuracy_notes(study: Study, table: pd.DataFrame) -> str:
+    confirmatory, others = (
+        table[table["role"] == "confirmatory"],
+        table[~table["role"].isin(["baseline", "confirmatory"])],
+    )
+    margin = 100 * study.margin
+    method = (
+        ", and estimates each variance with the help of the other comparisons'. p is corrected for the number of comparisons by Holm's "
+        "method; the interval is not."
+        if len(confirmatory) > 1
+        else "."
+    )
+    lines = [
+        "Intervals are 95 %. A *difference* is a variant's mean test accuracy minus the baseline's. The test pairs runs of equal seed, "
+        f"which share their first weights and the order of images{method} *Equivalent*: two one-sided "
+        f"tests place the difference within {margin:g} points. *Inconclusive*: neither a difference nor equivalence is "
+        f"shown.{_bracket_note(table)}",
+    ]
+    undecided = confirmatory[confirmatory["verdict"] == stats.INCONCLUSIVE]
+    nearly = undecided[(undecided["difference_low"] > -margin) & (undecided["difference_high"] < margin)]
+    if len(nearly):
+        each = listed(f"{row.variant} ({p_is(row.p_equivalent)})" for row in each_row(nearly))
+        lines.append(f"Within the margin, but not shown to be equivalent once p is corrected: {each}.")
+    if len(others):
+        lines.append(
+            "Square brackets mark exploratory results, of variants that the study did not declare as its comparisons. They are "
+            "compared by Welch's test, their p is not corrected, and no claim rests on them."
+        )
+    if not table["mean_is_reliable"].all():
+        lines.append(
+            "*Unreliable*: some runs did not learn. Where a tenth of runs collapse, Student's interval of the mean covers 27, 41 and "
+            "65 % at 3, 5 and 10 runs, not 95 %. *Runs that failed to learn* gives the share that learned and their mean."
+        )
+    detectable = confirmatory["detectable"].dropna()
+    if len(detectable):
+        lines.append(
+            f"Minimum detectable difference at 80 % power, given the spread between seeds: {ends_text(detectable, 2)} points"
+            f"{', by variant' if detectable.nunique() > 1 else ''}. A smaller difference that was not found is undecided, not absent."
+        )
+    return "\n\n".join(lines)
+
+
+def _bracket_note(table: pd.DataFrame) -> str:
+    """Explain the verdicts whose interval excludes 0 but whose corrected p decides nothing, where there are any."""
+    verdicts = " ".join(verdict_text(row) for row in each_row(table))
+    return "".join(f" *{mark}*: {why}" for mark, why in BRACKETS.items() if mark in verdicts)
+
+
+def _detail_table(table: pd.DataFrame) -> str:
+    """Columns that few readers need at first sight; those that are empty in every row are left out."""
+    rows: list[dict[str, object]] = []
+    for row in each_row(table):
+        needs_seeds = (
+            row.role == "confirmatory" and row.verdict == stats.INCONCLUSIVE and not math.isnan(row.seeds_if_seen)
+        )
+        rows.append(
+            {
+                "variant": row.variant,
+                "role": row.role,
+                "GFLOP": f"{row.gflops:.4f}",
+                "memory, MB": known_text(row.peak_memory_mb, number_text),
+                "difference over test images too": ""
+                if math.isnan(row.difference_both_low)
+                else f"{row.difference_both_low:+.2f} to {row.difference_both_high:+.2f}",
+                "P(better)": known_text(row.prob_better, "{:.2f}".format),
+                "Welch's p": known_text(row.p_welch, p_text),
+                "Dunnett's p": known_text(row.p_dunnett, p_text),
+                "sign-flip p": known_text(row.p_sign_flip, p_text),
+                "seeds to decide": f"{_seeds_text(row.seeds_if_seen)}; {_seeds_text(row.seeds_if_margin)}"
+                if needs_seeds
+                else "",
+            }
+        )
+    filled = [name for name in rows[0] if any(row[name] for row in rows)]
+    return markdown_table([{name: row[name] for name in filled} for row in rows])
+
+
+def _detail_notes(table: pd.DataFrame) -> str:
+    """Explain the columns of `_detail_table` that are there."""
+    lines = ["GFLOP is the cost of one image's forward pass."]
+    if table["peak_memory_mb"].notna().any():
+        lines.append(
+            "Memory is the peak of two training steps: weights, gradients, the optimiser's state, activations."
+        )
+    both = table[table["difference_both_low"].notna()]
+    if len(both):
+        parts = both["error_images"] ** 2 / (both["error_seeds"] ** 2 + both["error_images"] ** 2)
+        lines.append(
+            "*Difference over test images too*: the interval for other seeds and other test images at once (crossed random effects, "
+            f"Owen 2007). Images add {_percent_text(parts)} % of its variance. Verdicts are about other seeds on these test images."
+        )
+    if table["prob_better"].notna().any():
+        lines.append(
+            "*P(better)*: the estimated probability that a run of the variant beats one of the baseline. The other p-values are "
+            "checks of the declared comparisons by other tests. Welch's and the sign-flip p are corrected by Holm's method. Dunnett's "
+            "is corrected by construction and assumes equal variances."
+        )
+    if table["seeds_if_seen"].notna().any():
+        lines.append(
+            "*Seeds to decide*: how many seeds in all would decide an inconclusive comparison with 80 % power, as a difference or as "
+            "equivalent, first if the true difference is the one seen, then if it is the margin of equivalence."
+        )
+    return " ".join(lines)
+
+
+def _percent_text(parts: pd.Series) -> str:
+    """ "12 to 40", or "12" if that is all."""
+    low, high = (f"{100 * part:.0f}" for part in (parts.min(), parts.max()))
+    return low if low == high else f"{low} to {high}"
+
+
+def _seeds_text(num: float) -> str:
+    return f"{num:.0f}" if math.isfinite(num) else f"more than {MAX_PLANNED_SEEDS:,}"
+
+
+def length_sections(study: Study, summary: Summary) -> list[str]:
+    """Sections on the length of training; none where there is one length."""
+    table = summary.by_length
+    if not len(table):
+        return []
+    changes = {row.variant: row for row in each_row(summary.change)}
+    same_n = table["n"].nunique() == 1
+    each = f", each of {counted(int(table['n'].iloc[0]), 'seed')}" if same_n else ""
+
+    def cell(row: Any) -> str:
+        if row.role == "baseline":
+            return interval_text(row.test_accuracy_mean, row.test_accuracy_low, row.test_accuracy_high, 100, " %")
+        size = "" if same_n else f", n = {row.n}"
+        return f"{difference_text(row)}{size}, {verdict_text(row)}"
+
+    rows = []
+    for name in dict.fromkeys(table["variant"]):
+        ours = {row.length: cell(row) for row in each_row(table[table["variant"] == name])}
+        row: dict[str, object] = {"variant": name}
+        row |= {f"after {length_name(length)}": ours.get(length, "") for length in sorted(set(table["length"]))}
+        if name in changes:
+            p = changes[name].p_holm if changes[name].role == "confirmatory" else changes[name].p
+            row["change from shortest to longest"] = f"{difference_text(changes[name])}, {p_is(p)}"
+        rows.append(row)
+    return [
+        "## With the length of training",
+        f"Does the difference to {study.baseline} depend on how long networks train? Each length, in training images, is a training "
+        "of its own with a complete schedule. The table has differences in points of test accuracy with 95 % intervals, and the "
+        f"baseline's accuracy{each}. Verdicts are corrected by Holm's method within each length; the study's answer is that of the "
+        "longest. "
+        "The last column is the difference after the longest minus that after the shortest, paired by seed, by the same test."
+        f"{_bracket_note(table)}",
+        markdown_table(rows),
+    ]
+
+
+def tuned_sections(study: Study, table: pd.DataFrame) -> list[str]:
+    """Fixed and tuned settings side by side (`Summary.tuned`); none where nothing was tuned."""
+    if not len(table):
+        return []
+
+    def against(row: Any, kind: str) -> str:
+        difference = getattr(row, f"difference_{kind}", math.nan)  # there is none if only the baseline was tuned
+        if row.variant == study.baseline or math.isnan(difference):
+            return "baseline"
+        low, high = getattr(row, f"difference_low_{kind}"), getattr(row, f"difference_high_{kind}")
+        return f"{difference:+.2f} ({low:+.2f} to {high:+.2f}), {getattr(row, f'verdict_{kind}')}"
+
+    rows = [
+        {
+            "variant": row.variant,
+            "fixed, %": f"{100 * row.accuracy_mean_fixed:.2f}",
+            "tuned, %": f"{100 * row.accuracy_mean_tuned:.2f}",
+            "tuned setting": row.setting or "its own",
+            "gain by tuning, points": "its own setting won"
+            if study.pairs[row.variant] == row.variant
+            else interval_text(row.difference_gain, row.difference_low_gain, row.difference_high_gain),
+            "fixed: minus the baseline": against(row, "fixed"),
+            "tuned: minus the tuned baseline": against(row, "tuned"),
+        }
+        for row in each_row(table)
+    ]
+    orders = [
+        list(table.sort_values(f"accuracy_mean_{kind}", ascending=False)["variant"]) for kind in ("fixed", "tuned")
+    ]
+    return [
+        "## Fixed and tuned settings side by side",
+        f"Order by accuracy, fixed: {' > '.join(orders[0])}; tuned: {' > '.join(orders[1])}.",
+        markdown_table(rows),
+        "Both columns of differences come from the same tests, each corrected by Holm's method over its own comparisons. Tuning chose "
+        "settings by validation accuracy, with other seeds, and with the same number of trials and training images for every variant. "
+        "All other tables and figures compare with the baseline at its fixed setting.",
+    ]
+
+
+def control_sections(table: pd.DataFrame) -> list[str]:
+    """Variants against networks of equal size (`Summary.controls`); none without controls."""
+    if not len(table):
+        return []
+    return [
+        "## At equal size",
+        "Is it the kind of network, or only its size? Each variant is compared with a network of the other kind, whose width "
+        "is chosen so that it has the variant's parameters or FLOPs within "
+        f"{max(1, math.ceil(100 * table['size_off'].max()))} %. {EXPLORATORY}",
+        _difference_table(table, "comparison"),
+    ]
+
+
+def contrast_sections(table: pd.DataFrame) -> list[str]:
+    """Other pairs of variants that the study compares (`Summary.contrasts`); none without any."""
+    if not len(table):
+        return []
+    return [
+        "## Other comparisons",
+        f"The study also compares these pairs of variants. {EXPLORATORY}",
+        _difference_table(table, "comparison"),
+    ]
+
+
+def factor_sections(study: Study, table: pd.DataFrame) -> list[str]:
+    """Main effects and interactions of two factors (`Summary.factors`); none for studies of one."""
+    if not len(table):
+        return []
+    return [
+        "## Main effects and interactions",
+        f"The study varies {' and '.join(study.factors)} together. A main effect is a factor's mean effect on "
+        "test accuracy; an interaction is how much one factor changes the effect of another. They are contrasts of cell "
+        "means over the whole table of levels or, where runs are missing, over each complete 2 x 2 table around the baseline "
+        f"(Welch-Satterthwaite). {EXPLORATORY}",
+        _difference_table(table, "effect"),
+    ]
+
+
+def _difference_table(table: pd.DataFrame, label: str) -> str:
+    rows = [
+        {
+            label: getattr(row, label),
+            "difference, points": difference_text(row),
+            "p": p_text(row.p),
+        }
+        for row in each_row(table)
+    ]
+    return markdown_table(rows)
+
+
+def _raw_p(p: float, role: str) -> str:
+    return "" if role == "baseline" else f"[{p_text(p)}]"

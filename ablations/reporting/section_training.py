@@ -1,0 +1,157 @@
+"""Sections of a report on training: how soon networks reach the target, which runs failed to learn, how well they generalise."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from ablations.analysis.summary import Summary, each_row
+from ablations.reporting.formatting import (
+    count_text,
+    ends_text,
+    figure_line,
+    interval_text,
+    markdown_table,
+    number_text,
+    p_text,
+)
+from nin.shift import SHIFT
+
+
+def convergence_sections(summary: Summary, target: float, figures: Sequence[tuple[str, str]]) -> list[str]:
+    """Training images until a validation accuracy of `target` (a fraction), and other measures of speed."""
+    table = summary.variants
+    shortest = (
+        " These are times within the longest training; a shorter schedule reaches it sooner." if summary.length else ""
+    )
+    return [
+        "## Convergence",
+        f"How many training images until a validation accuracy of {target:.0%}? The target was declared before the runs. *Hits* "
+        "counts the runs that reached it. The median is infinite where fewer than half did. The log-rank test compares the times "
+        "with the baseline's; with fewer than about 10 runs a group it finds differences too readily, so it is a hint and not a "
+        f"claim.{shortest}",
+        _convergence_table(table),
+        _convergence_detail_table(table, summary),
+        "The restricted mean counts a run that missed the target with all of its images. The mean height of the curve is the mean "
+        "validation accuracy over the training.",
+        figure_line("learning_curves", figures),
+        figure_line("examples_to_target", figures),
+        figure_line("reached_target", figures),
+    ]
+
+
+def _convergence_table(table: pd.DataFrame) -> str:
+    rows = [
+        {
+            "variant": row.variant,
+            "hits": f"{row.hits}/{row.n}",
+            "images to target, median": count_text(row.examples_to_target_median),
+            "p (log-rank, Holm)": p_text(row.p_logrank_holm),
+            "images to 99 % of own final": count_text(row.examples_to_99_percent_of_final_median),
+        }
+        for row in each_row(table)
+    ]
+    return markdown_table(rows)
+
+
+def _convergence_detail_table(table: pd.DataFrame, summary: Summary) -> str:
+    """Other measures of speed, and hits at targets around the declared one."""
+    wide = summary.target_sweep.pivot_table(
+        index="variant", columns="target", values="hits", aggfunc="first", sort=False
+    )
+    rows = [
+        {
+            "variant": row.variant,
+            "images, restricted mean": count_text(row.examples_to_target_restricted_mean),
+            "TFLOP to target, median": number_text(row.tflops_to_target_median),
+            "seconds to target, median": number_text(row.seconds_to_target_median),
+            "mean height of curve, %": f"{100 * row.area_under_curve_mean:.1f}",
+        }
+        | {f"hits at {float(str(target)):.0%}": hits for target, hits in wide.loc[row.variant].items()}
+        for row in each_row(table)
+    ]
+    return markdown_table(rows)
+
+
+def failure_sections(table: pd.DataFrame) -> list[str]:
+    """Runs that collapsed, diverged or lost classes."""
+    return ["## Runs that failed to learn", _failure_table(table)]
+
+
+def _failure_table(table: pd.DataFrame) -> str:
+    if not table["impaired"].any():
+        return (
+            f"All {table['n'].sum()} runs learned: none collapsed to chance, none diverged, and none stopped predicting a class. With "
+            f"{ends_text(table['n'], 0)} runs a variant, rare failures go unseen."
+        )
+    rows = []
+    baseline_failed = bool(table.loc[table["role"] == "baseline", "impaired"].any())
+    shown = table if baseline_failed else table[(table["impaired"] > 0) | (table["role"] == "baseline")]
+    others = table[~table["variant"].isin(shown["variant"])]
+    for row in each_row(shown):
+        rows.append(
+            {
+                "variant": row.variant,
+                "runs": row.n,
+                "collapsed": row.collapsed,
+                "diverged": row.diverged,
+                "learned, % (Wilson 95 %)": interval_text(
+                    row.share_trained, row.share_trained_low, row.share_trained_high, 100
+                ),
+                "test accuracy of those, %": ""
+                if row.mean_is_reliable
+                else interval_text(row.trained_accuracy_mean, row.trained_accuracy_low, row.trained_accuracy_high, 100),
+                "p against baseline": p_text(row.p_failed_to_learn),
+                "runs with dead classes": row.runs_with_dead_classes,
+                "dead classes, mean": f"{row.dead_classes_mean:.1f}",
+            }
+        )
+    return (
+        markdown_table(rows)
+        + (f"\n\nAll {others['n'].sum()} runs of the other {len(others)} variants learned." if len(others) else "")
+        + "\n\n*Collapsed*: validation accuracy never left chance. *Diverged*: a loss was not finite. A class is *dead* if the "
+        "network never predicts it on the test set. *Learned*: none of these. The means above include all runs. p is from Fisher's "
+        "exact test and not corrected."
+    )
+
+
+def generalization_sections(table: pd.DataFrame, figures: Sequence[tuple[str, str]]) -> list[str]:
+    """Train minus test accuracy, and accuracy on shifted test images where it was measured."""
+    is_shifted = bool(table["shifted_accuracy_mean"].notna().any())
+    rows = []
+    for row in each_row(table):
+        cells: dict[str, object] = {
+            "variant": row.variant,
+            "gap, points": interval_text(
+                row.generalization_gap_mean, row.generalization_gap_low, row.generalization_gap_high, 100
+            ),
+            "gap minus the baseline's": _points(row, "generalization_gap"),
+        }
+        if is_shifted:
+            mean, low, high = row.shifted_accuracy_mean, row.shifted_accuracy_low, row.shifted_accuracy_high
+            cells["shifted images, %"] = interval_text(mean, low, high, 100)
+            cells["shifted images, minus the baseline's"] = _points(row, "shifted_accuracy")
+        rows.append(cells)
+    shifted = (
+        f" Is a network invariant to translation? *Shifted images* gives the accuracy on test images that are each shifted by {SHIFT} "
+        "pixels in one of eight directions."
+        if is_shifted
+        else ""
+    )
+    return [
+        "## Generalisation",
+        "The *gap* is accuracy on training images minus that on test images, both in evaluation mode after the last step: it says how "
+        f"much a network overfits.{shifted} Means over seeds have 95 % intervals. Differences to the baseline, in points, are "
+        "exploratory (Welch's test).",
+        markdown_table(rows),
+        figure_line("generalization_gap", figures),
+    ]
+
+
+def _points(row: Any, measure: str) -> str:
+    """The difference to the baseline in a measure, in points."""
+    difference, low, high = (getattr(row, f"{measure}_difference{end}") for end in ("", "_low", "_high"))
+    if math.isnan(difference):
+        return ""
+    return f"{difference:+.2f}" + ("" if math.isnan(low) else f" ({low:+.2f} to {high:+.2f})")

@@ -1,0 +1,141 @@
+"""A report says what could still change its answer, and nothing that could not."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import record_of, smoke_runs
+
+from ablations.analysis.summary import summarise
+from ablations.records import RunRecord
+from ablations.reporting.caveats import Caveat, caveats, caveats_text, in_short
+from ablations.runs import Run
+from ablations.study import Study, Variant, load_study
+
+NUM_1X1 = load_study("num_1x1")
+OWN = ["0x", "1x", "3x", "4x"]
+
+
+def clear(run: Run) -> RunRecord:
+    """Every variant differs from the baseline by points, with a spread of a hundredth of one."""
+    noise = np.random.default_rng([run.seed, run.model.num_1x1]).normal(0, 1e-4)
+    return record_of(run, test_accuracy=0.7 + 0.03 * run.model.num_1x1 + float(noise))
+
+
+def found(
+    study: Study = NUM_1X1,
+    record: Callable[[Run], RunRecord] = clear,
+    protocol: str = "smoke",
+    seeds: int = 2,
+    variants: list[str] | None = None,
+) -> dict[str, str]:
+    """Caveats of made-up runs, reasons by what could change."""
+    records = [record(run) for run in study.expand(protocol, seeds, variants)]
+    listed = caveats(study, protocol, summarise(study, protocol, records))
+    return {what: "; ".join(each.why for each in listed if each.what == what) for what, _ in listed}
+
+
+def test_clear_results_of_all_declared_runs_leave_only_the_shared_learning_rate() -> None:
+    assert list(found()) == ["tuning each variant"]
+
+
+def test_quick_is_an_early_look() -> None:
+    assert "early look" in found(protocol="quick", seeds=3)["longer training"]
+    assert "longer training" not in found()
+
+
+def test_seeds_variants_and_controls_that_are_not_trained_are_named() -> None:
+    listed = found(seeds=1, variants=["0x", "1x"])
+    assert listed["all declared seeds"] == "1 of 2 are trained"
+    assert listed["all declared variants"] == "`3x` and `4x` are not trained yet"
+    assert listed["controls of equal size or depth"] == "none is trained yet"
+
+
+def test_seeds_that_only_some_variants_have_are_said_to_be_of_some() -> None:
+    records = [clear(run) for run in smoke_runs(seeds=2, variants=OWN) if (run.variant, run.seed) != ("4x", 1)]
+    listed = dict(caveats(NUM_1X1, "smoke", summarise(NUM_1X1, "smoke", records)))
+    assert listed["all declared seeds"] == "1 of 2 of some variants are trained"
+
+
+def test_an_undecided_comparison_says_how_many_seeds_would_decide_it() -> None:
+    def noisy(run: Run) -> RunRecord:
+        noise = np.random.default_rng([run.seed, run.model.num_1x1]).normal(0, 0.02)
+        return clear(run) if run.variant != "3x" else record_of(run, test_accuracy=0.76 + float(noise))
+
+    summary = summarise(NUM_1X1, "smoke", [noisy(run) for run in NUM_1X1.expand("smoke", 3)])
+    row = summary.variants.set_index("variant").loc["3x"]
+    assert row["verdict"] == "inconclusive"
+    needed = f"{row['seeds_if_seen']:.0f}" if np.isfinite(row["seeds_if_seen"]) else "more than 1,000"
+    assert f"{needed} seeds in all would decide `3x` with 80 % power" in found(record=noisy, seeds=3)["more seeds"]
+
+
+def test_a_verdict_that_welchs_test_does_not_confirm_is_named() -> None:
+    def paired(run: Run) -> RunRecord:
+        shift = 0.02 * run.seed  # the same for every variant: pairing removes it, Welch's test does not
+        return record_of(run, test_accuracy=clear(run).test_accuracy + shift)
+
+    why = found(record=paired, seeds=3, variants=["1x"])["more seeds"]
+    assert "does not confirm 1x worse (p = " in why
+
+
+def test_a_verdict_that_other_test_images_might_undo_is_named() -> None:
+    records = [clear(run) for run in smoke_runs(seeds=2, variants=OWN)]
+    summary = summarise(NUM_1X1, "smoke", records)
+    table = summary.variants.assign(difference_both_low=-1.0, difference_both_high=1.0)
+    listed = caveats(NUM_1X1, "smoke", replace(summary, variants=table))
+    assert "4 " not in in_short(listed)
+    assert (
+        Caveat(
+            "another test set",
+            "over seeds and test images together, the interval of `0x`, `1x`, `3x` and `4x` includes 0",
+        )
+        in listed
+    )
+
+
+def test_runs_that_did_not_learn_are_named_where_the_learning_rate_is() -> None:
+    def diverged(run: Run) -> RunRecord:
+        return replace(clear(run), status="diverged") if run.variant == "4x" else clear(run)
+
+    assert found(record=diverged)["tuning each variant"].endswith(", and some runs of `4x` did not learn")
+
+
+def test_too_few_runs_for_fishers_test_are_said_to_decide_nothing() -> None:
+    study = Study(
+        baseline="a",
+        variants={name: Variant(model={"dropout": p}) for name, p in (("a", 0.0), ("b", 0.5))},
+        answers="failures",
+        name="made-up",
+    )
+    assert found(study, seeds=3)["more seeds"] == (
+        "whether `b` fails more or less often than `a` is undecided: with 3 runs against 3, Fisher's exact test can decide nothing"
+    )
+    assert found(study, seeds=5)["more seeds"].endswith("is undecided")
+
+
+@pytest.mark.parametrize(
+    ("starts", "said"),
+    [
+        (("02", "02"), "seeds 2 and 3, beyond the 2 declared, were asked for by hand; if results were known"),
+        (
+            ("02", "05"),
+            "seeds 2 and 3, beyond the 2 declared, were added by hand after 2026-01-02; if results were known",
+        ),
+    ],
+)
+def test_seeds_beyond_those_declared_make_p_values_too_small(starts: tuple[str, str], said: str) -> None:
+    def started(run: Run) -> RunRecord:
+        return replace(clear(run), started_at=f"2026-01-{starts[run.seed > 1]}T10:00:00+00:00")
+
+    assert found(record=started, seeds=4)["seeds declared in advance"].startswith(said)
+    assert "seeds declared in advance" not in found(record=started, seeds=2)
+
+
+def test_a_list_says_why_and_a_line_only_what() -> None:
+    listed = [Caveat("more seeds", "three are few"), Caveat("more seeds", "Welch's test"), Caveat("tuning", "none was")]
+    assert caveats_text(listed).endswith(
+        ":\n\n- **more seeds**: three are few\n- **more seeds**: Welch's test\n- **tuning**: none was"
+    )
+    assert in_short(listed) == "more seeds; tuning"
+    assert caveats_text([]) == ""
