@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import linregress
 
 from ablations.analysis import lengths, published, sequential, stats, variance
+from ablations.analysis.factors import factor_effects
+from ablations.analysis.memory import memory_lines
 from ablations.analysis.stats import POINTS
+from ablations.analysis.tuned import beside_tuned
 from ablations.records import RunRecord
-from ablations.runs import Run, settings_text
 from ablations.study import MEMORY, Study
-from nin.data import shape
-from nin.memory import activation_bytes
 
 TRAINING_FLOPS = 3  # of a forward pass: the backward pass costs about two more
 SWEEP_OFFSETS = (-0.10, -0.05, 0.0, 0.02, 0.05)  # targets around the declared one; those of 100 % or more are left out
@@ -153,9 +152,9 @@ def summarise(study: Study, protocol: str, records: Sequence[RunRecord], looks: 
         target_sweep=_target_sweep(by_variant, target),
         controls=_controls(study, by_variant),
         contrasts=_contrasts(study, by_variant),
-        factors=_factors(study, by_variant),
-        memory=_memory_lines(by_variant, MEMORY[study.answers]) if study.answers in MEMORY else pd.DataFrame(),
-        tuned=_tuned(study, by_variant),
+        factors=factor_effects(study, by_variant),
+        memory=memory_lines(by_variant, MEMORY[study.answers]) if study.answers in MEMORY else pd.DataFrame(),
+        tuned=beside_tuned(study, by_variant),
         published=published.beside_published(study, protocol, by_variant),
         anchors=published.anchors(study),
         by_length=lengths.by_length(study, results),
@@ -384,152 +383,6 @@ def _contrasts(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.Da
     return pd.DataFrame([_minus(one, other, by_variant) for one, other in pairs])
 
 
-def _tuned(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
-    """Both kinds by the same tests, each against its own baseline and corrected over its own comparisons.
-
-    Variants whose winners are the same draw have the same number in `draw`; `setting` is what tuning has chosen.
-    """
-    pairs = {name: tuned for name, tuned in study.pairs.items() if name in by_variant and tuned in by_variant}
-    if study.baseline not in pairs:
-        return pd.DataFrame()
-    rows: dict[str, dict[str, object]] = {name: {"variant": name} for name in pairs}
-    for name, (draw, setting) in _draws(pairs, by_variant).items():
-        rows[name] |= {"n": len(by_variant[pairs[name]]), "draw": draw, "setting": setting}
-    others = [name for name in pairs if name != study.baseline]
-    for kind, names in (("fixed", {name: name for name in pairs}), ("tuned", pairs)):
-        samples = {name: {r.run.seed: r.test_accuracy for r in by_variant[names[name]]} for name in pairs}
-        comparisons = stats.compare(samples, study.baseline, others, study.margin)
-        for name, row in rows.items():
-            accuracy = stats.mean_interval(list(samples[name].values()))
-            row |= {f"{key}_{kind}": value for key, value in accuracy.as_accuracy("accuracy").items()}
-            comparison = comparisons.get(name)
-            if comparison is not None:
-                columns = {
-                    **comparison.difference.in_points(),
-                    "p_holm": comparison.p_holm,
-                    "p_equivalent": comparison.p_equivalent,
-                    "detectable": POINTS * comparison.detectable,
-                    "verdict": comparison.verdict,
-                }
-                row |= {f"{key}_{kind}": value for key, value in columns.items()}
-    for name, row in rows.items():
-        gain, _ = stats.welch(*([r.test_accuracy for r in by_variant[which]] for which in (pairs[name], name)))
-        row |= {f"{key}_gain": value for key, value in gain.in_points().items()}
-    return pd.DataFrame(list(rows.values()))
-
-
-def _draws(pairs: Mapping[str, str], by_variant: Mapping[str, list[RunRecord]]) -> dict[str, tuple[int, str]]:
-    """Number each variant's winner and list its settings; variants whose winners set the same share a number."""
-    fixed = {name: by_variant[name][0].run.settings for name in pairs}
-    tuned = {name: by_variant[other][0].run.settings for name, other in pairs.items()}
-    changed = [key for key in next(iter(fixed.values())) if any(fixed[name][key] != tuned[name][key] for name in pairs)]
-    settings = {name: tuple(tuned[name][key] for key in changed) for name in pairs}
-    numbers = {setting: number for number, setting in enumerate(dict.fromkeys(settings.values()), 1)}
-    return {
-        name: (
-            numbers[setting],
-            settings_text(dict(zip(changed, setting, strict=True))),
-        )
-        for name, setting in settings.items()
-    }
-
-
 def _minus(one: str, other: str, by_variant: Mapping[str, list[RunRecord]]) -> dict[str, object]:
     interval, p = stats.welch(*([r.test_accuracy for r in by_variant[name]] for name in (one, other)))
     return {"comparison": f"{one} minus {other}", **interval.in_points(), "p": p}
-
-
-def _factors(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
-    """Main effects and interactions of two factors against the baseline's levels, over the whole table of their levels.
-
-    Where the table has holes, over each 2 x 2 table around the baseline whose four cells were run. Variants that differ from
-    the baseline in something else too are tables of their own, one for each such difference.
-    """
-    if len(study.factors) != 2 or study.baseline not in by_variant:
-        return pd.DataFrame()
-    baseline = by_variant[study.baseline][0].run
-    base = _levels(study, baseline)
-    settings: dict[str, dict[tuple[str, str], list[float]]] = {}
-    for name, group in by_variant.items():
-        if study.role(name) != "control":
-            cells = settings.setdefault(_setting(study, group[0].run, baseline), {})
-            cells[_levels(study, group[0].run)] = [r.test_accuracy for r in group]
-    rows = []
-    for setting, cells in settings.items():
-        for table in _complete_tables(cells, base):
-            for (a, b), (interval, p) in stats.two_way(table, base).items():
-                others = list(dict.fromkeys(key[a is not None] for key in table))
-                effect = (
-                    f"interaction of {a} and {b}"
-                    if a is not None and b is not None
-                    else f"{a or b} instead of {base[0] if a is not None else base[1]}, over {' and '.join(others)}"
-                )
-                rows.append({"effect": effect + setting, **interval.in_points(), "p": p})
-    return pd.DataFrame(rows)
-
-
-def _complete_tables(
-    cells: Mapping[tuple[str, str], list[float]], base: tuple[str, str]
-) -> list[dict[tuple[str, str], list[float]]]:
-    levels_a, levels_b = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
-    if base not in cells or len(cells) == 1:
-        return []
-    if len(cells) == len(levels_a) * len(levels_b):
-        return [dict(cells)]
-    corners = [
-        ((a, b), (a, base[1]), (base[0], b), base) for a in levels_a for b in levels_b if a != base[0] and b != base[1]
-    ]
-    return [{key: cells[key] for key in four} for four in corners if all(key in cells for key in four)]
-
-
-def _levels(study: Study, run: Run) -> tuple[str, str]:
-    """The levels of the two factors, read off the resolved run: "model.head" -> "head nin"."""
-    one, other = (f"{factor.partition('.')[2]} {run.settings[factor]}" for factor in study.factors)
-    return one, other
-
-
-def _setting(study: Study, run: Run, baseline: Run) -> str:
-    """Differences from the baseline other than the factors, such as "; train_fraction 0.1"; empty where nothing is."""
-    ours, theirs = run.settings, baseline.settings
-    differences = [
-        f"{key.partition('.')[2]} {ours[key]}" for key in ours if key not in study.factors and ours[key] != theirs[key]
-    ]
-    return "".join(f"; {difference}" for difference in differences)
-
-
-def _memory_lines(by_variant: Mapping[str, list[RunRecord]], task: str) -> pd.DataFrame:
-    """Least squares of peak memory (MB) on the batch, for each network: a fixed part and a slope per image, in MB.
-
-    Beside them stands what counting alone says: weights in float32, for training also gradients and moments; and all activations
-    of one image, of which prediction keeps few at a time.
-    """
-    measure = {"training": "peak_memory_bytes", "prediction": "prediction_memory_bytes"}[task]
-    networks: dict[tuple[str, int], list[RunRecord]] = {}
-    for name, group in by_variant.items():
-        measured = [record for record in group if getattr(record, measure)]
-        if measured:
-            networks.setdefault((name.rpartition(" ")[0], measured[0].params), []).append(measured[0])
-    rows = []
-    for (network, params), records in networks.items():
-        run = records[0].run
-        batches = [record.run.train.batch_size for record in records]
-        if len(batches) < 2:
-            continue
-        fit = linregress(batches, [getattr(record, measure) / 1e6 for record in records])
-        copies = (
-            1 if task == "prediction" else 2 + (2 if run.train.optimizer == "adamw" else 1 if run.train.momentum else 0)
-        )
-        counted = activation_bytes(run.model, *shape(run.data), records[0].precision)
-        rows.append(
-            {
-                "network": network,
-                "params": params,
-                "batches": f"{min(batches)} to {max(batches)}",
-                "fixed_mb": fit.intercept,
-                "per_image_mb": fit.slope,
-                "r_squared": fit.rvalue**2,
-                "state_mb": copies * 4 * params / 1e6,
-                "activations_mb": counted / 1e6,
-            }
-        )
-    return pd.DataFrame(rows)

@@ -1,0 +1,48 @@
+"""Lines through peak memory against the batch, beside what counting weights and activations says."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+from scipy.stats import linregress
+
+from ablations.records import RunRecord
+from nin.data import shape
+from nin.memory import activation_bytes
+
+
+def memory_lines(by_variant: Mapping[str, list[RunRecord]], task: str) -> pd.DataFrame:
+    """Least squares of peak memory (MB) on the batch, for each network: a fixed part and a slope per image, in MB.
+
+    Beside them stands what counting alone says: weights in float32, for training also gradients and moments; and all activations
+    of one image, of which prediction keeps few at a time.
+    """
+    measure = {"training": "peak_memory_bytes", "prediction": "prediction_memory_bytes"}[task]
+    networks: dict[tuple[str, int], list[RunRecord]] = {}
+    for name, group in by_variant.items():
+        measured = [record for record in group if getattr(record, measure)]
+        if measured:
+            networks.setdefault((name.rpartition(" ")[0], measured[0].params), []).append(measured[0])
+    rows = []
+    for (network, params), records in networks.items():
+        run = records[0].run
+        batches = [record.run.train.batch_size for record in records]
+        if len(batches) < 2:
+            continue
+        fit = linregress(batches, [getattr(record, measure) / 1e6 for record in records])
+        copies = (
+            1 if task == "prediction" else 2 + (2 if run.train.optimizer == "adamw" else 1 if run.train.momentum else 0)
+        )
+        counted = activation_bytes(run.model, *shape(run.data), records[0].precision)
+        rows.append(
+            {
+                "network": network,
+                "params": params,
+                "batches": f"{min(batches)} to {max(batches)}",
+                "fixed_mb": fit.intercept,
+                "per_image_mb": fit.slope,
+                "r_squared": fit.rvalue**2,
+                "state_mb": copies * 4 * params / 1e6,
+                "activations_mb": counted / 1e6,
+            }
+        )
+    return pd.DataFrame(rows)
