@@ -140,7 +140,7 @@ def _accuracy_against(tables: Tables, column: str, size: str) -> Figure:
 
 
 def _left_out(tables: Tables) -> str:
-    """What a title says where only declared variants are shown."""
+    """The end of a title where only declared variants are shown."""
     shown, num = len(tables.of_sizes.variants), len(tables.variants)
     return f"; the {shown} declared of {num} variants" if shown < num else ""
 
