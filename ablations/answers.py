@@ -25,6 +25,7 @@ from nin.cli import counted
 COMMAND = "python -m ablations.publish --answers"
 HEADLINE = "num_1x1"  # the study of `make run`
 PREFERRED = ("full", "standard", "quick")  # protocols that answer first, where several are published; then all others
+FEWEST_SEEDS = 3  # of a protocol that answers before one with more
 NOT_RUN = "not run yet"
 
 
@@ -54,7 +55,7 @@ def published_reports(published: Path) -> Iterator[tuple[Study, str, Report]]:
 def answer_rows(reports: Sequence[tuple[Study, str, Report]]) -> list[Row]:
     """One row a study, from the preferred of its protocols: those of CLAIMS in its order, then all others."""
     by_name: dict[str, tuple[Study, str, Report]] = {}
-    for found in sorted(reports, key=lambda found: _preference(found[1])):
+    for found in sorted(reports, key=lambda found: (_is_thin(found[0], found[2]), _preference(found[1]))):
         by_name.setdefault(found[0].name, found)
     there = {*by_name, *study_names()}
     names = [name for name in CLAIMS if name in there] + sorted(there - CLAIMS.keys())
@@ -64,6 +65,15 @@ def answer_rows(reports: Sequence[tuple[Study, str, Report]]) -> list[Row]:
         else Row(CLAIMS.get(name, Claim()).question or load_study(name).question, f"*{NOT_RUN}*")
         for name in names
     ]
+
+
+def _is_thin(study: Study, report: Report) -> bool:
+    """Tell whether all that is compared with the baseline has too few seeds to answer before another protocol."""
+    table = report.summary.variants
+    compared = table[table["role"] == "confirmatory"] if len(table) else table
+    if study.answers in MEMORY or not len(compared):
+        return False
+    return bool(compared["n"].max() < FEWEST_SEEDS)
 
 
 def _preference(protocol: str) -> int:
@@ -164,15 +174,20 @@ def reference_answers(reports: Sequence[tuple[Study, str, Report]]) -> str:
 
 
 def _shared_runs(study: Study, protocol: str, reports: Sequence[tuple[Study, str, Report]]) -> str:
-    """Name the other studies that contain some of a study's runs: their answers are not independent of its own."""
-    runs = {
-        (other.name, name): {record.run_id for record in report.records}
+    """Name the other studies that contain some of a study's results: their answers are not independent of its own.
+
+    The same run on another kind of machine has another result, and counts as another.
+    """
+    if study.answers in MEMORY:
+        return ""
+    results = {
+        other.name: {(record.run_id, record.test_accuracy) for record in report.records}
         for other, name, report in reports
         if name == protocol
     }
-    ours = runs.pop((study.name, protocol))
-    shared = [f"{len(ours & theirs)} with {name}" for (name, _), theirs in runs.items() if ours & theirs]
-    return f"Of its {len(ours)} runs it shares {listed(shared)}." if shared else ""
+    ours = results.pop(study.name)
+    shared = [f"{len(ours & theirs)} with {name}" for name, theirs in results.items() if ours & theirs]
+    return f"Of its {len(ours)} results it shares {listed(shared)}." if shared else ""
 
 
 def protocol_table() -> str:

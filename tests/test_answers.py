@@ -1,6 +1,7 @@
 """The generated parts of README.md and results/reference/README.md: words from a table, numbers from published records."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,8 @@ def test_the_claims_numbers_are_those_of_the_reports() -> None:
     section = README.partition("## The textbook's claims so far")[2].partition("\n## ")[0].replace("\n ", "")
     numbers = re.findall(r"\d+\.\d+ to \+?\d+\.\d+|\d\d\.\d\d|\d{3},\d{3}|\d,\d{3},\d{3}", section)
     reports = "".join(
-        (ROOT / REFERENCE / name / "standard/report.md").read_text() for name in ("num_1x1", "num_1x1_head", "heads")
+        (ROOT / REFERENCE / name / "standard/report.md").read_text()
+        for name in ("num_1x1", "num_1x1_head", "heads", "dropout")
     )
     assert len(numbers) > 10
     assert [number for number in numbers if number not in reports] == []
@@ -82,10 +84,30 @@ def test_a_verdict_is_read_from_the_records_and_never_typed() -> None:
         effect=row.effect,
         n="30",
         length="40k",
-        caveats="longer training; tuning each variant; seeds declared in advance",
+        caveats="longer training; tuning each variant; fresh seeds",
         folder="precision/quick",
     )
     assert row.effect.endswith(" points")
+
+
+def test_a_protocol_with_too_few_seeds_does_not_answer_before_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = load_study("heads")
+    reports = [
+        (study, protocol, read_report(study, protocol, Store(ROOT / REFERENCE, "heads", protocol)))
+        for protocol in ("standard", "quick")
+    ]
+
+    def answering() -> str:
+        return next(row.folder for row in answer_rows(reports) if row.folder)
+
+    assert answering() == "heads/standard"
+    monkeypatch.setattr(answers, "FEWEST_SEEDS", 6)  # both have fewer now
+    assert answering() == "heads/standard"
+    few = reports[0][2].summary.variants.assign(n=2)
+    thin = replace(reports[0][2], summary=replace(reports[0][2].summary, variants=few))
+    monkeypatch.setattr(answers, "FEWEST_SEEDS", 3)
+    reports[0] = (study, "standard", thin)
+    assert answering() == "heads/quick"
 
 
 def test_studies_that_contain_the_same_runs_say_so() -> None:
@@ -93,12 +115,12 @@ def test_studies_that_contain_the_same_runs_say_so() -> None:
         (study, "standard", read_report(study, "standard", Store(ROOT / REFERENCE, study.name, "standard")))
         for study in map(load_study, ("num_1x1", "num_1x1_head"))
     ]
-    runs = [{record.run_id for record in report.records} for _, _, report in reports]
+    runs = [{(r.run_id, r.test_accuracy) for r in report.records} for _, _, report in reports]
     both = len(runs[0] & runs[1])
     assert both > 0
     text = reference_answers(reports)
-    assert f"Of its {len(runs[0])} runs it shares {both} with num_1x1_head." in text
-    assert f"Of its {len(runs[1])} runs it shares {both} with num_1x1." in text
+    assert f"Of its {len(runs[0])} results it shares {both} with num_1x1_head." in text
+    assert f"Of its {len(runs[1])} results it shares {both} with num_1x1." in text
     assert "shares" not in reference_answers(reports[:1])
 
 

@@ -55,6 +55,7 @@ class Summary:
     change       by how much each difference changes from the shortest to the longest length (`lengths.change`); empty for one
     length       training images after which all other tables hold, where there are several lengths; else 0
     memory       a line per network: peak memory of training against the batch; empty unless the study is about memory
+    elsewhere    declared variants of which some run was trained on another device than the baseline's of the same seed
     added        seeds beyond the declared number, if there are any
     """
 
@@ -70,6 +71,7 @@ class Summary:
     by_length: pd.DataFrame
     change: pd.DataFrame
     length: int = 0
+    elsewhere: tuple[str, ...] = ()
     added: AddedSeeds | None = None
 
     @property
@@ -160,7 +162,18 @@ def summarise(study: Study, protocol: str, records: Sequence[RunRecord], looks: 
         by_length=lengths.by_length(study, results),
         change=lengths.change(study, results),
         length=length,
+        elsewhere=_elsewhere(study, by_variant),
         added=_added_seeds(looks[-1] if looks else study.declared_seeds(protocol), results),
+    )
+
+
+def _elsewhere(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> tuple[str, ...]:
+    devices = {record.run.seed: record.environment.get("device") for record in by_variant.get(study.baseline, [])}
+    return tuple(
+        name
+        for name, group in by_variant.items()
+        if study.role(name) == "confirmatory"
+        and any(devices.get(r.run.seed, device) != device for r in group if (device := r.environment.get("device")))
     )
 
 

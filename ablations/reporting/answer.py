@@ -117,7 +117,7 @@ def _failure_sentence(study: Study, protocol: str, summary: Summary) -> str:
         parts.append(
             f"**{count} of {num}** ({100 * share.low:.0f} to {100 * share.high:.0f} %) with {listed(variants)}"
         )
-    counts = f"Under `{protocol}`, share of runs that collapsed, diverged or lost classes for good: {'; '.join(parts)}."
+    counts = f"Under `{protocol}`, share of runs that collapsed, diverged or never predict some class at the end: {'; '.join(parts)}."
     return " ".join([counts, *_failure_comparisons(study, summary.variants)])
 
 
@@ -148,7 +148,9 @@ def _accuracy_sentence(study: Study, protocol: str, summary: Summary) -> str:
     if not len(base):
         return f"Under `{protocol}` the baseline {study.baseline} has no results yet."
     if not len(others):
-        return f"Under `{protocol}` nothing is compared with {study.baseline} yet: train another variant with `--variants`."
+        declared = [name for name in study.variants if study.role(name) == "confirmatory"]
+        more = "train another variant with `--variants`" if declared else "the study declares no other variant"
+        return f"Under `{protocol}` nothing is compared with {study.baseline} yet: {more}."
     row = base.iloc[0]
     return f"{_baseline(f'baseline {study.baseline}', protocol, accuracy_text(row, ' %'), row.n)} {_verdicts(others, study.margin)}"
 
@@ -177,10 +179,12 @@ def _verdicts(others: pd.DataFrame, margin: float) -> str:
         sentences.append(f"{_are(futile)} not decided, and more seeds would hardly decide it")
     undecided = others[~others["verdict"].isin(["better", "worse", "equivalent", sequential.FUTILE])]
     names = list(undecided["variant"])
-    finds = undecided["detectable"].dropna()
-    if names and (undecided["n"] == 1).all():
-        sentences.append(f"One seed gives no verdict on {listed(names)}")
-    elif names:
+    finds = undecided["detectable"][undecided["detectable"] < 100]
+    single = list(undecided["variant"][undecided["n"] == 1])
+    names = [name for name in names if name not in single]
+    if single:
+        sentences.append(f"One seed gives no verdict on {listed(single)}")
+    if names:
         points = f"{ends_text(finds, 1)} points{', by variant' if len(finds) > 1 else ''}" if len(finds) else ""
         least = f" (minimum detectable difference at 80 % power: {points})" if points else ""
         sentences.append(f"{_are(names)} inconclusive{least}")

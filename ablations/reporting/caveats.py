@@ -13,8 +13,11 @@ from ablations.reporting.formatting import few, listed, p_is, seeds_text
 from ablations.reporting.plain import ALPHA, CLAIMS, failure_tests
 from ablations.runs import length_name
 from ablations.study import MEMORY, Study
+from nin.cli import counted
 
 TITLE = "What could change this answer"
+MIN_PLANNED = 3  # seeds: the spread of fewer says too little to plan by
+MAX_RATIO = 1.5  # parameters of a variant by the baseline's, up to which the two count as of one size
 
 
 class Caveat(NamedTuple):
@@ -30,15 +33,18 @@ class Caveat(NamedTuple):
 def caveats(study: Study, protocol: str, summary: Summary) -> list[Caveat]:
     """List what could still change the answer; what weighs most comes first."""
     if study.answers in MEMORY:
-        return [Caveat("another device", "peak memory includes the workspace that this one's convolutions need")]
+        why = "peak memory includes copies of weights and workspace, whose size they decide"
+        return [Caveat("another device, precision or range of batches", why)]
     if not len(summary.variants):
         return []
     return [
-        *_length(protocol, summary),
+        *_length(study, protocol, summary),
         *_missing(study, protocol, summary.variants),
         *_seeds(study, summary),
         *_images(summary.variants),
+        *_size(study, summary.variants),
         *_tuning(study, summary),
+        *_machines(summary),
         *([_added(summary.added)] if summary.added else []),
     ]
 
@@ -53,12 +59,14 @@ def in_short(found: Iterable[Caveat]) -> str:
     return "; ".join(dict.fromkeys(each.what for each in found))
 
 
-def _length(protocol: str, summary: Summary) -> Iterator[Caveat]:
+def _length(study: Study, protocol: str, summary: Summary) -> Iterator[Caveat]:
     if protocol == "quick":
-        yield Caveat(
-            "longer training",
-            "this is an early look; after so few images, most of a difference can be training speed",
+        early = (
+            "a run that is slow to start counts as failed"
+            if study.answers == "failures"
+            else "most of a difference, or the lack of one, can be training speed"
         )
+        yield Caveat("longer training", f"this is an early look; after so few images, {early}")
     change = summary.change
     changed = change[(change["role"] == "confirmatory") & (change["p_holm"] <= ALPHA)] if len(change) else change
     if len(changed):
@@ -75,15 +83,15 @@ def _missing(study: Study, protocol: str, table: pd.DataFrame) -> Iterator[Cavea
     compared = table.loc[table["role"].isin(["baseline", "confirmatory"]), "n"]
     if len(compared) and compared.min() < declared:
         some = " of some variants" if compared.min() < compared.max() else ""
-        yield Caveat("all declared seeds", f"{compared.min()} of {declared}{some} are trained")
+        yield Caveat("the missing seeds", f"{compared.min()} of {declared} declared{some} are trained")
     untrained = [
         name for name in study.variants if study.role(name) == "confirmatory" and name not in set(table["variant"])
     ]
     if untrained:
-        yield Caveat("all declared variants", f"{few(untrained)} {_is(untrained)} not trained yet")
+        yield Caveat("the missing variants", f"{few(untrained)} {_is(untrained)} not trained yet")
     roles = {study.role(name) for name in study.variants}
     if "control" in roles and "control" not in set(table["role"]):
-        yield Caveat("controls of equal size or depth", "none is trained yet")
+        yield Caveat("controls of equal size or depth", "none is trained yet, so size or depth may explain differences")
 
 
 def _seeds(study: Study, summary: Summary) -> Iterator[Caveat]:
@@ -94,8 +102,12 @@ def _seeds(study: Study, summary: Summary) -> Iterator[Caveat]:
         unclear = [name for name, (_, p) in failure_tests(study, table).items() if not p <= ALPHA]
         if unclear:
             num = int(table["n"].min())
-            can_decide = stats.compare_rates(num, num, 0, num)[1] <= ALPHA
-            limit = "" if can_decide else f": with {num} runs against {num}, Fisher's exact test can decide nothing"
+            least = stats.compare_rates(num, num, 0, num)[1] * len(confirmatory)
+            limit = (
+                f": with {counted(num, 'run')} against {num}, Fisher's exact test, corrected, can decide nothing"
+                if least > ALPHA
+                else ""
+            )
             fail = "fails" if len(unclear) == 1 else "fail"
             yield Caveat(
                 "more seeds",
@@ -108,16 +120,26 @@ def _seeds(study: Study, summary: Summary) -> Iterator[Caveat]:
         for row in each_row(summary.factors[is_unclear]):
             yield Caveat(
                 "more seeds",
-                f"the interval of the interaction, {row.difference_low:+.2f} to {row.difference_high:+.2f} points, includes 0",
+                f"the interval of the {effect}, {row.difference_low:+.2f} to {row.difference_high:+.2f} points, includes 0",
             )
+    if len(summary.published) and (summary.published["p_location"] > ALPHA).any():
+        yield Caveat("more seeds", "not to differ significantly is not to be the same")
     if study.pairs:
+        tuned = summary.tuned
+        unclear = (
+            list(tuned["variant"][tuned["verdict_tuned"] == stats.INCONCLUSIVE]) if "verdict_tuned" in tuned else []
+        )
+        if unclear:
+            yield Caveat("more seeds", f"{few(unclear)} {_is(unclear)} undecided as tuned")
         return
     undecided = confirmatory[(confirmatory["verdict"] == stats.INCONCLUSIVE) & confirmatory["seeds_if_seen"].notna()]
     if len(undecided):
-        names, needed = undecided["variant"], undecided["seeds_if_seen"]
+        names, needed = list(undecided["variant"]), undecided["seeds_if_seen"]
         yield Caveat(
             "more seeds",
-            f"if differences are as seen, {_seeds_needed(needed)} seeds in all would decide {few(names)} with 80 % power",
+            f"if differences are as seen, {_seeds_needed(needed)} seeds in all would decide {few(names)} with 80 % power"
+            if undecided["n"].min() >= MIN_PLANNED
+            else f"{few(names)} {_is(names)} undecided after {counted(int(undecided['n'].min()), 'seed')}",
         )
     unconfirmed = [
         f"{row.variant} {row.verdict} ({p_is(getattr(row, column))})"
@@ -153,13 +175,60 @@ def _tuning(study: Study, summary: Summary) -> Iterator[Caveat]:
                 "more trials of tuning",
                 "several variants have the same winning setting, so tuning has not yet found what suits each",
             )
-    elif study.answers == "accuracy" and not study.searches and not len(summary.published):
+    elif study.searches:
+        yield Caveat("tuning the baseline too", "only what was found is tuned")
+    elif (
+        study.answers == "accuracy" and not len(summary.published) and not _varies(study, "train.lr", "train.optimizer")
+    ):
+        if not (summary.variants["role"] == "confirmatory").any():
+            return
         failed = [row.variant for row in each_row(summary.variants) if failures(row)]
         lost = f", and some runs of {few(failed)} did not learn" if failed else ""
         yield Caveat(
             "tuning each variant",
-            f"all share one learning rate, chosen for none of them: one that trains slowly may be behind for that alone{lost}",
+            f"all share the protocol's learning rate, tuned for none of them: one that trains slowly may be behind for that{lost}",
         )
+
+
+def _size(study: Study, table: pd.DataFrame) -> Iterator[Caveat]:
+    """Variants that are better and much larger, where no control has their size and size is not the question itself."""
+    base = table[table["role"] == "baseline"]
+    if not len(base) or any(variant.match for variant in study.variants.values()) or _varies_one_number(study):
+        return
+    better = table[(table["role"] == "confirmatory") & (table["verdict"] == stats.BETTER)]
+    ratios = better["params"] / base["params"].iloc[0]
+    large = ratios[ratios > MAX_RATIO]
+    if len(large):
+        low, high = f"{large.min():.1f}", f"{large.max():.1f}"
+        times = low if low == high else f"{low} to {high}"
+        names = list(better["variant"][large.index])
+        yield Caveat(
+            "a comparison at equal size", f"{few(names)} {_has(names)} {times} times the baseline's parameters"
+        )
+
+
+def _machines(summary: Summary) -> Iterator[Caveat]:
+    if summary.elsewhere:
+        names = summary.elsewhere
+        yield Caveat(
+            "one kind of machine",
+            f"runs of {few(names)} ran on another kind than the baseline's of the same seed, which changes results by rounding",
+        )
+
+
+def _varies(study: Study, *settings: str) -> bool:
+    """Tell whether the study's own variants change one of these settings."""
+    return any(setting in variant.settings for variant in study.variants.values() for setting in settings)
+
+
+def _varies_one_number(study: Study) -> bool:
+    """Tell whether the declared variants differ in one setting, which is a number."""
+    declared = [
+        variant.settings for name, variant in study.variants.items() if study.role(name) in ("baseline", "confirmatory")
+    ]
+    settings = dict.fromkeys(key for each in declared for key in each)
+    varied = [key for key in settings if len({repr(each.get(key)) for each in declared}) > 1]
+    return len(varied) == 1 and all(isinstance(each.get(varied[0], 0), int | float) for each in declared)
 
 
 def _added(added: AddedSeeds) -> Caveat:
@@ -167,7 +236,7 @@ def _added(added: AddedSeeds) -> Caveat:
     seeds, were = ("seeds", "were") if len(added.seeds) > 1 else ("seed", "was")
     when = f"added by hand after {added.after}" if added.after else "asked for by hand"
     return Caveat(
-        "seeds declared in advance",
+        "fresh seeds",
         f"{seeds} {seeds_text(added.seeds)}, beyond the {added.declared} declared, {were} {when}; if results were known "
         "when they were added, p-values are too small",
     )
@@ -186,3 +255,7 @@ def _seeds_needed(needed: "pd.Series[Any]") -> str:
 
 def _is(names: Sequence[str]) -> str:
     return "is" if len(names) == 1 else "are"
+
+
+def _has(names: Sequence[str]) -> str:
+    return "has" if len(names) == 1 else "have"

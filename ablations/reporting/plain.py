@@ -13,6 +13,7 @@ from ablations.analysis import stats
 from ablations.analysis.summary import Summary, each_row, failures
 from ablations.reporting.formatting import difference_text, few, interval_text, listed, megabytes_text, p_is
 from ablations.study import MEMORY, Study
+from nin.cli import counted
 
 LINEAR = 0.99  # R squared from which a line is said to describe memory
 ALPHA = 0.05
@@ -179,9 +180,9 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
         return PlainAnswer(NOT_ANSWERED, "")
     named = others[others["variant"] == claim.variant]
     row = next(each_row(named if len(named) else others.sort_values("p_holm")))
-    subject = (claim.subject if len(named) else "") or f"`{row.variant}`"
-    relation = {**RELATIONS, **claim.relations}.get(row.verdict, UNDECIDED)
-    answer = relation.format(subject=subject, object=claim.object or f"`{study.baseline}`")
+    words = claim if len(named) else Claim()  # the claim's are about its own variant
+    relation = {**RELATIONS, **words.relations}.get(row.verdict, UNDECIDED)
+    answer = relation.format(subject=words.subject or f"`{row.variant}`", object=words.object or f"`{study.baseline}`")
     measured = next(each_row(table[table["variant"] == row.variant]))
     if failures(measured):
         answer += f", but {failures(measured)}: this measures training at this learning rate, not the best accuracy that it can reach"
@@ -218,6 +219,12 @@ def _of_failures(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
     table = summary.variants.assign(share=lambda table: table["impaired"] / table["n"])
     (most, least), num = (table["share"].max(), table["share"].min()), len(table)
     worst, best = (table[table["share"] == share] for share in (most, least))
+    if num == 1:
+        (row,) = each_row(table)
+        return PlainAnswer(
+            f"{row.impaired} of {counted(row.n, 'run')} failed; nothing is compared with `{row.variant}` yet",
+            _rate(row),
+        )
     if most == least:
         return PlainAnswer(f"all {num} settings fail equally often", _rate(next(each_row(worst))))
     fewest = "never" if least == 0 else "least often"
@@ -250,7 +257,9 @@ def _of_memory(summary: Summary) -> PlainAnswer:
     answer = ", but ".join(parts)
     last = lines[-1]
     line = f"{last.network}: {megabytes_text(last.fixed_mb)} + {megabytes_text(last.per_image_mb)} per image"
-    return PlainAnswer(answer, f"{line}, R squared {min(row.r_squared for row in lines):.4f} or more")
+    worst = min(lines, key=lambda row: row.r_squared)
+    lowest = f"; lowest: {worst.network}, {worst.r_squared:.4f}" if worst.network != last.network else ""
+    return PlainAnswer(answer, f"{line}, R squared {last.r_squared:.4f}{lowest}")
 
 
 def failure_tests(study: Study, table: pd.DataFrame) -> dict[str, tuple[float, float]]:

@@ -70,8 +70,7 @@ def _accuracy_notes(study: Study, table: pd.DataFrame) -> str:
     )
     margin = 100 * study.margin
     method = (
-        ", and estimates each variance with the help of the other comparisons'. p is corrected for the number of comparisons by Holm's "
-        "method; the interval is not."
+        f"{_shared_variances(confirmatory)}. p is corrected for the number of comparisons by Holm's method; the interval is not."
         if len(confirmatory) > 1
         else "."
     )
@@ -111,6 +110,14 @@ def _bracket_note(table: pd.DataFrame) -> str:
     return "".join(f" *{mark}*: {why}" for mark, why in BRACKETS.items() if mark in verdicts)
 
 
+def _shared_variances(confirmatory: pd.DataFrame) -> str:
+    moderated = confirmatory["test"] == "moderated"
+    if not moderated.any():
+        return ""
+    alone = "" if moderated.all() else f" (but for {listed(confirmatory['variant'][~moderated])})"
+    return f", and estimates each variance with the help of the other comparisons'{alone}"
+
+
 def _detail_table(table: pd.DataFrame) -> str:
     """Columns that few readers need at first sight; those that are empty in every row are left out."""
     rows: list[dict[str, object]] = []
@@ -129,6 +136,7 @@ def _detail_table(table: pd.DataFrame) -> str:
                 else f"{row.difference_both_low:+.2f} to {row.difference_both_high:+.2f}",
                 "P(better)": known_text(row.prob_better, "{:.2f}".format),
                 "Welch's p": known_text(row.p_welch, p_text),
+                "Welch's p, equivalence": known_text(row.p_welch_equivalent, p_text),
                 "Dunnett's p": known_text(row.p_dunnett, p_text),
                 "sign-flip p": known_text(row.p_sign_flip, p_text),
                 "seeds to decide": f"{_seeds_text(row.seeds_if_seen)}; {_seeds_text(row.seeds_if_margin)}"

@@ -47,15 +47,15 @@ def test_quick_is_an_early_look() -> None:
 
 def test_seeds_variants_and_controls_that_are_not_trained_are_named() -> None:
     listed = found(seeds=1, variants=["0x", "1x"])
-    assert listed["all declared seeds"] == "1 of 2 are trained"
-    assert listed["all declared variants"] == "`3x` and `4x` are not trained yet"
-    assert listed["controls of equal size or depth"] == "none is trained yet"
+    assert listed["the missing seeds"] == "1 of 2 declared are trained"
+    assert listed["the missing variants"] == "`3x` and `4x` are not trained yet"
+    assert listed["controls of equal size or depth"].startswith("none is trained yet")
 
 
 def test_seeds_that_only_some_variants_have_are_said_to_be_of_some() -> None:
     records = [clear(run) for run in smoke_runs(seeds=2, variants=OWN) if (run.variant, run.seed) != ("4x", 1)]
     listed = dict(caveats(NUM_1X1, "smoke", summarise(NUM_1X1, "smoke", records)))
-    assert listed["all declared seeds"] == "1 of 2 of some variants are trained"
+    assert listed["the missing seeds"] == "1 of 2 declared of some variants are trained"
 
 
 def test_an_undecided_comparison_says_how_many_seeds_would_decide_it() -> None:
@@ -109,9 +109,58 @@ def test_too_few_runs_for_fishers_test_are_said_to_decide_nothing() -> None:
         name="made-up",
     )
     assert found(study, seeds=3)["more seeds"] == (
-        "whether `b` fails more or less often than `a` is undecided: with 3 runs against 3, Fisher's exact test can decide nothing"
+        "whether `b` fails more or less often than `a` is undecided: with 3 runs against 3, Fisher's exact test, corrected, can "
+        "decide nothing"
     )
     assert found(study, seeds=5)["more seeds"].endswith("is undecided")
+    three = replace(study, variants={**study.variants, "c": Variant(model={"dropout": 0.9})})
+    assert found(three, seeds=4)["more seeds"].endswith("can decide nothing")  # 2 x 0.029, by Holm
+
+
+def made_up(**variants: Variant) -> Study:
+    return Study(baseline="a", variants={"a": Variant(), **variants}, name="made-up")
+
+
+def better(run: Run, params: int = 1000) -> RunRecord:
+    noise = np.random.default_rng([run.seed, ord(run.variant)]).normal(0, 1e-4)
+    better = run.variant != "a"
+    return record_of(run, test_accuracy=0.7 + 0.1 * better + float(noise), params_trunk=params if better else 1000)
+
+
+def test_a_larger_network_that_is_better_asks_for_a_comparison_at_equal_size() -> None:
+    study = made_up(b=Variant(model={"activation": "maxout2"}))
+    size = found(study, lambda run: better(run, 3200))["a comparison at equal size"]
+    assert size == "`b` has 3.0 times the baseline's parameters"
+    assert "a comparison at equal size" not in found(study, better)
+    of_widths = made_up(b=Variant(model={"width": 0.5}))  # where size is the question
+    assert "a comparison at equal size" not in found(of_widths, lambda run: better(run, 3200))
+
+
+def test_a_study_that_varies_the_learning_rate_shares_none() -> None:
+    assert "tuning each variant" in found(made_up(b=Variant(model={"dropout": 0.1})), better)
+    assert "tuning each variant" not in found(made_up(b=Variant(train={"lr": 0.1})), better)
+
+
+def test_a_search_has_tuned_only_what_it_found() -> None:
+    assert "tuning the baseline too" in found(
+        replace(made_up(b=Variant(model={"dropout": 0.1})), searches=True), better
+    )
+
+
+def test_pairs_of_runs_from_two_kinds_of_machine_are_named() -> None:
+    def elsewhere(run: Run) -> RunRecord:
+        return replace(clear(run), environment={"device": f"cpu ({'a' if run.variant == '3x' else 'b'})"})
+
+    assert found(record=elsewhere)["one kind of machine"].startswith("runs of `3x` ran on another kind")
+    assert "one kind of machine" not in found()
+
+
+def test_too_few_seeds_to_plan_by_give_no_number() -> None:
+    def noisy(run: Run) -> RunRecord:
+        noise = np.random.default_rng([run.seed, run.model.num_1x1]).normal(0, 0.02)
+        return record_of(run, test_accuracy=0.8 + float(noise))
+
+    assert found(record=noisy, seeds=2)["more seeds"] == "`0x`, `1x`, `3x` and `4x` are undecided after 2 seeds"
 
 
 @pytest.mark.parametrize(
@@ -128,8 +177,8 @@ def test_seeds_beyond_those_declared_make_p_values_too_small(starts: tuple[str, 
     def started(run: Run) -> RunRecord:
         return replace(clear(run), started_at=f"2026-01-{starts[run.seed > 1]}T10:00:00+00:00")
 
-    assert found(record=started, seeds=4)["seeds declared in advance"].startswith(said)
-    assert "seeds declared in advance" not in found(record=started, seeds=2)
+    assert found(record=started, seeds=4)["fresh seeds"].startswith(said)
+    assert "fresh seeds" not in found(record=started, seeds=2)
 
 
 def test_a_list_says_why_and_a_line_only_what() -> None:
