@@ -132,6 +132,11 @@ class Study:
         for protocol in self.protocols:
             choose(PROTOCOLS, protocol, "protocol")
 
+    @property
+    def confirmatory(self) -> list[str]:
+        """The variants that the study declares to compare with the baseline."""
+        return [name for name in self.variants if self.role(name) == "confirmatory"]
+
     def role(self, variant: str) -> str:
         """One of ROLES."""
         return "baseline" if variant == self.baseline else self.variants[variant].role

@@ -168,6 +168,7 @@ def summarise(study: Study, protocol: str, records: Sequence[RunRecord], looks: 
 
 
 def _elsewhere(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> tuple[str, ...]:
+    """Name the declared variants of which some run had another device than the baseline's of the same seed, as far as known."""
     devices = {record.run.seed: record.environment.get("device") for record in by_variant.get(study.baseline, [])}
     return tuple(
         name

@@ -8,6 +8,7 @@ from ablations.analysis import sequential, stats
 from ablations.analysis.summary import Summary, each_row, failures
 from ablations.reporting.formatting import (
     accuracy_text,
+    agreeing,
     draws_text,
     ends_text,
     interval_text,
@@ -148,8 +149,9 @@ def _accuracy_sentence(study: Study, protocol: str, summary: Summary) -> str:
     if not len(base):
         return f"Under `{protocol}` the baseline {study.baseline} has no results yet."
     if not len(others):
-        declared = [name for name in study.variants if study.role(name) == "confirmatory"]
-        more = "train another variant with `--variants`" if declared else "the study declares no other variant"
+        more = (
+            "train another variant with `--variants`" if study.confirmatory else "the study declares no other variant"
+        )
         return f"Under `{protocol}` nothing is compared with {study.baseline} yet: {more}."
     row = base.iloc[0]
     return f"{_baseline(f'baseline {study.baseline}', protocol, accuracy_text(row, ' %'), row.n)} {_verdicts(others, study.margin)}"
@@ -176,7 +178,9 @@ def _verdicts(others: pd.DataFrame, margin: float) -> str:
             sentences.append("; ".join(parts))
     futile = list(others[others["verdict"] == sequential.FUTILE]["variant"])
     if futile:
-        sentences.append(f"{_are(futile)} not decided, and more seeds would hardly decide it")
+        sentences.append(
+            f"{listed(futile)} {agreeing(futile, 'is', 'are')} not decided, and more seeds would hardly decide it"
+        )
     undecided = others[~others["verdict"].isin(["better", "worse", "equivalent", sequential.FUTILE])]
     names = list(undecided["variant"])
     finds = undecided["detectable"][undecided["detectable"] < 100]
@@ -187,9 +191,5 @@ def _verdicts(others: pd.DataFrame, margin: float) -> str:
     if names:
         points = f"{ends_text(finds, 1)} points{', by variant' if len(finds) > 1 else ''}" if len(finds) else ""
         least = f" (minimum detectable difference at 80 % power: {points})" if points else ""
-        sentences.append(f"{_are(names)} inconclusive{least}")
+        sentences.append(f"{listed(names)} {agreeing(names, 'is', 'are')} inconclusive{least}")
     return ". ".join(sentences) + "."
-
-
-def _are(names: Sequence[str]) -> str:
-    return f"{listed(names)} {'is' if len(names) == 1 else 'are'}"

@@ -1,15 +1,13 @@
 """Caveats of a study's answer: what is not trained, not decided, not tuned, or not covered by its tests could still change it."""
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
 from ablations.analysis import stats
-from ablations.analysis.planning import MAX_PLANNED_SEEDS
 from ablations.analysis.summary import AddedSeeds, Summary, each_row, failures
-from ablations.reporting.formatting import few, listed, p_is, seeds_text
+from ablations.reporting.formatting import agreeing, few, listed, p_is, range_text, seeds_needed_text, seeds_text
 from ablations.reporting.plain import ALPHA, CLAIMS, failure_tests
 from ablations.runs import length_name
 from ablations.study import MEMORY, Study
@@ -84,11 +82,9 @@ def _missing(study: Study, protocol: str, table: pd.DataFrame) -> Iterator[Cavea
     if len(compared) and compared.min() < declared:
         some = " of some variants" if compared.min() < compared.max() else ""
         yield Caveat("the missing seeds", f"{compared.min()} of {declared} declared{some} are trained")
-    untrained = [
-        name for name in study.variants if study.role(name) == "confirmatory" and name not in set(table["variant"])
-    ]
+    untrained = [name for name in study.confirmatory if name not in set(table["variant"])]
     if untrained:
-        yield Caveat("the missing variants", f"{few(untrained)} {_is(untrained)} not trained yet")
+        yield Caveat("the missing variants", f"{few(untrained)} {agreeing(untrained, 'is', 'are')} not trained yet")
     roles = {study.role(name) for name in study.variants}
     if "control" in roles and "control" not in set(table["role"]):
         yield Caveat("controls of equal size or depth", "none is trained yet, so size or depth may explain differences")
@@ -96,65 +92,79 @@ def _missing(study: Study, protocol: str, table: pd.DataFrame) -> Iterator[Cavea
 
 def _seeds(study: Study, summary: Summary) -> Iterator[Caveat]:
     """Comparisons that more seeds could decide, by the tests of what the study is about."""
-    table = summary.variants
-    confirmatory = table[table["role"] == "confirmatory"]
     if study.answers == "failures":
-        unclear = [name for name, (_, p) in failure_tests(study, table).items() if not p <= ALPHA]
-        if unclear:
-            num = int(table["n"].min())
-            least = stats.compare_rates(num, num, 0, num)[1] * len(confirmatory)
-            limit = (
-                f": with {counted(num, 'run')} against {num}, Fisher's exact test, corrected, can decide nothing"
-                if least > ALPHA
-                else ""
-            )
-            fail = "fails" if len(unclear) == 1 else "fail"
-            yield Caveat(
-                "more seeds",
-                f"whether {few(unclear)} {fail} more or less often than `{study.baseline}` is undecided{limit}",
-            )
+        yield from _undecided_rates(study, summary.variants)
         return
-    effect = CLAIMS[study.name].effect if study.name in CLAIMS else ""
-    if effect and len(summary.factors):
-        is_unclear = (summary.factors["effect"] == effect) & ~(summary.factors["p"] <= ALPHA)
-        for row in each_row(summary.factors[is_unclear]):
-            yield Caveat(
-                "more seeds",
-                f"the interval of the {effect}, {row.difference_low:+.2f} to {row.difference_high:+.2f} points, includes 0",
-            )
+    yield from _undecided_effect(study, summary.factors)
     if len(summary.published) and (summary.published["p_location"] > ALPHA).any():
         yield Caveat("more seeds", "not to differ significantly is not to be the same")
     if study.pairs:
-        tuned = summary.tuned
-        unclear = (
-            list(tuned["variant"][tuned["verdict_tuned"] == stats.INCONCLUSIVE]) if "verdict_tuned" in tuned else []
-        )
-        if unclear:
-            yield Caveat("more seeds", f"{few(unclear)} {_is(unclear)} undecided as tuned")
+        yield from _undecided_as_tuned(summary.tuned)
         return
-    undecided = confirmatory[(confirmatory["verdict"] == stats.INCONCLUSIVE) & confirmatory["seeds_if_seen"].notna()]
-    if len(undecided):
-        names, needed = list(undecided["variant"]), undecided["seeds_if_seen"]
-        yield Caveat(
-            "more seeds",
-            f"if differences are as seen, {_seeds_needed(needed)} seeds in all would decide {few(names)} with 80 % power"
-            if undecided["n"].min() >= MIN_PLANNED
-            else f"{few(names)} {_is(names)} undecided after {counted(int(undecided['n'].min()), 'seed')}",
-        )
-    unconfirmed = [
-        f"{row.variant} {row.verdict} ({p_is(getattr(row, column))})"
-        for verdicts, column in (
-            ([stats.BETTER, stats.WORSE], "p_welch"),
-            ([stats.EQUIVALENT], "p_welch_equivalent"),
-        )
-        for row in each_row(confirmatory[confirmatory["verdict"].isin(verdicts)])
-        if not getattr(row, column) < ALPHA
+    confirmatory = summary.variants[summary.variants["role"] == "confirmatory"]
+    yield from _undecided(confirmatory)
+    yield from _unconfirmed(confirmatory)
+
+
+def _undecided_rates(study: Study, table: pd.DataFrame) -> Iterator[Caveat]:
+    tests = failure_tests(study, table)
+    unclear = [name for name, (_, p) in tests.items() if not p <= ALPHA]
+    if not unclear:
+        return
+    num = int(table["n"].min())
+    least = stats.compare_rates(num, num, 0, num)[1] * len(tests)
+    limit = f": with {counted(num, 'run')} against {num}, Fisher's exact test, corrected, can decide nothing"
+    fail = agreeing(unclear, "fails", "fail")
+    yield Caveat(
+        "more seeds",
+        f"whether {few(unclear)} {fail} more or less often than `{study.baseline}` is undecided{limit if least > ALPHA else ''}",
+    )
+
+
+def _undecided_effect(study: Study, factors: pd.DataFrame) -> Iterator[Caveat]:
+    """The effect that answers a study of two factors."""
+    effect = CLAIMS[study.name].effect if study.name in CLAIMS else ""
+    if effect and len(factors):
+        for row in each_row(factors[(factors["effect"] == effect) & ~(factors["p"] <= ALPHA)]):
+            ends = f"{row.difference_low:+.2f} to {row.difference_high:+.2f}"
+            yield Caveat("more seeds", f"the interval of the {effect}, {ends} points, includes 0")
+
+
+def _undecided_as_tuned(tuned: pd.DataFrame) -> Iterator[Caveat]:
+    if "verdict_tuned" in tuned:
+        unclear = list(tuned["variant"][tuned["verdict_tuned"] == stats.INCONCLUSIVE])
+        if unclear:
+            yield Caveat("more seeds", f"{few(unclear)} {agreeing(unclear, 'is', 'are')} undecided as tuned")
+
+
+def _undecided(confirmatory: pd.DataFrame) -> Iterator[Caveat]:
+    table = confirmatory[(confirmatory["verdict"] == stats.INCONCLUSIVE) & confirmatory["seeds_if_seen"].notna()]
+    if not len(table):
+        return
+    names, fewest = list(table["variant"]), int(table["n"].min())
+    needed = range_text(table["seeds_if_seen"], seeds_needed_text)
+    yield Caveat(
+        "more seeds",
+        f"if differences are as seen, {needed} seeds in all would decide {few(names)} with 80 % power"
+        if fewest >= MIN_PLANNED
+        else f"{few(names)} {agreeing(names, 'is', 'are')} undecided after {counted(fewest, 'seed')}",
+    )
+
+
+def _unconfirmed(confirmatory: pd.DataFrame) -> Iterator[Caveat]:
+    """Verdicts that rest on the pairing and the shared variances of the primary test."""
+    columns = {stats.BETTER: "p_welch", stats.WORSE: "p_welch", stats.EQUIVALENT: "p_welch_equivalent"}
+    each = [
+        f"{row.variant} {row.verdict} ({p_is(p)})"
+        for column in dict.fromkeys(columns.values())
+        for row in each_row(confirmatory)
+        if columns.get(row.verdict) == column and not (p := getattr(row, column)) < ALPHA
     ]
-    if unconfirmed:
+    if each:
         yield Caveat(
             "more seeds",
             "Welch's test, which neither pairs runs nor shares variances and so finds less with few seeds, does not confirm "
-            f"{listed(unconfirmed)}, corrected",
+            f"{listed(each)}, corrected",
         )
 
 
@@ -199,20 +209,20 @@ def _size(study: Study, table: pd.DataFrame) -> Iterator[Caveat]:
     ratios = better["params"] / base["params"].iloc[0]
     large = ratios[ratios > MAX_RATIO]
     if len(large):
-        low, high = f"{large.min():.1f}", f"{large.max():.1f}"
-        times = low if low == high else f"{low} to {high}"
+        times = range_text(large, "{:.1f}".format)
         names = list(better["variant"][large.index])
         yield Caveat(
-            "a comparison at equal size", f"{few(names)} {_has(names)} {times} times the baseline's parameters"
+            "a comparison at equal size",
+            f"{few(names)} {agreeing(names, 'has', 'have')} {times} times the baseline's parameters",
         )
 
 
 def _machines(summary: Summary) -> Iterator[Caveat]:
     if summary.elsewhere:
-        names = summary.elsewhere
+        names = few(summary.elsewhere)
         yield Caveat(
             "one kind of machine",
-            f"runs of {few(names)} ran on another kind than the baseline's of the same seed, which changes results by rounding",
+            f"runs of {names} ran on another kind than the baseline's of the same seed, which changes results by rounding",
         )
 
 
@@ -223,9 +233,7 @@ def _varies(study: Study, *settings: str) -> bool:
 
 def _varies_one_number(study: Study) -> bool:
     """Tell whether the declared variants differ in one setting, which is a number."""
-    declared = [
-        variant.settings for name, variant in study.variants.items() if study.role(name) in ("baseline", "confirmatory")
-    ]
+    declared = [study.variants[name].settings for name in (study.baseline, *study.confirmatory)]
     settings = dict.fromkeys(key for each in declared for key in each)
     varied = [key for key in settings if len({repr(each.get(key)) for each in declared}) > 1]
     return len(varied) == 1 and all(isinstance(each.get(varied[0], 0), int | float) for each in declared)
@@ -240,22 +248,3 @@ def _added(added: AddedSeeds) -> Caveat:
         f"{seeds} {seeds_text(added.seeds)}, beyond the {added.declared} declared, {were} {when}; if results were known "
         "when they were added, p-values are too small",
     )
-
-
-def _seeds_needed(needed: "pd.Series[Any]") -> str:
-    """ "11 to 13", "11", or "more than 1,000" at one end or both."""
-    finite = needed[needed.map(math.isfinite)]
-    if not len(finite):
-        return f"more than {MAX_PLANNED_SEEDS:,}"
-    if len(finite) < len(needed):
-        return f"{finite.min():.0f} to more than {MAX_PLANNED_SEEDS:,}"
-    low, high = f"{finite.min():.0f}", f"{finite.max():.0f}"
-    return low if low == high else f"{low} to {high}"
-
-
-def _is(names: Sequence[str]) -> str:
-    return "is" if len(names) == 1 else "are"
-
-
-def _has(names: Sequence[str]) -> str:
-    return "has" if len(names) == 1 else "have"

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
+from ablations.analysis.planning import MAX_PLANNED_SEEDS
 from nin.cli import counted
 
 MAX_NAMES = 4  # variants named in a line; more are counted
@@ -33,12 +34,16 @@ def interval_text(estimate: float, low: float, high: float, scale: float = 1, un
     return f"{scale * estimate:.{digits}f}{unit} ({scale * low:.{digits}f} to {scale * high:.{digits}f})"
 
 
+def signed_text(difference: float, low: float, high: float) -> str:
+    """A difference in points with its interval, such as "+4.62 (+2.43 to +6.80)"; without ends where there are none."""
+    if math.isnan(difference):
+        return "–"
+    return f"{difference:+.2f}" + ("" if math.isnan(low) else f" ({low:+.2f} to {high:+.2f})")
+
+
 def difference_text(row: Any) -> str:
     """A row's difference in points with its interval, such as "+4.62 (+2.43 to +6.80)"."""
-    if math.isnan(row.difference):
-        return "–"
-    ends = "" if math.isnan(row.difference_low) else f" ({row.difference_low:+.2f} to {row.difference_high:+.2f})"
-    return f"{row.difference:+.2f}{ends}"
+    return signed_text(row.difference, row.difference_low, row.difference_high)
 
 
 def accuracy_text(row: Any, unit: str = "") -> str:
@@ -61,7 +66,12 @@ def p_is(p: float) -> str:
 
 def ends_text(values: pd.Series, digits: int) -> str:
     """ "3.5 to 10.6", or "3.5" if that is all; in points, of which there are a hundred."""
-    low, high = (f"{min(value, 100):.{digits}f}" for value in (values.min(), values.max()))
+    return range_text(values.clip(upper=100), f"{{:.{digits}f}}".format)
+
+
+def range_text(values: "pd.Series[Any]", text: Callable[[float], str]) -> str:
+    """The least and the largest value as `text` has them, "11 to 13", or one of them where both read alike."""
+    low, high = text(values.min()), text(values.max())
     return low if low == high else f"{low} to {high}"
 
 
@@ -97,6 +107,16 @@ def few(variants: Iterable[str]) -> str:
     """ "`a`, `b` and `c`", or "5 variants" of many."""
     names = list(variants)
     return listed(f"`{name}`" for name in names) if len(names) <= MAX_NAMES else f"{len(names)} variants"
+
+
+def seeds_needed_text(num: float) -> str:
+    """ "12", or "more than 1,000" where planning counted no further."""
+    return f"{num:.0f}" if math.isfinite(num) else f"more than {MAX_PLANNED_SEEDS:,}"
+
+
+def agreeing(names: Sequence[str], one: str, several: str) -> str:
+    """The form of a verb that agrees with so many names."""
+    return one if len(names) == 1 else several
 
 
 def minutes_text(minutes: float) -> str:

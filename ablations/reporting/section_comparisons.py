@@ -7,7 +7,6 @@ from typing import Any
 import pandas as pd
 
 from ablations.analysis import stats
-from ablations.analysis.planning import MAX_PLANNED_SEEDS
 from ablations.analysis.summary import Summary, each_row, verdict_text
 from ablations.reporting.formatting import (
     accuracy_text,
@@ -21,6 +20,9 @@ from ablations.reporting.formatting import (
     number_text,
     p_is,
     p_text,
+    range_text,
+    seeds_needed_text,
+    signed_text,
 )
 from ablations.runs import length_name
 from ablations.study import Study
@@ -139,7 +141,7 @@ def _detail_table(table: pd.DataFrame) -> str:
                 "Welch's p, equivalence": known_text(row.p_welch_equivalent, p_text),
                 "Dunnett's p": known_text(row.p_dunnett, p_text),
                 "sign-flip p": known_text(row.p_sign_flip, p_text),
-                "seeds to decide": f"{_seeds_text(row.seeds_if_seen)}; {_seeds_text(row.seeds_if_margin)}"
+                "seeds to decide": f"{seeds_needed_text(row.seeds_if_seen)}; {seeds_needed_text(row.seeds_if_margin)}"
                 if needs_seeds
                 else "",
             }
@@ -158,9 +160,10 @@ def _detail_notes(table: pd.DataFrame) -> str:
     both = table[table["difference_both_low"].notna()]
     if len(both):
         parts = both["error_images"] ** 2 / (both["error_seeds"] ** 2 + both["error_images"] ** 2)
+        share = range_text(100 * parts, "{:.0f}".format)
         lines.append(
             "*Difference over test images too*: the interval for other seeds and other test images at once (crossed random effects, "
-            f"Owen 2007). Images add {_percent_text(parts)} % of its variance. Verdicts are about other seeds on these test images."
+            f"Owen 2007). Images add {share} % of its variance. Verdicts are about other seeds on these test images."
         )
     if table["prob_better"].notna().any():
         lines.append(
@@ -174,16 +177,6 @@ def _detail_notes(table: pd.DataFrame) -> str:
             "equivalent, first if the true difference is the one seen, then if it is the margin of equivalence."
         )
     return " ".join(lines)
-
-
-def _percent_text(parts: pd.Series) -> str:
-    """ "12 to 40", or "12" if that is all."""
-    low, high = (f"{100 * part:.0f}" for part in (parts.min(), parts.max()))
-    return low if low == high else f"{low} to {high}"
-
-
-def _seeds_text(num: float) -> str:
-    return f"{num:.0f}" if math.isfinite(num) else f"more than {MAX_PLANNED_SEEDS:,}"
 
 
 def length_sections(study: Study, summary: Summary) -> list[str]:
@@ -232,7 +225,7 @@ def tuned_sections(study: Study, table: pd.DataFrame) -> list[str]:
         if row.variant == study.baseline or math.isnan(difference):
             return "baseline"
         low, high = getattr(row, f"difference_low_{kind}"), getattr(row, f"difference_high_{kind}")
-        return f"{difference:+.2f} ({low:+.2f} to {high:+.2f}), {getattr(row, f'verdict_{kind}')}"
+        return f"{signed_text(difference, low, high)}, {getattr(row, f'verdict_{kind}')}"
 
     rows = [
         {

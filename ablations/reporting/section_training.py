@@ -15,6 +15,7 @@ from ablations.reporting.formatting import (
     markdown_table,
     number_text,
     p_text,
+    signed_text,
 )
 from nin.shift import SHIFT
 
@@ -152,6 +153,4 @@ def generalization_sections(table: pd.DataFrame, figures: Sequence[tuple[str, st
 def _points(row: Any, measure: str) -> str:
     """The difference to the baseline in a measure, in points."""
     difference, low, high = (getattr(row, f"{measure}_difference{end}") for end in ("", "_low", "_high"))
-    if math.isnan(difference):
-        return ""
-    return f"{difference:+.2f}" + ("" if math.isnan(low) else f" ({low:+.2f} to {high:+.2f})")
+    return "" if math.isnan(difference) else signed_text(difference, low, high)

@@ -161,8 +161,8 @@ def _open_tasks(
 
 def runs_to_tune(study: Study, request: TuningRequest) -> tuple[Run, ...]:
     """List a run of each variant that is tuned. Raises ValueError for what cannot be tuned."""
-    confirmatory = [name for name in study.variants if study.role(name) == "confirmatory" and not study.searches]
-    chosen = study.named(request.variants or [study.baseline, *confirmatory])
+    others = [] if study.searches else study.confirmatory
+    chosen = study.named(request.variants or [study.baseline, *others])
     runs = study.expand(request.protocol, 1, chosen, request.overrides)
     longest = max(run.length for run in runs)  # whose verdict is the study's
     runs = tuple(run for run in runs if run.length == longest)
