@@ -179,6 +179,7 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         status = main()
+        print(end="", flush=True)  # what cannot be written fails here, not after the last handler
     except ValueError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         status = WRONG_REQUEST

@@ -326,7 +326,9 @@ def test_more_than_there_can_be_is_refused_and_not_tried(asked: list[str], also:
     assert not (tmp_path / "r").exists()
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path, unbuffered: str) -> None:
+    """Python writes each line at once, or all of them as it ends; the reader is gone at either time."""
     reads, writes = os.pipe()
     os.close(reads)
     with os.fdopen(writes) as closed:
@@ -336,6 +338,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
             text=True,
             cwd=tmp_path,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
             check=False,
         )
     assert (done.returncode, done.stderr) == (1, "")
