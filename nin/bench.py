@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -36,6 +36,7 @@ LOADER_WORKERS = 4  # the textbook's
 REPEATS = 3
 REPEAT_SEC, QUICK_REPEAT_SEC = 15.0, 3.0
 GPU_PROCESSES = (1, 2, 4)  # runs at once on one GPU
+LEAST_MATRIX_RATE = 0.1  # of the training precision's; where an emulated one is slower, a step of `d2l` takes minutes
 TFLOP = 1e12
 
 
@@ -68,15 +69,23 @@ def arithmetic(setting: Setting, step_images_per_sec: float, matrix_flops: float
     }
 
 
+def too_slow(flops: Mapping[str, float], precision: str) -> list[str]:
+    """Return the precisions whose matrix products run at less than LEAST_MATRIX_RATE of the FLOP/s of `precision`."""
+    return [name for name, rate in flops.items() if rate < LEAST_MATRIX_RATE * flops[precision]]
+
+
 def measure_setting(
     setting: Setting, machine: "Machine", device: str, threads: int, repeat_sec: float, compiled: bool = False
 ) -> dict[str, Any]:
-    """Measure one setting and return its numbers, named as in the JSON: our loop in its own precision, and in every one."""
+    """Measure one setting and return its numbers, named as in the JSON.
+
+    Our loop runs in its own precision and in every other that is not far slower (`too_slow`).
+    """
     from nin.loops import OurLoop, TextbookLoop
     from nin.precision import precision_on
 
     asked = precision_on(device, setting.train.precision)
-    precisions = sorted(machine.flops, key=lambda name: name != asked)
+    precisions = [asked, *sorted(machine.flops.keys() - {asked, *too_slow(machine.flops, asked)})]
     with ExitStack() as stack:
         loops = [stack.enter_context(remote(TextbookLoop, setting, device, threads, LOADER_WORKERS))]
         for precision in precisions:
@@ -214,6 +223,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     data = "Fashion-MNIST" if has_fashion_mnist() else "random bytes of Fashion-MNIST's shape"
     _say("measuring what the machine can do")
     machine = _limits(device, threads)
+    for name in too_slow(machine.flops, choice.precision):
+        share = machine.flops[name] / machine.flops[choice.precision]
+        _say(f"leaving out {name}: here it multiplies at {share:.1%} of the rate of {choice.precision}")
     rows = {}
     for name, setting in settings.items():
         _say(f"measuring {name}: the textbook's loop and ours, {REPEATS} turns")

@@ -18,6 +18,7 @@ HOST_SIZES, ACCELERATOR_SIZES = (1024, 2048), (4096, 8192)  # rows of square mat
 HOST_COPY_BYTES, ACCELERATOR_COPY_BYTES = 2**28, 2**30  # larger than any cache
 BUDGET_SEC = 0.2  # seconds to measure one time
 GROUPS = 4  # groups of calls; the fastest counts, since whatever else the machine does only adds to the others
+LONG_CALL_SEC = 1.0  # a call this long is timed once: in an emulated precision a matrix product takes many seconds
 
 
 def device_name(device: str | torch.device) -> str:
@@ -84,7 +85,10 @@ def _where(device: torch.device) -> tuple[torch.device, ...]:
 
 
 def seconds_per_call(call: Callable[[], object], device: torch.device, budget_sec: float = BUDGET_SEC) -> float:
-    """Return the time of one call in the fastest of GROUPS groups, after a warm-up; on a GPU, the time of its queued work."""
+    """Return the time of one call in the fastest of GROUPS groups, after a warm-up; on a GPU, the time of its queued work.
+
+    A call of LONG_CALL_SEC or more is timed only once.
+    """
 
     def elapsed(num_calls: int) -> float:
         synchronize(device)
@@ -95,7 +99,10 @@ def seconds_per_call(call: Callable[[], object], device: torch.device, budget_se
         return time.perf_counter() - start
 
     elapsed(1)
-    num_calls = max(1, int(budget_sec / GROUPS / max(elapsed(1), 1e-6)))
+    once = elapsed(1)
+    if once >= LONG_CALL_SEC:
+        return once
+    num_calls = max(1, int(budget_sec / GROUPS / max(once, 1e-6)))
     return min(elapsed(num_calls) for _ in range(GROUPS)) / num_calls
 
 

@@ -1,7 +1,8 @@
 """The number formats that networks train in, and which of them a device multiplies natively.
 
 A device without instructions for bf16 emulates it: a processor with AVX-512 but not its bf16 part takes more than twice as long for
-`quick` in bf16 as in float32. So "auto" takes the narrowest format that the device supports natively.
+`quick` in bf16 as in float32, one without AVX-512 nine times as long. So "auto" takes the narrowest format that the device supports
+natively.
 """
 
 import os
@@ -17,8 +18,8 @@ BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()}  # bytes of one
 
 # Values of oneDNN's variable ONEDNN_MAX_CPU_ISA that keep it from instructions for bf16; all others allow these.
 ISAS_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
-# How long `quick` and `d2l` train in an emulated precision, in times of what "auto" takes there, as docs/speed.md has it.
-EMULATION_FACTORS = {("cpu", "bf16"): "2 to 3"}
+# How long `quick` and `d2l` train in emulated bf16 on an x86 processor, in times of what float32 takes there, as docs/speed.md has it.
+WITH_AVX512, WITHOUT_AVX512 = "2 to 3", "9 to 12"
 TENSOR_CORES = 7  # major compute capability of the first NVIDIA GPUs that multiply float16 faster than float32
 
 
@@ -88,12 +89,19 @@ def slow_precision(device: torch.device | str, precision: str) -> str:
     if precision in ("auto", "float32") or precision in native_formats(device):
         return ""
     instead = choose_precision(device).precision
-    factor = EMULATION_FACTORS.get((device.type, precision))
+    factor = _emulation_factor(torch.cpu.get_capabilities()) if (device.type, precision) == ("cpu", "bf16") else ""
     expected = f": expect {factor} times its time" if factor else ""
     return (
         f"train.precision={precision}: this {device.type} has no instructions for {precision} and emulates them; "
         f"{instead} (train.precision=auto) is faster{expected}"
     )
+
+
+def _emulation_factor(capabilities: Mapping[str, object]) -> str:
+    """Return how many times longer a processor trains in emulated bf16 than in float32; empty where it was not measured."""
+    if capabilities.get("architecture") != "x86_64" or capabilities.get("avx_ne_convert"):
+        return ""
+    return WITH_AVX512 if capabilities.get("avx512_f") else WITHOUT_AVX512
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

@@ -149,7 +149,7 @@ def least_seconds(costs: Sequence[LayerCost], flops: float, bandwidth: float) ->
 def machine_line(machine: Machine) -> str:
     """Return the limits in words."""
     parts = [
-        f"{flops / 1e12:,.2f} TFLOP/s in {precision} matrix products" for precision, flops in machine.flops.items()
+        f"{flops / 1e12:,.3g} TFLOP/s in {precision} matrix products" for precision, flops in machine.flops.items()
     ]
     parts.append(f"{machine.bandwidth / 1e9:,.1f} GB/s copying memory (read + written)")
     if machine.bus:

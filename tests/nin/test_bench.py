@@ -7,15 +7,16 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from nin import bench, loops
-from nin.bench import arithmetic, compared, main
+from nin.bench import arithmetic, compared, main, too_slow
 from nin.loops import PHASES, OurLoop, Pace, TextbookLoop
-from nin.machine import device_name
+from nin.machine import GROUPS, device_name, seconds_per_call
 from nin.remote import remote
 from nin.roofline import Machine
 from nin.settings import SETTINGS, Setting
@@ -83,6 +84,31 @@ def test_the_textbooks_images_are_ours_without_normalisation() -> None:
 def test_the_textbook_resizes() -> None:
     loop = TextbookLoop(TINY, "cpu", 1, num_workers=0)
     assert next(iter(loop._loader(loop.data.val, shuffle=False)))[0].shape == (16, 1, 30, 30)
+
+
+def test_a_precision_whose_steps_would_take_minutes_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert too_slow({"bf16": 1e9, "float32": 1e11}, "float32") == ["bf16"]
+    assert too_slow({"bf16": 8e10, "float32": 1.7e11}, "float32") == []
+    monkeypatch.setattr(bench, "remote", here)
+    monkeypatch.setattr(bench, "LOADER_WORKERS", 0)
+    setting = Setting(TINY.model, TINY.data, replace(TINY.train, precision="float32"))
+    slow = replace(MACHINE, flops={"bf16": 1e9, "float32": 1e11})
+    assert set(bench.measure_setting(setting, slow, "cpu", 1, 0.0)["precisions"]) == {"float32"}
+    assert set(bench.measure_setting(setting, MACHINE, "cpu", 1, 0.0)["precisions"]) == {"float32", "bf16"}
+
+
+def test_a_call_of_seconds_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, calls = [0.0], []
+    monkeypatch.setattr("nin.machine.time.perf_counter", lambda: now[0])
+
+    def call(seconds: float) -> None:
+        now[0] += seconds
+        calls.append(seconds)
+
+    assert seconds_per_call(lambda: call(5.0), torch.device("cpu")) == 5.0
+    assert len(calls) == 2  # with the warm-up
+    assert seconds_per_call(lambda: call(0.25), torch.device("cpu")) == 0.25
+    assert len(calls) == 2 + 2 + GROUPS
 
 
 def test_a_repeat_is_whole_batches_and_at_most_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:

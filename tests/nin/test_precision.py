@@ -8,6 +8,8 @@ import torch
 from nin.data import ImageData, load
 from nin.model import build_model
 from nin.precision import (
+    WITH_AVX512,
+    WITHOUT_AVX512,
     best_precision,
     choose_precision,
     cpu_formats,
@@ -64,7 +66,7 @@ def test_only_auto_is_decided_by_the_device(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("native", "asked", "advice"),
     [
-        (frozenset(), "bf16", "float32 (train.precision=auto) is faster: expect 2 to 3 times its time"),
+        (frozenset(), "bf16", "float32 (train.precision=auto) is faster"),
         (frozenset({"bf16"}), "float16", "bf16 (train.precision=auto) is faster"),
         (frozenset({"bf16"}), "bf16", ""),
         (frozenset(), "auto", ""),
@@ -78,6 +80,23 @@ def test_a_format_that_is_emulated_is_advised_against(
     said = slow_precision("cpu", asked)
     assert advice in said
     assert bool(said) == bool(advice)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        pytest.param({"architecture": "x86_64"} | AVX512, f"faster: expect {WITH_AVX512} times its time", id="AVX-512"),
+        pytest.param({"architecture": "x86_64"}, f"faster: expect {WITHOUT_AVX512} times its time", id="AVX2"),
+        pytest.param({"architecture": "x86_64", "avx_ne_convert": True}, "faster", id="AVX2 with bf16 conversion"),
+        pytest.param({"architecture": "aarch64"}, "faster", id="ARM"),
+    ],
+)
+def test_the_advice_says_how_slow_emulated_bf16_is_on_such_a_processor(
+    monkeypatch: pytest.MonkeyPatch, flags: dict[str, object], expected: str
+) -> None:
+    monkeypatch.setattr("nin.precision.native_formats", lambda device: frozenset())
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: flags)
+    assert slow_precision("cpu", "bf16").endswith(expected)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from nin import measure, roofline
+from nin.precision import choose_precision
 from nin.roofline import LayerCost, Machine, conclusion, figure, layer_costs, least_seconds
 from nin.sizes import NETWORKS, layers
 
@@ -96,7 +97,7 @@ def test_the_command_prints_a_table_and_draws(
     assert measure.main(["roofline", "lenet", "--batch", "2", "--device", "cpu", "--threads", "1", *files]) == 0
     printed = capsys.readouterr().out
     for wanted in (
-        "lenet on 1×28×28, 2 images, forward, bf16",
+        f"lenet on 1×28×28, 2 images, forward, {choose_precision('cpu').precision}",
         "trunk.3",
         "bound by",
         "A device with the same arithmetic",
