@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from nin import __version__
 
@@ -175,6 +175,10 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
     An OSError, such as a full disk, becomes one line and status 1.
     """
     gc.set_threshold(GC_THRESHOLD)
+    sys.stdout, sys.stderr = (
+        sys.stdout or _nowhere(),
+        sys.stderr or _nowhere(),
+    )  # None where the shell closed it, with ">&-"
     # Without a writable HOME, matplotlib warns about the folder of its cache.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
@@ -188,8 +192,7 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
             raise
         print(f"error: too little memory ({reason(error)}); what was finished before is intact", file=sys.stderr)
         status = SOME_RUN_FAILED
-    except BrokenPipeError:  # `| head` has read enough; what is still buffered goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # `| head` has read enough
         status = SOME_RUN_FAILED
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
@@ -197,8 +200,21 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
         status = SOME_RUN_FAILED
     except KeyboardInterrupt:
         status = INTERRUPTED
+    _drop_unwritten()
     gc.freeze()  # else the interpreter searches all objects once more before it ends
     sys.exit(status)
+
+
+def _nowhere() -> TextIO:
+    return os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+
+
+def _drop_unwritten() -> None:
+    """Drop what standard output does not take, at which the interpreter would fail once more as it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def output_console(**options: Any) -> "Console":

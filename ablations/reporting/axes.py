@@ -29,6 +29,7 @@ WIDTH_INCHES = 8.0
 LEGEND_LINE_INCHES = 0.17
 MAX_OVERLAID = 6  # variants in one pair of axes; more get a panel each, beside the baseline
 PANELS_PER_ROW = 4
+LINEAR_POINTS = 10.0  # points of accuracy: the largest difference for which an axis of differences is linear
 MAX_POINTS = 20  # variants in a figure of sizes; of more, those that claims rest on
 STEPS = [1, 2, 2.5, 5, 10]  # of ticks
 FEW_POINTS = 12  # as many of one size may be set side by side without touching
@@ -233,6 +234,23 @@ def length_limits(table: pd.DataFrame, margin: float) -> tuple[float, float]:
         max(low - reach, float(np.nanmin([low, lowest]))) - 0.05 * (high - low),
         min(high + reach, float(np.nanmax([high, highest]))) + 0.05 * (high - low),
     )
+
+
+def difference_scale(axes: Axes, table: pd.DataFrame, margin: float) -> str:
+    """Scale the axis of differences (points) to all of them; return what its label has to add.
+
+    Where one difference is over LINEAR_POINTS, the axis is logarithmic beyond a point, so that it does not squeeze the rest together.
+    """
+    if not table["difference"].abs().max() > LINEAR_POINTS:
+        axes.set_ylim(length_limits(table, margin))
+        return ""
+    axes.set_yscale("symlog", linthresh=1)
+    axes.yaxis.set_major_locator(FixedLocator([-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}")))
+    ends = table[["difference", "difference_low", "difference_high"]]
+    axes.set_ylim(1.2 * min(float(ends.min(axis=None)), -1.0), 1.2 * max(float(ends.max(axis=None)), 1.0))
+    return "\n(log scale beyond one point)"
 
 
 def size_limits(sizes: Array) -> tuple[float, float]:

@@ -23,6 +23,7 @@ from ablations.reporting.axes import (
     beside_legend,
     curve_axes,
     difference_limits,
+    difference_scale,
     length_limits,
     megabyte_ticks,
     name_curves,
@@ -208,7 +209,8 @@ def differences(tables: Tables) -> Figure:
 
 def difference_against_images(tables: Tables) -> Figure:
     """Difference of test accuracy to the baseline, with its 95 % interval, against the training images that each training had.
-    The margin within which variants count as equivalent is shaded. Controls and exploratory variants are dashed.
+    The margin within which variants count as equivalent is shaded. Controls and exploratory variants are dashed. Where a difference is
+    over ten points the axis is logarithmic beyond one.
     """
     baseline = tables.study.baseline
     names = [name for name in tables.study.variants if name in set(tables.by_length["variant"]) and name != baseline]
@@ -242,9 +244,9 @@ def difference_against_images(tables: Tables) -> Figure:
     axes.xaxis.set_major_locator(FixedLocator(list(lengths)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: length_name(round(value))))
-    axes.set_ylim(length_limits(tables.by_length, margin))
+    beyond = difference_scale(axes, tables.by_length, margin)
     axes.set_xlabel("training images, log scale; each length is a training of its own", fontsize=9)
-    axes.set_ylabel("difference of test accuracy, points", fontsize=9)
+    axes.set_ylabel(f"difference of test accuracy, points{beyond}", fontsize=9)
     add_legend(figure)
     return figure
 

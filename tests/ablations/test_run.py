@@ -344,6 +344,23 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path, unbuffered: s
     assert (done.returncode, done.stderr) == (1, "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no file that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(("where", "status", "lines"), [(">/dev/full", 1, 1), (">&-", 0, 0)])
+def test_output_that_goes_nowhere_is_a_line_at_most(
+    tmp_path: Path, where: str, status: int, lines: int, unbuffered: str
+) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {where}', "sh", *command("--list")],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (status, lines)
+
+
 def test_a_report_on_nothing_says_how_to_make_something(tmp_path: Path) -> None:
     done = call("num_1x1", cwd=tmp_path, module="ablations.report")
     assert done.returncode == 2

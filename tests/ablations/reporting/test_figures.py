@@ -252,6 +252,27 @@ def test_every_column_of_panels_says_what_its_axis_is() -> None:
     assert labelled == [False] * 6 + [True] * 4
 
 
+@pytest.mark.parametrize(("accuracy", "scale"), [(0.75, "linear"), (0.1, "symlog")])
+def test_a_variant_that_fails_in_short_trainings_does_not_squeeze_the_lengths_together(
+    accuracy: float, scale: str
+) -> None:
+    study = study_of(3)
+    records = [plain(run) for run in study.expand("digits", 3)]
+    records = [
+        replace(each, test_accuracy=accuracy) if (each.run.variant, each.run.length) == ("v1", 10_000) else each
+        for each in records
+    ]
+    summary = summarise(study, "digits", records)
+    runs = runs_frame(records, study.target("digits"))
+    tables = Tables(study, "digits", runs, curves_frame(records), summary.variants, by_length=summary.by_length)
+    axes = plots.difference_against_images(tables).axes[0]
+    assert axes.get_yscale() == scale
+    assert ("log scale beyond one point" in axes.get_ylabel()) == (scale == "symlog")
+    low, high = axes.get_ylim()
+    assert low <= summary.by_length["difference_low"].min()
+    assert high >= summary.by_length["difference_high"].max()
+
+
 def test_the_equivalence_margin_is_always_in_view() -> None:
     low, high = plots.differences(tables_of(study_of(2))).axes[0].get_xlim()
     assert low < -0.3
