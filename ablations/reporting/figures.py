@@ -163,9 +163,11 @@ def examples_to_target(tables: Tables) -> Figure:
 
 def params_by_part(tables: Tables) -> Figure:
     """Parameters of trunk and head."""
+    title = f"Parameters: trunk and head{_left_out(tables)}"
+    tables = tables.of_sizes
     trunk, head = tables.variants["params_trunk"], tables.variants["params_head"]
     shares = [f"head {h / (t + h):.0%} of {t + h:,}" for t, h in zip(trunk, head, strict=True)]
-    figure, axes = row_axes(tables, "Parameters: trunk and head", shares, with_failures=False)
+    figure, axes = row_axes(tables, title, shares, with_failures=False)
     palette = sns.color_palette("colorblind")
     axes.barh(range(len(trunk)), trunk, color=palette[0], label="trunk", height=0.65)
     axes.barh(range(len(head)), head, left=trunk, color=palette[1], label="head", height=0.65)

@@ -335,5 +335,7 @@ def test_many_exploratory_variants_are_left_out_of_figures_of_sizes() -> None:
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["v0", "v1", "v2"]
     assert "the 3 declared of 22 variants" in figure.get_suptitle()
+    bars = plots.params_by_part(tables_of(study_of(22, **roles), seeds=1))
+    assert [text.get_text() for text in bars.axes[0].get_yticklabels()] == ["v0", "v1", "v2"]
     all_there = plots.accuracy_against_params(tables_of(study_of(20, **roles), seeds=1))
     assert len(all_there.legends[0].get_texts()) == 20
