@@ -1,7 +1,7 @@
 """How accurate can a NiN of under a million parameters be?
 
 `python -m ablations.tune best` searches layout, width, 1x1 convolutions, pooling, activation and all that training has; what a
-search has found is kept in `best.json` beside this file, and is variant "found" from then on, under every protocol.
+search has found is kept in `best.json` beside this file, and is variant "found" from then on, under every protocol of this study.
 """
 
 import json

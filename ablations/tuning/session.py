@@ -202,7 +202,7 @@ def _print_results(
         again = f"python -m ablations.run {study.cli_name} --protocol {request.protocol} --tuned"
         say(console, f"tuned:   {path}; train it with {again}")
     if found:
-        say(console, f"found:   {found}; copied into ablations/studies/, it is variant 'found' under every protocol")
+        say(console, f"found:   {found}; copied into ablations/studies/, it is variant 'found' of this study")
     say(console, f"report:  {report.path}")
     for line in _dashboard(url):
         say(console, line)
