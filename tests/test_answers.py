@@ -45,7 +45,7 @@ def test_the_claims_numbers_are_those_of_the_reports() -> None:
     numbers = re.findall(r"\d+\.\d+ to \+?\d+\.\d+|\d\d\.\d\d|\d{3},\d{3}|\d,\d{3},\d{3}", section)
     reports = "".join(
         (ROOT / REFERENCE / name / "standard/report.md").read_text()
-        for name in ("num_1x1", "num_1x1_head", "heads", "dropout")
+        for name in ("num_1x1", "nonlinearity", "num_1x1_head", "heads", "dropout")
     )
     assert len(numbers) > 10
     assert [number for number in numbers if number not in reports] == []
