@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 from nin.registry import ADDITIONS, SCRIPT, SPAWNED_SCRIPT, source_of
 
@@ -109,13 +109,20 @@ def _execute(plugin: Plugin) -> ModuleType:
     before = sys.modules.get(plugin.module)
     sys.modules[plugin.module] = module
     try:
-        exec(compile(plugin.source, plugin.file, "exec"), module.__dict__)
+        exec(_compiled(plugin), module.__dict__)
     except BaseException:
         del sys.modules[plugin.module]
         if before is not None:
             sys.modules[plugin.module] = before
         raise
     return module
+
+
+def _compiled(plugin: Plugin) -> CodeType:
+    try:
+        return compile(plugin.source, plugin.file, "exec")
+    except ValueError as error:  # Python before 3.11.4, of a null byte: without its place
+        raise SyntaxError(str(error), (plugin.file, 1, 0, "")) from error
 
 
 def _import(name: str, role: str) -> None:

@@ -248,8 +248,8 @@ def difference_scale(axes: Axes, table: pd.DataFrame, margin: float) -> str:
     axes.yaxis.set_major_locator(FixedLocator([-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}")))
-    ends = table[["difference", "difference_low", "difference_high"]]
-    axes.set_ylim(1.2 * min(float(ends.min(axis=None)), -1.0), 1.2 * max(float(ends.max(axis=None)), 1.0))
+    ends = table[["difference", "difference_low", "difference_high"]].to_numpy(dtype=float)
+    axes.set_ylim(1.2 * min(float(np.nanmin(ends)), -1.0), 1.2 * max(float(np.nanmax(ends)), 1.0))
     return "\n(log scale beyond one point)"
 
 
