@@ -175,10 +175,9 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
     An OSError, such as a full disk, becomes one line and status 1.
     """
     gc.set_threshold(GC_THRESHOLD)
-    sys.stdout, sys.stderr = (
-        sys.stdout or _nowhere(),
-        sys.stderr or _nowhere(),
-    )  # None where the shell closed it, with ">&-"
+    # Python has None for what the shell closed, with ">&-".
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
     # Without a writable HOME, matplotlib warns about the folder of its cache.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:

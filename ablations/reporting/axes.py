@@ -17,7 +17,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
@@ -247,7 +247,7 @@ def difference_scale(axes: Axes, table: pd.DataFrame, margin: float) -> str:
     axes.set_yscale("symlog", linthresh=1)
     axes.yaxis.set_major_locator(FixedLocator([-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100]))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}")))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
     ends = table[["difference", "difference_low", "difference_high"]].to_numpy(dtype=float)
     axes.set_ylim(1.2 * min(float(np.nanmin(ends)), -1.0), 1.2 * max(float(np.nanmax(ends)), 1.0))
     return "\n(log scale beyond one point)"

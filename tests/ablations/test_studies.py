@@ -36,9 +36,8 @@ def run_briefly(study: Study, folder: Path, seeds: int = 1) -> str:
         if name not in ("batch_memory", "prediction_memory")
     ],
 )
-@pytest.mark.filterwarnings(
-    "ignore:train.precision=bf16.*emulates:UserWarning"
-)  # study precision asks for bf16 anywhere
+# Study precision asks for bf16 on every device.
+@pytest.mark.filterwarnings("ignore:train.precision=bf16.*emulates:UserWarning")
 def test_every_study_runs_and_reports(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "ablations.reporting.figures.FIGURES", {}

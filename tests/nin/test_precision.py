@@ -8,8 +8,6 @@ import torch
 from nin.data import ImageData, load
 from nin.model import build_model
 from nin.precision import (
-    WITH_AVX512,
-    WITHOUT_AVX512,
     best_precision,
     choose_precision,
     cpu_formats,
@@ -85,8 +83,8 @@ def test_a_format_that_is_emulated_is_advised_against(
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        pytest.param({"architecture": "x86_64"} | AVX512, f"faster: expect {WITH_AVX512} times its time", id="AVX-512"),
-        pytest.param({"architecture": "x86_64"}, f"faster: expect {WITHOUT_AVX512} times its time", id="AVX2"),
+        pytest.param({"architecture": "x86_64"} | AVX512, "faster: expect 2 to 3 times its time", id="AVX-512"),
+        pytest.param({"architecture": "x86_64"}, "faster: expect 9 to 12 times its time", id="AVX2"),
         pytest.param({"architecture": "x86_64", "avx_ne_convert": True}, "faster", id="AVX2 with bf16 conversion"),
         pytest.param({"architecture": "aarch64"}, "faster", id="ARM"),
     ],
