@@ -45,7 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     max_seeds = _max_seeds(arguments, studies)
 
     # From here on something is executed, and what that needs is worth the time it takes to load.
-    from ablations.plan import plan_studies
     from ablations.session import Request, run_studies, run_until_decided
 
     request = Request(
@@ -63,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         tuned=arguments.tuned,
     )
     if arguments.dry_run:
+        from ablations.plan import plan_studies
+
         plan_studies(studies, request, output_console())
         return SUCCESS
     if max_seeds:

@@ -8,6 +8,7 @@ studies, all first seeds run before any second seed.
 import gc
 import math
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -43,6 +44,8 @@ from ablations.tuning.winners import both_settings, load_tuned
 from nin.checkpoint import last_point
 from nin.cli import counted
 from nin.spec import choose
+
+LEAST_BUDGET = 1.0  # seconds of a look for which no time is left: it trains nothing, and counts what remains
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,7 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
     """
     protocol = choose(PROTOCOLS, request.protocol, "protocol")
     looks = declared_looks(study, request)
+    deadline = time.monotonic() + request.budget
     outcome = run_studies([study], replace(request, seeds=looks[0]), console, ends_with_signals, looks)
     for num_seeds in looks[1:]:
         report = outcome.reports.get(study.name)
@@ -193,7 +197,8 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
         say(console, f"look at {num_seeds} seeds: {', '.join(undecided)} not decided yet")
         longest = request.lengths or protocol.lengths
         lengths = [max(longest)] if longest else None
-        more = replace(request, seeds=num_seeds, variants=undecided, lengths=lengths)
+        left = max(LEAST_BUDGET, deadline - time.monotonic())
+        more = replace(request, seeds=num_seeds, variants=undecided, lengths=lengths, budget=left)
         outcome = run_studies([study], more, console, ends_with_signals)
     return outcome
 

@@ -4,11 +4,12 @@ The search maximises validation accuracy and never reads the test set. `ablation
 trains the winners. `python -m ablations.tune best` searches for a whole network.
 """
 
+import math
 import shlex
 import sys
 from collections.abc import Sequence
 
-from ablations.cli import add_engine_options, add_study_options, engine_options, epilog, list_studies, names
+from ablations.cli import add_engine_options, add_study_options, engine_options, epilog, list_studies, names, seconds
 from ablations.plugins import load_plugins
 from ablations.study import load_study
 from ablations.tuning.task import MAX_HALVED_SEEDS, OBJECTIVES
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         objective=arguments.objective,
         seeds_per_trial=arguments.seeds_per_trial,
         storage=arguments.storage or "",
+        budget=arguments.budget,
     )
     if arguments.dry_run:
         from ablations.plan import plan_tuning
@@ -93,6 +95,13 @@ def _parser() -> OneLineParser:
         "--storage",
         metavar="URL",
         help="storage of trials: a database URL, journal:FILE or grpc://HOST:PORT (default: optuna.db in the results folder)",
+    )
+    group.add_argument(
+        "--budget",
+        type=seconds,
+        default=math.inf,
+        metavar="TIME",
+        help="stop after this time, such as 25m, without a report; re-run to continue (default: no limit)",
     )
     group.add_argument("--dry-run", action="store_true", help="show the trials and an estimate of the time, then exit")
     group.add_argument("--list", action="store_true", help="list the studies with their questions, then exit")

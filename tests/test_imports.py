@@ -216,6 +216,17 @@ def test_library_has_few_importers(library: str) -> None:
     assert [module for module in importers if not within(module, ONLY[library])] == []
 
 
+@pytest.mark.parametrize(("library", "importers"), [("mlflow", ["nin.served"]), ("optuna", []), ("ray", [])])
+def test_library_is_loaded_where_it_is_used(library: str, importers: list[str]) -> None:
+    """So that a study runs on a machine without it."""
+    found = [
+        module
+        for module, path in SOURCES.items()
+        if any(within(name, (library,)) for name in imports(path.read_text(), only_at_import=True))
+    ]
+    assert found == importers
+
+
 @pytest.mark.parametrize("library", ONLY_IN_NIN)
 def test_library_has_few_importers_in_nin(library: str) -> None:
     importers = [module for module in modules_within("nin") if forbidden(module, (library,))]

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import optuna
 from filelock import FileLock
 from rich.console import Console
 from rich.table import Table
@@ -21,10 +20,11 @@ from ablations.execution.launch import (
     make_probe,
     require_guard,
     require_room,
+    require_time,
     require_writable,
 )
 from ablations.execution.progress import say, warn
-from ablations.execution.signals import handle_signals
+from ablations.execution.signals import OutOfTimeError, handle_signals, time_limit
 from ablations.execution.worker import load_cached
 from ablations.records import Store, write_atomically
 from ablations.reporting.terminal import fitting_table
@@ -56,6 +56,7 @@ class TuningRequest:
     objective        one of `OBJECTIVES`
     seeds_per_trial  seeds whose mean scores a trial
     storage          a database's URL, journal:FILE or grpc://HOST:PORT; empty: optuna.db in `results`
+    budget           seconds of training, after which it stops; re-run to continue
     """
 
     protocol: str = "quick"
@@ -67,6 +68,10 @@ class TuningRequest:
     objective: str = OBJECTIVES[0]
     seeds_per_trial: int = 1
     storage: str = ""
+    budget: float = math.inf
+
+    def __post_init__(self) -> None:
+        require_time("budget", self.budget)
 
 
 def tune_study(
@@ -74,12 +79,16 @@ def tune_study(
 ) -> list[str]:
     """Run the trials of every variant, then write and track the report; returns the variants without a winner.
 
+    When the budget is used up before, it says so and returns no variant: a search that is not whole has no winners.
+
     command            the command line, for the report
     ends_with_signals  handle those that end a command (`ablations.execution.signals.handle_signals`)
 
     Raises ValueError, in one line, for what cannot be tuned; CommonFailureError if all trials fail alike; KeyboardInterrupt,
     after a line that says how much is done, if it is interrupted.
     """
+    import optuna
+
     require_guard()
     runs = runs_to_tune(study, request)
     require_room(request.engine)
@@ -112,7 +121,7 @@ def tune_study(
     display = TuningDisplay(tasks, console, engine.workers, probe)
     try:
         with one_line_errors(url, "finished trials are kept; re-run to continue"):
-            with display:
+            with time_limit(request.budget), display:
                 tune(tasks, engine_that_pauses, claims, store, tracker, print_progress, display.watch)
             report = write_tuning_report(tasks, store, command)
             ended = [run for task in tasks for trial in task.trials.get_trials() for run in task.runs_of(trial)]
@@ -120,16 +129,19 @@ def tune_study(
         _print_results(study, request, tasks, report, found, url, console)
         records = [record for record in store.read_all(ended)[0].values() if record.status != "paused"]
         finish(tracker, records, store.folder, partial(say, console))
+    except OutOfTimeError:
+        say(console, f"time budget used up, {_num_finished(tasks, request)}; re-run to continue")
+        return []
     except KeyboardInterrupt:
-        num_ended = sum(task.num_ended() for task in tasks)
-        print(
-            f"interrupted: {num_ended} of {len(tasks) * request.trials} trials finished; re-run to continue",
-            file=sys.stderr,
-        )
+        print(f"interrupted: {_num_finished(tasks, request)}; re-run to continue", file=sys.stderr)
         raise
     finally:
         tracker.close("KILLED")  # changes nothing if it is closed
     return [task.run.variant for task in tasks if task.run.variant not in report.winners]
+
+
+def _num_finished(tasks: Sequence[Task], request: TuningRequest) -> str:
+    return f"{sum(task.num_ended() for task in tasks)} of {len(tasks) * request.trials} trials finished"
 
 
 def _open_tasks(

@@ -1,9 +1,12 @@
 """A session takes plain values, and returns what it came to: what a notebook calls, and the commands too."""
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from builders import plain, record_of
@@ -13,7 +16,7 @@ from ablations.execution.engines import Ended, Event, Failed, Started
 from ablations.records import RunRecord, Store
 from ablations.reporting.files import write_report
 from ablations.runs import Run
-from ablations.session import Request, find_part, find_parts, run_studies, run_until_decided
+from ablations.session import LEAST_BUDGET, Request, find_part, find_parts, run_studies, run_until_decided
 from ablations.study import load_study
 from ablations.tracking.tracker import Tracker, finish
 from ablations.tuning.winners import Winner, tuned_path
@@ -229,6 +232,25 @@ def test_looks_are_declared_before_the_first_run_and_stay_as_they_are(scripted: 
     assert len(scripted.executed) == trained
     with pytest.raises(ValueError, match=r"looks at 5, .* were declared .* go on with --seeds 5 --max-seeds 12"):
         run_until_decided(NUM_1X1, until_decided(tmp_path, 20), Console(quiet=True))
+
+
+@pytest.mark.parametrize(("seconds_of_a_look", "left"), [(40, 60), (400, LEAST_BUDGET)])
+def test_all_looks_share_one_budget(
+    scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds_of_a_look: int, left: float
+) -> None:
+    given: list[float] = []
+
+    @contextmanager
+    def noted(seconds: float) -> Iterator[None]:
+        given.append(seconds)
+        yield
+
+    monkeypatch.setattr("ablations.session.time_limit", noted)
+    monkeypatch.setattr(
+        "ablations.session.time", SimpleNamespace(monotonic=itertools.count(0, seconds_of_a_look).__next__)
+    )
+    run_until_decided(NUM_1X1, replace(until_decided(tmp_path), budget=100), Console(quiet=True))
+    assert given == [100, left]
 
 
 def test_a_damaged_declaration_of_looks_is_one_line(tmp_path: Path) -> None:

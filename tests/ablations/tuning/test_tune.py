@@ -27,6 +27,7 @@ TINY = ["num_1x1", "--protocol", "smoke", "--variants", "0x"]
         (["--storage", "nonsense"], "cannot be used"),
         (["--storage", "journal:/nowhere/at/all.log"], "cannot be used"),
         (["--storage", "grpc://127.0.0.1:port"], "must be grpc://HOST:PORT"),
+        (["--budget", "25"], "must be a time such as"),
         (["--seeds", "2"], "unrecognized arguments: --seeds 2"),
         (["--set", "data.val_examples=0"], "must not choose by it"),
         (["--set", "train.optimizer=adam"], "unknown optimizer 'adam': the nearest is 'adamw'"),
@@ -124,6 +125,19 @@ def test_a_tuning_that_was_killed_goes_on_to_exactly_as_many_trials(tmp_path: Pa
     records = [json.loads(path.read_text()) for path in tmp_path.rglob("runs/*.json")]
     assert len(records) == 12
     assert all(math.isnan(record["test_accuracy"]) for record in records)  # the test set was not read
+
+
+@pytest.mark.slow
+def test_a_tuning_whose_budget_is_used_up_has_no_winners_and_goes_on(tmp_path: Path) -> None:
+    arguments = [*TINY, "--trials", "1", "--results", str(tmp_path), "--workers", "1"]
+    first = call(*arguments, "--budget", "1s", cwd=tmp_path, module="ablations.tune")
+    assert first.returncode == 0, first.stderr
+    assert "time budget used up, 0 of 2 trials finished; re-run to continue" in first.stdout
+    assert not list(tmp_path.rglob("tuned.json"))
+    last = call(*arguments, cwd=tmp_path, module="ablations.tune")
+    assert last.returncode == 0, last.stderr
+    tuned = json.loads((tmp_path / "num_1x1-tuning/smoke/tuned.json").read_text())["variants"]
+    assert set(tuned) == {"2x", "0x"}
 
 
 @pytest.mark.slow
