@@ -1,0 +1,58 @@
+#!/bin/bash
+# Continue the published results where they stop. Call it again until it says that nothing is left.
+#
+#     results/continue.sh cpu 120     # protocol standard, for 120 minutes
+#     results/continue.sh gpu 8       # the textbook's setting and the full width, on one GPU
+#
+# Published records are copied into results/, so that only missing runs are trained. Finished and interrupted runs are
+# kept there. `python -m ablations.publish STUDY --protocol PROTOCOL` publishes a study.
+set -euo pipefail
+part=${1:?cpu or gpu} minutes=${2:?minutes}
+if [[ $part != cpu && $part != gpu ]]; then
+    echo "$part: must be cpu or gpu" >&2
+    exit 2
+fi
+end=$((SECONDS + 60 * minutes))
+cd "$(dirname "$0")/.."
+
+# Give a command the time that is left: continued run num_1x1 --protocol d2l
+continued() {
+    local left=$((end - SECONDS))
+    if ((left <= 0)); then
+        echo "The time is up; call again to continue."
+        exit
+    fi
+    echo "== $*"
+    python -m "ablations.$1" "${@:2}" --budget "${left}s"
+}
+
+for published in results/reference/*/*/runs; do
+    own=results/${published#results/reference/}
+    mkdir -p "$own"
+    for record in "$published"/*.json; do
+        [[ -e $own/${record##*/} ]] || cp "$record" "$own"
+    done
+done
+
+case $part in
+cpu)
+    continued run nonlinearity --protocol standard
+    continued run dropout --protocol standard
+    continued run num_1x1 --protocol standard
+    continued run num_1x1 --protocol standard --variants confirmatory --until-decided
+    continued run heads --protocol standard --variants confirmatory --until-decided
+    continued run pooling --protocol standard --variants confirmatory
+    continued run class_block,wide_mlp,label_noise --protocol standard
+    continued tune best --protocol standard --trials 48
+    continued tune num_1x1 --protocol standard --trials 30
+    continued run num_1x1 --protocol standard --tuned
+    ;;
+gpu)
+    [[ -e results/bench-gpu.json ]] || python -m nin.bench --quick --json results/bench-gpu.json
+    continued run textbook --protocol d2l --variants nin --seeds 30
+    continued run textbook --protocol d2l
+    continued run num_1x1,heads,class_block --protocol d2l
+    continued run num_1x1,heads,class_block --protocol full
+    ;;
+esac
+echo "Nothing is left to train."

@@ -1,0 +1,73 @@
+"""`results/continue.sh` with a Python that trains nothing and notes what it was asked."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ablations import run, tune
+from ablations.protocols import PROTOCOLS
+from ablations.study import load_study
+
+SCRIPT = Path(__file__).parent.parent / "results" / "continue.sh"
+RECORD = Path("heads/standard/runs/0123456789abcdef.json")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with one published record, where `python` notes its arguments in the file `asked`."""
+    published = tmp_path / "results/reference" / RECORD
+    published.parent.mkdir(parents=True)
+    published.write_text("published")
+    shutil.copy(SCRIPT, tmp_path / "results")
+    python = tmp_path / "bin/python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/bash\necho "$@" >> "{tmp_path}/asked"\n')
+    python.chmod(0o755)
+    return tmp_path
+
+
+def continued(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    path = f"{project / 'bin'}:{os.environ['PATH']}"
+    script = [str(project / "results/continue.sh"), *arguments]
+    return subprocess.run(script, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("part", "num_commands"), [("cpu", 10), ("gpu", 5)])
+def test_every_command_is_one_and_has_the_time_that_is_left(project: Path, part: str, num_commands: int) -> None:
+    done = continued(project, part, "10")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("Nothing is left to train.\n")
+    asked = [line.split() for line in (project / "asked").read_text().splitlines()]
+    assert len(asked) == num_commands
+    for _, module, *arguments in asked:
+        if module != "nin.bench":
+            parser = {"ablations.run": run._parser, "ablations.tune": tune._parser}[module]()
+            options = parser.parse_args(arguments)
+            assert 0 < options.budget <= 600
+            for name in options.study.split(","):
+                load_study(name).expand(options.protocol, 1, options.variants and options.variants.split(","))
+                assert options.protocol in PROTOCOLS
+
+
+def test_published_records_are_copied_and_own_ones_kept(project: Path) -> None:
+    assert continued(project, "cpu", "1").returncode == 0
+    own = project / "results" / RECORD
+    assert own.read_text() == "published"
+    own.write_text("own")
+    assert continued(project, "cpu", "1").returncode == 0
+    assert own.read_text() == "own"
+
+
+def test_nothing_is_trained_when_the_time_is_up(project: Path) -> None:
+    done = continued(project, "cpu", "0")
+    assert (done.returncode, done.stdout) == (0, "The time is up; call again to continue.\n")
+    assert not (project / "asked").exists()
+
+
+def test_another_part_is_refused(project: Path) -> None:
+    done = continued(project, "tpu", "1")
+    assert (done.returncode, done.stderr) == (2, "tpu: must be cpu or gpu\n")
+    assert not (project / "results" / RECORD).exists()
