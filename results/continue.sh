@@ -1,5 +1,5 @@
 #!/bin/bash
-# Continue the published results where they stop. Call it again until it says that nothing is left.
+# Continue the published results where they stop, in the virtual environment. Call it again until it says that nothing is left.
 #
 #     results/continue.sh cpu 120     # protocol standard, for 120 minutes
 #     results/continue.sh gpu 8       # the textbook's setting and the full width, on one GPU
@@ -15,15 +15,18 @@ fi
 end=$((SECONDS + 60 * minutes))
 cd "$(dirname "$0")/.."
 
-# Give a command the time that is left: continued run num_1x1 --protocol d2l
-continued() {
-    local left=$((end - SECONDS))
-    if ((left <= 0)); then
+require_time() {
+    if ((SECONDS >= end)); then
         echo "The time is up; call again to continue."
         exit
     fi
+}
+
+# Give a command the time that is left: continued run num_1x1 --protocol d2l
+continued() {
+    require_time
     echo "== $*"
-    python -m "ablations.$1" "${@:2}" --budget "${left}s"
+    python -m "ablations.$1" "${@:2}" --budget "$((end - SECONDS))s"
 }
 
 for published in results/reference/*/*/runs; do
@@ -55,4 +58,5 @@ gpu)
     continued run num_1x1,heads,class_block --protocol full
     ;;
 esac
+require_time # the last command may have ended for want of it
 echo "Nothing is left to train."

@@ -67,6 +67,17 @@ def test_nothing_is_trained_when_the_time_is_up(project: Path) -> None:
     assert not (project / "asked").exists()
 
 
+def test_time_that_is_up_in_the_last_command_is_not_the_end(project: Path) -> None:
+    python = project / "bin/python"
+    python.write_text(f'{python.read_text()}[[ "$*" == *--tuned* ]] && sleep 4\ntrue\n')
+    script = project / "results/continue.sh"
+    script.write_text(script.read_text().replace("60 * minutes", "3 * minutes"))
+    done = continued(project, "cpu", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("The time is up; call again to continue.\n")
+    assert "--tuned" in (project / "asked").read_text()
+
+
 def test_another_part_is_refused(project: Path) -> None:
     done = continued(project, "tpu", "1")
     assert (done.returncode, done.stderr) == (2, "tpu: must be cpu or gpu\n")

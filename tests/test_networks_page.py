@@ -32,6 +32,19 @@ def test_parameters_and_flops_of_the_protocols_are_counted(column: int, protocol
     assert row("GFLOP per image, forward")[column] == f"{counted.gflops:.3f}"
 
 
+@pytest.mark.parametrize(
+    ("column", "protocols"), [(0, ["d2l"]), (1, ["full"]), (2, ["quick", "standard"]), (3, ["paper"])]
+)
+def test_settings_of_the_protocols_are_those_of_their_table(column: int, protocols: list[str]) -> None:
+    trains = [PROTOCOLS[name].train for name in protocols]
+    assert row("learning rate")[column] == "; ".join(f"{train.lr:g}" for train in trains)
+    assert row("learning rate of the last layer")[column] == "; ".join(
+        f"{train.lr * train.last_lr_factor:g}" for train in trains
+    )
+    assert row("images a step")[column] == "; ".join(str(train.batch_size) for train in trains)
+    assert {float(row("weight decay")[column])} == {train.weight_decay for train in trains}
+
+
 @pytest.mark.parametrize("name", re.findall(r"^\| ((?:NiN|AlexNet|VGG-11) \+ \w+) \|", PAGE, re.M))
 def test_parameters_of_every_trunk_and_head_are_counted(name: str) -> None:
     trunk, head = name.split(" + ")

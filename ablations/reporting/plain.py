@@ -24,6 +24,12 @@ RELATIONS = {
     stats.EQUIVALENT: "{subject} is as accurate as {object}",
 }
 UNDECIDED = "it is undecided whether {subject} or {object} is more accurate"  # any other verdict
+BY_LITTLE = ", but by less than the margin"  # of a difference that was found
+SHORT_VERDICTS = (  # of variants beside the one that answers, in the order in which they are listed
+    *(f"{verdict}{by}" for verdict in (stats.BETTER, stats.WORSE) for by in ("", BY_LITTLE)),
+    stats.EQUIVALENT,
+    "undecided",
+)
 
 
 @dataclass(frozen=True)
@@ -184,22 +190,26 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
     relation = {**RELATIONS, **words.relations}.get(row.verdict, UNDECIDED)
     answer = relation.format(subject=words.subject or f"`{row.variant}`", object=words.object or f"`{study.baseline}`")
     measured = next(each_row(table[table["variant"] == row.variant]))
+    if _short_verdict(row, 100 * study.margin).endswith(BY_LITTLE):
+        answer += BY_LITTLE
     if failures(measured):
         answer += f", but {failures(measured)}: this measures training at this learning rate, not the best accuracy that it can reach"
-    verdicts = []
-    for verdict in (*RELATIONS, "undecided"):
-        names = [
-            other.variant
-            for other in each_row(others)
-            if (other.verdict if other.verdict in RELATIONS else "undecided") == verdict
-            and other.variant != row.variant
-        ]
-        if names:
-            verdicts.append(f"{few(names)} {verdict}")
+    by_verdict: dict[str, list[str]] = {}
+    for other in each_row(others):
+        if other.variant != row.variant:
+            by_verdict.setdefault(_short_verdict(other, 100 * study.margin), []).append(other.variant)
+    verdicts = [f"{few(by_verdict[verdict])} {verdict}" for verdict in SHORT_VERDICTS if verdict in by_verdict]
     if verdicts:
         answer += f"; compared with `{study.baseline}`{claim.explained}: {'; '.join(verdicts)}"
     also = claim.also(measured, next(each_row(base))) if claim.also else ""
     return PlainAnswer(answer, "; ".join(part for part in (f"{difference_text(row)} points", also) if part))
+
+
+def _short_verdict(row: Any, margin: float) -> str:
+    """One of SHORT_VERDICTS; margin in points."""
+    if row.verdict in (stats.BETTER, stats.WORSE) and abs(row.difference) < margin:
+        return f"{row.verdict}{BY_LITTLE}"
+    return row.verdict if row.verdict in RELATIONS else "undecided"
 
 
 def _of_factors(claim: Claim, summary: Summary) -> PlainAnswer:

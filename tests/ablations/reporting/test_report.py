@@ -114,6 +114,22 @@ def test_a_report_opens_with_the_question_the_answer_and_its_certainty(written: 
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_difference_below_the_margin_is_called_so(tmp_path: Path) -> None:
+    """Differences of 0.24 points: too far from 0 to be chance, too near 0.3 to be equivalent."""
+    means = {"0x": -0.0024, "1x": 0.0024, "3x": 0.02, "4x": -0.02}
+
+    def close(run: Run) -> RunRecord:
+        scatter = 0.0005 * (-1, 1, -1, 1, 0)[(run.seed + run.model.num_1x1) % 5]
+        return record_of(run, test_accuracy=0.5 + means.get(run.variant, 0.0) + scatter)
+
+    write_report(NUM_1X1, "smoke", filled(tmp_path, close, seeds=5))
+    assert (
+        "NiN without 1x1 convolutions is less accurate than NiN with two, but by less than the margin; compared with `2x` "
+        "(two 1x1 convolutions): `3x` better; `1x` better, but by less than the margin; `4x` worse.**"
+    ) in (tmp_path / "num_1x1/smoke/report.md").read_text()
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_what_could_have_been_found_is_said_of_each_undecided_variant_and_not_of_the_worst(tmp_path: Path) -> None:
     def noisy(run: Run) -> RunRecord:
         spread = 0.1 if run.variant == "4x" else 0.01
