@@ -186,7 +186,7 @@ def _finish_rung(
             _report(task, live, rung.step, sum(record.val_accuracy for record in ours) / len(ours))
     there = [trial for trial in _members(task, numbers) if rung.step in trial.intermediate_values]
     is_last = rung == task.rungs[-1]
-    for trial in there if is_last else _worse(task, [trial for trial in there if trial.number != OWN_TRIAL]):
+    for trial in there if is_last else _worse(task, rung, [trial for trial in there if trial.number != OWN_TRIAL]):
         if _is_open(trial):
             _end(task, trial, is_last, store, tracker)
             place = f"seed {rung.step + 1} of {task.seeds}" if task.is_paired else f"{rung.share:.0%}"
@@ -194,15 +194,18 @@ def _finish_rung(
             say(f"{task.run.variant} trial {trial.number}: {fate} at {place}, {trial.user_attrs['outcome']}")
 
 
-def _worse(task: Task, trials: Sequence["FrozenTrial"]) -> list["FrozenTrial"]:
-    """Select the trials of a rung that are not continued: by the pruner seed by seed, otherwise the worse half."""
+def _worse(task: Task, rung: Rung, trials: Sequence["FrozenTrial"]) -> list["FrozenTrial"]:
+    """Select the trials of a rung that are not continued: by the pruner seed by seed, otherwise the worse half.
+
+    A search that goes on after a stop comes by again, when some have reached later rungs: they are judged as they were here.
+    """
     from optuna.pruners import WilcoxonPruner
 
     if task.is_paired:
         with warnings.catch_warnings(action="ignore"):  # that it is experimental
             pruner = WilcoxonPruner(p_threshold=PRUNED_AT, n_startup_steps=MAX_HALVED_SEEDS)
         return [trial for trial in trials if pruner.prune(task.trials, trial)]
-    best_first = sorted(trials, key=lambda trial: (-task.rank(trial), trial.number))
+    best_first = sorted(trials, key=lambda trial: (-task.rank(trial, rung.step), trial.number))
     return best_first[math.ceil(len(trials) / 2) :]
 
 

@@ -44,14 +44,18 @@ class TuningReport:
     winners: dict[str, Winner]
 
 
-def write_tuning_report(tasks: Sequence[Task], store: Store, command: str) -> TuningReport:
+def write_tuning_report(
+    tasks: Sequence[Task], store: Store, command: str, earlier: Mapping[str, Winner] | None = None
+) -> TuningReport:
     """Write report.md, report.html, tuned.json and figures/ into the store's folder.
+
+    earlier  winners of other variants, which stay in tuned.json
 
     A search for small networks writes report-params.md or report-gflops.md, and their pages.
     """
     winners = winners_of(tasks)
     if winners:
-        content = {"variants": {name: asdict(winner) for name, winner in winners.items()}}
+        content = {"variants": {name: asdict(winner) for name, winner in {**(earlier or {}), **winners}.items()}}
         write_atomically(store.folder / "tuned.json", json.dumps(content, indent=1))
     figures = [*_draw_expected_best(tasks, store.folder / "figures")]
     figures += [name for task in tasks for name in _draw(task, store.folder / "figures")]

@@ -28,6 +28,7 @@ from ablations.execution.signals import OutOfTimeError, handle_signals, time_lim
 from ablations.execution.worker import load_cached
 from ablations.records import Store, write_atomically
 from ablations.reporting.terminal import fitting_table
+from ablations.reproduce import command as command_of
 from ablations.runs import Run, settings_text
 from ablations.servers import DASHBOARD_PORT, HOST, server_command
 from ablations.study import MAX_SEEDS, Study
@@ -38,7 +39,7 @@ from ablations.tuning.progress import TuningDisplay
 from ablations.tuning.report import TuningReport, write_tuning_report
 from ablations.tuning.storage import StorageClaims, one_line_errors, open_storage
 from ablations.tuning.task import OBJECTIVES, Task, find_or_create_task
-from ablations.tuning.winners import Winner, tuned_path, tuning_name
+from ablations.tuning.winners import Winner, earlier_winners, tuned_path, tuning_name
 from nin.cli import notice_if_slow, redacted, sqlite_url
 from nin.sources import can_change
 
@@ -123,7 +124,8 @@ def tune_study(
         with one_line_errors(url, "finished trials are kept; re-run to continue"):
             with time_limit(request.budget), display:
                 tune(tasks, engine_that_pauses, claims, store, tracker, print_progress, display.watch)
-            report = write_tuning_report(tasks, store, command)
+            earlier = earlier_winners(study, request.protocol, request.results, request.overrides)
+            report = write_tuning_report(tasks, store, command, earlier)
             ended = [run for task in tasks for trial in task.trials.get_trials() for run in task.runs_of(trial)]
         found = _write_found(study, report.winners, store)
         _print_results(study, request, tasks, report, found, url, console)
@@ -211,7 +213,8 @@ def _print_results(
         console.print(winners_table(tasks, report.winners, console.width))
     if report.winners:
         path = tuned_path(request.results, study.name, request.protocol)
-        again = f"python -m ablations.run {study.cli_name} --protocol {request.protocol} --tuned"
+        elsewhere = [] if request.results == Path("results") else ["--results", str(request.results)]
+        again = command_of(study, request.protocol, request.overrides, ["--tuned", *elsewhere])
         say(console, f"tuned:   {path}; train it with {again}")
     if found:
         say(console, f"found:   {found}; copied into ablations/studies/, it is variant 'found' of this study")

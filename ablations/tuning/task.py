@@ -82,16 +82,16 @@ class Task:
         first = FIRST_SEED + (0 if self.is_paired else self.seeds * trial.number)
         return [replace(run, seed=first + k, trial=trial.number) for k in range(self.seeds)]
 
-    def accuracy(self, trial: "FrozenTrial") -> float:
-        """Validation accuracy of a trial so far, the mean over its seeds; nan before its first rung."""
+    def accuracy(self, trial: "FrozenTrial", step: int | None = None) -> float:
+        """Validation accuracy of a trial so far, or at a rung's step, the mean over its seeds; nan before its first rung."""
         values = trial.intermediate_values
         if not values:
             return math.nan
-        return sum(values.values()) / len(values) if self.is_paired else values[max(values)]
+        return sum(values.values()) / len(values) if self.is_paired else values[max(values) if step is None else step]
 
-    def rank(self, trial: "FrozenTrial") -> float:
+    def rank(self, trial: "FrozenTrial", step: int | None = None) -> float:
         """Accuracy by which trials are ordered: -infinity for one that diverged, has not reached a rung or is too large."""
-        value = self.accuracy(trial)
+        value = self.accuracy(trial, step)
         broken = not math.isfinite(value) or trial.user_attrs["outcome"] == "diverged"
         return -math.inf if broken or trial.constraints.get("params", 0.0) > 0 else value
 

@@ -1,7 +1,7 @@
 """Read and write winners (`<results>/<study>-tuning/<protocol>/tuned.json`), and make the study that trains them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,6 +62,17 @@ def read_winners(study: Study, protocol: str, results: Path) -> dict[str, Winner
         raise ValueError(f"--tuned: {path} is damaged ({one_line(error)}); tune again") from error
 
 
+def earlier_winners(study: Study, protocol: str, results: Path, overrides: Sequence[str] = ()) -> dict[str, Winner]:
+    """Winners that are there and still hold: of variants that are as they were when they were tuned. Empty if the file is damaged."""
+    try:
+        found = read_winners(study, protocol, results)
+    except ValueError:
+        return {}
+    known = [name for name in study.variants if name in found]
+    now = {run.variant: run.settings for run in study.expand(protocol, 1, known, overrides)}
+    return {name: found[name] for name in known if name in now and not _changes(found[name], now[name])}
+
+
 def load_tuned(study: Study, protocol: str, results: Path, overrides: Sequence[str] = ()) -> Study:
     """Load the winners under `results` and make the study that trains them (`with_winners`)."""
     return with_winners(study, protocol, read_winners(study, protocol, results), overrides)
@@ -114,7 +125,7 @@ def with_winners(
         if runs[name].settings != runs[name].settings | winner.params:
             pairs[name] += SUFFIX  # else its own setting has won, and is not trained twice
             tuned[pairs[name]] = _changed(study.variants[name], runs[name], winner)
-    kept = {name: study.variants[name] for name in study.variants if name in pairs}
+    kept = {name: _by_itself(variant, runs[name], pairs) for name, variant in study.variants.items() if name in pairs}
     return replace(
         study,
         variants=kept | tuned,
@@ -133,10 +144,22 @@ def _changed(variant: Variant, run: Run, winner: Winner) -> Variant:
     return Variant.of(variant.settings | size | winner.params, role="exploratory")
 
 
+def _by_itself(variant: Variant, run: Run, there: Container[str]) -> Variant:
+    """The variant, with its size written down if the one that it was matched with is not there."""
+    if variant.match is None or variant.match.variant in there:
+        return variant
+    solved = f"model.{variant.match.field}"
+    return Variant.of(variant.settings | {solved: run.settings[solved]}, role=variant.role)
+
+
+def _changes(winner: Winner, now: Mapping[str, object]) -> list[str]:
+    """Fields of the variant that are not what they were when it was tuned. One that is new since means what was there before."""
+    return [key for key, before in winner.base.items() if key not in now or now[key] != before]
+
+
 def _require_same(name: str, winner: Winner, now: Mapping[str, object]) -> None:
-    for key, before in winner.base.items():  # a field that is new since has the value that means what was there before
-        if key not in now or now[key] != before:
-            is_now = f"is {now[key]!r}" if key in now else "is no more"
-            raise ValueError(
-                f"--tuned: {name} has changed since it was tuned: {key} was {before!r}, {is_now}; tune again"
-            )
+    for key in _changes(winner, now):
+        is_now = f"is {now[key]!r}" if key in now else "is no more"
+        raise ValueError(
+            f"--tuned: {name} has changed since it was tuned: {key} was {winner.base[key]!r}, {is_now}; tune again"
+        )

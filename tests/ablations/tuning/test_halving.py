@@ -1,5 +1,6 @@
 """Equal budgets to the image, and exactly as many trials as were asked for whatever happens."""
 
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +9,12 @@ import pytest
 from toys import Toy, examples, toy_tasks, tune_toy
 
 from ablations.execution.driver import CommonFailureError
+from ablations.execution.engines import Ended, Event
 from ablations.records import Store
+from ablations.runs import Run
+from ablations.tracking.tracker import Tracker
 from ablations.tuning import halving
+from ablations.tuning.storage import StorageClaims
 from ablations.tuning.task import MAX_HALVED_SEEDS, Task, winners_of
 
 
@@ -79,6 +84,38 @@ def test_trials_of_few_seeds_are_halved_by_their_mean(tmp_path: Path) -> None:
     assert sorted(examples(task)) == [total // 4, total // 2, total, total]
     seeds = [seed for trial in task.trials.get_trials() for seed in trial.user_attrs["seeds"]]
     assert len(set(seeds)) == 16
+
+
+class Dipping(Toy):
+    """All are far worse at half of the training than at a quarter; `stops` interrupts the last rung of the second batch."""
+
+    def __init__(self, at: float, stops: bool) -> None:
+        super().__init__(at, {})
+        self.stops = stops
+
+    def execute(self, runs: Iterable[Run]) -> Iterator[Event]:
+        for event in super().execute(runs):
+            if self.stops and self.at == 1 and (event.run.trial or 0) >= 4:
+                raise KeyboardInterrupt
+            if isinstance(event, Ended) and self.at == 0.5:
+                yield replace(event, record=replace(event.record, val_accuracy=event.record.val_accuracy - 0.8))
+            else:
+                yield event
+
+
+def test_a_search_that_goes_on_judges_an_earlier_rung_as_it_did(tmp_path: Path) -> None:
+    (task,) = toy_tasks(tmp_path, 8, ["2x"])
+    store = Store(tmp_path, "toy-tuning", "smoke")
+
+    def search(stops: bool) -> None:
+        claims = StorageClaims(task.trials._storage, "claims")
+        halving.tune([task], lambda at: Dipping(at, stops), claims, store, Tracker(), print)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(stops=True)
+    search(stops=False)
+    states = [trial.state.name for trial in task.trials.get_trials()]
+    assert sorted(states[4:]) == ["COMPLETE", "PRUNED", "PRUNED", "PRUNED"]
 
 
 def test_the_first_trial_is_the_protocols_own_setting_and_variants_share_their_random_numbers(tmp_path: Path) -> None:

@@ -81,6 +81,8 @@ def test_trials_of_another_setting_are_not_mixed_in(
     assert tune.main([*TINY, *tasks, "--set", "train.epochs=1", "--workers", "1"]) == 0
     assert sorted(synced.labels) == ["0x trial 0", "2x trial 0"]  # in case MLflow had not heard of them
     said = capsys.readouterr().out
+    again = f"num_1x1 --protocol smoke --tuned --results {tmp_path} --set train.epochs=1"
+    assert f"train it with python -m ablations.run {again}" in " ".join(said.split())
     assert f"trials:  OPTUNA_STORAGE='sqlite:///{tmp_path}/optuna.db' make dashboard" in said
     assert "MLflow:  here" in said
     with pytest.raises(ValueError, match=r"was tuned with another base \(train.epochs: 1, now 3\)"):

@@ -5,10 +5,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from toys import NUM_1X1
+from builders import record_of
+from toys import NUM_1X1, toy_tasks, tune_toy
 
 from ablations import run
-from ablations.tuning.winners import Winner, with_winners
+from ablations.analysis.summary import summarise
+from ablations.records import Store
+from ablations.reporting.plain import plain_answer
+from ablations.tuning.report import write_tuning_report
+from ablations.tuning.winners import Winner, earlier_winners, read_winners, tuned_path, with_winners
 
 
 def winner(name: str = "2x", **params: object) -> Winner:
@@ -22,6 +27,46 @@ def test_winners_are_trained_beside_the_fixed_settings() -> None:
     assert set(runs) == {"2x", "2x tuned", "0x"}  # of 0x its own setting has won
     assert (runs["2x"].train.lr, runs["2x tuned"].train.lr) == (0.005, 0.01)
     assert study.pairs == {"2x": "2x tuned", "0x": "0x"}
+
+
+def test_failures_at_the_fixed_setting_are_not_those_of_the_tuned_answer() -> None:
+    study = with_winners(NUM_1X1, "smoke", {name: winner(name, **{"train.lr": 0.01}) for name in ("2x", "0x")})
+
+    def answer(fails: str) -> str:
+        records = [
+            record_of(run, status="collapsed", test_accuracy=0.1, dead_classes=9)
+            if run.variant == fails
+            else record_of(run, test_accuracy=0.5 + 0.01 * run.seed)
+            for run in study.expand("smoke", 3)
+        ]
+        return plain_answer(study, summarise(study, "smoke", records)).answer
+
+    assert "collapsed" not in answer("0x")
+    assert "but 3 of 3 collapsed" in answer("0x tuned")
+
+
+def test_a_control_keeps_its_size_without_the_variant_that_it_was_matched_with() -> None:
+    name = "2x@3x-params"
+    own = {each.variant: each for each in NUM_1X1.expand("smoke", 1)}
+    study = with_winners(NUM_1X1, "smoke", {"2x": winner(), name: winner(name, **{"train.lr": 0.01})})
+    runs = {each.variant: each for each in study.expand("smoke", 1)}
+    assert set(runs) == {"2x", name, f"{name} tuned"}
+    assert {each.model.width for each in runs.values()} == {own["2x"].model.width, own[name].model.width}
+
+
+def test_winners_of_an_earlier_search_stay_as_long_as_they_hold(tmp_path: Path) -> None:
+    stale = winner("1x", **{"train.lr": 0.01})
+    stale.base["train.epochs"] = 7
+    found = {"2x": winner(), "0x": winner("0x"), "1x": stale}
+    path = tuned_path(tmp_path, "num_1x1", "smoke")
+    assert earlier_winners(NUM_1X1, "smoke", tmp_path) == {}
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"variants": {name: asdict(each) for name, each in found.items()}}))
+    assert earlier_winners(NUM_1X1, "smoke", tmp_path) == {"2x": found["2x"], "0x": found["0x"]}
+    (task,) = toy_tasks(tmp_path, 4, ["3x"])
+    tune_toy(tmp_path, [task])
+    write_tuning_report([task], Store(tmp_path, "num_1x1-tuning", "smoke"), "", {"2x": found["2x"]})
+    assert set(read_winners(NUM_1X1, "smoke", tmp_path)) == {"2x", "3x"}
 
 
 def test_a_winner_of_another_setting_is_refused_by_the_field() -> None:
