@@ -258,14 +258,16 @@ class _Accumulator:
         return self._predictions() == torch.cat(self.labels)
 
     def score(self) -> Score:
-        predictions_N, num_classes = self._predictions(), self.logits[0].shape[1]
+        predictions_N, labels_N, num_classes = self._predictions(), torch.cat(self.labels), self.logits[0].shape[1]
         mean_losses = torch.stack(self.mean_losses)
-        sizes = torch.tensor([float(len(labels_N)) for labels_N in self.labels], device=mean_losses.device)
-        predicted_K = torch.bincount(predictions_N, minlength=num_classes) > 0
+        sizes = torch.tensor([float(len(part_N)) for part_N in self.labels], device=mean_losses.device)
+        predicted_K, there_K = (
+            torch.bincount(each_N, minlength=num_classes) > 0 for each_N in (predictions_N, labels_N)
+        )
         return Score(
             loss=float((mean_losses * sizes).double().sum()) / len(predictions_N),
-            accuracy=float((predictions_N == torch.cat(self.labels)).double().mean()),
-            dead_classes=num_classes - int(predicted_K.sum()),
+            accuracy=float((predictions_N == labels_N).double().mean()),
+            dead_classes=int((there_K & ~predicted_K).sum()),
         )
 
     def _predictions(self) -> Tensor:

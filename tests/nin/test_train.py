@@ -220,6 +220,17 @@ def test_evaluation_counts_the_classes_that_are_never_predicted(data: ImageData)
     assert score.accuracy == pytest.approx(float((data.test.labels == 3).float().mean()))
 
 
+def test_a_class_that_no_image_has_is_not_missed(data: ImageData) -> None:
+    """Of ten classes only the first two are there, and only the second is predicted."""
+
+    class Always(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.one_hot(torch.ones(len(x), dtype=torch.long), 10).float()
+
+    few = replace(data.test, labels=data.test.labels % 2)
+    assert evaluate(Always(), data, few, SPEC)[0].dead_classes == 1
+
+
 def test_seconds_leave_evaluation_out(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     import time
 
