@@ -4,6 +4,7 @@ The words are those of `ablations.reporting.plain`. Numbers and verdicts come fr
 do. A study without published results reads "not run yet".
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ablations.analysis.summary import Summary, each_row
+from ablations.execution.progress import warn
 from ablations.protocols import PROTOCOLS
-from ablations.records import PROVENANCE, Store
+from ablations.records import OVERRIDES, PROVENANCE, Store
 from ablations.reporting.caveats import TITLE, in_short
 from ablations.reporting.files import Report, read_report
 from ablations.reporting.formatting import listed, p_is
@@ -43,13 +45,19 @@ class Row:
 
 
 def published_reports(published: Path) -> Iterator[tuple[Study, str, Report]]:
-    """Read the report of every published study and protocol."""
+    """Read the report of every published study and protocol; a warning names those of studies that this package does not have."""
     for page in sorted(published.glob(f"*/*/{PROVENANCE}")):
         name, protocol = page.parent.parts[-2:]
-        study = load_study(name.removesuffix("-tuned"))
+        own = name.removesuffix("-tuned")
+        if own not in study_names():
+            warn(f"{page.parent} is left out: {own} is no study of this package")
+            continue
+        kept = page.with_name(OVERRIDES)
+        overrides = json.loads(kept.read_text()) if kept.exists() else []
+        study = load_study(own)
         if name.endswith("-tuned"):
-            study = load_tuned(study, protocol, published)
-        yield study, protocol, read_report(study, protocol, Store(published, name, protocol))
+            study = load_tuned(study, protocol, published, overrides)
+        yield study, protocol, read_report(study, protocol, Store(published, name, protocol), overrides)
 
 
 def answer_rows(reports: Sequence[tuple[Study, str, Report]]) -> list[Row]:

@@ -37,7 +37,7 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
     at_a_time = min(request.engine.workers or default_workers(device), max(1, missing))
     minutes_by_role = dict.fromkeys(ROLES, 0.0)
     for part in parts:
-        for role, seconds in _print_plan(part, device, request.engine.threads, console).items():
+        for role, seconds in _print_plan(part, device, request.engine.threads, request.overrides, console).items():
             minutes_by_role[role] += seconds / at_a_time / 60
     choice = choose_precision(device)
     say(console, f"precision auto is {choice.precision}: this {device} {choice.reason}")
@@ -48,7 +48,7 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
         f"{counted(missing, 'run')} to do, {duration_text(minutes)} with {at_a_time} at a time on {device}"
         + (f" ({by_role}; --variants confirmatory leaves out controls)" if minutes_by_role["control"] else ""),
     )
-    if looks:
+    if len(looks) > 1:
         first, *later = looks
         compared = {run.variant for run in parts[0].runs if run.role in ("baseline", "confirmatory")}
         say(
@@ -84,8 +84,10 @@ def plan_tuning(study: Study, request: TuningRequest, console: Console) -> None:
     )
 
 
-def detectable_line(study: Study, runs: Sequence[Run], store: Store) -> str:
+def detectable_line(study: Study, runs: Sequence[Run], store: Store, overrides: Sequence[str] = ()) -> str:
     """State the minimum detectable difference, from the spread of existing records, else from the protocol's assumption.
+
+    overrides  changed settings of the runs ("train.lr=0.05"), whose records count alone
 
     The spread is that of the baseline and of confirmatory variants whose runs all learned: a single one that collapsed in some
     seeds, or a control that nothing is claimed of, would stand for all.
@@ -97,7 +99,9 @@ def detectable_line(study: Study, runs: Sequence[Run], store: Store) -> str:
         return "These variants have no declared comparison."
     longest = max(run.length for run in runs)
     records = [
-        record for record in load_covered_records(study, protocol.name, store).records if record.run.length == longest
+        record
+        for record in load_covered_records(study, protocol.name, store, overrides).records
+        if record.run.length == longest
     ]
     groups = {name: [r for r in records if r.is_result and r.run.variant == name] for name in study.variants}
     kept = [
@@ -121,7 +125,7 @@ def detectable_line(study: Study, runs: Sequence[Run], store: Store) -> str:
     )
 
 
-def _print_plan(part: Part, device: str, threads: int, console: Console) -> dict[str, float]:
+def _print_plan(part: Part, device: str, threads: int, overrides: Sequence[str], console: Console) -> dict[str, float]:
     """Show a study's runs, their sizes, and their times by a short timed probe.
 
     Returns seconds by role, of all runs to do one at a time.
@@ -148,5 +152,5 @@ def _print_plan(part: Part, device: str, threads: int, console: Console) -> dict
         print_text(
             console, f"{counted(len(part.shared), 'more run')} to do, done by a study above that has the same networks"
         )
-    print_text(console, detectable_line(part.study, part.runs, part.store))
+    print_text(console, detectable_line(part.study, part.runs, part.store, overrides))
     return seconds_by_role

@@ -7,6 +7,7 @@ Records are copied without the environment's host; a tuned study brings what tun
 folder.
 """
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from ablations.cli import add_study_options, epilog
 from ablations.plugins import load_plugins
-from ablations.records import PROVENANCE, RunRecord, Store, write_atomically
+from ablations.records import OVERRIDES, PROVENANCE, RunRecord, Store, write_atomically
 from ablations.reporting.files import load_covered_records, write_report
 from ablations.reporting.html import write_index
 from ablations.reproduce import cli_arguments, reproduce_command
@@ -38,13 +39,17 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
         raise ValueError(
             f"{source.folder} cannot be published: {'; '.join(unfit) or 'there are no runs of this study'}"
         )
-    store = Store(published, study.name, protocol)
+    store, looks = Store(published, study.name, protocol), source.looks(overrides)
+    if store.folder.resolve() == source.folder.resolve():
+        raise ValueError(f"--results {results}: is where results are published; name the folder that they come from")
     shutil.rmtree(store.folder, ignore_errors=True)
     for record in records:
         environment = {key: value for key, value in record.environment.items() if key != "host"}
         store.write(replace(record, environment=environment))
-    if source.looks:
-        store.declare_looks(source.looks)
+    if looks:
+        store.declare_looks(looks, overrides)
+    if overrides:
+        write_atomically(store.folder / OVERRIDES, json.dumps(list(overrides)))
     write_report(study, protocol, store, overrides)
     for pattern in SCRATCH:
         for path in store.folder.glob(pattern):

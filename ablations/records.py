@@ -7,6 +7,7 @@ that plots, reports and people read.
 """
 
 import base64
+import hashlib
 import json
 import math
 import os
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 RESULTS = ("finished", "diverged", "collapsed")  # outcomes that are kept; "failed" is tried again
 TRIALS = ("paused", "pruned", "learned")  # statuses of tuning trials, which are never results
 NAN = math.nan
+OVERRIDES = "settings.json"  # what --set changed in published runs
 PROVENANCE = "PROVENANCE.md"  # the mark of a folder of published results, which nothing is trained into
 
 
@@ -143,36 +145,40 @@ class Store:
         self.runs_folder = self.folder / "runs"
         self.weights_folder = self.folder / "weights"
         self.checkpoints_folder = self.folder / "checkpoints"
-        self.looks_path = self.folder / "looks.json"
         self.superseded_folder = self.folder / "superseded"
 
-    @property
-    def looks(self) -> tuple[int, ...]:
+    def looks_path(self, overrides: Sequence[str] = ()) -> Path:
+        """Path of the declared looks at runs with these changed settings (`--set`), which are another study's."""
+        digest = hashlib.sha256(json.dumps(sorted(overrides)).encode()).hexdigest()[:8]
+        return self.folder / (f"looks-{digest}.json" if overrides else "looks.json")
+
+    def looks(self, overrides: Sequence[str] = ()) -> tuple[int, ...]:
         """Numbers of seeds at which the study was declared to be looked at until it is decided; empty for one fixed number.
+
+        overrides  changed settings of all runs ("train.lr=0.05"), which have looks of their own
 
         Raises ValueError if the file that says so is damaged.
         """
+        path = self.looks_path(overrides)
         try:
-            found = json.loads(self.looks_path.read_text())
+            found = json.loads(path.read_text())
         except FileNotFoundError:
             return ()
         except ValueError as error:
-            raise ValueError(f"{self.looks_path} is damaged ({one_line(error)}): restore it, or remove it") from error
+            raise ValueError(f"{path} is damaged ({one_line(error)}): restore it, or remove it") from error
         if not isinstance(found, list) or not all(isinstance(num, int) for num in found):
-            raise ValueError(
-                f"{self.looks_path} is damaged ({found!r} are no numbers of seeds): restore it, or remove it"
-            )
+            raise ValueError(f"{path} is damaged ({found!r} are no numbers of seeds): restore it, or remove it")
         return tuple(found)
 
-    def declare_looks(self, looks: Sequence[int]) -> None:
+    def declare_looks(self, looks: Sequence[int], overrides: Sequence[str] = ()) -> None:
         """Write down at how many seeds the study is looked at, before it is. Raises ValueError if others were declared."""
-        declared = self.looks
+        declared = self.looks(overrides)
         if declared and declared != tuple(looks):
             raise ValueError(
                 f"--until-decided: looks at {', '.join(map(str, declared))} seeds were declared for {self.folder}, not at "
                 f"{', '.join(map(str, looks))}; go on with --seeds {declared[0]} --max-seeds {declared[-1]}"
             )
-        write_atomically(self.looks_path, json.dumps(list(looks)))
+        write_atomically(self.looks_path(overrides), json.dumps(list(looks)))
 
     @property
     def is_published(self) -> bool:

@@ -33,10 +33,10 @@ from ablations.execution.progress import fraction_done, say, warn
 from ablations.execution.signals import OutOfTimeError, handle_signals, time_limit
 from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord, Store
-from ablations.reporting.files import Report, write_report
+from ablations.reporting.files import Report, load_covered_records, write_report
 from ablations.reporting.formatting import listed
 from ablations.reporting.terminal import print_summary, print_text
-from ablations.runs import Run
+from ablations.runs import Run, length_name
 from ablations.study import MAX_SEEDS, Study
 from ablations.tracking.mlflow_tree import open_tracker
 from ablations.tracking.tracker import Tracker, finish
@@ -143,7 +143,7 @@ def run_studies(
     prepare(missing, console)
     engine = make_engine(request.engine, request.results, keep_weights=request.keep_weights) if missing else None
     require_writable(request.results)
-    _write_prepared(parts, looks)
+    _write_prepared(parts, looks, request.overrides)
     if ends_with_signals:
         handle_signals()
     _announce(parts, missing, engine, request, console)
@@ -180,10 +180,12 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
     the comparisons that are still undecided, at the longest length alone. The looks are written down before the first run, and
     another call must have the same.
 
-    Raises ValueError for looks that cannot be, or that differ from those declared.
+    Raises ValueError for looks that cannot be, or that differ from those declared, or for results in the folder that would be
+    compared as well but are not asked for.
     """
     protocol = choose(PROTOCOLS, request.protocol, "protocol")
     looks = declared_looks(study, request)
+    _require_whole(study, request)
     deadline = time.monotonic() + request.budget
     outcome = run_studies([study], replace(request, seeds=looks[0]), console, ends_with_signals, looks)
     for num_seeds in looks[1:]:
@@ -201,6 +203,27 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
         more = replace(request, seeds=num_seeds, variants=undecided, lengths=lengths, budget=left)
         outcome = run_studies([study], more, console, ends_with_signals)
     return outcome
+
+
+def _require_whole(study: Study, request: Request) -> None:
+    """Raise ValueError if the folder has comparisons or lengths that the report decides on but the request leaves out."""
+    store = Store(request.results, study.name, request.protocol)
+    results = [
+        r for r in load_covered_records(study, request.protocol, store, request.overrides).records if r.is_result
+    ]
+    asked = study.confirmatory if request.variants is None else study.named(request.variants)
+    others = [name for name in study.confirmatory if name in {r.run.variant for r in results} and name not in asked]
+    if others:
+        raise ValueError(
+            f"--until-decided: {listed(others)} in {store.folder} would be decided on as well, but --variants leaves "
+            f"{'it' if len(others) == 1 else 'them'} out: name all, or choose another --results"
+        )
+    longest = max((record.run.length for record in results), default=0)
+    if request.lengths and longest > max(request.lengths):
+        raise ValueError(
+            f"--until-decided decides at the longest length in {store.folder}, {length_name(longest)}, which --lengths leaves out: "
+            "add it, or choose another --results"
+        )
 
 
 def declared_looks(study: Study, request: Request) -> tuple[int, ...]:
@@ -284,11 +307,11 @@ def _results_of_other_studies(runs: Sequence[Run], store: Store) -> list[RunReco
     return list(found.values())
 
 
-def _write_prepared(parts: Sequence[Part], looks: Sequence[int]) -> None:
+def _write_prepared(parts: Sequence[Part], looks: Sequence[int], overrides: Sequence[str]) -> None:
     """Write what is known before the first run: declared looks, adopted results and folders; set outdated results aside."""
     for part in parts:
         if looks:
-            part.store.declare_looks(looks)
+            part.store.declare_looks(looks, overrides)
         for record in part.outdated:
             part.store.set_aside(record)
         for record in part.adopted:
@@ -325,9 +348,9 @@ def _execute(
     outputs = {name: (store, trackers[name]) for name, store in stores.items()}
     probe = make_probe(engine, request.engine.threads)
     with time_limit(request.budget):
-        for _ in range(request.retries + 1):
+        for attempt in range(request.retries + 1):
             if missing:
-                drive(missing, engine, outputs, console, probe)
+                drive(missing, engine, outputs, console, probe, are_retried=attempt > 0)
             missing = [run for run in missing if not stores[run.study].is_done(run)]
 
 

@@ -206,6 +206,7 @@ class Study:
                 {name: self._resolve(base, name, {**_of_length(length), **changes}) for name in chosen}, changes
             )
         ]
+        _require_effect(resolved, changes, lengths)
         unique = {run.run_id: run for run in resolved}  # an override of the length leaves one
         return tuple(replace(run, seed=seed) for seed in range(num_seeds) for run in unique.values())
 
@@ -248,6 +249,15 @@ class Study:
                 ]
                 raise ValueError(f"--set {held[0]}: is what the study is about; {same}" if held else same)
         return list(kept.values())
+
+
+def _require_effect(runs: Sequence[Run], changes: Mapping[str, object], lengths: Sequence[int] | None) -> None:
+    """Raise ValueError for a change that would change nothing, or a choice of lengths that a change overrules."""
+    if lengths is not None and "train.examples" in changes:
+        raise ValueError("--set train.examples: is the length that --lengths chooses; give one of the two")
+    for key, instead in (("train.epochs", "train.examples"), ("train.evals_per_epoch", "train.eval_every")):
+        if key in changes and instead not in changes and any(run.settings[instead] for run in runs):
+            raise ValueError(f"--set {key}: has no effect where {instead} counts in images; change that")
 
 
 def _chosen_lengths(protocol: Protocol, wanted: Sequence[int] | None) -> Sequence[int]:

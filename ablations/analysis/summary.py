@@ -149,8 +149,9 @@ def summarise(study: Study, protocol: str, records: Sequence[RunRecord], looks: 
             by_variant[record.run.variant].append(record)
     by_variant = {name: sorted(group, key=lambda r: r.run.seed) for name, group in by_variant.items() if group}
     target = study.target(protocol)
+    variants = _after_looks(study, by_variant, _variants(study, by_variant, target), looks)
     return Summary(
-        variants=_after_looks(study, by_variant, _variants(study, by_variant, target), looks),
+        variants=variants,
         target_sweep=_target_sweep(by_variant, target),
         controls=_controls(study, by_variant),
         contrasts=_contrasts(study, by_variant),
@@ -159,7 +160,9 @@ def summarise(study: Study, protocol: str, records: Sequence[RunRecord], looks: 
         tuned=beside_tuned(study, by_variant),
         published=published.beside_published(study, protocol, by_variant),
         anchors=published.anchors(study),
-        by_length=lengths.by_length(study, results),
+        by_length=_with_decisions(lengths.by_length(study, results), variants, length)
+        if looks
+        else lengths.by_length(study, results),
         change=lengths.change(study, results),
         length=length,
         elsewhere=_elsewhere(study, by_variant),
@@ -359,6 +362,17 @@ def _after_looks(
         for column, value in difference.in_points().items():
             table.loc[name, column] = value
     return table.reset_index(drop=True)
+
+
+def _with_decisions(by_length: pd.DataFrame, variants: pd.DataFrame, length: int) -> pd.DataFrame:
+    """The table by length with the verdicts after looks at the length that they are of."""
+    if not len(by_length):
+        return by_length
+    decided = variants[variants["role"] == "confirmatory"].set_index("variant")
+    for i in by_length.index[(by_length["length"] == length) & by_length["variant"].isin(decided.index)]:
+        for column in ("verdict", "p_holm", "difference", "difference_low", "difference_high"):
+            by_length.loc[i, column] = decided.loc[by_length.loc[i, "variant"], column]
+    return by_length
 
 
 def _target_sweep(by_variant: Mapping[str, list[RunRecord]], target: float) -> pd.DataFrame:

@@ -59,16 +59,18 @@ def drive(
     outputs: Mapping[str, tuple[Store, Tracker]],
     console: Console,
     probe: Callable[[Run], float] | None = None,
+    are_retried: bool = False,
 ) -> None:
     """Execute the runs, here or in another driver that shares them; persist, track and show their events.
 
     outputs  each study's store and tracker
     probe    seconds that a run takes by itself, for the time left before anything has progressed
+    are_retried  the runs are those that failed before, which says nothing about all
 
-    Raises CommonFailureError if the first run of every variant fails with the same error.
+    Raises CommonFailureError if the first run of every variant fails with the same error, unless the runs are retried.
     """
     costs = {run: cost_of(run) for run in runs}
-    failures, seen_warnings = _Failures(costs), set[str]()
+    failures, seen_warnings = _Failures([] if are_retried else costs), set[str]()
     seconds = probed_seconds(costs, probe) if probe else 0.0
     with Display(costs, console, engine.workers, seconds) as display, ExitStack() as entered:
         sessions = {

@@ -39,8 +39,8 @@ def caveats(study: Study, protocol: str, summary: Summary) -> list[Caveat]:
         *_length(study, protocol, summary),
         *_missing(study, protocol, summary.variants),
         *_seeds(study, summary),
-        *_images(summary.variants),
-        *_size(study, summary.variants),
+        *([] if study.pairs else _images(summary.variants)),
+        *([] if study.pairs else _size(study, summary.variants)),
         *_tuning(study, summary),
         *_machines(summary),
         *([_added(summary.added)] if summary.added else []),
@@ -78,7 +78,10 @@ def _length(study: Study, protocol: str, summary: Summary) -> Iterator[Caveat]:
 def _missing(study: Study, protocol: str, table: pd.DataFrame) -> Iterator[Caveat]:
     """Seeds, variants or controls that the study declares and has not trained yet."""
     declared = study.declared_seeds(protocol)
-    compared = table.loc[table["role"].isin(["baseline", "confirmatory"]), "n"]
+    is_compared = (
+        table["variant"].isin(study.pairs.values()) if study.pairs else table["role"].isin(("baseline", "confirmatory"))
+    )
+    compared = table.loc[is_compared, "n"]
     if len(compared) and compared.min() < declared:
         some = " of some variants" if compared.min() < compared.max() else ""
         yield Caveat("the missing seeds", f"{compared.min()} of {declared} declared{some} are trained")

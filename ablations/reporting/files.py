@@ -103,7 +103,7 @@ def read_report(study: Study, protocol: str, store: Store, overrides: Sequence[s
             f"no runs of study {study.name!r} under {protocol!r} in {store.folder}: "
             f"make them with {command(study, protocol, overrides)}"
         )
-    summary = summarise(study, protocol, records, store.looks)
+    summary = summarise(study, protocol, records, store.looks(overrides))
     words = answer(study, summary, overrides), grounds(study, protocol, summary), caveats(study, protocol, summary)
     return Report(store.folder, *words, summary, records, damaged, others)
 
@@ -143,7 +143,10 @@ def write_report(
             f"Not covered: {report.num_others} records in the same folder, of other settings, variants or trainer versions."
         )
 
-    made_from, inputs = fingerprint(study, protocol, records, notes), store.folder / ".inputs"
+    made_from, inputs = (
+        fingerprint(study, protocol, records, [*notes, f"looks {store.looks(overrides)}"]),
+        store.folder / ".inputs",
+    )
     page = store.folder / "report.html"
     if not force and page.exists() and inputs.exists() and inputs.read_text() == made_from:
         return report

@@ -189,7 +189,7 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
     words = claim if len(named) else Claim()  # the claim's are about its own variant
     relation = {**RELATIONS, **words.relations}.get(row.verdict, UNDECIDED)
     answer = relation.format(subject=words.subject or f"`{row.variant}`", object=words.object or f"`{study.baseline}`")
-    measured = next(each_row(table[table["variant"] == row.variant]))
+    measured = next(each_row(table[table["variant"] == study.pairs.get(row.variant, row.variant)]))
     if _short_verdict(row, 100 * study.margin).endswith(BY_LITTLE):
         answer += BY_LITTLE
     if failures(measured):

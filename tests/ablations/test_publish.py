@@ -13,6 +13,7 @@ from builders import record_of
 
 from ablations import run
 from ablations.analysis.stats import EQUIVALENT, compare
+from ablations.answers import published_reports
 from ablations.publish import main
 from ablations.records import PROVENANCE, Store
 from ablations.reporting.axes import Tables
@@ -37,7 +38,7 @@ def fill(results: Path, study: Study = HEADS, **changes: object) -> Store:
 def publish(tmp_path: Path, *options: str) -> Path:
     places = ["--results", str(tmp_path / "ours"), "--to", str(tmp_path / "theirs")]
     assert main(["heads", "--protocol", "smoke", *places, *options]) == 0
-    return tmp_path / "theirs" / ("heads-tuned" if options else "heads") / "smoke"
+    return tmp_path / "theirs" / ("heads-tuned" if "--tuned" in options else "heads") / "smoke"
 
 
 def report_made_again(folder: Path, tmp_path: Path) -> Store:
@@ -72,6 +73,33 @@ def test_what_is_published_says_where_it_is_from_and_carries_its_report(tmp_path
         assert fact in said
     assert "somewhere" not in "".join(path.read_text() for path in (folder / "runs").iterdir())
     assert_report_can_be_made_again(folder, tmp_path)
+
+
+def test_results_are_not_published_onto_themselves(tmp_path: Path) -> None:
+    store = fill(tmp_path)
+    store.declare_looks((2, 4))
+    with pytest.raises(ValueError, match="is where results are published"):
+        main(["heads", "--protocol", "smoke", "--results", str(tmp_path), "--to", str(tmp_path)])
+    assert store.run_ids()
+    assert store.looks() == (2, 4)
+
+
+def test_answers_are_read_with_the_settings_that_were_published(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = ["train.lr=0.01"]
+    store = Store(tmp_path / "ours", "heads", "smoke")
+    for each in HEADS.expand("smoke", 2, overrides=changed):
+        store.write(record_of(each))
+    folder = publish(tmp_path, "--set", *changed)
+    (tmp_path / "theirs/of_my_own/smoke").mkdir(parents=True)
+    (tmp_path / "theirs/of_my_own/smoke" / PROVENANCE).touch()
+    (found,) = published_reports(tmp_path / "theirs")
+    assert found[0].name == "heads"
+    assert {record.run.train.lr for record in found[2].records} == {0.01}
+    assert "train.lr=0.01" in found[2].answer
+    assert (folder / "settings.json").exists()
+    assert "of_my_own is no study of this package" in capsys.readouterr().err
 
 
 def test_a_tuned_study_is_published_with_what_tuning_found(tmp_path: Path) -> None:

@@ -392,6 +392,8 @@ def test_dry_run_says_what_later_looks_may_add(tmp_path: Path, capsys: pytest.Ca
     assert run.main([*asked, "--until-decided", "--max-seeds", "6"]) == 0
     line = " ".join(capsys.readouterr().out.split()).rpartition("what is undecided after 2 seeds ")[2]
     assert line.endswith("at most 8 runs more"), "two networks, seeds 2 to 5"
+    assert run.main([*asked, "--until-decided", "--max-seeds", "2"]) == 0
+    assert "looked at again" not in capsys.readouterr().out, "a single look"
     assert run.main(["num_1x1,heads", *asked[1:3], "--variants", "baseline", *asked[5:]]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "2 more runs to do, done by a study above" in shown

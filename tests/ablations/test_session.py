@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ablations.execution.engines import Ended, Event, Failed, Started
 from ablations.records import RunRecord, Store
-from ablations.reporting.files import write_report
+from ablations.reporting.files import read_report, write_report
 from ablations.runs import Run
 from ablations.session import LEAST_BUDGET, Request, find_part, find_parts, run_studies, run_until_decided
 from ablations.study import load_study
@@ -72,6 +72,14 @@ def test_a_failed_run_is_tried_as_often_as_asked_and_then_named(toy: Toy, tmp_pa
     assert [record.run.label for record in outcome.failed] == ["0x seed 0", "0x seed 1"]
     assert [run.variant for run in toy.executed].count("0x") == 2 * 3
     assert [run.variant for run in toy.executed].count("2x") == 2
+
+
+def test_retries_of_a_few_runs_are_not_taken_for_a_failure_of_all(toy: Toy, tmp_path: Path) -> None:
+    toy.fails = ("0x", "1x")
+    asked = request(tmp_path, retries=2)
+    outcome = run_studies([NUM_1X1], replace(asked, variants=["0x", "1x"]), Console(quiet=True))
+    assert not outcome.stopped
+    assert [run.variant for run in toy.executed].count("1x") == 2 * 3
 
 
 def test_what_every_variant_fails_at_is_said_once(toy: Toy, tmp_path: Path) -> None:
@@ -226,12 +234,60 @@ def test_seeds_are_added_to_what_is_undecided_and_to_the_baseline_alone(scripted
 def test_looks_are_declared_before_the_first_run_and_stay_as_they_are(scripted: Scripted, tmp_path: Path) -> None:
     run_until_decided(NUM_1X1, until_decided(tmp_path), Console(quiet=True))
     store = Store(tmp_path, "num_1x1", "smoke")
-    assert (store.looks[0], store.looks[-1]) == (5, 12)
+    assert (store.looks()[0], store.looks()[-1]) == (5, 12)
     trained = len(scripted.executed)
     run_until_decided(NUM_1X1, until_decided(tmp_path), Console(quiet=True))
     assert len(scripted.executed) == trained
     with pytest.raises(ValueError, match=r"looks at 5, .* were declared .* go on with --seeds 5 --max-seeds 12"):
         run_until_decided(NUM_1X1, until_decided(tmp_path, 20), Console(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("variants", "lengths", "said"),
+    [
+        (["0x"], None, r"1x and 3x in .* would be decided on as well, .*: name all, or choose another --results"),
+        (["0x", "1x", "3x"], [10_000], r"decides at the longest length in .*, 40k, which --lengths leaves out"),
+    ],
+)
+def test_looks_are_refused_that_would_decide_on_more_than_is_asked_for(
+    scripted: Scripted, tmp_path: Path, variants: list[str], lengths: list[int] | None, said: str
+) -> None:
+    before = replace(until_decided(tmp_path), protocol="digits", seeds=2, max_seeds=0, lengths=[40_000])
+    run_studies([NUM_1X1], before, Console(quiet=True))
+    trained = len(scripted.executed)
+    with pytest.raises(ValueError, match=said):
+        run_until_decided(
+            NUM_1X1, replace(before, max_seeds=12, variants=variants, lengths=lengths), Console(quiet=True)
+        )
+    assert len(scripted.executed) == trained
+
+
+def test_runs_of_changed_settings_have_looks_of_their_own(toy: Toy, tmp_path: Path) -> None:
+    store, changed = Store(tmp_path, "num_1x1", "smoke"), ["train.lr=0.01"]
+    for overrides in ([], changed):
+        for run in NUM_1X1.expand("smoke", 5, ["0x"], overrides):
+            accuracy = 0.5 + 0.3 * (run.variant == "0x") + 0.001 * run.seed**2
+            store.write(record_of(run, test_accuracy=accuracy))
+    fixed = write_report(NUM_1X1, "smoke", store, changed).grounds
+    store.declare_looks((5, 12))
+    assert write_report(NUM_1X1, "smoke", store, changed, force=False).grounds == fixed
+    assert "decided at 5 seeds" in write_report(NUM_1X1, "smoke", store, force=False).grounds
+    store.declare_looks((5, 8), changed)
+    assert (store.looks(), store.looks(changed)) == ((5, 12), (5, 8))
+    write_report(NUM_1X1, "smoke", store, changed, force=False)
+    assert "decided at 5 seeds" in (store.folder / "report.md").read_text(), "the looks are new, if no record is"
+
+
+def test_the_table_by_length_has_the_verdicts_after_looks(tmp_path: Path) -> None:
+    """A difference that one look at five seeds finds, and the first of several looks does not."""
+    store = Store(tmp_path, "num_1x1", "digits")
+    store.declare_looks((5, 12))
+    for run in NUM_1X1.expand("digits", 5, ["0x"]):
+        scatter = 0.004 * (-1, 1, -1, 1, 0)[(run.seed + run.model.num_1x1) % 5]
+        store.write(record_of(run, test_accuracy=0.5 + 0.0075 * (run.variant == "0x") + scatter))
+    table = read_report(NUM_1X1, "digits", store).summary.by_length
+    verdicts = table[table["variant"] == "0x"].set_index("length")["verdict"]
+    assert dict(verdicts) == {10_000: "better", 40_000: "undecided"}
 
 
 @pytest.mark.parametrize(("seconds_of_a_look", "left"), [(40, 60), (400, LEAST_BUDGET)])
@@ -257,9 +313,9 @@ def test_a_damaged_declaration_of_looks_is_one_line(tmp_path: Path) -> None:
     store = Store(tmp_path, "num_1x1", "smoke")
     store.folder.mkdir(parents=True)
     for content in ("{", '"5"', "[5, null]"):
-        store.looks_path.write_text(content)
+        store.looks_path().write_text(content)
         with pytest.raises(ValueError, match=r"looks\.json is damaged"):
-            print(store.looks)
+            print(store.looks())
 
 
 def test_a_comparison_that_more_seeds_would_hardly_decide_stops_and_is_said_to(toy: Toy, tmp_path: Path) -> None:

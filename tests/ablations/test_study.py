@@ -53,6 +53,17 @@ def test_a_chosen_variant_brings_the_baseline_along() -> None:
     assert {run.variant for run in load_study("num_1x1").expand("quick", variants=["4x"])} == {"2x", "4x"}
 
 
+def test_a_change_that_would_change_nothing_is_refused() -> None:
+    study = load_study("num_1x1")
+    for change, instead in (("train.epochs=2", "train.examples"), ("train.evals_per_epoch=1", "train.eval_every")):
+        with pytest.raises(ValueError, match=f"has no effect where {instead} counts in images"):
+            study.expand("standard", 1, ["0x"], [change])
+    with pytest.raises(ValueError, match="give one of the two"):
+        study.expand("standard", 1, ["0x"], ["train.examples=20000"], [40_000])
+    runs = study.expand("standard", 1, ["0x"], ["train.examples=0", "train.epochs=2"])
+    assert [(run.variant, run.train.epochs) for run in runs] == [("2x", 2), ("0x", 2)]
+
+
 def test_d2l_is_the_textbooks_setting() -> None:
     run = next(run for run in load_study("num_1x1").expand("d2l") if run.variant == "2x")
     assert run.model == ModelSpec()
