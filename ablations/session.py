@@ -5,7 +5,6 @@ finished runs. Calls that run at the same time, here or on machines that share t
 studies, all first seeds run before any second seed.
 """
 
-import gc
 import math
 import sys
 import time
@@ -153,8 +152,6 @@ def run_studies(
             tracker = open_tracker(request.results, part.study, request.protocol, warn, request.overrides)
             at_the_end.callback(tracker.close, "KILLED")  # changes nothing if it is closed
             trackers[part.study.name] = tracker
-        at_the_end.callback(gc.unfreeze)  # of a notebook much becomes garbage later
-        gc.freeze()  # what is loaded is no garbage: statsmodels looks for some at every correction of p-values
         try:
             stopped, is_out_of_time = "", False
             try:

@@ -7,6 +7,7 @@ Follows Welch (1947) and Satterthwaite (1946) for differences, Holm (1979) for m
 The test that verdicts rest on is in `ablations.analysis.moderated`, its power in `ablations.analysis.planning`.
 """
 
+import gc
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -168,7 +169,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     p = np.asarray(p_values, dtype=float)
     known = ~np.isnan(p)
     if known.any():
-        p[known] = multipletests(p[known], method="holm")[1]
+        gc.freeze()  # multipletests collects garbage at each call: tenths of a second where much is loaded, of which none is garbage
+        try:
+            p[known] = multipletests(p[known], method="holm")[1]
+        finally:
+            gc.unfreeze()
     return [float(value) for value in p]
 
 

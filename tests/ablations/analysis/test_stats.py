@@ -1,6 +1,5 @@
 """Statistics agree with published examples, closed forms and second implementations; what they announce comes true in simulation."""
 
-import gc
 import itertools
 import math
 from collections.abc import Sequence
@@ -51,12 +50,6 @@ def is_unknown(interval: Interval) -> bool:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(2014)
-
-
-@pytest.fixture
-def only_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thousands of `compare` in seconds: without multipletests' gc.collect."""
-    monkeypatch.setattr(gc, "collect", lambda *_: 0)
 
 
 # Published examples
@@ -483,7 +476,6 @@ def share_of_studies_with(
     return coverage(hits)
 
 
-@pytest.mark.usefixtures("only_verdicts")
 @pytest.mark.parametrize(
     ("num_seeds", "deviations"),
     [
@@ -502,14 +494,12 @@ def test_equal_variants_are_seldom_told_apart(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("only_verdicts")
 @pytest.mark.parametrize("num_seeds", [5, 10])
 def test_variants_at_the_margin_are_seldom_called_equivalent(num_seeds: int, rng: np.random.Generator) -> None:
     assert share_of_studies_with({"equivalent"}, 0.003, (0.5, 0.5, 0.5, 0.5), num_seeds, rng) <= 0.06
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("only_verdicts")
 @pytest.mark.parametrize("num_seeds", SEED_COUNTS)
 def test_better_variants_are_found_as_often_as_announced(num_seeds: int, rng: np.random.Generator) -> None:
     difference = planning.detectable_difference(planning.sd_of_difference(0.002), num_seeds)
