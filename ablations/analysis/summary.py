@@ -150,6 +150,7 @@ def summarise(study: Study, protocol: str, records: Sequence[RunRecord], looks: 
     by_variant = {name: sorted(group, key=lambda r: r.run.seed) for name, group in by_variant.items() if group}
     target = study.target(protocol)
     variants = _after_looks(study, by_variant, _variants(study, by_variant, target), looks)
+    by_length = lengths.by_length(study, results)
     return Summary(
         variants=variants,
         target_sweep=_target_sweep(by_variant, target),
@@ -160,9 +161,7 @@ def summarise(study: Study, protocol: str, records: Sequence[RunRecord], looks: 
         tuned=beside_tuned(study, by_variant),
         published=published.beside_published(study, protocol, by_variant),
         anchors=published.anchors(study),
-        by_length=_with_decisions(lengths.by_length(study, results), variants, length)
-        if looks
-        else lengths.by_length(study, results),
+        by_length=_with_decisions(by_length, variants, length) if looks else by_length,
         change=lengths.change(study, results),
         length=length,
         elsewhere=_elsewhere(study, by_variant),

@@ -39,8 +39,7 @@ def caveats(study: Study, protocol: str, summary: Summary) -> list[Caveat]:
         *_length(study, protocol, summary),
         *_missing(study, protocol, summary.variants),
         *_seeds(study, summary),
-        *([] if study.pairs else _images(summary.variants)),
-        *([] if study.pairs else _size(study, summary.variants)),
+        *([] if study.pairs else [*_images(summary.variants), *_size(study, summary.variants)]),  # of fixed settings
         *_tuning(study, summary),
         *_machines(summary),
         *([_added(summary.added)] if summary.added else []),

@@ -143,10 +143,8 @@ def write_report(
             f"Not covered: {report.num_others} records in the same folder, of other settings, variants or trainer versions."
         )
 
-    made_from, inputs = (
-        fingerprint(study, protocol, records, [*notes, f"looks {store.looks(overrides)}"]),
-        store.folder / ".inputs",
-    )
+    made_from = fingerprint(study, protocol, records, [*notes, f"looks {store.looks(overrides)}"])
+    inputs = store.folder / ".inputs"
     page = store.folder / "report.html"
     if not force and page.exists() and inputs.exists() and inputs.read_text() == made_from:
         return report
