@@ -101,7 +101,7 @@ def _parser() -> OneLineParser:
         type=seconds,
         default=math.inf,
         metavar="TIME",
-        help="stop after this time, such as 25m, without a report; re-run to continue (default: no limit)",
+        help="stop at the first evaluation after this time, such as 25m, without a report; re-run to continue (default: no limit)",
     )
     group.add_argument("--dry-run", action="store_true", help="show the trials and an estimate of the time, then exit")
     group.add_argument("--list", action="store_true", help="list the studies with their questions, then exit")

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ablations.execution.data import prepare
-from ablations.execution.engines import Engine
+from ablations.execution.engines import Engine, Event
 from ablations.execution.launch import (
     EngineOptions,
     make_engine,
@@ -24,7 +25,7 @@ from ablations.execution.launch import (
     require_writable,
 )
 from ablations.execution.progress import say, warn
-from ablations.execution.signals import OutOfTimeError, handle_signals, time_limit
+from ablations.execution.signals import OutOfTimeError, handle_signals
 from ablations.execution.worker import load_cached
 from ablations.records import Store, write_atomically
 from ablations.reporting.terminal import fitting_table
@@ -38,7 +39,7 @@ from ablations.tuning.halving import tune
 from ablations.tuning.progress import TuningDisplay
 from ablations.tuning.report import TuningReport, write_tuning_report
 from ablations.tuning.storage import StorageClaims, one_line_errors, open_storage
-from ablations.tuning.task import OBJECTIVES, Task, find_or_create_task
+from ablations.tuning.task import OBJECTIVES, Rung, Task, find_or_create_task
 from ablations.tuning.winners import Winner, earlier_winners, tuned_path, tuning_name
 from nin.cli import notice_if_slow, redacted, sqlite_url
 from nin.sources import can_change
@@ -57,7 +58,7 @@ class TuningRequest:
     objective        one of `OBJECTIVES`
     seeds_per_trial  seeds whose mean scores a trial
     storage          a database's URL, journal:FILE or grpc://HOST:PORT; empty: optuna.db in `results`
-    budget           seconds of training, after which it stops; re-run to continue
+    budget           seconds, after which it stops at the next evaluation; re-run to continue
     """
 
     protocol: str = "quick"
@@ -111,6 +112,13 @@ def tune_study(
     def engine_that_pauses(at: float) -> Engine:
         return make_engine(request.engine, request.results, pause_at=at)
 
+    deadline = time.monotonic() + request.budget
+
+    def watch(event: Event, rung: Rung) -> None:
+        display.watch(event, rung)
+        if time.monotonic() > deadline:  # between two accesses to the storage, which an alarm would break off
+            raise OutOfTimeError
+
     engine = engine_that_pauses(1.0)
     probe = make_probe(engine, request.engine.threads)
     tracker = open_tracker(request.results, tuning, request.protocol, warn)
@@ -122,8 +130,8 @@ def tune_study(
     display = TuningDisplay(tasks, console, engine.workers, probe)
     try:
         with one_line_errors(url, "finished trials are kept; re-run to continue"):
-            with time_limit(request.budget), display:
-                tune(tasks, engine_that_pauses, claims, store, tracker, print_progress, display.watch)
+            with display:
+                tune(tasks, engine_that_pauses, claims, store, tracker, print_progress, watch)
             earlier = earlier_winners(study, request.protocol, request.results, request.overrides)
             report = write_tuning_report(tasks, store, command, earlier)
             ended = [run for task in tasks for trial in task.trials.get_trials() for run in task.runs_of(trial)]

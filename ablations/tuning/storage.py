@@ -121,6 +121,11 @@ def one_line_errors(url: str, consequence: str) -> Iterator[None]:
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in STORAGE_LIBRARIES:
             raise
+        cause = error.__cause__ or error.__context__
+        while cause is not None:
+            if isinstance(cause, KeyboardInterrupt):  # in the middle of a commit, which then fails for that
+                raise cause from None
+            cause = cause.__cause__ or cause.__context__
         raise _in_one_line(url, error, consequence) from error
 
 

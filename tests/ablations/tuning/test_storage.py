@@ -7,13 +7,14 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.storages import JournalStorage
 from optuna.study._frozen import FrozenStudy
 from toys import NUM_1X1
 
 from ablations.execution import claims
 from ablations.tuning.spaces import Range
-from ablations.tuning.storage import StorageClaims, open_storage
+from ablations.tuning.storage import StorageClaims, one_line_errors, open_storage
 from ablations.tuning.task import Task, find_or_create_task
 
 
@@ -144,3 +145,16 @@ def test_the_dashboard_names_objectives_and_says_what_a_study_is_about(storage: 
     assert get_note(task.trials) == f"{NUM_1X1.question}\n\nVariant 2x, protocol smoke."
     with StorageClaims(storage, "internal: claims of a/quick") as claims:
         assert "no trials of a search" in get_note(claims._claims)
+
+
+def test_an_interruption_in_the_middle_of_a_commit_is_one() -> None:
+    def commit() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise StorageInternalError("An exception is raised during the commit.")
+
+    with pytest.raises(KeyboardInterrupt), one_line_errors("sqlite:///trials.db", "finished trials are kept"):
+        commit()
+    with pytest.raises(ValueError, match="cannot be used"), one_line_errors("sqlite:///trials.db", ""):
+        raise StorageInternalError("no")
