@@ -22,7 +22,7 @@ import dacite
 import numpy as np
 from numpy.typing import NDArray
 
-from ablations.runs import AUTO_IDENTITY, Run
+from ablations.runs import AUTO_IDENTITY, Run, parse_overrides
 from nin.cli import one_line
 from nin.history import Evaluation
 
@@ -149,7 +149,8 @@ class Store:
 
     def looks_path(self, overrides: Sequence[str] = ()) -> Path:
         """Path of the declared looks at runs with these changed settings (`--set`), which are another study's."""
-        digest = hashlib.sha256(json.dumps(sorted(overrides)).encode()).hexdigest()[:8]
+        settings = json.dumps(parse_overrides(overrides), sort_keys=True)  # however they are written
+        digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
         return self.folder / (f"looks-{digest}.json" if overrides else "looks.json")
 
     def looks(self, overrides: Sequence[str] = ()) -> tuple[int, ...]:

@@ -368,9 +368,9 @@ def _with_decisions(by_length: pd.DataFrame, variants: pd.DataFrame, length: int
     if not len(by_length):
         return by_length
     decided = variants[variants["role"] == "confirmatory"].set_index("variant")
-    for i in by_length.index[(by_length["length"] == length) & by_length["variant"].isin(decided.index)]:
-        for column in ("verdict", "p_holm", "difference", "difference_low", "difference_high"):
-            by_length.loc[i, column] = decided.loc[by_length.loc[i, "variant"], column]
+    rows = (by_length["length"] == length) & by_length["variant"].isin(decided.index)
+    columns = ["verdict", "p_holm", "difference", "difference_low", "difference_high"]
+    by_length.loc[rows, columns] = decided.loc[by_length.loc[rows, "variant"], columns].to_numpy()
     return by_length
 
 

@@ -17,7 +17,15 @@ from ablations.reporting.formatting import (
     p_is,
     p_text,
 )
-from ablations.reporting.plain import ALPHA, LINEAR, NOT_ANSWERED, capitalised, failure_tests, plain_answer
+from ablations.reporting.plain import (
+    ALPHA,
+    LINEAR,
+    NOT_ANSWERED,
+    capitalised,
+    differs_by_little,
+    failure_tests,
+    plain_answer,
+)
 from ablations.study import MEMORY, Study
 from nin.cli import counted
 
@@ -170,9 +178,7 @@ def _verdicts(others: pd.DataFrame, margin: float) -> str:
             p = other.p_equivalent if verdict == "equivalent" else other.p_holm
             corrected = f"decided at {other.decided_at} seeds" if other.decided_at else f"corrected {p_is(p)}"
             relation = "is equivalent, differing" if verdict == "equivalent" else f"is {verdict}"
-            small = (
-                f", less than the margin of {100 * margin:g}" if verdict != "equivalent" and size < 100 * margin else ""
-            )
+            small = f", less than the margin of {100 * margin:g}" if differs_by_little(other, margin) else ""
             parts.append(f"**{other.variant} {relation} by {gap}{small}, {corrected}**")
         if parts:
             sentences.append("; ".join(parts))

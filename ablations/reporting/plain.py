@@ -190,14 +190,14 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
     relation = {**RELATIONS, **words.relations}.get(row.verdict, UNDECIDED)
     answer = relation.format(subject=words.subject or f"`{row.variant}`", object=words.object or f"`{study.baseline}`")
     measured = next(each_row(table[table["variant"] == study.pairs.get(row.variant, row.variant)]))
-    if _short_verdict(row, 100 * study.margin).endswith(BY_LITTLE):
+    if differs_by_little(row, study.margin):
         answer += BY_LITTLE
     if failures(measured):
         answer += f", but {failures(measured)}: this measures training at this learning rate, not the best accuracy that it can reach"
     by_verdict: dict[str, list[str]] = {}
     for other in each_row(others):
         if other.variant != row.variant:
-            by_verdict.setdefault(_short_verdict(other, 100 * study.margin), []).append(other.variant)
+            by_verdict.setdefault(_short_verdict(other, study.margin), []).append(other.variant)
     verdicts = [f"{few(by_verdict[verdict])} {verdict}" for verdict in SHORT_VERDICTS if verdict in by_verdict]
     if verdicts:
         answer += f"; compared with `{study.baseline}`{claim.explained}: {'; '.join(verdicts)}"
@@ -205,9 +205,14 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
     return PlainAnswer(answer, "; ".join(part for part in (f"{difference_text(row)} points", also) if part))
 
 
+def differs_by_little(row: Any, margin: float) -> bool:
+    """Tell whether a difference was found that is smaller than the margin (a fraction)."""
+    return row.verdict in (stats.BETTER, stats.WORSE) and abs(row.difference) < 100 * margin
+
+
 def _short_verdict(row: Any, margin: float) -> str:
-    """One of SHORT_VERDICTS; margin in points."""
-    if row.verdict in (stats.BETTER, stats.WORSE) and abs(row.difference) < margin:
+    """One of SHORT_VERDICTS."""
+    if differs_by_little(row, margin):
         return f"{row.verdict}{BY_LITTLE}"
     return row.verdict if row.verdict in RELATIONS else "undecided"
 

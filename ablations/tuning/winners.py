@@ -70,7 +70,7 @@ def earlier_winners(study: Study, protocol: str, results: Path, overrides: Seque
         return {}
     known = [name for name in study.variants if name in found]
     now = {run.variant: run.settings for run in study.expand(protocol, 1, known, overrides)}
-    return {name: found[name] for name in known if name in now and not _changes(found[name], now[name])}
+    return {name: found[name] for name in known if name in now and not _stale_fields(found[name], now[name])}
 
 
 def load_tuned(study: Study, protocol: str, results: Path, overrides: Sequence[str] = ()) -> Study:
@@ -139,26 +139,31 @@ def with_winners(
 
 def _changed(variant: Variant, run: Run, winner: Winner) -> Variant:
     """The variant with the winner's hyperparameters; a control keeps the size that was solved for it."""
-    solved = f"model.{variant.match.field}" if variant.match else ""
-    size = {solved: run.settings[solved]} if solved else {}
-    return Variant.of(variant.settings | size | winner.params, role="exploratory")
+    return Variant.of(variant.settings | _solved_size(variant, run) | winner.params, role="exploratory")
 
 
 def _by_itself(variant: Variant, run: Run, there: Container[str]) -> Variant:
     """The variant, with its size written down if the one that it was matched with is not there."""
     if variant.match is None or variant.match.variant in there:
         return variant
-    solved = f"model.{variant.match.field}"
-    return Variant.of(variant.settings | {solved: run.settings[solved]}, role=variant.role)
+    return Variant.of(variant.settings | _solved_size(variant, run), role=variant.role)
 
 
-def _changes(winner: Winner, now: Mapping[str, object]) -> list[str]:
+def _solved_size(variant: Variant, run: Run) -> dict[str, object]:
+    """The field that matching has solved for, with its value in the run; empty for a variant that is not matched."""
+    if variant.match is None:
+        return {}
+    field = f"model.{variant.match.field}"
+    return {field: run.settings[field]}
+
+
+def _stale_fields(winner: Winner, now: Mapping[str, object]) -> list[str]:
     """Fields of the variant that are not what they were when it was tuned. One that is new since means what was there before."""
     return [key for key, before in winner.base.items() if key not in now or now[key] != before]
 
 
 def _require_same(name: str, winner: Winner, now: Mapping[str, object]) -> None:
-    for key in _changes(winner, now):
+    for key in _stale_fields(winner, now):
         is_now = f"is {now[key]!r}" if key in now else "is no more"
         raise ValueError(
             f"--tuned: {name} has changed since it was tuned: {key} was {winner.base[key]!r}, {is_now}; tune again"

@@ -274,6 +274,7 @@ def test_runs_of_changed_settings_have_looks_of_their_own(toy: Toy, tmp_path: Pa
     assert "decided at 5 seeds" in write_report(NUM_1X1, "smoke", store, force=False).grounds
     store.declare_looks((5, 8), changed)
     assert (store.looks(), store.looks(changed)) == ((5, 12), (5, 8))
+    assert store.looks(["train.lr=1e-2"]) == (5, 8), "the same setting in other words"
     write_report(NUM_1X1, "smoke", store, changed, force=False)
     assert "decided at 5 seeds" in (store.folder / "report.md").read_text(), "the looks are new, if no record is"
 
