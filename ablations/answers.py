@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ablations.analysis.moderated import ALPHA
 from ablations.analysis.summary import Summary, each_row
 from ablations.execution.progress import warn
 from ablations.protocols import PROTOCOLS
@@ -18,11 +19,11 @@ from ablations.records import OVERRIDES, PROVENANCE, Store
 from ablations.reporting.caveats import TITLE, in_short
 from ablations.reporting.files import Report, read_report
 from ablations.reporting.formatting import listed, p_is
-from ablations.reporting.plain import ALPHA, CLAIMS, Claim, capitalised, plain_answer
+from ablations.reporting.plain import CLAIMS, Claim, capitalised, plain_answer
 from ablations.runs import length_name
 from ablations.study import MEMORY, Study, load_study, study_names
 from ablations.tuning.winners import load_tuned
-from nin.cli import counted
+from nin.cli import counted, one_line
 
 COMMAND = "python -m ablations.publish --answers"
 HEADLINE = "num_1x1"  # the study of `make run`
@@ -52,12 +53,21 @@ def published_reports(published: Path) -> Iterator[tuple[Study, str, Report]]:
         if own not in study_names():
             warn(f"{page.parent} is left out: {own} is no study of this package")
             continue
-        kept = page.with_name(OVERRIDES)
-        overrides = json.loads(kept.read_text()) if kept.exists() else []
+        overrides = _overrides(page.with_name(OVERRIDES))
         study = load_study(own)
         if name.endswith("-tuned"):
             study = load_tuned(study, protocol, published, overrides)
         yield study, protocol, read_report(study, protocol, Store(published, name, protocol), overrides)
+
+
+def _overrides(file: Path) -> list[str]:
+    """Changes by `--set` in published runs. Raises ValueError if the file that says so is damaged."""
+    if not file.exists():
+        return []
+    try:
+        return [str(change) for change in json.loads(file.read_bytes())]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file} is damaged ({one_line(error)}): publish its study again") from error
 
 
 def answer_rows(reports: Sequence[tuple[Study, str, Report]]) -> list[Row]:
@@ -121,7 +131,9 @@ def answers_table(rows: Sequence[Row], link: str) -> str:
 
 def headline(rows: Sequence[Row], reports: Sequence[tuple[Study, str, Report]], link: str) -> str:
     """The answer of the main study as a sentence, how far it goes, and its figure: differences against lengths, or a forest plot."""
-    (row,) = (row for row in rows if row.folder.partition("/")[0] == HEADLINE)
+    row = next((row for row in rows if row.folder.partition("/")[0] == HEADLINE), None)
+    if row is None:
+        return f"The main study, `{HEADLINE}`, is {NOT_RUN}."
     protocol = row.folder.partition("/")[2]
     study, summary = next(
         (study, report.summary) for study, name, report in reports if (study.name, name) == (HEADLINE, protocol)
@@ -155,7 +167,7 @@ def change_with_length(summary: Summary, claim: Claim) -> str:
 
 
 def reach(rows: Sequence[Row]) -> str:
-    """State what the table's answers rest on: how many on the early look, how many on the long trainings."""
+    """Count the table's answers by protocol, the preferred one first."""
     counts = Counter(row.folder.partition("/")[2] for row in rows)
     counts.pop("", None)
     ranked = sorted(counts, key=_preference)

@@ -180,7 +180,10 @@ def seconds(text: str) -> float:
 
 
 def _share(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text}: must be above 0 and at most 1")
     return value

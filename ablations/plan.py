@@ -22,7 +22,7 @@ from ablations.tuning.progress import stretches
 from ablations.tuning.session import TuningRequest, runs_to_tune
 from ablations.tuning.spaces import space_of
 from ablations.tuning.task import OBJECTIVES, compares_seeds, rungs_of
-from nin.cli import counted
+from nin.cli import counted, one_line
 from nin.machine import choose_device
 from nin.precision import choose_precision
 
@@ -69,7 +69,7 @@ def plan_tuning(study: Study, request: TuningRequest, console: Console) -> None:
     rows, minutes = [], 0.0
     for run in runs:
         trainings = sum(share for _, share in stretches(run.variant, rungs, 0, request.trials, is_paired))
-        minutes_each = worker.probe(run, device, request.engine.threads) / 60
+        minutes_each = _probed(run, device, request.engine.threads) / 60
         minutes += trainings * minutes_each / at_a_time
         rows.append([run.variant, str(request.trials), f"{trainings:g}", minutes_text(minutes_each)])
     print_text(console, f"{study.name} under {request.protocol}: {study.question}")
@@ -82,6 +82,14 @@ def plan_tuning(study: Study, request: TuningRequest, console: Console) -> None:
         console,
         f"{counted(len(runs) * request.trials, 'trial')}, {bound}{duration_text(minutes)} with {at_a_time} at a time on {device}",
     )
+
+
+def _probed(run: Run, device: str, threads: int) -> float:
+    """Seconds that the run takes, by a probe. Raises ValueError if it cannot be trained here."""
+    try:
+        return worker.probe(run, device, threads)
+    except RuntimeError as error:  # torch's, when there is too little memory
+        raise ValueError(f"variant {run.variant!r} cannot be trained here: {one_line(error)}") from error
 
 
 def detectable_line(study: Study, runs: Sequence[Run], store: Store, overrides: Sequence[str] = ()) -> str:
@@ -137,10 +145,7 @@ def _print_plan(part: Part, device: str, threads: int, overrides: Sequence[str],
     for run in {(run.variant, run.length): run for run in part.runs}.values():
         to_do = sum((other.variant, other.length) == (run.variant, run.length) for other in part.missing)
         network = sizes[run.run_id]
-        try:
-            seconds_each = worker.probe(run, device, threads)
-        except RuntimeError as error:  # torch's, when there is too little memory
-            raise ValueError(f"variant {run.variant!r} cannot be trained here: {error}") from error
+        seconds_each = _probed(run, device, threads)
         seconds_by_role[run.role] += seconds_each * to_do
         sizes_of_it = [f"{n:,}" for n in (network.params, network.params_trunk, network.params_head)]
         rows.append(

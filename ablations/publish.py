@@ -55,7 +55,7 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
         for path in store.folder.glob(pattern):
             path.unlink()
     write_index(published)  # whose links lead to what is left
-    write_atomically(store.folder / PROVENANCE, _provenance(study, protocol, records, overrides))
+    write_atomically(store.folder / PROVENANCE, _provenance(study, protocol, records, published, overrides, looks))
     return store
 
 
@@ -70,7 +70,14 @@ def publish_tuning(study: str, protocol: str, results: Path, published: Path) ->
             shutil.copyfile(path, place)
 
 
-def _provenance(study: Study, protocol: str, records: Sequence[RunRecord], overrides: Sequence[str]) -> str:
+def _provenance(
+    study: Study,
+    protocol: str,
+    records: Sequence[RunRecord],
+    published: Path,
+    overrides: Sequence[str],
+    looks: Sequence[int],
+) -> str:
     num_seeds = 1 + max(record.run.seed for record in records)
     dates = sorted(record.started_at[:10] for record in records if record.started_at)
     minutes = sum(record.wall_seconds for record in records) / 60
@@ -79,8 +86,8 @@ def _provenance(study: Study, protocol: str, records: Sequence[RunRecord], overr
         return "; ".join(sorted({record.environment.get(key, "") for record in records} - {""})) or "unknown"
 
     facts = {
-        "Command": f"`{reproduce_command(study, [record.run for record in records], overrides)}`",
-        "Report": f"`python -m ablations.report {cli_arguments(study, protocol, overrides)} --results results/reference`",
+        "Command": f"`{reproduce_command(study, [record.run for record in records], overrides, looks)}`",
+        "Report": f"`python -m ablations.report {cli_arguments(study, protocol, overrides)} --results {published}`",
         "Runs": f"{len(records)}: {len({record.run.variant for record in records})} variants, {num_seeds} seeds or fewer",
         "Dates": " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "unknown",
         "Device": listed("device"),

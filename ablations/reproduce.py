@@ -5,20 +5,29 @@ from collections.abc import Sequence
 
 from ablations.plugins import imports
 from ablations.protocols import PROTOCOLS
-from ablations.runs import Run, length_name
+from ablations.runs import Run, length_name, parse_overrides
 from ablations.study import Study, study_names
 
 
-def reproduce_command(study: Study, runs: Sequence[Run], overrides: Sequence[str] = ()) -> str:
-    """The command that makes these runs of a study again: "python -m ablations.run heads --protocol quick --seeds 3"."""
+def reproduce_command(
+    study: Study, runs: Sequence[Run], overrides: Sequence[str] = (), looks: Sequence[int] = ()
+) -> str:
+    """The command that makes these runs of a study again: "python -m ablations.run heads --protocol quick --seeds 3".
+
+    looks  numbers of seeds at which comparisons were decided; empty where all runs were asked for at once
+    """
     protocol, there = runs[0].protocol, {run.variant for run in runs}
     options = []
     if not study.pairs and {run.variant for run in study.expand(protocol, 1, overrides=overrides)} - there:
         options += ["--variants", ",".join(name for name in study.variants if name in there)]
     lengths = sorted({run.length for run in runs})
-    if lengths != [0] and not set(PROTOCOLS[protocol].lengths) <= set(lengths):
+    is_chosen = "train.examples" in parse_overrides(overrides)  # which leaves one length, none of the protocol's
+    if lengths != [0] and not is_chosen and not set(PROTOCOLS[protocol].lengths) <= set(lengths):
         options += ["--lengths", ",".join(map(length_name, lengths))]
-    options += ["--seeds", str(1 + max(run.seed for run in runs))]
+    if looks:
+        options += ["--until-decided", "--seeds", str(looks[0]), "--max-seeds", str(looks[-1])]
+    else:
+        options += ["--seeds", str(1 + max(run.seed for run in runs))]
     return command(study, protocol, overrides, options)
 
 

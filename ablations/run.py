@@ -24,7 +24,7 @@ from ablations.cli import (
 from ablations.plugins import load_plugins
 from ablations.protocols import PROTOCOLS
 from ablations.study import ROLES, Study, load_study, study_names
-from nin.cli import SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with, output_console, positive
+from nin.cli import SOME_RUN_FAILED, SUCCESS, OneLineParser, count, exit_with, output_console, positive
 from nin.spec import choose
 
 if TYPE_CHECKING:
@@ -110,13 +110,6 @@ def _exit_status(outcome: "Outcome") -> int:
     return SOME_RUN_FAILED if outcome.failed else SUCCESS
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text}: must be 0 or more")
-    return value
-
-
 def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog="python -m ablations.run",
@@ -140,7 +133,7 @@ def _parser() -> OneLineParser:
         metavar="TIME",
         help="stop training after this time, such as 25m; re-run to continue (default: no limit)",
     )
-    group.add_argument("--retries", type=_count, default=0, metavar="N", help="retries of a failed run (default: 0)")
+    group.add_argument("--retries", type=count, default=0, metavar="N", help="retries of a failed run (default: 0)")
     group.add_argument(
         "--keep-weights",
         action="store_true",

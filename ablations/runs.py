@@ -128,7 +128,7 @@ def require_settings(settings: object) -> None:
     """Raise ValueError unless they are {"train.lr": 0.05, ...}: fields of a run, with values of the fields' types."""
     if not isinstance(settings, dict):
         raise ValueError(f"{settings!r} must be fields of a run and their values")
-    types = _types()
+    types = settings_types()
     for key, value in settings.items():
         require_type(key, value, choose(types, key, "field of a run"))
 
@@ -147,7 +147,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, object]:
 
     Raises ValueError for a key that does not exist, naming the nearest, or a value that is not of the field's type.
     """
-    types = _types()
+    types = settings_types()
     settings: dict[str, object] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -174,7 +174,7 @@ def with_data_name(override: str) -> str:
     return f"{key}={link_folder(value)}"
 
 
-def _types() -> dict[str, type]:
+def settings_types() -> dict[str, type]:
     """The type of each field of a run: {"model.head": str, ...}."""
     specs = {"model": ModelSpec, "data": DataSpec, "train": TrainSpec}
     return {

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from nin.cli import OneLineParser
+from nin.cli import OneLineParser, sqlite_url
 
 HOST, UI_PORT, DASHBOARD_PORT = "127.0.0.1", 5000, 8080
 FIRST_VIEW = "Accuracy and size"  # the saved view that links lead to
@@ -54,7 +54,7 @@ def serve_dashboard(argv: Sequence[str]) -> int:
 
 
 def _links(database: Path, port: int) -> Iterator[str]:
-    """A line per experiment and protocol, with a link of its own line; nothing where MLflow keeps its views in another way."""
+    """Yield two lines per experiment and protocol, its name and the link; none where MLflow keeps its views in another way."""
     try:
         with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
             rows = connection.execute(VIEWS).fetchall()
@@ -79,7 +79,7 @@ def _arguments(argv: Sequence[str], name: str, description: str, port: int) -> a
 def _database(file: Path, module: str) -> str:
     if not file.is_file():
         raise ValueError(f"there is no {file}: python -m {module} makes it, or name its folder with --results")
-    return f"sqlite:///{file}"
+    return sqlite_url(file)
 
 
 def _exec_python(arguments: list[str], settings: dict[str, str]) -> int:

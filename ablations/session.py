@@ -7,6 +7,7 @@ studies, all first seeds run before any second seed.
 
 import math
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -78,6 +79,8 @@ class Request:
     def __post_init__(self) -> None:
         require_time("budget", self.budget)
         require_count("retries", self.retries, 0)
+        if self.budget < math.inf and threading.current_thread() is not threading.main_thread():
+            raise ValueError("budget: needs the main thread, to which the system sends its alarms")
 
 
 @dataclass(frozen=True)
@@ -227,7 +230,7 @@ def declared_looks(study: Study, request: Request) -> tuple[int, ...]:
     """Numbers of seeds at which the request looks. Raises ValueError for looks that cannot be."""
     if request.max_seeds > MAX_SEEDS:
         raise ValueError(f"--max-seeds {request.max_seeds}: must be at most {MAX_SEEDS}")
-    first = request.seeds or study.declared_seeds(request.protocol)
+    first = study.declared_seeds(request.protocol) if request.seeds is None else request.seeds
     return sequential.looks(first, request.max_seeds)
 
 

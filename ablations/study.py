@@ -15,11 +15,12 @@ from types import ModuleType
 import ablations.studies
 from ablations.plugins import load_file
 from ablations.protocols import PROTOCOLS, Protocol
-from ablations.runs import Changes, Run, by_part, flat, length_name, parse_overrides
+from ablations.runs import Changes, Run, by_part, flat, length_name, parse_overrides, settings_types
 from nin.spec import changed, choose, hint
 
 MAX_SEEDS = 10_000  # runs of a variant; all are made before the first is executed
 MEMORY = {"memory": "training", "prediction memory": "prediction"}  # task whose memory each kind of study measures
+ANSWERS = ("accuracy", "failures", *MEMORY)
 ROLES = ("baseline", "confirmatory", "control", "exploratory")
 
 
@@ -88,7 +89,7 @@ class Study:
     baseline   the variant that all others are compared with
     answers    what the question is about: "accuracy"; "failures", the share of runs that fail to learn, and accuracy beside
                it; "memory", peak memory of training against the batch, or "prediction memory", of prediction, for both of which
-               accuracy is beside the point
+               accuracy is beside the point, and variants are named "NETWORK BATCH"
     pairs      variants that are there twice, {"2x": "2x tuned"}: the second ones are compared among each other too
     searches   whether tuning may change the network itself, to find the best one
     published  runs of others to lay beside these
@@ -129,8 +130,20 @@ class Study:
             choose(dict.fromkeys(ROLES), variant.role, f"role of variant {name!r}")
             if variant.match:
                 choose(self.variants, variant.match.variant, f"variant that {name!r} is matched with")
-        for protocol in self.protocols:
+            if re.search(r"[,|\n]", name):  # which separate variants on the command line and cells of tables
+                raise ValueError(f"variant {name!r}: the name must be without commas, bars and line breaks")
+            batch_size = str(variant.train.get("batch_size"))
+            if self.answers in MEMORY and name.rpartition(" ")[2] != batch_size:
+                raise ValueError(
+                    f"variant {name!r} of a study of memory: must end in its train.batch_size, {batch_size}"
+                )
+        for protocol in {*self.protocols, *self.targets}:
             choose(PROTOCOLS, protocol, "protocol")
+        choose(dict.fromkeys(ANSWERS), self.answers, "kind of answer")
+        for name in (name for pair in self.contrasts for name in pair):
+            choose(self.variants, name, "variant of a contrast")
+        for factor in self.factors:
+            choose(settings_types(), factor, "factor")
 
     @property
     def confirmatory(self) -> list[str]:

@@ -5,8 +5,7 @@ training needs nothing but torch and rich.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +20,7 @@ import nin.weights
 from nin.cli import one_line
 from nin.data import ImageData
 from nin.history import Evaluation, History
-from nin.machine import choose_device
+from nin.machine import choose_device, cpu_threads
 from nin.model import Network, build_model
 from nin.progress import progress_bar
 from nin.settings import SETTINGS
@@ -152,7 +151,7 @@ def fit(
             show(point)
             on_eval(point)
 
-        with _cpu_threads(threads or _suitable_threads(network, data, spec)):
+        with cpu_threads(threads or _suitable_threads(network, data, spec)):
             return train(network, data, spec, on_point, seed=seed, checkpoint=checkpoint)
 
 
@@ -168,16 +167,6 @@ def _require_same_shapes(network: nn.Module, data: ImageData) -> None:
         raise ValueError(f"the network does not take {of_data} ({one_line(error)}): {build}") from error
     if num_outputs != data.num_classes:
         raise ValueError(f"the network has {num_outputs} outputs; the data has {of_data}: {build}")
-
-
-@contextmanager
-def _cpu_threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _suitable_threads(network: nn.Module, data: ImageData, spec: TrainSpec) -> int:

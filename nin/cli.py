@@ -51,9 +51,21 @@ class OneLineParser(argparse.ArgumentParser):
 
 def positive(text: str) -> int:
     """An argument's type: an integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
+    return _at_least(1, text)
+
+
+def count(text: str) -> int:
+    """An argument's type: an integer of at least 0."""
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text}: must be {least} or more, and a whole number")
     return value
 
 

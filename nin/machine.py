@@ -7,7 +7,8 @@
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ def device_name(device: str | torch.device) -> str:
     device = torch.device(device)
     if is_accelerator(device):
         name = getattr(torch.get_device_module(device), "get_device_name", None)
-        return str(name(device)) if name and device.type in _accelerators_here() else str(device)
+        return str(name(device)) if name and is_here(device) else str(device)
     try:
         info = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -39,9 +40,25 @@ def device_name(device: str | torch.device) -> str:
     return f"cpu ({model or platform.machine()}, {os.cpu_count()} cores{', bf16' if 'bf16' in info else ''})"
 
 
+def is_here(device: torch.device) -> bool:
+    """Return whether this machine has such a device; false for an accelerator that only remote workers have."""
+    return not is_accelerator(device) or device.type in _accelerators_here()
+
+
 def is_accelerator(device: torch.device) -> bool:
     """Return whether the device computes while the host continues, so that reading from it waits; false for a CPU."""
     return device.type in ACCELERATORS
+
+
+@contextmanager
+def cpu_threads(number: int) -> Iterator[None]:
+    """Context in which torch computes on the CPU with that many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def synchronize(device: torch.device) -> None:

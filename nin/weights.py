@@ -64,8 +64,8 @@ class Card:
 
     @property
     def label(self) -> str:
-        """Variant and seed: the part of the name that distinguishes the networks of a study."""
-        variant, _, seed = self.name.rpartition("/")[2].rpartition(":")
+        """Variant and seed: the part of the name that distinguishes the networks of a study under a protocol."""
+        variant, _, seed = self.name.split("/", 2)[-1].rpartition(":")
         return f"{variant} seed {seed}"
 
 

@@ -148,6 +148,7 @@ def test_studies_without_published_results_are_not_run_yet() -> None:
     rows = answer_rows([])
     assert len(rows) == len(study_names())
     assert {row.answer for row in rows} == {f"*{NOT_RUN}*"}
+    assert answers.headline(rows, [], "") == "The main study, `num_1x1`, is not run yet."
 
 
 @pytest.mark.parametrize("name", study_names())

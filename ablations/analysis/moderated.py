@@ -24,6 +24,7 @@ from scipy import special
 
 Array = NDArray[np.float64]
 NAN = math.nan
+ALPHA = 0.05  # level of every test, corrected for many where a claim rests on several; intervals cover 1 - ALPHA
 ROUNDING = 1e-9  # a spread below this part of the values is rounding, not variance
 SMALLEST = 1e-5  # part of the mean variance that a variance counts as at least, since its logarithm is taken
 SIMILARITY_EXPONENT = 1.5  # of how alike the variances look, from 0 to 1, in the weight of the larger common variance
@@ -64,11 +65,11 @@ class PrimaryTest:
             return NAN
         return float(special.stdtr(self.freedom, -(margin - abs(self.estimate)) / self.error))
 
-    def limits(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Ends of the confidence interval of the difference."""
+    def limits(self) -> tuple[float, float]:
+        """Ends of the 95 % confidence interval of the difference."""
         if not self.error > 0:
             return NAN, NAN
-        half = float(special.stdtrit(self.freedom, (1 + confidence) / 2)) * self.error
+        half = float(special.stdtrit(self.freedom, 1 - ALPHA / 2)) * self.error
         return self.estimate - half, self.estimate + half
 
     @property

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
 
-from ablations.analysis.moderated import NAN, moderate
+from ablations.analysis.moderated import ALPHA, NAN, moderate
 
 Array = NDArray[np.float64]
+WANTED_POWER = 0.8  # probability of a verdict that plans aim at
 VALUES = 6_000  # simulated runs per variant, shared out over studies
 FEWEST_STUDIES = 40
 MAX_PLANNED_SEEDS = 1_000  # a comparison that needs more is reported as needing "more than 1,000"
@@ -27,34 +28,20 @@ def sd_of_difference(sd: float, correlation: float = 0.0) -> float:
     return sd * math.sqrt(2 * (1 - correlation))
 
 
-def power(
-    difference: float, sd_difference: float, num_seeds: int, num_comparisons: int = 1, alpha: float = 0.05
-) -> float:
-    """Probability that the primary test at alpha / num_comparisons finds a true difference.
+def detectable_difference(sd_difference: float, num_seeds: int, num_comparisons: int = 1) -> float:
+    """The smallest true difference that the primary test finds with WANTED_POWER; nan for fewer than two seeds or no variance.
 
-    Dividing by the number of comparisons is Holm's first and hardest step, so this is a lower bound. `sd_difference` is the
-    deviation of the difference at one seed (`sd_of_difference`). nan for fewer than two seeds or without variance.
+    Read at ALPHA / num_comparisons, Holm's first and hardest step, so this is an upper bound. `sd_difference` is the deviation
+    of the difference at one seed (`sd_of_difference`).
     """
     if num_seeds < 2 or not sd_difference > 0:
         return NAN
-    thresholds, _ = _thresholds(num_seeds, num_comparisons, alpha)
-    return _found(abs(difference) / sd_difference * math.sqrt(num_seeds), thresholds)
+    thresholds, _ = _thresholds(num_seeds, num_comparisons)
+    return _shift_found(thresholds) * sd_difference / math.sqrt(num_seeds)
 
 
-def detectable_difference(
-    sd_difference: float, num_seeds: int, num_comparisons: int = 1, alpha: float = 0.05, wanted_power: float = 0.8
-) -> float:
-    """The smallest true difference that `power` finds with the wanted probability; nan if undefined."""
-    if num_seeds < 2 or not sd_difference > 0:
-        return NAN
-    thresholds, _ = _thresholds(num_seeds, num_comparisons, alpha)
-    return _shift_found(thresholds, wanted_power) * sd_difference / math.sqrt(num_seeds)
-
-
-def detectable_at(
-    error: float, freedom: float, num_comparisons: int = 1, alpha: float = 0.05, wanted_power: float = 0.8
-) -> float:
-    """The difference that a study with this standard error, known to these degrees of freedom, finds with the wanted power.
+def detectable_at(error: float, freedom: float, num_comparisons: int = 1) -> float:
+    """The difference that a study with this standard error, known to these degrees of freedom, finds with WANTED_POWER.
 
     For a comparison whose runs are there: it takes the error that was seen for the true one. nan if undefined.
     """
@@ -63,8 +50,8 @@ def detectable_at(
     ratios = (
         stats.chi2.ppf((np.arange(QUANTILES) + 0.5) / QUANTILES, freedom) / freedom
     )  # of a variance seen to the true one
-    thresholds = np.sqrt(ratios) * stats.t.isf(alpha / num_comparisons / 2, freedom)
-    return _shift_found(thresholds, wanted_power) * error
+    thresholds = np.sqrt(ratios) * stats.t.isf(ALPHA / num_comparisons / 2, freedom)
+    return _shift_found(thresholds) * error
 
 
 def prob_decided(
@@ -73,7 +60,6 @@ def prob_decided(
     num_seeds: int,
     margin: float,
     num_comparisons: int = 1,
-    alpha: float = 0.05,
 ) -> float:
     """Probability of any verdict but "inconclusive" at a true difference: better, worse, or equivalent within `margin`.
 
@@ -83,7 +69,7 @@ def prob_decided(
         return NAN
     root = math.sqrt(num_seeds) / sd_difference
     shift, reach = abs(difference) * root, margin * root
-    different, alike = _thresholds(num_seeds, num_comparisons, alpha)
+    different, alike = _thresholds(num_seeds, num_comparisons)
     edge = np.maximum(reach - alike, 0)  # equivalent where the estimate is nearer to 0 than this
     start = np.maximum(different, edge)
     return float(
@@ -96,15 +82,8 @@ def prob_decided(
     )
 
 
-def seeds_needed(
-    difference: float,
-    sd_difference: float,
-    margin: float,
-    num_comparisons: int = 1,
-    alpha: float = 0.05,
-    wanted_power: float = 0.8,
-) -> float:
-    """The smallest number of seeds in all at which `prob_decided` reaches the wanted power.
+def seeds_needed(difference: float, sd_difference: float, margin: float, num_comparisons: int = 1) -> float:
+    """The smallest number of seeds in all at which `prob_decided` reaches WANTED_POWER.
 
     Infinite beyond MAX_PLANNED_SEEDS: near the margin neither a difference nor equivalence is soon shown. nan if undefined.
     """
@@ -112,7 +91,7 @@ def seeds_needed(
         return NAN
 
     def enough(num_seeds: int) -> bool:
-        return prob_decided(difference, sd_difference, num_seeds, margin, num_comparisons, alpha) >= wanted_power
+        return prob_decided(difference, sd_difference, num_seeds, margin, num_comparisons) >= WANTED_POWER
 
     high = 2
     while not enough(high):
@@ -124,13 +103,13 @@ def seeds_needed(
 
 
 @lru_cache(maxsize=4096)
-def _thresholds(num_seeds: int, num_comparisons: int, alpha: float) -> tuple[Array, Array]:
+def _thresholds(num_seeds: int, num_comparisons: int) -> tuple[Array, Array]:
     """Estimates from which a difference is found, and margins less estimates from which equivalence is.
 
     Both are in units of the true standard error, one for each comparison of the simulated studies, all equally likely.
     """
     ratio, freedom = _moderated(num_seeds, num_comparisons)
-    level, root = alpha / num_comparisons, np.sqrt(ratio)
+    level, root = ALPHA / num_comparisons, np.sqrt(ratio)
     return stats.t.isf(level / 2, freedom) * root, stats.t.isf(level, freedom) * root
 
 
@@ -149,7 +128,7 @@ def _found(shift: float, thresholds: ArrayLike) -> float:
     return float(np.mean(special.ndtr(shift - at) + special.ndtr(-shift - at)))
 
 
-def _shift_found(thresholds: Array, wanted_power: float) -> float:
+def _shift_found(thresholds: Array) -> float:
     return math.exp(
-        optimize.brentq(lambda log: _found(math.exp(log), thresholds) - wanted_power, math.log(1e-6), math.log(1e9))
+        optimize.brentq(lambda log: _found(math.exp(log), thresholds) - WANTED_POWER, math.log(1e-6), math.log(1e9))
     )

@@ -62,6 +62,6 @@ def beside_published(study: Study, protocol: str, by_variant: Mapping[str, list[
         if limit is not None:
             failed = [int((~(values < limit)).sum()) for values in (loss, theirs["train_loss"].to_numpy())]
             row |= {"failed_ours": failed[0], "failed_theirs": failed[1]}
-            row["p_failed"] = stats.compare_rates(failed[0], len(group), failed[1], len(theirs))[1]
+            row["p_failed"] = stats.fisher_p(failed[0], len(group), failed[1], len(theirs))
         rows.append(row)
     return pd.DataFrame(rows)

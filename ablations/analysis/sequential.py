@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-from ablations.analysis.moderated import PrimaryTest, paired_tests
+from ablations.analysis.moderated import ALPHA, PrimaryTest, paired_tests
 from ablations.analysis.stats import BETTER, EQUIVALENT, INCONCLUSIVE, UNKNOWN, WORSE, Interval
 
 Array = NDArray[np.float64]
@@ -88,7 +88,6 @@ def decide(
     family: Collection[str],
     looks: Sequence[int],
     margin: float = 0.003,
-    alpha: float = 0.05,
     estimates: bool = True,
 ) -> dict[str, Decision]:
     """Every comparison of the `family` as of the last look for which all undecided ones have their seeds.
@@ -113,14 +112,14 @@ def decide(
         now = {name: {seed: samples[name][seed] for seed in seeds} for name in (baseline, *active)}
         tests = paired_tests(now, baseline, active)
         alike = _rejected(
-            {name: tests[name].p_equivalent(margin) for name in active}, num_alike, k, looks, 2 * alpha, 2
+            {name: tests[name].p_equivalent(margin) for name in active}, num_alike, k, looks, 2 * ALPHA, 2
         )
-        different = _rejected({name: tests[name].p for name in active}, num_different, k, looks, alpha, 1)
+        different = _rejected({name: tests[name].p for name in active}, num_different, k, looks, ALPHA, 1)
         num_alike -= len(alike)
         num_different -= len(different)
-        level = _level(looks, k, alpha / max(1, num_different))
-        level_alike = _level(looks, len(looks) - 1, 2 * alpha / max(1, num_alike)) / 2
-        level_last = _level(looks, len(looks) - 1, alpha / max(1, num_different))
+        level = _level(looks, k, ALPHA / max(1, num_different))
+        level_alike = _level(looks, len(looks) - 1, 2 * ALPHA / max(1, num_alike)) / 2
+        level_last = _level(looks, len(looks) - 1, ALPHA / max(1, num_different))
         for name in active:
             test = tests[name]
             if name in alike:
@@ -147,10 +146,8 @@ def decide(
     return decisions
 
 
-def after_stopping(
-    test: PrimaryTest, looks: Sequence[int], levels: Sequence[float], confidence: float = 0.95
-) -> Interval:
-    """Median-unbiased difference, and its interval, of a comparison that stopped at the last of `looks`.
+def after_stopping(test: PrimaryTest, looks: Sequence[int], levels: Sequence[float]) -> Interval:
+    """Median-unbiased difference, and its 95 % interval, of a comparison that stopped at the last of `looks`.
 
     `levels` are the nominal levels of the looks before it. At the first look there is nothing to correct.
     """
@@ -170,7 +167,7 @@ def after_stopping(
             for walk, fraction, edge in zip(walks, (*fractions, 1.0), (*edges, z), strict=True)
         )
 
-    tail = (1 - confidence) / 2
+    tail = ALPHA / 2
     low, estimate, high = (
         error * optimize.brentq(lambda drift, p=p: more_extreme(drift) - p, z - 12, z + 12, xtol=1e-6)
         for p in (tail, 0.5, 1 - tail)

@@ -18,19 +18,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
-from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint  # type: ignore[import-untyped]
 
 from ablations.analysis import planning
-from ablations.analysis.moderated import paired_tests, welch_test
+from ablations.analysis.moderated import ALPHA, NAN, ROUNDING, paired_tests, welch_test
 
 Array = NDArray[np.float64]
-NAN = math.nan
 POINTS = 100  # per unit of accuracy
 SIGN_FLIP_MIN = 6  # below six pairs an exact sign-flip test cannot reach p = 0.05
 SIGN_FLIP_RESAMPLES = 2**16  # all sign patterns of up to 16 pairs; of more pairs, so many random ones
 SIGN_FLIP_NORMAL = 100  # pairs
 MAX_DUNNETT = 50  # comparisons: what it takes grows with the cube of their number
-ROUNDING = 1e-9  # a spread below this part of the values is rounding, not variance
 DIGITS = 12  # of a mean of accuracies, which are shares of at most millions of images: what follows is rounding
 
 BETTER, WORSE, EQUIVALENT, INCONCLUSIVE = "better", "worse", "equivalent", "inconclusive"
@@ -118,8 +115,8 @@ NO_COMPARISON = Comparison(  # of the baseline, and of a variant whose test says
 )
 
 
-def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Mean with Student's t interval (ddof = 1); nan ends for fewer than two values, or if one is not finite.
+def mean_interval(values: ArrayLike) -> Interval:
+    """Mean with Student's t interval of 95 % (ddof = 1); nan ends for fewer than two values, or if one is not finite.
 
     Values without variance (a variant that collapsed in every run) give an interval without width.
     """
@@ -127,7 +124,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     mean = float(x.mean()) if len(x) else NAN
     if len(x) < 2 or not math.isfinite(mean):
         return Interval(mean, NAN, NAN)
-    half = float(stats.t.ppf((1 + confidence) / 2, len(x) - 1)) * math.sqrt(_variance(x) / len(x))
+    half = float(stats.t.ppf(1 - ALPHA / 2, len(x) - 1)) * math.sqrt(_variance(x) / len(x))
     return Interval(mean, mean - half, mean + half)
 
 
@@ -182,7 +179,6 @@ def compare(
     baseline: str,
     confirmatory: Sequence[str],
     margin: float = 0.003,
-    alpha: float = 0.05,
     checks: bool = True,
 ) -> dict[str, Comparison]:
     """Every variant against the baseline; `samples` are accuracies by variant and seed.
@@ -191,7 +187,7 @@ def compare(
     difference, seeds needed), which is most of the work.
 
     Both families of tests, for a difference and for equivalence, are Holm-corrected over `confirmatory`: among those, the
-    probability of any false "better" or "worse" is at most alpha, and so is that of any false "equivalent". Other variants
+    probability of any false "better" or "worse" is at most ALPHA, and so is that of any false "equivalent". Other variants
     are exploratory and judged by their own p. A difference that is real but surely smaller than the margin reads
     "equivalent": that is what matters to who chooses between the two, and the interval still shows the difference.
 
@@ -219,15 +215,15 @@ def compare(
     comparisons = {}
     for name in others:
         test = tests[name]
-        if p_same[name] < alpha:
+        if p_same[name] < ALPHA:
             verdict = EQUIVALENT
-        elif p_holm[name] < alpha:
+        elif p_holm[name] < ALPHA:
             verdict = BETTER if test.estimate > 0 else WORSE
         else:
             verdict = INCONCLUSIVE
         num_tests = len(family) if name in family else 1
         if_seen, if_margin = (
-            planning.seeds_needed(true, test.sd_difference, margin, num_tests, alpha)
+            planning.seeds_needed(true, test.sd_difference, margin, num_tests)
             if checks and verdict == INCONCLUSIVE
             else NAN
             for true in (test.estimate, margin)
@@ -240,7 +236,7 @@ def compare(
             p_sign_flip=p_flip.get(name, NAN),
             p_equivalent=p_same[name],
             prob_better=prob_better(values[name], base),
-            detectable=planning.detectable_at(test.error, test.freedom, num_tests, alpha) if checks else NAN,
+            detectable=planning.detectable_at(test.error, test.freedom, num_tests) if checks else NAN,
             verdict=verdict,
             method=test.method,
             error=test.error,
@@ -261,21 +257,19 @@ def pooled_sd(samples: Sequence[ArrayLike]) -> float:
     return math.sqrt(sum((len(x) - 1) * _variance(x) for x in arrays if len(x) > 1) / freedom) if freedom else NAN
 
 
-def wilson(count: int, num: int, confidence: float = 0.95) -> Interval:
-    """A share with Wilson's interval (Wilson 1927); nan without trials."""
+def wilson(count: int, num: int) -> Interval:
+    """A share with Wilson's 95 % interval (Wilson 1927); nan without trials."""
     if num == 0:
         return UNKNOWN
-    low, high = proportion_confint(count, num, alpha=1 - confidence, method="wilson")
-    return Interval(count / num, max(0.0, float(low)), min(1.0, float(high)))
+    interval = stats.binomtest(count, num).proportion_ci(method="wilson")
+    return Interval(count / num, float(interval.low), float(interval.high))
 
 
-def compare_rates(count: int, num: int, base_count: int, base_num: int) -> tuple[Interval, float]:
-    """Difference of two shares with Newcombe's 95 % interval (Newcombe 1998), and Fisher's exact p; nan without trials."""
+def fisher_p(count: int, num: int, base_count: int, base_num: int) -> float:
+    """Fisher's exact two-sided p that two shares are the same; nan without trials."""
     if num == 0 or base_num == 0:
-        return UNKNOWN, NAN
-    low, high = confint_proportions_2indep(count, num, base_count, base_num, method="newcomb", compare="diff")
-    p = stats.fisher_exact(np.array([[count, num - count], [base_count, base_num - base_count]])).pvalue
-    return Interval(count / num - base_count / base_num, float(low), float(high)), float(p)
+        return NAN
+    return float(stats.fisher_exact(np.array([[count, num - count], [base_count, base_num - base_count]])).pvalue)
 
 
 @dataclass(frozen=True)
@@ -394,7 +388,7 @@ def same_distribution(ours: ArrayLike, theirs: ArrayLike) -> tuple[float, float]
 
 
 def pareto_front(costs: ArrayLike, values: ArrayLike) -> NDArray[np.bool_]:
-    """Mark the points that no other point dominates: one that costs at most as much, is worth at least as much, and differs; no nan."""
+    """Mark the points that no other beats by costing no more, being worth no less, and differing. Points with nan are not marked."""
     cost, value = np.asarray(costs, dtype=float), np.asarray(values, dtype=float)
     no_worse = (cost[:, None] <= cost) & (value[:, None] >= value)
     differs = (cost[:, None] < cost) | (value[:, None] > value)

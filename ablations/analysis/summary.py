@@ -14,6 +14,7 @@ import pandas as pd
 from ablations.analysis import lengths, published, sequential, stats, variance
 from ablations.analysis.factors import factor_effects
 from ablations.analysis.memory import memory_lines
+from ablations.analysis.moderated import ROUNDING
 from ablations.analysis.stats import POINTS
 from ablations.analysis.tuned import beside_tuned
 from ablations.records import RunRecord
@@ -29,7 +30,7 @@ class AddedSeeds:
 
     declared  number of seeds
     seeds     those beyond it
-    after     day on which the last declared seed started, if all others started on a later one; else empty
+    after     date of the last declared run, if every added run started on a later day; else empty
     """
 
     declared: int
@@ -205,7 +206,7 @@ def _variants(study: Study, by_variant: Mapping[str, list[RunRecord]], target: f
         failed = {name: sum(not r.learned for r in group) for name, group in by_variant.items()}
         sizes = {name: len(group) for name, group in by_variant.items()}
         p_failed = {
-            name: stats.compare_rates(failed[name], sizes[name], failed[study.baseline], sizes[study.baseline])[1]
+            name: stats.fisher_p(failed[name], sizes[name], failed[study.baseline], sizes[study.baseline])
             for name in by_variant
             if name != study.baseline
         }
@@ -377,7 +378,7 @@ def _with_decisions(by_length: pd.DataFrame, variants: pd.DataFrame, length: int
 def _target_sweep(by_variant: Mapping[str, list[RunRecord]], target: float) -> pd.DataFrame:
     rows = []
     for name, group in by_variant.items():
-        for step in (target + offset for offset in SWEEP_OFFSETS if target + offset < 1 - stats.ROUNDING):
+        for step in (target + offset for offset in SWEEP_OFFSETS if target + offset < 1 - ROUNDING):
             times = [r.examples_to_target(step) for r in group]
             summary = stats.summarise_times(times, [budget(r) for r in group])
             rows.append(

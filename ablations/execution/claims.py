@@ -30,7 +30,7 @@ from ablations.runs import Run
 
 LEASE = 60.0  # seconds
 BEAT = 10.0  # seconds between two signs of life
-FRESH = 1.0  # seconds for which a look at the folder counts
+FRESH = 1.0  # seconds for which a listing of the folder is used again
 
 
 @dataclass(frozen=True)

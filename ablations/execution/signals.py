@@ -30,12 +30,13 @@ def time_limit(seconds: float) -> Iterator[None]:
     def out_of_time(signum: int, frame: object) -> NoReturn:
         raise OutOfTimeError
 
-    signal.signal(signal.SIGALRM, out_of_time)
+    before = signal.signal(signal.SIGALRM, out_of_time)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def handle_signals() -> None:

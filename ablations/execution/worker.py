@@ -23,7 +23,7 @@ from ablations.records import Executed, RunRecord, Store, pack_correctness
 from ablations.runs import Run, code_of
 from nin.data import AUGMENTATIONS, ImageData, load
 from nin.history import Evaluation
-from nin.machine import device_name
+from nin.machine import cpu_threads, device_name, is_here
 from nin.memory import prediction_memory, training_memory
 from nin.model import build_model
 from nin.precision import precision_on, slow_precision
@@ -139,12 +139,12 @@ def probe(run: Run, device: str, threads: int = 1) -> float:
 
     The fastest, because other load on the machine only slows the others down.
     """
-    torch.set_num_threads(threads)
     data = load_cached(run.data, device)
     model = build_model(run.model, data.in_shape, data.num_classes, seed=run.seed)
     part = data.first(run.train.batch_size, 1)
     step = replace(run.train, epochs=1, evals_per_epoch=1, examples=0, eval_every=0)
-    lasts = [train(model, part, step, seed=run.seed).curve[-1] for _ in range(1 + PROBED_STEPS)]
+    with cpu_threads(threads), torch.random.fork_rng(devices=[]):  # a notebook's stay as they are
+        lasts = [train(model, part, step, seed=run.seed).curve[-1] for _ in range(1 + PROBED_STEPS)]
     seconds_per_example = min(last.seconds / last.examples for last in lasts[1:])
     num_examples = len(data.train.labels)
     evaluated = len(Grid(run.train, num_examples).steps) * len(data.val.labels) + 2 * len(data.test.labels)
@@ -177,8 +177,11 @@ def _memory(model: ModelSpec, data: DataSpec, train: TrainSpec, device: str) -> 
 
 
 def environment_of(run: Run, device: str, commit: str) -> dict[str, str]:
-    """Describe where and in which precision a run executed, and the plugins it used, with digests."""
-    used = {"precision": precision_on(device, run.train.precision)}
+    """Describe where and in which precision a run executed, and the plugins it used, with digests.
+
+    A driver that has no such device leaves the precision out.
+    """
+    used = {"precision": precision_on(device, run.train.precision)} if is_here(torch.device(device)) else {}
     plugins = sorted({f"{module_label(addition.module)} {addition.digest}" for addition in added(run.settings)})
     return environment(device, commit) | used | ({"plugins": ", ".join(plugins)} if plugins else {})
 
@@ -208,7 +211,7 @@ def _card(record: RunRecord, data: ImageData) -> Card:
     normalized = run.data.normalize
     channels, height, width = data.test.images.shape[1:]
     return Card(
-        name=f"{run.study}/{run.protocol}/{run.variant}:{run.seed}",
+        name=f"{run.study}/{run.protocol}/{run.name}:{run.seed}",
         run_id=run.run_id,
         seed=run.seed,
         outcome=record.status,
@@ -233,9 +236,12 @@ def _card(record: RunRecord, data: ImageData) -> Card:
 
 @cache
 def code_commit() -> str:
-    """The commit of the working tree this code is in, with "+" if it has changes; empty outside a repository."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    """The commit of the working tree this code is in, with "+" if it has changes; empty for code that no repository tracks."""
+    file = Path(__file__)
+    git = ["git", "-C", str(file.parent)]
     try:
+        # An installed copy may lie in somebody else's repository.
+        subprocess.run([*git, "ls-files", "--error-unmatch", file.name], capture_output=True, timeout=10, check=True)
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
         changes = subprocess.run(
             [*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from ablations.analysis import sequential, stats
+from ablations.analysis.moderated import ALPHA
 from ablations.analysis.summary import Summary, each_row, failures
 from ablations.reporting.formatting import (
     accuracy_text,
@@ -18,7 +19,6 @@ from ablations.reporting.formatting import (
     p_text,
 )
 from ablations.reporting.plain import (
-    ALPHA,
     LINEAR,
     NOT_ANSWERED,
     capitalised,

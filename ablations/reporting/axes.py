@@ -195,8 +195,9 @@ def row_axes(tables: Tables, title: str, notes: Sequence[str], with_failures: bo
 
 
 def accuracy_limits(tables: Tables) -> tuple[float, float]:
-    """Over all runs, so that wide intervals of few seeds do not squeeze the means together; where some failed to learn and are
-    far from the rest, over the rest, unless most would be out of view then.
+    """Ends of the accuracy axis: over all runs, so that wide intervals of few seeds do not squeeze the means together.
+
+    Runs that failed to learn and are far from the rest are left out, unless most would be out of view then.
     """
     clear = tables.runs[tables.runs["variant"].isin(tables.variants["variant"][tables.all_learned])]
     low, high = tables.runs["test_accuracy"].min(), tables.runs["test_accuracy"].max()

@@ -6,9 +6,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from ablations.analysis import stats
+from ablations.analysis.moderated import ALPHA
 from ablations.analysis.summary import AddedSeeds, Summary, each_row, failures
 from ablations.reporting.formatting import agreeing, few, listed, p_is, range_text, seeds_needed_text, seeds_text
-from ablations.reporting.plain import ALPHA, CLAIMS, failure_tests
+from ablations.reporting.plain import CLAIMS, failure_tests
 from ablations.runs import length_name
 from ablations.study import MEMORY, Study
 from nin.cli import counted
@@ -114,7 +115,7 @@ def _undecided_rates(study: Study, table: pd.DataFrame) -> Iterator[Caveat]:
     if not unclear:
         return
     num = int(table["n"].min())
-    least = stats.compare_rates(num, num, 0, num)[1] * len(tests)
+    least = stats.fisher_p(num, num, 0, num) * len(tests)
     limit = f": with {counted(num, 'run')} against {num}, Fisher's exact test, corrected, can decide nothing"
     fail = agreeing(unclear, "fails", "fail")
     yield Caveat(

@@ -399,8 +399,9 @@ def figures_of(tables: Tables) -> dict[str, Callable[[Tables], Figure]]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write `path` as PNG and SVG (its suffix is added), each whole or not at all."""
+    """Write `path` as PNG and SVG (its suffix is added), each whole or not at all, both in the layout of the first."""
     for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
         image = BytesIO()
         figure.savefig(image, format=suffix[1:], dpi=150, bbox_inches="tight", metadata=metadata)
         write_atomically(path.with_suffix(suffix), image.getvalue())
+        figure.set_layout_engine("none")  # keeps the layout, which takes as long as drawing

@@ -29,6 +29,7 @@ class Report:
     grounds     numbers and certainty of the answer, in a paragraph
     caveats     what could still change it
     num_others  records in the same folder that are not the study's own runs
+    looks       numbers of seeds at which comparisons were decided; empty where all runs were asked for at once
     """
 
     folder: Path
@@ -39,6 +40,7 @@ class Report:
     records: Sequence[RunRecord]
     damaged: Sequence[str]
     num_others: int = 0
+    looks: Sequence[int] = ()
 
 
 class CoveredRecords(NamedTuple):
@@ -103,13 +105,18 @@ def read_report(study: Study, protocol: str, store: Store, overrides: Sequence[s
             f"no runs of study {study.name!r} under {protocol!r} in {store.folder}: "
             f"make them with {command(study, protocol, overrides)}"
         )
-    summary = summarise(study, protocol, records, store.looks(overrides))
+    if overrides:
+        study = replace(study, published=None)  # whose runs have other settings
+    looks = store.looks(overrides)
+    summary = summarise(study, protocol, records, looks)
     words = answer(study, summary, overrides), grounds(study, protocol, summary), caveats(study, protocol, summary)
-    return Report(store.folder, *words, summary, records, damaged, others)
+    return Report(store.folder, *words, summary, records, damaged, others, looks)
 
 
 def figure_tables(study: Study, protocol: str, report: Report) -> "Tables":
     """Collect the data of a report's figures."""
+    import pandas as pd
+
     from ablations.analysis.published import published_runs
     from ablations.reporting.axes import Tables
 
@@ -123,7 +130,7 @@ def figure_tables(study: Study, protocol: str, report: Report) -> "Tables":
         curves[curves["length"] == summary.length],
         summary.variants,
         summary.memory,
-        published_runs(study, protocol),
+        published_runs(study, protocol) if len(summary.published) else pd.DataFrame(),
         summary.by_length,
     )
 
@@ -143,7 +150,7 @@ def write_report(
             f"Not covered: {report.num_others} records in the same folder, of other settings, variants or trainer versions."
         )
 
-    made_from = fingerprint(study, protocol, records, [*notes, f"looks {store.looks(overrides)}"])
+    made_from = fingerprint(study, protocol, records, [*notes, f"looks {report.looks}"])
     inputs = store.folder / ".inputs"
     page = store.folder / "report.html"
     if not force and page.exists() and inputs.exists() and inputs.read_text() == made_from:

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ablations.analysis import stats
+from ablations.analysis.moderated import ALPHA
 from ablations.analysis.summary import Summary, each_row, failures
 from ablations.reporting.formatting import difference_text, few, interval_text, listed, megabytes_text, p_is
 from ablations.study import MEMORY, Study
 from nin.cli import counted
 
 LINEAR = 0.99  # R squared from which a line is said to describe memory
-ALPHA = 0.05
 NOT_ANSWERED = "not answered yet"
 RELATIONS = {
     stats.BETTER: "{subject} is more accurate than {object}",

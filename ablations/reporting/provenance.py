@@ -17,9 +17,14 @@ def what_was_run(
     protocol: str,
     records: Sequence[RunRecord],
     overrides: Sequence[str],
-    damaged: Sequence[str],
+    notes: Sequence[str],
+    looks: Sequence[int] = (),
 ) -> str:
-    """The facts under which the numbers hold."""
+    """The facts under which the numbers hold.
+
+    notes  lines on records that are left out
+    looks  numbers of seeds at which comparisons were decided; empty where all runs were asked for at once
+    """
     settings = PROTOCOLS[protocol]
     run = next((r.run for r in records if r.run.variant == study.baseline), records[0].run)
     train, data = run.train, run.data
@@ -38,6 +43,8 @@ def what_was_run(
         f"the test set, evaluated {train.evals_per_epoch} times an epoch"
         if data.val_examples == 0
         else f"{data.val_examples:,} images set aside from the training set (split {data.split!r})"
+        if not data.name.startswith("folder:")
+        else f"at most {data.val_examples:,} images, of val/ where the folder has one, else set aside from the training set"
     )
     devices = {r.environment.get("device", "") for r in records}
     facts = [
@@ -61,7 +68,7 @@ def what_was_run(
     ]
     if study.answers not in MEMORY:
         facts.insert(3, _variance_fact(records))
-    facts.append(f"Command: `{reproduce_command(study, [record.run for record in records], overrides)}`")
+    facts.append(f"Command: `{reproduce_command(study, [record.run for record in records], overrides, looks)}`")
     facts += [f"Failed: {record.run.label}: {record.error}" for record in records if not record.is_result]
     if lacking:
         untrained = [name for name in lacking if not num_seeds[name]]
@@ -72,7 +79,7 @@ def what_was_run(
             facts.append(f"Not trained: {listed(untrained)}{left_out if is_control else ''}.")
         if partial:
             facts.append(f"Without results for some seeds: {listed(partial)}.")
-    return "\n".join(f"- {fact}" for fact in [*facts, *damaged])
+    return "\n".join(f"- {fact}" for fact in [*facts, *notes])
 
 
 def _budget_text(records: Sequence[RunRecord], epochs: str) -> str:

@@ -48,17 +48,21 @@ def sections(
     report: "Report",
     figures: Sequence[tuple[str, str]],
     overrides: Sequence[str],
-    damaged: Sequence[str],
+    notes: Sequence[str],
 ) -> list[str]:
-    """The report's parts in order, each a heading, a paragraph, a table or a figure; `figures` are names and captions."""
+    """The report's parts in order, each a heading, a paragraph, a table or a figure; `figures` are names and captions.
+
+    notes  lines on records that are left out
+    """
     summary, records = report.summary, report.records
+    facts = what_was_run(study, protocol, records, overrides, notes, report.looks)
     opening = [f"# {study.name}: {study.question}", report.answer, report.grounds, caveats_text(report.caveats)]
     if study.answers in MEMORY:
         return [
             *opening,
             *_memory_sections(MEMORY[study.answers], summary, figures),
             "## What was run",
-            what_was_run(study, protocol, records, overrides, damaged),
+            facts,
         ]
     return [
         *opening,
@@ -66,7 +70,7 @@ def sections(
         "## Variants",
         *_variants(study, protocol, records),
         "## What was run",
-        what_was_run(study, protocol, records, overrides, damaged),
+        facts,
     ]
 
 

@@ -197,7 +197,7 @@ def _finish_rung(
 def _worse(task: Task, rung: Rung, trials: Sequence["FrozenTrial"]) -> list["FrozenTrial"]:
     """Select the trials of a rung that are not continued: by the pruner seed by seed, otherwise the worse half.
 
-    A search that goes on after a stop comes by again, when some have reached later rungs: they are judged as they were here.
+    A resumed search judges this rung again: trials that have reached later rungs by their value at this one.
     """
     from optuna.pruners import WilcoxonPruner
 
@@ -293,8 +293,11 @@ def _outcome(records: Sequence[RunRecord]) -> str:
     """ "diverged" or "collapsed" if any seed is; else "learned"."""
     if any(record.status == "diverged" for record in records):
         return "diverged"
-    for record in records:
-        labels = load_cached(record.run.data, "cpu").val.labels
-        if max(point.val_accuracy for point in record.curve) <= chance_level(labels):
-            return "collapsed"
-    return "learned"
+    return "collapsed" if any(map(_has_collapsed, records)) else "learned"
+
+
+def _has_collapsed(record: RunRecord) -> bool:
+    if record.status != "paused":
+        return record.status == "collapsed"
+    labels = load_cached(record.run.data.for_seed(record.run.seed), "cpu").val.labels
+    return max(point.val_accuracy for point in record.curve) <= chance_level(labels)

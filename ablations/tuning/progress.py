@@ -34,7 +34,10 @@ class Stretch(NamedTuple):
 def stretches(
     variant: str, rungs: Sequence[Rung], first: int, num_trials: int, is_paired: bool
 ) -> Iterator[tuple[Stretch, float]]:
-    """Each stretch that is left after the first trials, with its share of a whole training; all, where seeds are pruned one by one."""
+    """Yield the stretches left after the first trials, each with its share of a whole training.
+
+    Where seeds are pruned one by one, this is an upper bound: it counts all of them.
+    """
     for start in range(first, num_trials, BATCH):
         alive = min(BATCH, num_trials - start)
         last, own, before = start + alive - 1, int(start == 0), 0.0

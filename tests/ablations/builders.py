@@ -77,3 +77,13 @@ def accuracy(run: Run) -> float:
 
 def plain(run: Run) -> RunRecord:
     return record_of(run, test_accuracy=accuracy(run))
+
+
+def text_of(store: Store) -> str:
+    """The text of a store's report."""
+    return (store.folder / "report.md").read_text()
+
+
+def opening(store: Store) -> str:
+    """The answer of a store's report and its grounds."""
+    return "\n\n".join(text_of(store).split("\n\n")[1:3])

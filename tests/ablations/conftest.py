@@ -1,4 +1,4 @@
-"""A real PostgreSQL, for what several machines share; tests that need one skip, saying so, where it is not installed."""
+"""Reports without figures, and a real PostgreSQL, for what several machines share; tests skip where it is not installed."""
 
 import os
 import shutil
@@ -11,6 +11,12 @@ from pathlib import Path
 
 import pytest
 from processes import PASSWORD, free_port
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the figures, which have tests of their own and take most of a report's time."""
+    monkeypatch.setattr("ablations.reporting.figures.FIGURES", {})
 
 
 def program(name: str) -> str:

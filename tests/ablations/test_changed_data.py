@@ -42,7 +42,7 @@ def pets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def executed(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+def executed(monkeypatch: pytest.MonkeyPatch, undrawn: None) -> list[Run]:
     """The runs that were executed, by an engine that trains nothing."""
     runs: list[Run] = []
 
@@ -59,7 +59,6 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 
     monkeypatch.setattr("ablations.session.make_engine", lambda *_, **__: Toy())
     monkeypatch.setattr("ablations.session.handle_signals", lambda: None)
-    monkeypatch.setattr("ablations.reporting.figures.FIGURES", {})
     monkeypatch.setattr("ablations.session.open_tracker", lambda *_: Tracker())
     return runs
 

@@ -84,6 +84,7 @@ def test_results_are_not_published_onto_themselves(tmp_path: Path) -> None:
     assert store.looks() == (2, 4)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_answers_are_read_with_the_settings_that_were_published(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,8 +101,14 @@ def test_answers_are_read_with_the_settings_that_were_published(
     assert "train.lr=0.01" in found[2].answer
     assert (folder / "settings.json").exists()
     assert "of_my_own is no study of this package" in capsys.readouterr().err
+    assert f"--results {tmp_path / 'theirs'}`" in (folder / PROVENANCE).read_text()
+    for content in ("{", "1"):
+        (folder / "settings.json").write_text(content)
+        with pytest.raises(ValueError, match=r"heads/smoke/settings\.json is damaged"):
+            list(published_reports(tmp_path / "theirs"))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_tuned_study_is_published_with_what_tuning_found(tmp_path: Path) -> None:
     own = HEADS.expand("smoke", 1, [HEADS.baseline])[0]
     winner = Winner(3, 0.9, {"train.lr": 0.01}, [1003], own.settings)
@@ -123,6 +130,7 @@ def test_nothing_is_trained_into_published_results(tmp_path: Path) -> None:
         run.main(["heads", "--protocol", "smoke", "--results", str(tmp_path / "theirs")])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_failed_runs_are_not_published_and_what_was_published_stays(tmp_path: Path) -> None:
     fill(tmp_path / "ours")
     folder = publish(tmp_path)

@@ -37,6 +37,7 @@ def contents(folder: Path) -> dict[Path, float]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*.json") if "mlartifacts" not in path.parts}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_folder_of_images_may_be_named_by_its_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,6 +164,7 @@ def test_weights_are_kept_only_where_they_are_asked_for(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_several_studies_share_a_budget_and_go_on_from_where_it_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,7 +183,6 @@ def test_several_studies_share_a_budget_and_go_on_from_where_it_ended(
 
     monkeypatch.setattr("ablations.session.make_engine", lambda *_, **__: Toy())
     monkeypatch.setattr("ablations.session.handle_signals", lambda: None)
-    monkeypatch.setattr("ablations.reporting.figures.FIGURES", {})
     monkeypatch.setattr("ablations.session.open_tracker", lambda *_: Tracker())
     studies = ["class_block,label_noise", "--protocol", "smoke", "--results", str(tmp_path)]
     assert run.main([*studies, "--budget", "5s"]) == 0
@@ -195,6 +196,7 @@ def test_several_studies_share_a_budget_and_go_on_from_where_it_ended(
     assert {each.study for each in executed[:16]} == {"class_block", "label_noise"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_came_of_a_study_is_shown_before_mlflow_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,7 +210,6 @@ def test_what_came_of_a_study_is_shown_before_mlflow_is_waited_for(
     for each in smoke_runs(seeds=1, variants=["0x"]):
         store.write(record_of(each))
     monkeypatch.setattr("ablations.session.handle_signals", lambda: None)
-    monkeypatch.setattr("ablations.reporting.figures.FIGURES", {})
     monkeypatch.setattr("ablations.session.open_tracker", lambda *_: Slow())
     arguments = ["num_1x1", "--protocol", "smoke", "--variants", "0x", "--seeds", "1", "--results", str(tmp_path)]
     assert run.main(arguments) == 0
@@ -242,7 +243,9 @@ def test_what_came_of_a_study_is_shown_before_mlflow_is_waited_for(
         ([",", "--protocol", "smoke"], "names no study"),
         (["num_1x1", "--protocol", "smoke", "--set", "model.width=1e30"], "at most 64"),
         (["num_1x1", "--protocol", "smoke", "--set", "train.lr=1e999"], "finite"),
-        (["num_1x1", "--protocol", "smoke", "--workers", "none"], "invalid"),
+        (["num_1x1", "--protocol", "smoke", "--workers", "none"], "must be 1 or more, and a whole number"),
+        (["num_1x1", "--protocol", "smoke", "--retries", "some"], "some: must be 0 or more, and a whole number"),
+        (["num_1x1", "--protocol", "smoke", "--gpu-share", "half"], "half: must be above 0 and at most 1"),
         (["num_1x1", "--protocol", "smoke", "--results", "/proc/nowhere"], "cannot write there"),
     ],
 )

@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import signal
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from builders import plain, record_of
 from rich.console import Console
 
 from ablations.execution.engines import Ended, Event, Failed, Started
+from ablations.execution.signals import time_limit
 from ablations.records import RunRecord, Store
 from ablations.reporting.files import read_report, write_report
 from ablations.runs import Run
@@ -42,11 +45,10 @@ class Toy:
 
 
 @pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> Toy:
+def toy(monkeypatch: pytest.MonkeyPatch, undrawn: None) -> Toy:
     engine = Toy()
     monkeypatch.setattr("ablations.session.make_engine", lambda *_, **__: engine)
     monkeypatch.setattr("ablations.session.open_tracker", lambda *_: Tracker())
-    monkeypatch.setattr("ablations.reporting.figures.FIGURES", {})
     return engine
 
 
@@ -308,6 +310,33 @@ def test_all_looks_share_one_budget(
     )
     run_until_decided(NUM_1X1, replace(until_decided(tmp_path), budget=100), Console(quiet=True))
     assert given == [100, left]
+
+
+def test_looks_at_no_seeds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="looks need 2 or more first seeds"):
+        run_until_decided(NUM_1X1, replace(until_decided(tmp_path), seeds=0), Console(quiet=True))
+
+
+def test_a_budget_is_refused_where_no_alarm_can_end_it() -> None:
+    def refused() -> str:
+        with pytest.raises(ValueError, match=r"\w") as error:
+            Request(budget=60)
+        return str(error.value)
+
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(refused).result() == "budget: needs the main thread, to which the system sends its alarms"
+
+
+def test_a_time_limit_leaves_alarms_to_who_had_them() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, _: heard.append(number))
+    try:
+        with time_limit(60):
+            pass
+        signal.raise_signal(signal.SIGALRM)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert heard == [signal.SIGALRM]
 
 
 def test_a_damaged_declaration_of_looks_is_one_line(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from ablations.studies import best
 from ablations.study import MEMORY, Study, load_study, study_names
 from nin.spec import ModelSpec
 
-LONG = ("label_noise", "pooling", "receptive_field", "wide_mlp")  # studies of many or of wide networks
+# Studies that answer in a way of their own are run by default; the others are slow tests.
+QUICK = ("best", "class_block", "num_1x1_head", "precision", "textbook")
+MEMORY_STUDIES = ("batch_memory", "prediction_memory")
 SHORT = ("train.epochs=1", "data.val_examples=100", "data.test_examples=100")
 
 
@@ -31,17 +33,15 @@ def run_briefly(study: Study, folder: Path, seeds: int = 1) -> str:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if name in LONG else ())
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
         for name in study_names()
-        if name not in ("batch_memory", "prediction_memory")
+        if name not in MEMORY_STUDIES
     ],
 )
 # Study precision asks for bf16 on every device.
 @pytest.mark.filterwarnings("ignore:train.precision=bf16.*emulates:UserWarning")
-def test_every_study_runs_and_reports(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "ablations.reporting.figures.FIGURES", {}
-    )  # which have their own tests, and take most of the time
+@pytest.mark.usefixtures("undrawn")
+def test_every_study_runs_and_reports(name: str, tmp_path: Path) -> None:
     text = run_briefly(load_study(name), tmp_path)
     assert text.startswith(f"# {name}: ")
     assert "Without results" not in text or "left out" in text  # in tiny networks controls coincide

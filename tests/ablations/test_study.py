@@ -1,6 +1,7 @@
 """A study becomes runs: which, in what order, and under what identity."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -202,6 +203,39 @@ def test_the_command_that_makes_runs_again(
     study = load_study("init_lr")
     command = reproduce_command(study, study.expand("smoke", seeds, variants, overrides), overrides)
     assert command == f"python -m ablations.run init_lr --protocol smoke {options}"
+
+
+def test_the_command_names_the_lengths_that_were_trained_unless_a_change_sets_the_length() -> None:
+    study = load_study("num_1x1_head")
+    shorter = study.expand("digits", 2, lengths=[10_000])
+    assert reproduce_command(study, shorter).endswith(" --lengths 10k --seeds 2")
+    changed = ["train.examples=2000"]
+    command = reproduce_command(study, study.expand("digits", 2, overrides=changed), changed)
+    assert command.endswith("num_1x1_head --protocol digits --seeds 2 --set train.examples=2000")
+
+
+def test_the_command_of_a_study_with_looks_has_them() -> None:
+    study = load_study("num_1x1")
+    command = reproduce_command(study, study.expand("smoke", 8), looks=(5, 8, 12))
+    assert command.endswith("--until-decided --seeds 5 --max-seeds 12")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"answers": "failurs"}, "unknown kind of answer 'failurs': the nearest is 'failures'"),
+        ({"factors": ("model.drop",)}, "unknown factor 'model.drop'"),
+        ({"contrasts": (("a", "c"),)}, "unknown variant of a contrast 'c'"),
+        ({"targets": {"quik": 0.9}}, "unknown protocol 'quik'"),
+        ({"variants": {"a": Variant(), "b,c": Variant()}}, "must be without commas, bars and line breaks"),
+        ({"answers": "memory"}, "must end in its train.batch_size"),
+    ],
+)
+def test_what_an_author_gets_wrong_is_named_before_anything_is_trained(
+    changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        replace(TWO, **changes)  # type: ignore[arg-type]
 
 
 def test_the_command_of_a_tuned_study_asks_for_the_study_that_was_tuned() -> None:

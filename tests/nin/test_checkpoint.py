@@ -79,8 +79,8 @@ def test_a_killed_training_comes_to_the_same_end(data: ImageData, tmp_path: Path
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("schedule", ["none", "cosine", "one-cycle"])
 @pytest.mark.parametrize(
-    "precision", ["float32", "bf16", pytest.param("float16", marks=pytest.mark.slow)]
-)  # slow on a CPU
+    "precision", ["float32", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bf16", "float16"))]
+)  # slow where it is emulated
 def test_every_optimizer_and_schedule_resumes(
     data: ImageData, tmp_path: Path, optimizer: str, schedule: str, precision: str
 ) -> None:

@@ -109,6 +109,7 @@ def losses(data: ImageData, precision: str, **changes: object) -> list[float]:
     return [point.train_loss for point in train(network, data, replace(spec, **changes)).curve]  # type: ignore[arg-type]
 
 
+@pytest.mark.slow  # float16 is emulated on a CPU
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_float16_with_scaled_losses_trains_nearly_as_float32(data: ImageData, optimizer: str) -> None:
     """Within 5 % at each point of the curve, as for bf16."""
@@ -118,6 +119,7 @@ def test_float16_with_scaled_losses_trains_nearly_as_float32(data: ImageData, op
     assert float16 == pytest.approx(float32, rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_step_whose_gradients_overflow_is_left_out(monkeypatch: pytest.MonkeyPatch, data: ImageData) -> None:
     """As at the start, where the scale is found: weights stay finite and training goes on."""
     scales = []

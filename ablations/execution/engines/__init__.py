@@ -48,7 +48,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Postponed:
-    """Memory was too small for as many runs at a time: the run starts again when fewer train."""
+    """Memory was too small for as many runs at a time: the run starts again when fewer train, `side_by_side` in all."""
 
     run: Run
     side_by_side: int

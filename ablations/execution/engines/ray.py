@@ -127,7 +127,7 @@ class RayEngine:
                     if isinstance(event, Failed) and event.out_of_memory and 0 < submitted.gpus < 1:
                         self.gpus = max(self.gpus, min(1.0, 2 * submitted.gpus))
                         postponed.append(submitted.run)
-                        yield Postponed(submitted.run, int(1 / self.gpus))
+                        yield Postponed(submitted.run, min(self.workers, self._room()))
                     else:
                         yield event
                 for reference, submitted in list(working.items()):

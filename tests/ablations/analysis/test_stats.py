@@ -90,26 +90,9 @@ def test_wilson_is_newcombes_table(count: int, num: int, low: float, high: float
     assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "low", "high"),
-    [
-        ((56, 70), (48, 80), 0.0524, 0.3339),
-        ((9, 10), (3, 10), 0.1705, 0.8090),
-        ((5, 56), (0, 29), -0.0381, 0.1926),
-        ((0, 10), (0, 10), -0.2775, 0.2775),
-    ],
-)
-def test_difference_of_rates_is_newcombes_table(
-    a: tuple[int, int], b: tuple[int, int], low: float, high: float
-) -> None:
-    """Newcombe (1998), Interval estimation for the difference between independent proportions, table II, method 10."""
-    interval, _ = stats.compare_rates(*a, *b)
-    assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
-
-
 def test_p_of_rates_is_fishers_tea_tasting() -> None:
     """R: fisher.test(TeaTasting), two-sided."""
-    assert stats.compare_rates(3, 4, 1, 4)[1] == pytest.approx(0.4857, abs=5e-5)
+    assert stats.fisher_p(3, 4, 1, 4) == pytest.approx(0.4857, abs=5e-5)
 
 
 def test_holm_by_hand() -> None:
@@ -381,7 +364,7 @@ def test_without_data_there_are_no_numbers() -> None:
     assert math.isnan(stats.area_under_curve([], []))
     assert math.isnan(stats.time_to_own_final([], []))
     assert math.isnan(stats.wilson(0, 0).estimate)
-    assert math.isnan(stats.compare_rates(0, 0, 1, 3)[1])
+    assert math.isnan(stats.fisher_p(0, 0, 1, 3))
     assert math.isnan(stats.prob_better([], [0.9]))
     assert math.isnan(stats.pooled_sd([[0.9], []]))
 

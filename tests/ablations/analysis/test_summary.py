@@ -19,6 +19,7 @@ from ablations.reporting.sections import sections
 from ablations.runs import Run
 from ablations.study import load_study
 from ablations.tuning.winners import Winner, with_winners
+from nin.spec import DataSpec
 
 NUM_1X1 = load_study("num_1x1")
 NAMES = ["0x", "1x", "3x", "4x"]
@@ -67,6 +68,15 @@ def test_a_report_says_which_sources_its_intervals_cover() -> None:
     assert division in left_out
     assert "dropout" not in facts("num_1x1", "quick", "model.dropout=0.0").partition("Intervals")[2].splitlines()[0]
     assert division not in facts("num_1x1", "d2l")  # whose validation images are the test set
+
+
+def test_the_validation_images_of_a_folder_may_be_its_own_and_fewer() -> None:
+    study = load_study("num_1x1")
+    runs = [
+        replace(run, data=DataSpec(name="folder:pets", val_examples=200)) for run in study.expand("smoke", 2, ["1x"])
+    ]
+    facts = what_was_run(study, "smoke", [plain(run) for run in runs], [], [])
+    assert "is on at most 200 images, of val/ where the folder has one, else set aside" in facts
 
 
 # --- runs that did not train

@@ -1,10 +1,18 @@
-"""A worker executes a run in the precision that its device is made for, and says which that was."""
+"""A worker executes a run in the precision that its device is made for, and says where and from which code."""
+
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
+import torch
 from builders import smoke_runs
 
-from ablations.execution.worker import execute
+from ablations.execution import worker
+from ablations.execution.worker import code_commit, environment_of, execute, probe
 from ablations.runs import Run
+from nin.machine import is_here
+from nin.spec import ACCELERATORS
 
 
 @pytest.fixture
@@ -32,3 +40,37 @@ def test_an_emulated_precision_that_is_forced_is_a_warning() -> None:
     with pytest.warns(UserWarning, match="no instructions for bf16 and emulates them"):
         record = execute(short("bf16")).record
     assert record.precision == "bf16"
+
+
+def test_a_driver_without_the_workers_device_describes_a_failed_run() -> None:
+    elsewhere = next(kind for kind in ACCELERATORS if not is_here(torch.device(kind)))
+    assert "precision" not in environment_of(short("auto"), elsewhere, "")
+    assert "precision" in environment_of(short("auto"), "cpu", "")
+
+
+def test_a_probe_leaves_the_callers_threads_and_random_numbers_alone() -> None:
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    assert probe(short("float32"), "cpu", threads + 1) > 0
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_the_commit_is_that_of_the_repository_that_tracks_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An installed copy lies untracked in somebody else's repository."""
+    file = tmp_path / "worker.py"
+    file.touch()
+    monkeypatch.setattr(worker, "__file__", str(file))
+
+    def git(*arguments: str) -> None:
+        identity = ["-c", "user.name=n", "-c", "user.email=e"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
+
+    git("init")
+    git("commit", "--allow-empty", "-m", "theirs")
+    assert code_commit.__wrapped__() == ""
+    git("add", "worker.py")
+    git("commit", "-m", "ours")
+    assert len(code_commit.__wrapped__()) == 40

@@ -4,18 +4,23 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from builders import record_of
 from toys import Toy, examples, toy_tasks, tune_toy
 
 from ablations.execution.driver import CommonFailureError
 from ablations.execution.engines import Ended, Event
 from ablations.records import Store
 from ablations.runs import Run
+from ablations.study import load_study
 from ablations.tracking.tracker import Tracker
 from ablations.tuning import halving
 from ablations.tuning.storage import StorageClaims
 from ablations.tuning.task import MAX_HALVED_SEEDS, Task, winners_of
+from nin.spec import DataSpec
 
 
 def test_a_known_optimum_is_found(tmp_path: Path) -> None:
@@ -215,3 +220,25 @@ def test_two_tuners_with_nothing_but_the_storage_in_common_share_the_work(
     ended = [[line for line in lines if " at " in line] for lines in said]
     assert all(ended)
     assert len(set(ended[0] + ended[1])) == len(ended[0] + ended[1]) == 24
+
+
+@pytest.mark.parametrize(
+    ("status", "accuracy", "outcome"),
+    [("paused", 0.1, "collapsed"), ("paused", 0.9, "learned"), ("collapsed", 0.9, "collapsed")],
+)
+def test_a_trial_is_judged_by_the_validation_images_of_its_seed(
+    status: str, accuracy: float, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that has ended is as its training says."""
+    (run,) = load_study("num_1x1").expand("standard", 1, ["2x"], lengths=[40_000])
+    loaded: list[DataSpec] = []
+
+    def load_cached(spec: DataSpec, device: str) -> object:
+        loaded.append(spec)
+        return SimpleNamespace(val=SimpleNamespace(labels=torch.arange(1_000) % 10))
+
+    monkeypatch.setattr(halving, "load_cached", load_cached)
+    record = record_of(replace(run, seed=1003), status, accuracy)
+    assert halving._outcome([record]) == outcome
+    assert loaded == ([run.data.for_seed(1003)] if status == "paused" else [])
+    assert run.data.for_seed(1003) != run.data

@@ -85,3 +85,12 @@ def test_dry_run_says_what_would_be_trained_and_writes_nothing(
     assert "searched: train.momentum, " in said
     assert "8 trials, less than a minute" in said
     assert not (tmp_path / "results").exists()
+
+
+def test_dry_run_of_what_does_not_fit_into_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(*_: object) -> float:
+        raise RuntimeError("CUDA out of memory.\nTried to allocate")
+
+    monkeypatch.setattr("ablations.execution.worker.probe", too_large)
+    with pytest.raises(ValueError, match=r"^variant '2x' cannot be trained here: CUDA out of memory"):
+        tune.main(["num_1x1", "--protocol", "smoke", "--variants", "0x", "--dry-run"])

@@ -1,0 +1,17 @@
+"""Reports to test."""
+
+import pytest
+from builders import filled, plain
+
+from ablations.records import Store
+from ablations.reporting.files import write_report
+from ablations.study import load_study
+
+NUM_1X1 = load_study("num_1x1")
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = filled(tmp_path_factory.mktemp("results"), plain, seeds=5)
+    write_report(NUM_1X1, "smoke", store)
+    return store
