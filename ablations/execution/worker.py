@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache, lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -137,16 +138,20 @@ def _tested(record: RunRecord, model: nn.Module, data: ImageData, device: str) -
 def probe(run: Run, device: str, threads: int = 1) -> float:
     """Seconds that the run would take, judged from the fastest of a few training steps on this device, after one to warm up.
 
-    The fastest, because other load on the machine only slows the others down.
+    The fastest, because other load on the machine only slows the others down. The steps are of one training, since the first
+    step of any makes the optimiser's state, which for large layers takes longer than the step.
     """
     data = load_cached(run.data, device)
     model = build_model(run.model, data.in_shape, data.num_classes, seed=run.seed)
-    part = data.first(run.train.batch_size, 1)
-    step = replace(run.train, epochs=1, evals_per_epoch=1, examples=0, eval_every=0)
-    with cpu_threads(threads), torch.random.fork_rng(devices=[]):  # a notebook's stay as they are
-        lasts = [train(model, part, step, seed=run.seed).curve[-1] for _ in range(1 + PROBED_STEPS)]
-    seconds_per_example = min(last.seconds / last.examples for last in lasts[1:])
     num_examples = len(data.train.labels)
+    batch_size, num_steps = min(run.train.batch_size, num_examples), 1 + PROBED_STEPS
+    part = data.first(batch_size * min(num_steps, num_examples // batch_size), 1)
+    steps = replace(run.train, examples=num_steps * batch_size, eval_every=batch_size)
+    with cpu_threads(threads), torch.random.fork_rng(devices=[]):  # a notebook's stay as they are
+        points = train(model, part, steps, seed=run.seed).curve
+    seconds_per_example = min(
+        (after.seconds - before.seconds) / (after.examples - before.examples) for before, after in pairwise(points)
+    )
     evaluated = len(Grid(run.train, num_examples).steps) * len(data.val.labels) + 2 * len(data.test.labels)
     # A forward pass is about a third of a training step.
     return seconds_per_example * (run.train.images(num_examples) + evaluated / 3)

@@ -13,6 +13,7 @@ from ablations.execution.worker import code_commit, environment_of, execute, pro
 from ablations.runs import Run
 from nin.machine import is_here
 from nin.spec import ACCELERATORS
+from nin.train import Grid
 
 
 @pytest.fixture
@@ -53,6 +54,19 @@ def test_a_probe_leaves_the_callers_threads_and_random_numbers_alone() -> None:
     assert probe(short("float32"), "cpu", threads + 1) > 0
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("images", "batch_size"), [(64, 16), (20, 16), (10, 16)])
+def test_a_probe_takes_the_fastest_step_but_the_first(
+    images: int, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the images are fewer than its steps take, or than a batch."""
+    clock = iter([0, 50, 60, 62, 70, 80, 87, 90, 95, 100])  # starts and ends of steps; the second takes 2 s
+    monkeypatch.setattr("nin.train.timestamp", lambda device: float(next(clock)))
+    changes = {"data.train_examples": images, "train.batch_size": batch_size, "train.epochs": 1}
+    run = smoke_runs(seeds=1)[0].with_settings({**changes, "train.precision": "float32"})
+    evaluated = len(Grid(run.train, images).steps) * 200 + 2 * 200
+    assert probe(run, "cpu") == pytest.approx(2 / min(images, batch_size) * (images + evaluated / 3))
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
