@@ -41,6 +41,11 @@ class Evaluation:
     dead_classes: int
     seconds: float
 
+    @property
+    def images_per_epoch(self) -> int:
+        """Training images in one pass over the training set."""
+        return round(self.examples / self.epoch)
+
 
 @dataclass(frozen=True)
 class History:

@@ -345,7 +345,7 @@ def contrast(cells: Sequence[ArrayLike], weights: Sequence[float]) -> tuple[Inte
         return Interval(estimate, NAN, NAN), NAN
     freedom = parts.sum() ** 2 / sum(part**2 / (len(x) - 1) for part, (_, x) in zip(parts, used, strict=True))
     error = math.sqrt(parts.sum())
-    half = float(stats.t.ppf(0.975, freedom)) * error
+    half = float(stats.t.ppf(1 - ALPHA / 2, freedom)) * error
     return Interval(estimate, estimate - half, estimate + half), float(2 * stats.t.sf(abs(estimate) / error, freedom))
 
 

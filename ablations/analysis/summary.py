@@ -93,8 +93,7 @@ def budget(record: RunRecord) -> int:
     """Training images that the run was given. One that diverged saw fewer, and did not learn the faster for it."""
     if record.status != "diverged" or not record.curve:
         return record.examples_seen
-    last = record.curve[-1]
-    return record.run.train.images(round(last.examples / last.epoch))
+    return record.run.train.images(record.curve[-1].images_per_epoch)
 
 
 def pad_to_budget(record: RunRecord) -> tuple[list[int], list[float]]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from ablations.analysis.moderated import NAN, PrimaryTest
+from ablations.analysis.moderated import ALPHA, NAN, PrimaryTest
 from ablations.analysis.stats import UNKNOWN, Comparison, Interval, mean_interval, wilson
 
 Array = NDArray[np.float64]
@@ -67,7 +67,7 @@ def seeds_and_images(
         return SeedsAndImages(Interval(estimate, NAN, NAN), NAN, math.sqrt(over_seeds), 0.0)
     freedom = both**2 / (over_seeds**2 / seed_freedom + over_images**2 / (m - 1))
     sources = [(math.sqrt(both), freedom)] + ([(given.error, given.freedom)] if given else [])
-    half = max(float(special.stdtrit(freedom, 0.975)) * error for error, freedom in sources)
+    half = max(float(special.stdtrit(freedom, 1 - ALPHA / 2)) * error for error, freedom in sources)
     return SeedsAndImages(
         difference=Interval(estimate, estimate - half, estimate + half),
         p=max(float(2 * special.stdtr(freedom, -abs(estimate) / error)) for error, freedom in sources),

@@ -43,7 +43,7 @@ def warn(line: str) -> None:
 
 def fraction_done(run: Run, point: Evaluation) -> float:
     """Fraction of a run that is done at a point of its curve."""
-    return min(1.0, point.examples / run.train.images(round(point.examples / point.epoch)))
+    return min(1.0, point.examples / run.train.images(point.images_per_epoch))
 
 
 class TimeLeftColumn(ProgressColumn):
