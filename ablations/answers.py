@@ -23,7 +23,7 @@ from ablations.reporting.plain import CLAIMS, Claim, capitalised, plain_answer
 from ablations.runs import length_name
 from ablations.study import MEMORY, Study, load_study, study_names
 from ablations.tuning.winners import load_tuned
-from nin.cli import counted, one_line
+from nin.text import counted, one_line
 
 COMMAND = "python -m ablations.publish --answers"
 HEADLINE = "num_1x1"  # the study of `make run`

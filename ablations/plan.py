@@ -22,9 +22,9 @@ from ablations.tuning.progress import stretches
 from ablations.tuning.session import TuningRequest, runs_to_tune
 from ablations.tuning.spaces import space_of
 from ablations.tuning.task import OBJECTIVES, compares_seeds, rungs_of
-from nin.cli import counted, one_line
 from nin.machine import choose_device
 from nin.precision import choose_precision
+from nin.text import counted, one_line
 
 
 def plan_studies(studies: Sequence[Study], request: Request, console: Console) -> None:

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablations.runs import AUTO_IDENTITY, Run, parse_overrides
-from nin.cli import one_line
 from nin.history import Evaluation
+from nin.text import one_line
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -42,8 +42,8 @@ from ablations.tracking.mlflow_tree import open_tracker
 from ablations.tracking.tracker import Tracker, finish
 from ablations.tuning.winners import both_settings, load_tuned
 from nin.checkpoint import last_point
-from nin.cli import counted
 from nin.spec import choose
+from nin.text import counted
 
 LEAST_BUDGET = 1.0  # seconds of a look for which no time is left: it trains nothing, and counts what remains
 

@@ -13,7 +13,8 @@ from ablations.cli import add_engine_options, add_study_options, engine_options,
 from ablations.plugins import load_plugins
 from ablations.study import load_study
 from ablations.tuning.task import MAX_HALVED_SEEDS, OBJECTIVES
-from nin.cli import SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with, output_console, positive, redacted
+from nin.cli import SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with, output_console, positive
+from nin.text import redacted
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,7 +17,6 @@ import nin.data
 import nin.model
 import nin.predict
 import nin.weights
-from nin.cli import one_line
 from nin.data import ImageData
 from nin.history import Evaluation, History
 from nin.machine import choose_device, cpu_threads
@@ -27,6 +26,7 @@ from nin.settings import SETTINGS
 from nin.sizes import NETWORKS, layer_rows
 from nin.sources import link_folder
 from nin.spec import DataSpec, ModelSpec, Shape, TrainSpec, changed, choose
+from nin.text import one_line
 from nin.train import train
 from nin.weights import TrainedNetwork, find
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nin.cli import text_table
+from nin.text import text_table
 
 
 def tables(result: Mapping[str, Any]) -> str:

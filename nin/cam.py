@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nin.cli import OneLineParser, add_run_argument, counted, exit_with, positive, require_figure_file
+from nin.cli import OneLineParser, add_run_argument, exit_with, positive, require_figure_file
+from nin.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from nin.cli import reason
 from nin.history import Evaluation
 from nin.machine import is_accelerator, rng_state, set_rng_state
+from nin.text import reason
 
 SHARE = 0.01  # largest fraction of a training's wall time that goes into writing checkpoints
 FIRST_COST_SEC = 0.01  # assumed duration of a write before the first has been timed

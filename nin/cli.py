@@ -8,22 +8,21 @@ import gc
 import importlib
 import logging
 import os
-import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from nin import __version__
+from nin.text import one_line, reason, redacted
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 # New objects between two garbage collections: what torch and MLflow load is no garbage, and takes a second to search.
 GC_THRESHOLD = 100_000
-MAX_REASON_LENGTH = 300  # characters
 MAX_PER_CORE = 8  # workers, or threads of one: with more, nothing gets faster and memory runs out
 PLAIN_WIDTH = 140  # characters of a line where no terminal says how wide it is
 WAIT_NOTICE_SEC = 5.0  # wait after which a notice names its cause
@@ -128,22 +127,6 @@ def require_figure_file(path: Path) -> None:
         raise ValueError(f"--out {str(path)!r}: must end in {', '.join(FIGURE_SUFFIXES[:-1])} or {FIGURE_SUFFIXES[-1]}")
 
 
-def one_line(text: object) -> str:
-    """Replace line breaks by spaces."""
-    return " ".join(str(text).split())
-
-
-def counted(count: int, noun: str) -> str:
-    """ "1 run", "2 runs", "1,200 images"."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def redacted(text: str) -> str:
-    """Mask the credentials of URLs in the text, before the host and in the query."""
-    text = re.sub(r"://\S*@", "://***@", text)
-    return re.sub(r"((?:password|passwd|pwd|token)=)[^\s&;'\"]+", r"\1***", text, flags=re.IGNORECASE)
-
-
 def sqlite_url(file: Path) -> str:
     """Return the URL of an SQLite database. SQLAlchemy encodes characters that it would decode, as "%20" in a folder's name.
 
@@ -168,12 +151,6 @@ def notice_if_slow(what: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-def reason(error: Exception) -> str:
-    """Shorten another library's error to one readable line, without credentials and SQL statements."""
-    text = f"{type(error).__name__}: {error}".partition("[SQL")[0].partition("(Background on")[0]
-    return redacted(one_line(text))[:MAX_REASON_LENGTH]
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -234,18 +211,3 @@ def output_console(**options: Any) -> "Console":
 
     console = Console(highlight=False, **options)
     return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH, **options)
-
-
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Format a table as text. Columns are as wide as their texts; numbers are aligned right."""
-    columns = list(zip(header, *rows, strict=True))
-    widths = [max(len(text) for text in column) for column in columns]
-    numeric = [all(text[:1] in "+-.0123456789" for text in column[1:]) for column in columns]  # or empty
-    lines = [
-        "  ".join(
-            text.rjust(width) if right else text.ljust(width)
-            for text, width, right in zip(row, widths, numeric, strict=True)
-        ).rstrip()
-        for row in (header, *rows)
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])

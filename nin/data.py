@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nin.cli import one_line
 from nin.fetch import DataError, data_root
 from nin.registry import Registry
 from nin.sources import DATASETS, FOLDER, Source, Split, hashed_order, read, shape
 from nin.spec import DataSpec, Shape, choose, stream
+from nin.text import one_line
 
 __all__ = ["AUGMENTATIONS", "DATASETS", "DataError", "ImageData", "Split", "data_root", "hashed_order", "load", "shape"]
 

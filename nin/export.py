@@ -24,9 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nin.cli import OneLineParser, add_run_argument, exit_with, positive, reason, sqlite_url
+from nin.cli import OneLineParser, add_run_argument, exit_with, positive, sqlite_url
 from nin.model_card import INPUT, first_lines, model_card, output_name
 from nin.serving import register_with_mlflow, triton_repository
+from nin.text import reason
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from nin.cli import one_line
 from nin.fetch import DataError
+from nin.text import one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

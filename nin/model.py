@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from nin.blocks import Maxout, weight_layers
-from nin.cli import reason
 from nin.heads import HEADS
 from nin.registry import Registry
 from nin.spec import MAX_SIDE, ModelSpec, Shape, choose, stream
+from nin.text import reason
 from nin.trunks import TRUNKS
 
 # Weights of convolutions and linear layers; biases keep PyTorch's default, as in the textbook's notebooks.

@@ -17,9 +17,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nin.cli import OneLineParser, add_network_options, require_figure_file, require_per_core, text_table
+from nin.cli import OneLineParser, add_network_options, require_figure_file, require_per_core
 from nin.sizes import NETWORKS, image_shape, layer_modules, layers, product, spec_changes
 from nin.spec import DEVICES, PRECISIONS, ModelSpec, Shape, choose
+from nin.text import text_table
 
 if TYPE_CHECKING:
     import torch

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     arguments = _parser().parse_args(argv)
 
-    from nin.cli import text_table
+    from nin.text import text_table
     from nin.weights import find, load, load_data
 
     trained = load(find(arguments.run, arguments.results))

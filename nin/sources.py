@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nin.cli import one_line
 from nin.fetch import DataError, data_root, fashion_mnist, fetch_by_torchvision
 from nin.folders import ImageFolder, find
 from nin.images import decode, is_grey
 from nin.images import notes as image_notes
 from nin.registry import Registry
 from nin.spec import DataSpec, Shape, choose, stream
+from nin.text import one_line
 
 FASHION_MNIST_CLASSES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nin.data
-from nin.cli import reason
 from nin.data import ImageData
 from nin.model import Network, build_model
 from nin.registry import added
 from nin.spec import DataSpec, ModelSpec, Shape, TrainSpec
+from nin.text import reason
 
 SUFFIX = ".safetensors"
 CARD = "card"  # the key of the file's metadata that holds the card, as JSON

@@ -29,12 +29,15 @@ NEVER = {
     "nin.data": ("nin.model", "nin.train", "nin.trunks"),
 }
 
-# The only importers of a library.
+NIN_COMMANDS = ("bench", "cam", "export", "measure", "predict", "roofline", "shift")
+
+# The only importers of a library, or of the parts of command lines.
 ONLY = {
     "mlflow": (
         *(f"ablations.tracking.mlflow_{name}" for name in ("database", "log", "tree")),
         *("nin.serving", "nin.served"),
     ),
+    "nin.cli": ("ablations", *(f"nin.{name}" for name in NIN_COMMANDS)),
     "optuna": ("ablations.tuning",),
     "ray": ("ablations.execution.engines.ray",),
     "seaborn": ("ablations.reporting.axes", "ablations.reporting.figures"),
@@ -54,14 +57,15 @@ NOTHING_ELSE_THAN = {
     "nin.registry": (),
     "nin.settings": ("nin.spec",),
     "nin.history": (),
-    "nin.cli": ("nin.__version__",),
+    "nin.text": (),
+    "nin.cli": ("nin.__version__", "nin.text"),
     "nin.sizes": ("nin.registry", "nin.spec"),
-    "nin.measure": ("nin.cli", "nin.sizes", "nin.spec"),
+    "nin.measure": ("nin.cli", "nin.sizes", "nin.spec", "nin.text"),
     "nin.model_card": (),
     "nin.serving": ("nin.model_card",),
-    "nin.export": ("nin.cli", "nin.model_card", "nin.serving"),
-    "nin.predict": ("nin.cli",),
-    "nin.cam": ("nin.cli",),
+    "nin.export": ("nin.cli", "nin.model_card", "nin.serving", "nin.text"),
+    "nin.predict": ("nin.cli", "nin.text"),
+    "nin.cam": ("nin.cli", "nin.text"),
     "ablations.plugins": ("nin.registry",),
     "ablations.protocols": STUDIES,
     "ablations.runs": ("nin.registry", "nin.spec"),

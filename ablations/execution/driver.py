@@ -18,9 +18,9 @@ from ablations.execution.worker import PROBED_STEPS, code_commit, environment_of
 from ablations.records import RunRecord, Store
 from ablations.runs import Run
 from ablations.tracking.tracker import Tracker
-from nin.cli import redacted
 from nin.data import shape
 from nin.sizes import NetworkSize, size
+from nin.text import redacted
 
 POLL = 1.0  # seconds between two looks at what other drivers are doing
 TYPICAL_IMAGES = 50_000  # of a data set that is used whole, for the time left

@@ -27,7 +27,7 @@ from ablations.reporting.plain import (
     plain_answer,
 )
 from ablations.study import MEMORY, Study
-from nin.cli import counted
+from nin.text import counted
 
 
 def answer(study: Study, summary: Summary, overrides: Sequence[str] = ()) -> str:

@@ -23,7 +23,7 @@ from scipy.optimize import isotonic_regression
 
 from ablations.analysis.summary import each_row, failures
 from ablations.study import Study
-from nin.cli import counted
+from nin.text import counted
 
 WIDTH_INCHES = 8.0
 LEGEND_LINE_INCHES = 0.17

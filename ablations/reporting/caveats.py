@@ -12,7 +12,7 @@ from ablations.reporting.formatting import agreeing, few, listed, p_is, range_te
 from ablations.reporting.plain import CLAIMS, failure_tests
 from ablations.runs import length_name
 from ablations.study import MEMORY, Study
-from nin.cli import counted
+from nin.text import counted
 
 TITLE = "What could change this answer"
 MIN_PLANNED = 3  # seeds: the spread of fewer says too little to plan by

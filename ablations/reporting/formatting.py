@@ -9,7 +9,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from ablations.analysis.planning import MAX_PLANNED_SEEDS
-from nin.cli import counted
+from nin.text import counted
 
 MAX_NAMES = 4  # variants named in a line; more are counted
 

@@ -14,7 +14,7 @@ from ablations.analysis.moderated import ALPHA
 from ablations.analysis.summary import Summary, each_row, failures
 from ablations.reporting.formatting import difference_text, few, interval_text, listed, megabytes_text, p_is
 from ablations.study import MEMORY, Study
-from nin.cli import counted
+from nin.text import counted
 
 LINEAR = 0.99  # R squared from which a line is said to describe memory
 NOT_ANSWERED = "not answered yet"

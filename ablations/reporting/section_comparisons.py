@@ -26,7 +26,7 @@ from ablations.reporting.formatting import (
 )
 from ablations.runs import length_name
 from ablations.study import Study
-from nin.cli import counted
+from nin.text import counted
 
 EXPLORATORY = "Welch's test, 95 % intervals, exploratory: p is not corrected for the number of comparisons."
 BRACKETS = {  # after verdicts, in words of `verdict_text`

@@ -1,6 +1,6 @@
 """Tell lasting faults of a tracking server or database, which somebody must fix, from outages, which pass."""
 
-from nin.cli import redacted
+from nin.text import redacted
 
 NAME_ANOTHER = "set MLFLOW_TRACKING_URI to a database or an MLflow server"
 NO_SERVER = f"what listens there is no MLflow server: {NAME_ANOTHER}"

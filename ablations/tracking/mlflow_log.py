@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from ablations.records import RunRecord
 from ablations.runs import Run
 from ablations.tracking.metrics import Metrics, curve_metrics, final_metrics, over_seeds
-from nin.cli import redacted
 from nin.history import Evaluation
+from nin.text import redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -47,8 +47,8 @@ from ablations.tracking.mlflow_log import (
 )
 from ablations.tracking.tracker import Tracker
 from ablations.tracking.views import is_same_view, saved_views, view_id
-from nin.cli import reason, redacted
 from nin.history import Evaluation
+from nin.text import reason, redacted
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as LoggedRun

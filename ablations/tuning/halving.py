@@ -28,10 +28,10 @@ from ablations.tracking.tracker import Tracker
 from ablations.tuning.spaces import Range
 from ablations.tuning.storage import StorageClaims
 from ablations.tuning.task import FIRST_SEED, MAX_HALVED_SEEDS, PRUNED_AT, SHARES, Rung, Task
-from nin.cli import redacted
 from nin.data import shape
 from nin.sizes import size
 from nin.spec import stream
+from nin.text import redacted
 from nin.train import chance_level
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from ablations.runs import value_text
 from ablations.tuning.spaces import Range
 from ablations.tuning.task import PRUNED_AT, Task, winners_of
 from ablations.tuning.winners import Winner
-from nin.cli import counted
+from nin.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

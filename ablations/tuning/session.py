@@ -41,8 +41,9 @@ from ablations.tuning.report import TuningReport, write_tuning_report
 from ablations.tuning.storage import StorageClaims, one_line_errors, open_storage
 from ablations.tuning.task import OBJECTIVES, Rung, Task, find_or_create_task
 from ablations.tuning.winners import Winner, earlier_winners, tuned_path, tuning_name
-from nin.cli import notice_if_slow, redacted, sqlite_url
+from nin.cli import notice_if_slow, sqlite_url
 from nin.sources import can_change
+from nin.text import redacted
 
 # Where `make dashboard` listens, and the storage that it opens unless told otherwise
 DASHBOARD, DASHBOARD_STORAGE = f"http://{HOST}:{DASHBOARD_PORT}", "sqlite:///results/optuna.db"

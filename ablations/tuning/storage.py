@@ -12,7 +12,8 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from ablations.execution.claims import Lease, Owner
-from nin.cli import notice_if_slow, reason, redacted
+from nin.cli import notice_if_slow
+from nin.text import reason, redacted
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -11,7 +11,7 @@ from ablations.study import Study
 from ablations.tuning.spaces import Choice, Range, space_of
 from ablations.tuning.storage import describe, one_line_errors
 from ablations.tuning.winners import Winner
-from nin.cli import redacted
+from nin.text import redacted
 
 if TYPE_CHECKING:
     from optuna import Study as OptunaStudy

@@ -8,7 +8,7 @@ from pathlib import Path
 from ablations.reproduce import cli_arguments
 from ablations.runs import Run, parse_overrides, require_settings
 from ablations.study import Study, Variant
-from nin.cli import one_line
+from nin.text import one_line
 
 SUFFIX = " tuned"
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from ablations.records import Executed, RunRecord
 from ablations.runs import Run
-from nin.cli import one_line
 from nin.history import Evaluation
+from nin.text import one_line
 
 
 @dataclass(frozen=True)

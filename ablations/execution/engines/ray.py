@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ablations.execution.engines import Ended, Event, Failed, Postponed, Started, Task, attempt
 from ablations.runs import Run
-from nin.cli import one_line
+from nin.text import one_line
 
 if TYPE_CHECKING:
     from ray.util.queue import Queue
