@@ -23,7 +23,7 @@ from ablations.tuning.session import TuningRequest, runs_to_tune
 from ablations.tuning.spaces import space_of
 from ablations.tuning.task import OBJECTIVES, compares_seeds, rungs_of
 from nin.machine import choose_device
-from nin.precision import choose_precision
+from nin.precision import choose_precision, slow_precision
 from nin.text import counted, one_line
 
 
@@ -39,8 +39,8 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
     for part in parts:
         for role, seconds in _print_plan(part, device, request.engine.threads, request.overrides, console).items():
             minutes_by_role[role] += seconds / at_a_time / 60
-    choice = choose_precision(device)
-    say(console, f"precision auto is {choice.precision}: this {device} {choice.reason}")
+    for precision in dict.fromkeys(run.train.precision for part in parts for run in part.runs):
+        say(console, _precision_line(device, precision))
     minutes = sum(minutes_by_role.values())
     by_role = ", ".join(f"{role} {share / minutes:.0%}" for role, share in minutes_by_role.items() if share)
     say(
@@ -82,6 +82,14 @@ def plan_tuning(study: Study, request: TuningRequest, console: Console) -> None:
         console,
         f"{counted(len(runs) * request.trials, 'trial')}, {bound}{duration_text(minutes)} with {at_a_time} at a time on {device}",
     )
+
+
+def _precision_line(device: str, precision: str) -> str:
+    """State what "auto" stands for on the device, or how well it computes in a precision that is asked for."""
+    if precision == "auto":
+        choice = choose_precision(device)
+        return f"precision auto is {choice.precision}: this {device} {choice.reason}"
+    return slow_precision(device, precision) or f"precision {precision}, as asked for"
 
 
 def _probed(run: Run, device: str, threads: int) -> float:

@@ -208,7 +208,7 @@ class Study:
             )
         num_seeds = self.declared_seeds(protocol) if seeds is None else seeds
         if not isinstance(num_seeds, int) or not 1 <= num_seeds <= MAX_SEEDS:
-            raise ValueError(f"--seeds {num_seeds}: must be 1 or more, at most {MAX_SEEDS}, and a whole number")
+            raise ValueError(f"--seeds {num_seeds!r}: must be 1 or more, at most {MAX_SEEDS}, and a whole number")
         chosen = list(self.variants) if variants is None else [self.baseline]
         chosen += [name for name in self.named(variants or ()) if name not in chosen]
         changes = parse_overrides(overrides)

@@ -193,7 +193,9 @@ def find(name: str, results: Path) -> Path:
         return next(iter(found.values()))
     if found:
         listed = _listed({path: there[path] for path in found.values()})
-        raise ValueError(f"{name!r} could be any of {listed}: write more of it, or the run_id in brackets")
+        are_told_apart = len({there[path] for path in found.values()}) > 1  # not where only settings differ
+        more = f"write {'more of it, or ' if are_told_apart else ''}the run_id"
+        raise ValueError(f"{name!r} could be any of {listed}: {more} in brackets")
     makes = "python -m ablations.run STUDY --keep-weights keeps those that it trains"
     if not there:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Main effects and interactions of a study that varies two factors together."""
+"""Main effects and interactions of a study that varies two factors together, in test accuracy and in the generalisation gap."""
 
 from collections.abc import Mapping
 
@@ -9,9 +9,13 @@ from ablations.records import RunRecord
 from ablations.runs import Run
 from ablations.study import Study
 
+Cells = dict[tuple[str, str], list[RunRecord]]  # by the levels of the two factors
+
 
 def factor_effects(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.DataFrame:
     """Main effects and interactions of two factors against the baseline's levels, over the whole table of their levels.
+
+    Columns are those of differences of test accuracy, with p, and the same with `gap_` for train minus test accuracy.
 
     Where the table has holes, over each 2 x 2 table around the baseline whose four cells were run. Variants that differ from
     the baseline in something else too are tables of their own, one for each such difference.
@@ -20,28 +24,32 @@ def factor_effects(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> p
         return pd.DataFrame()
     baseline = by_variant[study.baseline][0].run
     base = _levels(study, baseline)
-    settings: dict[str, dict[tuple[str, str], list[float]]] = {}
+    settings: dict[str, Cells] = {}
     for name, group in by_variant.items():
         if study.role(name) != "control":
             cells = settings.setdefault(_setting(study, group[0].run, baseline), {})
-            cells[_levels(study, group[0].run)] = [r.test_accuracy for r in group]
+            cells[_levels(study, group[0].run)] = group
     rows = []
     for setting, cells in settings.items():
         for table in _complete_tables(cells, base):
-            for (a, b), (interval, p) in stats.two_way(table, base).items():
+            accuracies = {levels: [r.test_accuracy for r in group] for levels, group in table.items()}
+            gaps = stats.two_way(
+                {levels: [r.generalization_gap for r in group] for levels, group in table.items()}, base
+            )
+            for (a, b), (interval, p) in stats.two_way(accuracies, base).items():
                 others = list(dict.fromkeys(key[a is not None] for key in table))
                 effect = (
                     f"interaction of {a} and {b}"
                     if a is not None and b is not None
                     else f"{a or b} instead of {base[0] if a is not None else base[1]}, over {' and '.join(others)}"
                 )
-                rows.append({"effect": effect + setting, **interval.in_points(), "p": p})
+                of_gap, gap_p = gaps[a, b]
+                gap = {f"gap_{name}": value for name, value in of_gap.in_points().items()}
+                rows.append({"effect": effect + setting, **interval.in_points(), "p": p, **gap, "gap_p": gap_p})
     return pd.DataFrame(rows)
 
 
-def _complete_tables(
-    cells: Mapping[tuple[str, str], list[float]], base: tuple[str, str]
-) -> list[dict[tuple[str, str], list[float]]]:
+def _complete_tables(cells: Cells, base: tuple[str, str]) -> list[Cells]:
     levels_a, levels_b = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
     if base not in cells or len(cells) == 1:
         return []

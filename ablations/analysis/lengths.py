@@ -5,7 +5,7 @@ longest training, and beside it stands how the difference changes from the short
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -30,12 +30,15 @@ def of_verdicts(study: Study, results: Sequence[RunRecord]) -> int:
 def by_length(study: Study, results: Sequence[RunRecord]) -> pd.DataFrame:
     """One row per length and variant: test accuracy (a fraction) and the difference to the baseline in points, with intervals.
 
+    impaired  runs that did not learn
+
     Comparisons are those of the study, corrected by Holm within each length; that of the longest is the study's verdict. Empty
     for a single length.
     """
     table = _by_length(results)
     if len(table) < 2:
         return pd.DataFrame()
+    impaired = Counter((record.run.length, record.run.variant) for record in results if not record.learned)
     rows = []
     for length, accuracies in table.items():
         samples = {name: accuracies[name] for name in study.variants if name in accuracies}
@@ -49,6 +52,7 @@ def by_length(study: Study, results: Sequence[RunRecord]) -> pd.DataFrame:
                     "variant": name,
                     "role": study.role(name),
                     "n": len(sample),
+                    "impaired": impaired[length, name],
                     **mean.as_accuracy("test_accuracy"),
                     **(comparison.difference if comparison else stats.UNKNOWN).in_points(),
                     "p_holm": comparison.p_holm if comparison else math.nan,

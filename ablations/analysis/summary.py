@@ -279,6 +279,7 @@ def _row(
     accuracy = variance.trained([r.test_accuracy for r in group], [r.learned for r in group])
     budgets = [budget(r) for r in group]
     to_target = stats.summarise_times([r.examples_to_target(target) for r in group], budgets)
+    loss = stats.mean_interval([r.test_loss for r in group])
     against = comparison or stats.NO_COMPARISON
     welch = against.welch.in_points()
     seconds = [
@@ -335,7 +336,9 @@ def _row(
         "impaired": sum(not r.learned for r in group),
         "dead_classes_mean": float(np.mean([r.dead_classes for r in group])),
         "runs_with_dead_classes": sum(r.dead_classes > 0 for r in group),
-        "test_loss_mean": float(np.mean([r.test_loss for r in group])),
+        "test_loss_mean": loss.estimate,
+        "test_loss_low": loss.low,
+        "test_loss_high": loss.high,
     }
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ablations.reporting.axes import Tables
     from ablations.reporting.caveats import Caveat
 
+DEFAULT_RESULTS = Path("results")
 SEED_GAP = 100  # seeds are counted from 0; so many in a row without a record end the search for more
 
 
@@ -101,9 +102,11 @@ def read_report(study: Study, protocol: str, store: Store, overrides: Sequence[s
 
     records, damaged, others = load_covered_records(study, protocol, store, overrides)
     if not records:
+        results = store.folder.parents[1]
+        place = [] if results == DEFAULT_RESULTS else ["--results", str(results)]
         raise ValueError(
             f"no runs of study {study.name!r} under {protocol!r} in {store.folder}: "
-            f"make them with {command(study, protocol, overrides)}"
+            f"make them with {command(study, protocol, overrides, place)}"
         )
     if overrides:
         study = replace(study, published=None)  # whose runs have other settings

@@ -12,7 +12,15 @@ import pandas as pd
 from ablations.analysis import stats
 from ablations.analysis.moderated import ALPHA
 from ablations.analysis.summary import Summary, each_row, failures
-from ablations.reporting.formatting import difference_text, few, interval_text, listed, megabytes_text, p_is
+from ablations.reporting.formatting import (
+    difference_text,
+    few,
+    interval_text,
+    listed,
+    megabytes_text,
+    p_is,
+    signed_text,
+)
 from ablations.study import MEMORY, Study
 from nin.text import counted
 
@@ -42,6 +50,7 @@ class Claim:
     effect      the row of `Summary.factors` that answers the question, in place of a variant
     positive, negative  the answer where that effect is above or below zero
     neither     the answer where that effect is not shown
+    gap_positive, gap_negative  what is added where its effect on the gap between training and test accuracy is above or below zero
     question    a shorter form of the study's question
     note        explains the variants' names
     relations   sentences by verdict, in place of those in RELATIONS and UNDECIDED
@@ -55,6 +64,8 @@ class Claim:
     positive: str = ""
     negative: str = ""
     neither: str = ""
+    gap_positive: str = ""
+    gap_negative: str = ""
     question: str = ""
     note: str = ""
     relations: Mapping[str, str] = field(default_factory=dict)
@@ -98,6 +109,8 @@ CLAIMS: Mapping[str, Claim] = {
         positive="yes: without 1x1 convolutions it falls behind a fully connected head",
         negative="no: without 1x1 convolutions it gains on a fully connected head",
         neither="undecided: 1x1 convolutions are not shown to matter more with one head than with the other",
+        gap_positive="without them, a fully connected head overfits more",
+        gap_negative="without them, a fully connected head overfits less",
     ),
     "heads": Claim(
         "nin+alexnet",
@@ -110,7 +123,9 @@ CLAIMS: Mapping[str, Claim] = {
         effect="interaction of head alexnet and dropout 0.0",
         positive="no: dropout does more for NiN's head than for a fully connected one",
         negative="yes: a fully connected head needs dropout more than NiN's",
-        neither="undecided: dropout is not shown to do more for one head than for the other",
+        neither="undecided: dropout is not shown to make one head more accurate than the other",
+        gap_positive="dropout reduces the overfitting of a fully connected head more",
+        gap_negative="dropout reduces the overfitting of NiN's head more",
     ),
     "pooling": Claim("max", "maximum pooling", "average pooling"),
     "wide_mlp": Claim(
@@ -132,7 +147,7 @@ CLAIMS: Mapping[str, Claim] = {
     "init_lr": Claim(note="initialisation, learning rate, momentum"),
     "class_block": Claim(
         question="Why does the textbook's NiN lose classes in so many runs?",
-        note="class block, class maps, learning rate of the last layer",
+        note="class block, class maps, factor on the last layer's learning rate",
     ),
     "receptive_field": Claim(
         "3x3/4",
@@ -190,10 +205,12 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
     relation = {**RELATIONS, **words.relations}.get(row.verdict, UNDECIDED)
     answer = relation.format(subject=words.subject or f"`{row.variant}`", object=words.object or f"`{study.baseline}`")
     measured = next(each_row(table[table["variant"] == study.pairs.get(row.variant, row.variant)]))
+    baseline = next(each_row(base))
     if differs_by_little(row, study.margin):
         answer += BY_LITTLE
-    if failures(measured):
-        answer += f", but {failures(measured)}: this measures training at this learning rate, not the best accuracy that it can reach"
+    failed = [f"{failures(each)} with `{each.variant}`" for each in (measured, baseline) if failures(each)]
+    if failed:
+        answer += f", but {listed(failed)}: this measures training at this learning rate, not the best accuracy that can be reached"
     by_verdict: dict[str, list[str]] = {}
     for other in each_row(others):
         if other.variant != row.variant:
@@ -201,7 +218,7 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
     verdicts = [f"{few(by_verdict[verdict])} {verdict}" for verdict in SHORT_VERDICTS if verdict in by_verdict]
     if verdicts:
         answer += f"; compared with `{study.baseline}`{claim.explained}: {'; '.join(verdicts)}"
-    also = claim.also(measured, next(each_row(base))) if claim.also else ""
+    also = claim.also(measured, baseline) if claim.also else ""
     return PlainAnswer(answer, "; ".join(part for part in (f"{difference_text(row)} points", also) if part))
 
 
@@ -218,16 +235,22 @@ def _short_verdict(row: Any, margin: float) -> str:
 
 
 def _of_factors(claim: Claim, summary: Summary) -> PlainAnswer:
-    """An interaction of two factors, which is exploratory: its p is not corrected."""
+    """An interaction of two factors, in accuracy and in the generalisation gap, which is exploratory: its p is not corrected."""
     table = summary.factors
     found = table[table["effect"] == claim.effect] if len(table) else table
     if not len(found):
         return PlainAnswer(NOT_ANSWERED, "")
     row = next(each_row(found))
-    effect = f"{difference_text(row)} points"
-    if not row.p <= ALPHA:
-        return PlainAnswer(claim.neither or "undecided: no interaction of the two factors is shown", effect)
-    return PlainAnswer(f"[{claim.positive if row.difference > 0 else claim.negative}]", effect)
+    gap = signed_text(row.gap_difference, row.gap_difference_low, row.gap_difference_high)
+    effect = f"{difference_text(row)} points of accuracy; {gap} of train minus test accuracy"
+    if row.p <= ALPHA:
+        answer = claim.positive if row.difference > 0 else claim.negative
+    else:
+        answer = claim.neither or "undecided: no interaction of the two factors is shown"
+    if row.gap_p <= ALPHA and (of_gap := claim.gap_positive if row.gap_difference > 0 else claim.gap_negative):
+        answer += f"; {of_gap}"
+    is_shown = row.p <= ALPHA or row.gap_p <= ALPHA
+    return PlainAnswer(f"{answer} (exploratory)" if is_shown else answer, effect)
 
 
 def _of_failures(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:

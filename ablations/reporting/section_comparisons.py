@@ -192,7 +192,8 @@ def length_sections(study: Study, summary: Summary) -> list[str]:
         if row.role == "baseline":
             return interval_text(row.test_accuracy_mean, row.test_accuracy_low, row.test_accuracy_high, 100, " %")
         size = "" if same_n else f", n = {row.n}"
-        return f"{difference_text(row)}{size}, {verdict_text(row)}"
+        failed = f" ({row.impaired} of {row.n} did not learn)" if row.impaired else ""
+        return f"{difference_text(row)}{size}, {verdict_text(row)}{failed}"
 
     rows = []
     for name in dict.fromkeys(table["variant"]):
@@ -285,10 +286,22 @@ def factor_sections(study: Study, table: pd.DataFrame) -> list[str]:
     return [
         "## Main effects and interactions",
         f"The study varies {' and '.join(study.factors)} together. A main effect is a factor's mean effect on "
-        "test accuracy; an interaction is how much one factor changes the effect of another. They are contrasts of cell "
+        "test accuracy, or on the gap, which is train minus test accuracy; an interaction is how much one factor changes the effect of "
+        "another. They are contrasts of cell "
         "means over the whole table of levels or, where runs are missing, over each complete 2 x 2 table around the baseline "
         f"(Welch-Satterthwaite). {EXPLORATORY}",
-        _difference_table(table, "effect"),
+        markdown_table(
+            [
+                {
+                    "effect": row.effect,
+                    "test accuracy, points": difference_text(row),
+                    "p": p_text(row.p),
+                    "gap, points": signed_text(row.gap_difference, row.gap_difference_low, row.gap_difference_high),
+                    "p of the gap": p_text(row.gap_p),
+                }
+                for row in each_row(table)
+            ]
+        ),
     ]
 
 

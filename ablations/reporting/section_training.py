@@ -17,6 +17,7 @@ from ablations.reporting.formatting import (
     p_text,
     signed_text,
 )
+from ablations.runs import length_name
 from nin.shift import SHIFT
 
 
@@ -75,16 +76,19 @@ def _convergence_detail_table(table: pd.DataFrame, summary: Summary) -> str:
     return markdown_table(rows)
 
 
-def failure_sections(table: pd.DataFrame) -> list[str]:
-    """Runs that collapsed, diverged or lost classes."""
-    return ["## Runs that failed to learn", _failure_table(table)]
+def failure_sections(table: pd.DataFrame, length: int = 0) -> list[str]:
+    """Runs that collapsed, diverged or lost classes; of that length of training where there are several."""
+    return [
+        "## Runs that failed to learn",
+        _failure_table(table, f" of {length_name(length)} images" if length else ""),
+    ]
 
 
-def _failure_table(table: pd.DataFrame) -> str:
+def _failure_table(table: pd.DataFrame, of_length: str) -> str:
     if not table["impaired"].any():
         return (
-            f"All {table['n'].sum()} runs learned: none collapsed to chance, none diverged, and none stopped predicting a class. With "
-            f"{ends_text(table['n'], 0)} runs a variant, rare failures go unseen."
+            f"All {table['n'].sum()} runs{of_length} learned: none collapsed to chance, none diverged, and none stopped "
+            f"predicting a class. With {ends_text(table['n'], 0)} runs a variant, rare failures go unseen."
         )
     rows = []
     baseline_failed = bool(table.loc[table["role"] == "baseline", "impaired"].any())
@@ -110,7 +114,11 @@ def _failure_table(table: pd.DataFrame) -> str:
         )
     return (
         markdown_table(rows)
-        + (f"\n\nAll {others['n'].sum()} runs of the other {len(others)} variants learned." if len(others) else "")
+        + (
+            f"\n\nAll {others['n'].sum()} runs{of_length} of the other {len(others)} variants learned."
+            if len(others)
+            else ""
+        )
         + "\n\n*Collapsed*: validation accuracy never left chance. *Diverged*: a loss was not finite. A class is *dead* if the "
         "network never predicts it on the test set. *Learned*: none of these. The means above include all runs. p is from Fisher's "
         "exact test and not corrected."
@@ -126,8 +134,10 @@ def generalization_sections(table: pd.DataFrame, figures: Sequence[tuple[str, st
             "variant": row.variant,
             "gap, points": interval_text(
                 row.generalization_gap_mean, row.generalization_gap_low, row.generalization_gap_high, 100
-            ),
+            )
+            + ("" if row.mean_is_reliable else ", unreliable"),
             "gap minus the baseline's": _points(row, "generalization_gap"),
+            "test loss": interval_text(row.test_loss_mean, row.test_loss_low, row.test_loss_high),
         }
         if is_shifted:
             mean, low, high = row.shifted_accuracy_mean, row.shifted_accuracy_low, row.shifted_accuracy_high
@@ -143,8 +153,8 @@ def generalization_sections(table: pd.DataFrame, figures: Sequence[tuple[str, st
     return [
         "## Generalisation",
         "The *gap* is accuracy on training images minus that on test images, both in evaluation mode after the last step: it says how "
-        f"much a network overfits.{shifted} Means over seeds have 95 % intervals. Differences to the baseline, in points, are "
-        "exploratory (Welch's test).",
+        f"much a network overfits. *Test loss* is cross-entropy in nats.{shifted} Means over seeds have 95 % intervals. "
+        "Differences to the baseline, in points, are exploratory (Welch's test).",
         markdown_table(rows),
         figure_line("generalization_gap", figures),
     ]

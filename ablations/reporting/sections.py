@@ -84,7 +84,7 @@ def _result_sections(study: Study, protocol: str, summary: Summary, figures: Seq
         *length_sections(study, summary),
         *accuracy_sections(study, table, figures),
         *convergence_sections(summary, study.target(protocol), figures),
-        *failure_sections(table),
+        *failure_sections(table, summary.length),
         *generalization_sections(table, figures),
         "## Size",
         figure_line("params_by_part", figures),

@@ -365,9 +365,9 @@ def test_output_that_goes_nowhere_is_a_line_at_most(
 
 
 def test_a_report_on_nothing_says_how_to_make_something(tmp_path: Path) -> None:
-    done = call("num_1x1", cwd=tmp_path, module="ablations.report")
+    done = call("num_1x1", "--results", "elsewhere", cwd=tmp_path, module="ablations.report")
     assert done.returncode == 2
-    assert "make them with python -m ablations.run num_1x1" in done.stderr
+    assert "make them with python -m ablations.run num_1x1 --protocol quick --results elsewhere" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -425,6 +425,19 @@ def test_dry_run_says_in_one_line_what_is_too_large_to_train(tmp_path: Path, mon
     monkeypatch.setattr("ablations.execution.worker.probe", out_of_memory)
     with pytest.raises(ValueError, match="variant '2x' cannot be trained here: can't allocate memory"):
         run.main(["num_1x1", *TINY, "--dry-run", "--results", str(tmp_path)])
+
+
+def test_dry_run_of_a_forced_precision_says_that_it_is_emulated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nin.precision.native_formats", lambda device: frozenset())
+    monkeypatch.setattr("ablations.execution.worker.probe", lambda *_: 1.0)
+    arguments = ["num_1x1", *TINY, "--dry-run", "--results", str(tmp_path), "--set"]
+    for precision, said in (("bf16", "no instructions for bf16"), ("float32", "precision float32, as asked for")):
+        assert run.main([*arguments, f"train.precision={precision}"]) == 0
+        out = capsys.readouterr().out
+        assert said in out
+        assert "auto is" not in out
 
 
 @pytest.mark.slow

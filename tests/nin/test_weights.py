@@ -1,6 +1,7 @@
 """Trained networks on disk: what comes back is what was kept, and what is found is what was meant."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,6 +127,13 @@ def results(tmp_path: Path) -> Path:
 )
 def test_a_run_is_found_by_the_start_of_its_id_or_the_end_of_its_name(name: str, run_id: str, results: Path) -> None:
     assert find(name, results).stem == run_id
+
+
+def test_networks_that_only_settings_tell_apart_are_named_by_their_run_id(results: Path) -> None:
+    twin = next(results.rglob("cccc*"))
+    shutil.copyfile(twin, twin.with_stem("dddd000000000000"))
+    with pytest.raises(ValueError, match=r"12x:0 \(dddd0.*\): write the run_id in brackets"):
+        find("12x:0", results)
 
 
 def test_a_path_is_taken_as_it_is(results: Path, tmp_path: Path) -> None:

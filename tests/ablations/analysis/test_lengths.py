@@ -1,5 +1,6 @@
 """A verdict goes with its length of training: the longest decides, and how a difference changes stands beside it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from ablations.records import RunRecord
 from ablations.reporting.answer import answer, grounds
 from ablations.reporting.caveats import caveats
 from ablations.reporting.files import Report
+from ablations.reporting.section_comparisons import length_sections
 from ablations.reporting.sections import sections
 from ablations.study import Study, Variant
 
@@ -70,6 +72,18 @@ def test_a_seed_that_lacks_a_length_is_left_out_of_the_change(records: list[RunR
     some = [r for r in records if not (r.run.seed == 4 and r.run.variant == "0x" and r.run.length == 40_000)]
     assert lengths.change(STUDY, some).set_index("variant").loc["0x", "n"] == 4
     assert lengths.by_length(STUDY, some).set_index(["length", "variant"]).loc[(40_000, "0x"), "n"] == 4
+
+
+def test_runs_that_did_not_learn_are_counted_at_each_length(records: list[RunRecord]) -> None:
+    some = [
+        replace(r, dead_classes=3) if (r.run.variant, r.run.length, r.run.seed) == ("0x", 10_000, 1) else r
+        for r in records
+    ]
+    table = lengths.by_length(STUDY, some).set_index(["length", "variant"])["impaired"]
+    assert table[(10_000, "0x")] == 1
+    assert table.sum() == 1
+    (part,) = (part for part in length_sections(STUDY, summarise(STUDY, "digits", some)) if "after 10k" in part)
+    assert part.count("(1 of 5 did not learn)") == 1
 
 
 def test_a_longest_training_without_a_variant_to_compare_decides_nothing_yet(records: list[RunRecord]) -> None:

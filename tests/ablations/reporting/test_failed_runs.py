@@ -123,6 +123,14 @@ def test_failed_runs_are_named_with_their_cause_and_not_in_the_numbers(tmp_path:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_an_answer_names_the_networks_whose_runs_failed(tmp_path: Path) -> None:
+    lost = {("0x", 0), ("2x", 0), ("2x", 1)}
+    store = filled(tmp_path, lambda run: replace(plain(run), dead_classes=int((run.variant, run.seed) in lost)))
+    write_report(NUM_1X1, "smoke", store)
+    assert ", but 1 of 3 lost classes with `0x` and 2 of 3 lost classes with `2x`: this measures" in opening(store)
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_without_a_single_result_a_report_says_so(tmp_path: Path) -> None:
     store = filled(tmp_path, lambda run: record_of(run, status="failed", error="no", test_accuracy=math.nan, curve=[]))
     write_report(NUM_1X1, "smoke", store)

@@ -58,11 +58,15 @@ def test_main_effects_and_interactions_are_contrasts_of_cells(tmp_path: Path) ->
     cells = {("nin", "nin"): 0.90, ("nin", "alexnet"): 0.88, ("alexnet", "nin"): 0.80, ("alexnet", "alexnet"): 0.70}
 
     def cell(run: Run) -> RunRecord:
-        mean = cells.get((run.model.trunk, run.model.head), 0.5)
-        return record_of(run, test_accuracy=mean + 0.002 * run.seed)
+        mean = cells.get((run.model.trunk, run.model.head), 0.5) + 0.002 * run.seed
+        gap = 0.02 + 0.03 * (run.model.trunk == run.model.head == "alexnet") + 0.001 * run.seed
+        return record_of(run, test_accuracy=mean, train_accuracy=mean + gap)
 
     store = filled(tmp_path, cell, study="heads")
-    factors = write_report(load_study("heads"), "smoke", store).summary.factors.set_index("effect")["difference"]
+    table = write_report(load_study("heads"), "smoke", store).summary.factors.set_index("effect")
+    factors, gaps = table["difference"], table["gap_difference"]
+    assert gaps["interaction of trunk alexnet and head alexnet"] == pytest.approx(3)
+    assert "| +3.00 (" in text_of(store).partition("## Main effects")[2]
     assert factors["interaction of trunk alexnet and head alexnet"] == pytest.approx(
         100 * ((0.70 - 0.80) - (0.88 - 0.90))
     )
