@@ -52,6 +52,8 @@ class EngineOptions:
         require_count("threads", self.threads, 1)
         if not 0 < self.gpu_share <= 1:
             raise ValueError(f"gpu_share={self.gpu_share!r}: must be above 0 and at most 1")
+        if self.address and self.engine != "ray":
+            raise ValueError(f"address={self.address!r}: is a Ray cluster's; say engine ray as well")
         require_time("time_limit", self.time_limit)
 
 

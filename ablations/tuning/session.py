@@ -32,7 +32,7 @@ from ablations.reporting.terminal import fitting_table
 from ablations.reproduce import command as command_of
 from ablations.runs import Run, settings_text
 from ablations.servers import DASHBOARD_PORT, HOST, server_command
-from ablations.study import MAX_SEEDS, Study
+from ablations.study import MAX_SEEDS, MEMORY, Study
 from ablations.tracking.mlflow_tree import open_tracker
 from ablations.tracking.tracker import finish
 from ablations.tuning.halving import tune
@@ -184,6 +184,8 @@ def _open_tasks(
 
 def runs_to_tune(study: Study, request: TuningRequest) -> tuple[Run, ...]:
     """List a run of each variant that is tuned. Raises ValueError for what cannot be tuned."""
+    if study.answers in MEMORY:
+        raise ValueError(f"study {study.name!r} measures memory, for which no accuracy is searched")
     others = [] if study.searches else study.confirmatory
     chosen = study.named(request.variants or [study.baseline, *others])
     runs = study.expand(request.protocol, 1, chosen, request.overrides)

@@ -87,6 +87,12 @@ def test_dry_run_says_what_would_be_trained_and_writes_nothing(
     assert not (tmp_path / "results").exists()
 
 
+def test_a_study_of_memory_is_not_tuned(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="study 'batch_memory' measures memory"):
+        tune.main(["batch_memory", "--protocol", "smoke", "--results", str(tmp_path / "results")])
+    assert not (tmp_path / "results").exists()
+
+
 def test_dry_run_of_what_does_not_fit_into_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def too_large(*_: object) -> float:
         raise RuntimeError("CUDA out of memory.\nTried to allocate")
