@@ -233,14 +233,14 @@ def difference_against_images(tables: Tables) -> Figure:
         axes.plot(x, rows["difference"], **tables.line(name), label=name)
         axes.plot(x, rows["difference"], **tables.marker(name), linestyle="", markersize=4)
         axes.vlines(x, rows["difference_low"], rows["difference_high"], color=tables.colour(name), linewidth=1)
-        longest = rows[rows["length"] == lengths[-1]]
-        last.plot([place] * len(longest), longest["difference"], **tables.marker(name), linestyle="", markersize=5)
-        last.vlines(
-            [place] * len(longest), longest["difference_low"], longest["difference_high"], color=tables.colour(name)
-        )
-    last.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
-    last.set_xlim(-0.6, len(names) - 0.4)
-    last.set_ylim(length_limits(tables.by_length[tables.by_length["length"] == lengths[-1]], margin))
+    longest = tables.by_length[tables.by_length["length"] == lengths[-1]]
+    there = longest[longest["variant"] != baseline]
+    for place, row in enumerate(each_row(there)):
+        last.plot(place, row.difference, **tables.marker(row.variant), linestyle="", markersize=5)
+        last.vlines(place, row.difference_low, row.difference_high, color=tables.colour(row.variant))
+    last.set_xticks(range(len(there)), there["variant"], rotation=45, ha="right", rotation_mode="anchor")
+    last.set_xlim(-0.6, len(there) - 0.4)
+    last.set_ylim(length_limits(longest, margin))
     last.set_title(f"after {length_name(round(lengths[-1]))} images, enlarged", fontsize=9)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(list(lengths)))

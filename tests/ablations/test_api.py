@@ -166,7 +166,10 @@ def test_a_study_of_the_package_is_run_by_name(tmp_path: Path) -> None:
         (lambda folder: run_study(POOLINGS, device="gpu", results=folder), "unknown device 'gpu'"),
         (lambda folder: run_study(POOLINGS, workers=-1, results=folder), "workers=-1: must be 0 or more"),
         (lambda folder: EngineOptions(threads=0), "threads=0: must be 1 or more"),
-        (lambda folder: EngineOptions(address="head:10001"), "address='head:10001': is a Ray cluster's; say engine ray"),
+        (
+            lambda folder: EngineOptions(address="head:10001"),
+            "address='head:10001': is a Ray cluster's; say engine ray",
+        ),
         (lambda folder: EngineOptions(gpu_share=2), "gpu_share=2: must be above 0 and at most 1"),
         (lambda folder: EngineOptions(time_limit=0), "time_limit=0: must be seconds, above 0"),
         (lambda folder: run_study(POOLINGS, retries=-1, results=folder), "retries=-1: must be 0 or more"),

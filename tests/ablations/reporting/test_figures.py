@@ -273,6 +273,17 @@ def test_a_variant_that_fails_in_short_trainings_does_not_squeeze_the_lengths_to
     assert high >= summary.by_length["difference_high"].max()
 
 
+def test_only_variants_trained_to_the_longest_are_enlarged() -> None:
+    study = study_of(3)
+    records = [plain(run) for run in study.expand("digits", 3) if (run.variant, run.length) != ("v2", 40_000)]
+    summary = summarise(study, "digits", records)
+    runs = runs_frame(records, study.target("digits"))
+    tables = Tables(study, "digits", runs, curves_frame(records), summary.variants, by_length=summary.by_length)
+    whole, enlarged = plots.difference_against_images(tables).axes
+    assert [label.get_text() for label in enlarged.get_xticklabels()] == ["v1"]
+    assert {line.get_label() for line in whole.lines} >= {"v1", "v2"}
+
+
 def test_the_equivalence_margin_is_always_in_view() -> None:
     low, high = plots.differences(tables_of(study_of(2))).axes[0].get_xlim()
     assert low < -0.3
