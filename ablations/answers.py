@@ -139,9 +139,8 @@ def headline(rows: Sequence[Row], reports: Sequence[tuple[Study, str, Report]], 
         (study, report.summary) for study, name, report in reports if (study.name, name) == (HEADLINE, protocol)
     )
     claim = CLAIMS[HEADLINE]
-    answer, _, _ = plain_answer(study, summary).answer.partition(
-        "; "
-    )  # without the other variants, which the table has
+    # Without the verdicts on other variants, which the table has
+    answer, _, _ = plain_answer(study, summary).answer.partition("; ")
     words = [
         f"**After {row.length} training images: {answer}** (protocol `{protocol}`, n = {row.n} seeds).",
         f"{claim.subject} minus {claim.object}: {row.effect} of test accuracy (95 % interval).",
