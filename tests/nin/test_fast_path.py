@@ -94,6 +94,27 @@ def test_memory_that_was_freed_is_not_faulted_in_again_unless_a_layer_is_very_la
     assert faults(4096, 10) < 1 + faults() / 2
 
 
+GROWTH = """
+import resource, torch
+from nin._malloc import keep_freed_memory
+keep_freed_memory(torch.nn.Linear(2048, 2049))  # 16 MB and a little
+kept = []
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for _ in range(40):
+    kept.append(torch.ones(640))  # settles where the last step's block was
+    block = torch.ones(2**22)  # 16 MB
+    kept.append(torch.ones(640))
+    del block
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's way with freed memory is known")
+def test_large_blocks_leave_no_gaps_between_small_ones_that_stay() -> None:
+    grown = int(subprocess.check_output([sys.executable, "-c", GROWTH]))  # kB
+    assert grown < 5 * 16 * 1024
+
+
 HEAP_FLAGS = """
 import torch
 from nin._malloc import keep_freed_memory
