@@ -8,6 +8,7 @@ import pandas as pd
 from ablations.analysis import stats
 from ablations.analysis.moderated import ALPHA
 from ablations.analysis.summary import AddedSeeds, Summary, each_row, failures
+from ablations.protocols import PROTOCOLS
 from ablations.reporting.formatting import agreeing, few, listed, p_is, range_text, seeds_needed_text, seeds_text
 from ablations.reporting.plain import CLAIMS, failure_tests
 from ablations.runs import length_name
@@ -65,6 +66,12 @@ def _length(study: Study, protocol: str, summary: Summary) -> Iterator[Caveat]:
             else "most of a difference, or the lack of one, can be training speed"
         )
         yield Caveat("longer training", f"this is an early look; after so few images, {early}")
+    longer = [length for length in PROTOCOLS[protocol].lengths if summary.length and length > summary.length]
+    if longer:
+        lengths = listed(map(length_name, longer))
+        yield Caveat(
+            "longer training", f"trainings of {lengths} images, which the protocol asks for, are not compared yet"
+        )
     change = summary.change
     changed = change[(change["role"] == "confirmatory") & (change["p_holm"] <= ALPHA)] if len(change) else change
     if len(changed):

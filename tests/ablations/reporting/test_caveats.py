@@ -191,3 +191,14 @@ def test_a_list_says_why_and_a_line_only_what() -> None:
     )
     assert in_short(listed) == "more seeds; tuning"
     assert caveats_text([]) == ""
+
+
+def test_lengths_that_the_protocol_asks_for_and_nobody_trained_are_longer_trainings() -> None:
+    def of_lengths(*lengths: int) -> list[str]:
+        records = [clear(run) for run in NUM_1X1.expand("digits", 3, ["0x"], lengths=lengths)]
+        found = caveats(NUM_1X1, "digits", summarise(NUM_1X1, "digits", records))
+        return [each.why for each in found if each.what == "longer training"]
+
+    why = "trainings of 40k images, which the protocol asks for, are not compared yet"
+    assert of_lengths(10_000) == [why]
+    assert why not in of_lengths(10_000, 40_000)
