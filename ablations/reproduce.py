@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from ablations.plugins import imports
 from ablations.protocols import PROTOCOLS
@@ -22,7 +23,7 @@ def reproduce_command(
         options += ["--variants", ",".join(name for name in study.variants if name in there)]
     lengths = sorted({run.length for run in runs})
     is_chosen = "train.examples" in parse_overrides(overrides)  # which leaves one length, none of the protocol's
-    if lengths != [0] and not is_chosen and not set(PROTOCOLS[protocol].lengths) <= set(lengths):
+    if not is_chosen and not set(PROTOCOLS[protocol].lengths) <= set(lengths):
         options += ["--lengths", ",".join(map(length_name, lengths))]
     if looks:
         options += ["--until-decided", "--seeds", str(looks[0]), "--max-seeds", str(looks[-1])]
@@ -37,6 +38,11 @@ def command(study: Study, protocol: str, overrides: Sequence[str] = (), options:
     if not study.file and study.cli_name not in study_names():
         return f"ablations.run_study(...) of a study made by hand, with {words}"
     return f"python -m ablations.run {words}"
+
+
+def results_option(results: Path) -> list[str]:
+    """The option that names a folder of results: none for the default."""
+    return [] if results == Path("results") else ["--results", str(results)]
 
 
 def cli_arguments(study: Study, protocol: str, overrides: Sequence[str] = (), options: Sequence[str] = ()) -> str:

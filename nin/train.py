@@ -5,7 +5,7 @@ there as tensors until the end of the epoch. On the CPU they are read at each ev
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count, islice, pairwise
 from pathlib import Path
@@ -137,7 +137,8 @@ def train(
             return History("paused", curve, clock.seconds_before)
         if saved:
             saved.save_if_due(curve)
-    return History(_outcome(curve, data.val.labels), curve, clock.seconds_before)
+    outcome = "finished" if has_left_chance(curve, data.val.labels) else "collapsed"
+    return History(outcome, curve, clock.seconds_before)
 
 
 def _make_optimizer(model: nn.Module, spec: TrainSpec, scaler: GradScaler) -> Optimizer:
@@ -161,10 +162,9 @@ def _evaluation(examples: int, epoch: float, train_score: Score, val_score: Scor
     )
 
 
-def _outcome(curve: list[Evaluation], val_labels_N: Tensor) -> str:
-    """Return "finished", or "collapsed" if validation accuracy never left chance."""
-    left_chance = max(point.val_accuracy for point in curve) > chance_level(val_labels_N)
-    return "finished" if left_chance else "collapsed"
+def has_left_chance(curve: Sequence[Evaluation], val_labels_N: Tensor) -> bool:
+    """Return whether validation accuracy was above chance (`chance_level`) at some point of the curve."""
+    return max(point.val_accuracy for point in curve) > chance_level(val_labels_N)
 
 
 def require_batches(model: nn.Module, num_examples: int, spec: TrainSpec) -> None:

@@ -33,9 +33,8 @@ def factor_effects(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> p
     for setting, cells in settings.items():
         for table in _complete_tables(cells, base):
             accuracies = {levels: [r.test_accuracy for r in group] for levels, group in table.items()}
-            gaps = stats.two_way(
-                {levels: [r.generalization_gap for r in group] for levels, group in table.items()}, base
-            )
+            gaps = {levels: [r.generalization_gap for r in group] for levels, group in table.items()}
+            of_gaps = stats.two_way(gaps, base)
             for (a, b), (interval, p) in stats.two_way(accuracies, base).items():
                 others = list(dict.fromkeys(key[a is not None] for key in table))
                 effect = (
@@ -43,7 +42,7 @@ def factor_effects(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> p
                     if a is not None and b is not None
                     else f"{a or b} instead of {base[0] if a is not None else base[1]}, over {' and '.join(others)}"
                 )
-                of_gap, gap_p = gaps[a, b]
+                of_gap, gap_p = of_gaps[a, b]
                 gap = {f"gap_{name}": value for name, value in of_gap.in_points().items()}
                 rows.append({"effect": effect + setting, **interval.in_points(), "p": p, **gap, "gap_p": gap_p})
     return pd.DataFrame(rows)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ablations.records import RunRecord, Store, curves_frame, runs_frame, write_atomically
-from ablations.reproduce import command
+from ablations.reproduce import command, results_option
 from ablations.runs import Run
 from ablations.study import Study
 from nin.spec import DataSpec
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ablations.reporting.axes import Tables
     from ablations.reporting.caveats import Caveat
 
-DEFAULT_RESULTS = Path("results")
 SEED_GAP = 100  # seeds are counted from 0; so many in a row without a record end the search for more
 
 
@@ -102,8 +101,7 @@ def read_report(study: Study, protocol: str, store: Store, overrides: Sequence[s
 
     records, damaged, others = load_covered_records(study, protocol, store, overrides)
     if not records:
-        results = store.folder.parents[1]
-        place = [] if results == DEFAULT_RESULTS else ["--results", str(results)]
+        place = results_option(store.folder.parents[1])
         raise ValueError(
             f"no runs of study {study.name!r} under {protocol!r} in {store.folder}: "
             f"make them with {command(study, protocol, overrides, place)}"

@@ -32,7 +32,7 @@ from nin.data import shape
 from nin.sizes import size
 from nin.spec import stream
 from nin.text import redacted
-from nin.train import chance_level
+from nin.train import has_left_chance
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
@@ -299,5 +299,5 @@ def _outcome(records: Sequence[RunRecord]) -> str:
 def _has_collapsed(record: RunRecord) -> bool:
     if record.status != "paused":
         return record.status == "collapsed"
-    labels = load_cached(record.run.data.for_seed(record.run.seed), "cpu").val.labels
-    return max(point.val_accuracy for point in record.curve) <= chance_level(labels)
+    data = load_cached(record.run.data.for_seed(record.run.seed), "cpu")
+    return not has_left_chance(record.curve, data.val.labels)

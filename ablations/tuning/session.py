@@ -30,6 +30,7 @@ from ablations.execution.worker import load_cached
 from ablations.records import Store, write_atomically
 from ablations.reporting.terminal import fitting_table
 from ablations.reproduce import command as command_of
+from ablations.reproduce import results_option
 from ablations.runs import Run, settings_text
 from ablations.servers import DASHBOARD_PORT, HOST, server_command
 from ablations.study import MAX_SEEDS, MEMORY, Study
@@ -224,8 +225,8 @@ def _print_results(
         console.print(winners_table(tasks, report.winners, console.width))
     if report.winners:
         path = tuned_path(request.results, study.name, request.protocol)
-        elsewhere = [] if request.results == Path("results") else ["--results", str(request.results)]
-        again = command_of(study, request.protocol, request.overrides, ["--tuned", *elsewhere])
+        options = ["--tuned", *results_option(request.results)]
+        again = command_of(study, request.protocol, request.overrides, options)
         say(console, f"tuned:   {path}; train it with {again}")
     if found:
         say(console, f"found:   {found}; copied into ablations/studies/, it is variant 'found' of this study")

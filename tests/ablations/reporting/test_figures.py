@@ -252,6 +252,13 @@ def test_every_column_of_panels_says_what_its_axis_is() -> None:
     assert labelled == [False] * 6 + [True] * 4
 
 
+def tables_by_length(study: Study, records: list[RunRecord]) -> Tables:
+    """Tables of runs under `digits`, which has two lengths."""
+    summary = summarise(study, "digits", records)
+    runs = runs_frame(records, study.target("digits"))
+    return Tables(study, "digits", runs, curves_frame(records), summary.variants, by_length=summary.by_length)
+
+
 @pytest.mark.parametrize(("accuracy", "scale"), [(0.75, "linear"), (0.1, "symlog")])
 def test_a_variant_that_fails_in_short_trainings_does_not_squeeze_the_lengths_together(
     accuracy: float, scale: str
@@ -262,23 +269,19 @@ def test_a_variant_that_fails_in_short_trainings_does_not_squeeze_the_lengths_to
         replace(each, test_accuracy=accuracy) if (each.run.variant, each.run.length) == ("v1", 10_000) else each
         for each in records
     ]
-    summary = summarise(study, "digits", records)
-    runs = runs_frame(records, study.target("digits"))
-    tables = Tables(study, "digits", runs, curves_frame(records), summary.variants, by_length=summary.by_length)
+    tables = tables_by_length(study, records)
     axes = plots.difference_against_images(tables).axes[0]
     assert axes.get_yscale() == scale
     assert ("log scale beyond one point" in axes.get_ylabel()) == (scale == "symlog")
     low, high = axes.get_ylim()
-    assert low <= summary.by_length["difference_low"].min()
-    assert high >= summary.by_length["difference_high"].max()
+    assert low <= tables.by_length["difference_low"].min()
+    assert high >= tables.by_length["difference_high"].max()
 
 
 def test_only_variants_trained_to_the_longest_are_enlarged() -> None:
     study = study_of(3)
     records = [plain(run) for run in study.expand("digits", 3) if (run.variant, run.length) != ("v2", 40_000)]
-    summary = summarise(study, "digits", records)
-    runs = runs_frame(records, study.target("digits"))
-    tables = Tables(study, "digits", runs, curves_frame(records), summary.variants, by_length=summary.by_length)
+    tables = tables_by_length(study, records)
     whole, enlarged = plots.difference_against_images(tables).axes
     assert [label.get_text() for label in enlarged.get_xticklabels()] == ["v1"]
     assert {line.get_label() for line in whole.lines} >= {"v1", "v2"}
