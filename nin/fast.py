@@ -6,10 +6,13 @@ Convolutions reach the processor's matrix rate; the layers around them do not. T
 (3) In bf16, a strided convolution with few channels, such as the first of AlexNet and NiN at 224 px, becomes a dense one by
     `pixel_unshuffle`; only the order of its sums changes. In float32, (3) is slower (150 ms against 124 for 64 images of 224 px,
     forward and backward, one thread of an AMD EPYC, torch 2.13.0) and is not applied.
+
+Only what a `Sequential` does in its own forward pass changes. A layer that is called on its own, or stands in several places, is
+computed there as always.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeGuard
@@ -32,20 +35,25 @@ Convolve = Callable[[Tensor, Tensor, Tensor | None, Pair, Pair], Tensor]
 
 @contextmanager
 def fast_layers(model: nn.Module, precision: str) -> Iterator[bool]:
-    """Context in which layers of `model` compute faster in that precision; yields whether any layer does.
+    """Context in which sequences of layers in `model` compute faster in that precision; yields whether any does.
 
-    No layer does on a GPU, in float16, under torch.compile, on a processor for which oneDNN lacks the precision, and if a weight is
+    None does on a GPU, in float16, under torch.compile, on a processor for which oneDNN lacks the precision, and if a weight is
     not finite, because a fused ReLU turns nan into 0. Divergence inside is therefore detected from the weights.
     """
-    is_possible = _is_here(model, precision) and not getattr(model, "_compiled_call_impl", None)
+    is_possible = _is_here(model, precision) and not _is_compiled(model)
     replaced = dict(_faster(model, DTYPES[precision])) if is_possible and is_finite(model) else {}
-    for layer, forward in replaced.items():
-        layer.forward = forward
+    for sequence, forward in replaced.items():
+        sequence.forward = forward
     try:
         yield bool(replaced)
     finally:
-        for layer in replaced:
-            del layer.forward
+        for sequence in replaced:
+            del sequence.forward
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    """Return whether `model.compile()` or `torch.compile(model)` was called."""
+    return bool(getattr(model, "_compiled_call_impl", None)) or hasattr(model, "_orig_mod")
 
 
 def _is_here(model: nn.Module, precision: str) -> bool:
@@ -63,47 +71,77 @@ def is_finite(model: nn.Module) -> bool:
 
 
 def _faster(model: nn.Module, dtype: torch.dtype) -> Iterator[tuple[nn.Module, Forward]]:
-    """Yield layers with their faster forward functions."""
+    """Yield outermost sequences that can compute faster, with their faster forward functions."""
     seen = set[nn.Module]()
     for module in model.modules():  # outer sequences come before the ones inside
-        if isinstance(module, nn.Sequential) and module not in seen:
-            layers = [*_flattened(module, seen), nn.Identity(), nn.Identity()]
-            for layer, after, then in zip(layers, layers[1:], layers[2:], strict=False):
-                if not _is_usual(layer):
-                    continue
-                convolve: Convolve = F.conv2d
-                if type(after) is nn.ReLU and type(then) is nn.MaxPool2d:
-                    yield after, _unchanged
-                    yield then, partial(_pool_relu, then)
-                elif type(after) is nn.ReLU:
-                    yield after, _unchanged
-                    convolve = partial(_conv_relu, dtype)
-                if _is_sparse(layer) and dtype == torch.bfloat16:  # for float32 oneDNN's own way is faster
-                    yield layer, partial(_dense, layer, convolve)
-                elif convolve is not F.conv2d:
-                    yield layer, partial(_same, layer, convolve)
+        if _is_sequence(module) and module not in seen:
+            layers = [*_flattened(module, seen)]
+            steps = [*_steps(layers, dtype)]
+            if steps != layers:
+                yield module, partial(_in_turn, steps)
 
 
-def _flattened(module: nn.Module, seen: set[nn.Module]) -> Iterator[nn.Module]:
-    """Yield the modules in their order of computation, with nested sequences flattened."""
-    seen.add(module)
-    if isinstance(module, nn.Sequential):
-        for child in module:
+def _flattened(sequence: nn.Sequential, seen: set[nn.Module]) -> Iterator[nn.Module]:
+    """Yield the layers in their order of computation, with nested sequences flattened."""
+    seen.add(sequence)
+    for child in sequence:  # unlike children(), which names a layer that stands in two places once
+        if _is_sequence(child):
             yield from _flattened(child, seen)
-    else:
-        yield module
+        else:
+            yield child
+
+
+def _steps(layers: Sequence[nn.Module], dtype: torch.dtype) -> Iterator[Forward]:
+    """Yield functions that do what the layers do one after another: a layer itself, or a faster function of one or several."""
+    padded = [*layers, nn.Identity(), nn.Identity()]
+    place = 0
+    while place < len(layers):
+        layer, after, then = padded[place : place + 3]
+        place += 1
+        if not _is_usual(layer):
+            yield layer
+            continue
+        convolve: Convolve = F.conv2d
+        pool: Forward | None = None
+        if type(after) is nn.ReLU and _is_plain(after):
+            place += 1
+            if type(then) is nn.MaxPool2d and _is_plain(then) and not then.return_indices:
+                place += 1
+                pool = partial(_pool_relu, then)
+            else:
+                convolve = partial(_conv_relu, dtype)
+        if _is_sparse(layer) and dtype == torch.bfloat16:  # for float32 oneDNN's own way is faster
+            yield partial(_dense, layer, convolve)
+        else:
+            yield layer if convolve is F.conv2d else partial(_same, layer, convolve)
+        if pool:
+            yield pool
+
+
+def _in_turn(steps: Sequence[Forward], x: Tensor) -> Tensor:
+    for step in steps:
+        x = step(x)
+    return x
+
+
+def _is_sequence(module: nn.Module) -> TypeGuard[nn.Sequential]:
+    """Return whether the module is its children, one after another, and nothing else."""
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and _is_plain(module)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Return whether calling the module is its class's forward pass alone, without hooks or a forward function of its own."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return "forward" not in vars(module) and not any(hooks)
 
 
 def _is_usual(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     return (
         type(layer) is nn.Conv2d
+        and _is_plain(layer)
         and (layer.padding_mode, layer.dilation, layer.groups) == ("zeros", (1, 1), 1)
         and not isinstance(layer.padding, str)
     )
-
-
-def _unchanged(x: Tensor) -> Tensor:
-    return x
 
 
 def _pool_relu(pooling: nn.MaxPool2d, x_NCHW: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ In float32 torch leaves 1x1 convolutions of fewer than 16 images to another libr
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -112,6 +113,66 @@ def same_but_for_the_order_of_sums(network: nn.Module, x_NCHW: Tensor, precision
         faster = logits_and_gradients(network, x_NCHW, precision)
     tolerance = TOLERANCES[precision]
     return are_fast and all((a - b).norm() <= tolerance * a.norm() for a, b in zip(plain, faster, strict=True))
+
+
+class Residual(nn.Sequential):
+    """What its layers compute, added to their input."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return x_NCHW + super().forward(x_NCHW)
+
+
+class UsedApart(nn.Module):
+    """Uses one layer of a sequence on its own, and the sequence as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1), nn.ReLU())
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return torch.cat([self.layers[0](x_NCHW), self.layers(x_NCHW)], dim=1).flatten(1)
+
+
+def sharing_a_relu() -> nn.Module:
+    relu = nn.ReLU()
+    return nn.Sequential(nn.Conv2d(1, 4, 3), relu, nn.BatchNorm2d(4), relu, nn.Flatten())
+
+
+def with_a_hook() -> nn.Module:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten())
+    network[0].register_forward_hook(lambda layer, x, y: y + 1)
+    return network
+
+
+@pytest.mark.usefixtures("smallest")
+@pytest.mark.parametrize(
+    "make",
+    [
+        sharing_a_relu,
+        with_a_hook,
+        UsedApart,
+        lambda: nn.Sequential(Residual(nn.Conv2d(1, 1, 3, padding=1)), nn.ReLU(), nn.Flatten()),
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+    ],
+    ids=["one ReLU in two places", "a hook", "a layer used apart", "a residual block", "max pooling"],
+)
+def test_networks_of_other_kinds_compute_what_they_do_without_fast_layers(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    network = make()
+    x_NCHW = torch.randn(16, 1, 8, 8)
+    plain = logits_and_gradients(network, x_NCHW, "float32")
+    with fast_layers(network, "float32"):
+        faster = logits_and_gradients(network, x_NCHW, "float32")
+    assert all(torch.equal(a, b) for a, b in zip(plain, faster, strict=True))
+
+
+def test_a_compiled_network_is_left_alone() -> None:
+    network, _ = networks_and_images(WIDE, 28)
+    with fast_layers(torch.compile(network, backend="eager"), "float32") as are_fast:
+        assert not are_fast
+    network.compile(backend="eager")
+    with fast_layers(network, "float32") as are_fast:
+        assert not are_fast
 
 
 def test_layers_are_their_own_again_afterwards() -> None:
