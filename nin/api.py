@@ -1,12 +1,11 @@
 """The interface for notebooks and scripts: build a network, list its layers, train it, use it. Exported by `nin`.
 
-A caller's mistake raises a ValueError of one line, as on the command lines. Only `layers` and `History.to_frame` import pandas, so
-training needs nothing but torch and rich.
+A caller's mistake raises a ValueError of one line, as on the command lines. Only `layers` and `History.to_frame` import pandas.
 """
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +55,8 @@ def build(
 
     Raises ValueError for a name or value that does not exist, or images that are too small for the network.
     """
+    if num_classes < 1:
+        raise ValueError(f"num_classes={num_classes}: must be 1 or more")
     return build_model(*_resolved(network, in_shape, changes), num_classes, seed)
 
 
@@ -79,7 +80,10 @@ def layers(
     if in_shape is None:
         raise ValueError("in_shape: this module does not say the size of its images; name it, such as (1, 28, 28)")
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    rows = layer_rows(network, torch.zeros(1, *in_shape, device=device))
+    try:
+        rows = layer_rows(network, torch.zeros(1, *in_shape, device=device))
+    except RuntimeError as error:
+        raise ValueError(f"in_shape={in_shape}: the network does not take such images ({one_line(error)})") from error
     return pd.DataFrame([asdict(row) for row in rows])
 
 
@@ -91,6 +95,8 @@ def _resolved(
     in_shape = in_shape or known_shape
     if in_shape is None:
         raise ValueError("in_shape: a ModelSpec does not say the size of its images; name it, such as (1, 28, 28)")
+    if len(in_shape) != 3 or min(in_shape) < 1:
+        raise ValueError(f"in_shape={in_shape}: must be channels, height and width, such as (1, 28, 28)")
     return changed(spec, changes), in_shape
 
 
@@ -98,7 +104,7 @@ def load_data(
     data: str | DataSpec = "fashion-mnist",
     *,
     seed: int = 0,
-    root: Path | None = None,
+    root: str | Path | None = None,
     device: str = "auto",
     **changes: object,
 ) -> ImageData:
@@ -112,8 +118,10 @@ def load_data(
 
     Raises ValueError for a name or value that does not exist, `nin.data.DataError` for files that are missing or damaged.
     """
-    spec = DataSpec(name=link_folder(data) if root is None else data) if isinstance(data, str) else data
-    return nin.data.load(changed(spec, changes).for_seed(seed), root, choose_device(device))
+    spec = changed(DataSpec(name=data) if isinstance(data, str) else data, changes).for_seed(seed)
+    if root is None:
+        spec = replace(spec, name=link_folder(spec.name))
+    return nin.data.load(spec, None if root is None else Path(root), choose_device(device))
 
 
 def fit(
@@ -190,22 +198,31 @@ def load_trained(run: str | Path, results: str | Path = "results") -> TrainedNet
 
 
 def probabilities(
-    network: nn.Module | TrainedNetwork, images: Tensor | Sequence[str | Path], *, invert: bool = False
+    network: nn.Module | TrainedNetwork, images: Tensor | str | Path | Sequence[str | Path], *, invert: bool = False
 ) -> Tensor:
     """Return class probabilities (N, K) on the CPU, each row summing to 1.
 
     network  a trained network, which takes images as bytes or image files; or a module, which takes inputs as in its training
     images   (N, C, H, W), or paths of image files; files are squeezed to the size of the trained network's data set
     invert   swap light and dark of image files; Fashion-MNIST shows light clothes on black
+
+    Raises ValueError for images of another kind than the network takes.
     """
     if not isinstance(network, TrainedNetwork):
         if not isinstance(images, Tensor):
             raise ValueError("images: a bare network takes a tensor; files need a trained network (load_trained)")
         device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
         return nin.model.predict(network, images.to(device)).cpu()
+    shape = network.card.image_shape
     if isinstance(images, Tensor):
-        return nin.predict.probabilities(network, images)
-    pixels, notes = nin.predict.read_images([Path(path) for path in images], network.card.image_shape, invert)
+        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != shape:
+            raise ValueError(
+                f"images: a trained network takes bytes, uint8 (N, {', '.join(map(str, shape))}), such as data.test.images; "
+                f"these are {str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
+            )
+        return nin.predict.probabilities(network, images.cpu())
+    paths = [images] if isinstance(images, str | Path) else images
+    pixels, notes = nin.predict.read_images([Path(path) for path in paths], shape, invert)
     for note in notes:
         warnings.warn(note, stacklevel=2)
     return nin.predict.probabilities(network, pixels)

@@ -205,8 +205,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     arguments = _parser().parse_args(argv)
     require_per_core("--threads", arguments.threads)
-    settings = {name: choose(SETTINGS, name, "setting") for name in arguments.settings or SETTINGS}
+    chosen = {name: choose(SETTINGS, name, "setting") for name in arguments.settings or SETTINGS}
+    settings = {name: SETTINGS[name] for name in SETTINGS if name in chosen}  # the largest networks first
     if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.touch()  # refuses an unwritable file before minutes are spent
 
     import torch

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from nin.data import Split
     from nin.model import Network
-    from nin.weights import TrainedNetwork
+    from nin.weights import Card, TrainedNetwork
 
 COLUMN_INCHES, ROW_INCHES = 1.2, 1.5
 MAX_NAME_LENGTH = 16  # characters
@@ -36,7 +36,7 @@ RIGHT, WRONG = "#0173B2", "#D55E00"  # colours that colour-blind readers can tel
 
 
 def class_maps(network: "Network", x_NCHW: "Tensor") -> "Tensor":
-    """Return a map per class, (N, K, H', W'), of images (N, C, H, W) preprocessed as for the network.
+    """Return a map per class, (N, K, H', W'), of images (N, C, H, W) preprocessed as for the network, in evaluation mode.
 
     With average pooling, a map's mean is the class's logit but for the bias of a last linear layer.
     Raises ValueError if the head has no maps that belong to classes.
@@ -52,11 +52,18 @@ def class_maps(network: "Network", x_NCHW: "Tensor") -> "Tensor":
         raise ValueError("class activation maps need head 'nin' or 'linear'; fully connected layers lose positions")
     if not head[place].channel_by_channel:
         raise ValueError(f"its {type(head[place]).__name__} mixes maps and positions, so no map belongs to a class")
-    with torch.no_grad():
-        maps_NCHW: Tensor = head[:place](network.trunk(x_NCHW))
-        if isinstance(head[-1], nn.Linear):
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            maps_NCHW: Tensor = head[:place](network.trunk(x_NCHW))
+            if not isinstance(head[-1], nn.Linear):
+                return maps_NCHW
+            if head[-1].in_features != maps_NCHW.shape[1]:
+                raise ValueError(f"its {type(head[place]).__name__} returns more or fewer numbers than there are maps")
             return torch.einsum("nchw,kc->nkhw", maps_NCHW, head[-1].weight)
-        return maps_NCHW
+    finally:
+        network.train(was_training)
 
 
 def choose_images(right_RN: "Tensor", count: int) -> list[int]:
@@ -124,6 +131,11 @@ def _shortened(name: str) -> str:
     return name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 1]}…"
 
 
+def _tested_on(card: "Card") -> tuple[object, ...]:
+    """What networks must have in common to be shown side by side; their training images may differ."""
+    return card.data.name, card.data.test_split, card.image_shape, card.classes
+
+
 def _parser() -> OneLineParser:
     parser = OneLineParser(prog="python -m nin.cam", description="Draw class maps of trained networks on test images.")
     add_run_argument(parser, several=True)
@@ -151,12 +163,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     first = trained[0].card
     for network in trained:
         card = network.card
-        if (card.data.name, card.data.split, card.image_shape) != (
-            first.data.name,
-            first.data.split,
-            first.image_shape,
-        ):
-            raise ValueError(f"{card.name} and {first.name} were not tested on the same images")
+        if _tested_on(card) != _tested_on(first):
+            raise ValueError(f"{card.name} and {first.name} were not tested on the same images and classes")
         try:
             class_maps(network.network, torch.zeros(1, *card.in_shape))
         except ValueError as error:

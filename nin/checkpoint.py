@@ -74,8 +74,8 @@ class Checkpoint:
                 if damaged := archive.testzip():
                     raise ValueError(f"{damaged} has another checksum")
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-            if state["belongs_to"] != self._belongs_to:
-                raise ValueError("it is of another training")
+            if others := _differing(state["belongs_to"], self._belongs_to):
+                raise ValueError(f"it is of another training: other {', '.join(others)}")
             curve = [Evaluation(**point) for point in state["curve"]]
             for name, part in self._parts.items():
                 part.load_state_dict(state[name])
@@ -129,3 +129,8 @@ class Checkpoint:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
+
+
+def _differing(theirs: Mapping[str, object], ours: Mapping[str, object]) -> list[str]:
+    """Name the values that differ, or that only one of the two has."""
+    return [name for name in sorted({*theirs, *ours}) if theirs.get(name) != ours.get(name)]

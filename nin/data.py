@@ -55,7 +55,8 @@ class ImageData:
 
     def first(self, num_train: int, num_val: int) -> "ImageData":
         """Return the same data with only the first images of training and of validation."""
-        return replace(self, train=self.train.first(num_train), val=self.val.first(num_val))
+        train, val = self.train.first(num_train), self.val.first(num_val)
+        return replace(self, train=train, val=val, checksum=_checksum(train, val, self.test))
 
     @property
     def name(self) -> str:
@@ -124,7 +125,7 @@ class ImageData:
         scale_C11, shift_C11 = self._scale_and_shift
         x_NCHW = torch.addcmul(shift_C11, x_NCHW, scale_C11)
         if tuple(x_NCHW.shape[1:]) != self.in_shape:
-            shrinking = x_NCHW.shape[-1] > self.in_shape[-1]
+            shrinking = any(size > wanted for size, wanted in zip(x_NCHW.shape[2:], self.in_shape[1:], strict=True))
             x_NCHW = F.interpolate(x_NCHW, self.in_shape[1:], mode="bilinear", antialias=shrinking)
             x_NCHW = x_NCHW.contiguous(memory_format=memory_format)
         return x_NCHW
@@ -182,13 +183,18 @@ def load(spec: DataSpec, root: Path | None = None, device: str | torch.device = 
     if source.val and spec.val_examples:
         val = source.val.take(hashed_order(spec.split, len(source.val.labels))[: spec.val_examples])
     mean, std = _pixel_statistics(source.train.images)
-    digest = hashlib.sha256()
-    for part in (train, val, test):
-        for tensor in (part.images, part.labels):
-            digest.update(tensor.contiguous().numpy().data)
-    data = ImageData(spec, source.classes, train, val, test, mean, std, digest.hexdigest())
+    data = ImageData(spec, source.classes, train, val, test, mean, std, _checksum(train, val, test))
     notes = (_summary(data), *source.notes) if spec.name.startswith(FOLDER) else source.notes
     return replace(data, notes=notes).to(device)
+
+
+def _checksum(*splits: Split) -> str:
+    """Return the SHA-256 over images and labels, in order."""
+    digest = hashlib.sha256()
+    for split in splits:
+        for tensor in (split.images, split.labels):
+            digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _summary(data: ImageData) -> str:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from nin.cli import OneLineParser, add_run_argument, exit_with, positive, sqlite_url
@@ -89,13 +90,30 @@ def export(
     unchecked = path.with_stem(f"{path.stem}.unchecked")
     try:
         with _without_chatter():
-            # A copy, since torch.export keeps its example; of a view it would keep the whole storage: all test images.
-            form.write(classifier, data.test.images[:2].clone(), unchecked, trained.card)
+            _write(form, classifier, _example(data), unchecked, trained.card)
             check = _compare(classifier, form.read(unchecked), images, data.test.labels)
         unchecked.replace(path)
         return check
     finally:
         unchecked.unlink(missing_ok=True)
+
+
+def _example(data: "ImageData") -> "Tensor":
+    """Return two images: torch.export would take a batch of one for the only size there is.
+
+    A copy, since torch.export keeps its example; of a view it would keep the whole storage: all test images.
+    """
+    return data.test.images[:1].repeat(2, 1, 1, 1)
+
+
+def _write(form: Format, classifier: "Classifier", images: "Tensor", path: Path, card: "Card") -> None:
+    """Write the file. Raises ValueError if the format cannot express the network."""
+    try:
+        form.write(classifier, images, path, card)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # tracers raise errors of all kinds
+        raise ValueError(f"{form.suffix[1:]} cannot express this network ({reason(error)})") from error
 
 
 def _compare(classifier: Runner, exported: Runner, images_NCHW: "Tensor", labels_N: "Tensor") -> Check:
@@ -236,7 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="exported file (default: beside the weights)")
     parser.add_argument(
-        "--probabilities", action="store_true", help="put the softmax into the file, which has another name then"
+        "--probabilities", action="store_true", help="add the softmax to the file, which then gets another name"
     )
     parser.add_argument(
         "--check",
@@ -288,9 +306,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"file: {path}\ncard: {page}")
     if arguments.triton:
         model = triton_repository(arguments.triton, name, path, card, output_name(probabilities))
-        print(f"Triton: {model}; serve it with tritonserver --model-repository={arguments.triton.resolve()}")
+        print(
+            f"Triton: {model}; serve it with tritonserver --model-repository={quote(str(arguments.triton.resolve()))}"
+        )
     if arguments.mlflow:
-        print(_registered(trained, data.test.images[:2].clone(), name, arguments.results, probabilities))
+        print(_registered(trained, _example(data), name, arguments.results, probabilities))
     return 0
 
 
@@ -310,7 +330,7 @@ def _registered(trained: "TrainedNetwork", images: "Tensor", name: str, results:
         raise ValueError(
             f"--mlflow: the network could not be registered ({reason(error)}); the file above is complete"
         ) from error
-    where = "" if own else f"MLFLOW_TRACKING_URI={uri} "
+    where = "" if own else f"MLFLOW_TRACKING_URI={quote(uri)} "
     return f"MLflow: {model_uri}; serve it with\n{where}mlflow models serve -m {model_uri} --env-manager local -p 5001"
 
 

@@ -78,7 +78,7 @@ def fetch_by_torchvision(dataset: str, root: Path) -> None:
                 "or name another data root in NIN_DATA"
             ) from error
         for path in scratch.iterdir():
-            if path.suffix != ".gz":
+            if path.suffix != ".gz" and not (root / path.name).exists():
                 with suppress(OSError):  # another process was faster
                     path.rename(root / path.name)
 
@@ -117,6 +117,7 @@ def _scratch(root: Path) -> Iterator[Path]:
 
     Raises DataError if the root cannot be written to.
     """
+    root = root.absolute()  # the programs that fetch run in other folders
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=root) as scratch:

@@ -74,9 +74,11 @@ class History:
         del pyplot
         figure = Figure(figsize=(8, 3), layout="constrained")
         epochs = [point.epoch for point in self.curve]
+        marker = "o" if len(epochs) == 1 else None  # a line through one point is not seen
         for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
             for part, label in (("train", "training"), ("val", "validation")):
-                axes.plot(epochs, [getattr(point, f"{part}_{quantity}") for point in self.curve], label=label)
+                values = [getattr(point, f"{part}_{quantity}") for point in self.curve]
+                axes.plot(epochs, values, marker=marker, label=label)
             axes.set(xlabel="epoch", ylabel="cross-entropy, nats" if quantity == "loss" else quantity)
             axes.legend()
         return figure

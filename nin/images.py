@@ -47,7 +47,7 @@ def decode(path: str | Path, num_channels: int, height: int, width: int) -> Deco
 
     with _opened(path) as image:
         upright = ImageOps.exif_transpose(image)
-        shallow, remarks = _in_bytes(upright)
+        shallow, remarks = _in_bytes(upright, _is_deep(image))
         if shallow.has_transparency_data:
             remarks += ("transparent",) if _shows_through(shallow) else ()
             shallow = Image.alpha_composite(Image.new("RGBA", shallow.size, "white"), shallow.convert("RGBA"))
@@ -59,7 +59,7 @@ def decode(path: str | Path, num_channels: int, height: int, width: int) -> Deco
 def is_grey(path: str | Path) -> bool:
     """Return whether the file is stored without colour (reads the header only). Raises DataError as `decode` does."""
     with _opened(path) as image:
-        return image.mode in GREY_MODES
+        return image.mode in GREY_MODES or _is_deep(image)
 
 
 def notes(remarks: Iterable[tuple[str, ...]]) -> list[str]:
@@ -69,11 +69,16 @@ def notes(remarks: Iterable[tuple[str, ...]]) -> list[str]:
     return [f"{counts[key]:,} of {len(remarks):,} images {text}" for key, text in REMARKS.items() if counts[key]]
 
 
-def _in_bytes(image: "Image") -> "tuple[Image, tuple[str, ...]]":
+def _is_deep(image: "Image") -> bool:
+    """Return whether the file has 16 bits per pixel. PIL opens a .pgm of over 8 bits in mode I, scaled to 65,535."""
+    return image.mode in DEEP_MODES or (image.mode == "I" and image.format == "PPM")
+
+
+def _in_bytes(image: "Image", is_deep: bool) -> "tuple[Image, tuple[str, ...]]":
     """Return the image with a byte per channel, and its remarks. Raises ValueError if black and white have no fixed value."""
     from PIL import Image
 
-    if image.mode in DEEP_MODES:
+    if is_deep:
         deep = np.asarray(image)
         remarks = ("deep", "dark") if deep.max() < DARK_LIMIT else ("deep",)
         return Image.fromarray((deep >> 8).astype(np.uint8)), remarks

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from nin.spec import ACCELERATORS
+from nin.spec import ACCELERATORS, DEVICES
 
 HOST_SIZES, ACCELERATOR_SIZES = (1024, 2048), (4096, 8192)  # rows of square matrices; the largest of their rates counts
 HOST_COPY_BYTES, ACCELERATOR_COPY_BYTES = 2**28, 2**30  # larger than any cache
@@ -156,6 +156,8 @@ def bus_bandwidth(device: torch.device) -> float:
 
 def choose_device(name: str) -> torch.device:
     """Return the device of one of DEVICES; "auto" is the accelerator that torch sees, or the CPU. Raises ValueError if missing."""
+    if name not in DEVICES:
+        raise ValueError(f"unknown device {name!r}: {', '.join(DEVICES)}")
     here = _accelerators_here()
     if name in ACCELERATORS and name not in here:
         raise ValueError(

@@ -32,13 +32,21 @@ MAXOUT_POWER = {2: 1.0, 3: 1 + math.sqrt(3) / (2 * math.pi)}
 
 
 class Network(nn.Module):
-    """Images (N, C, H, W) of in_shape = (C, H, W) -> logits (N, K), by way of features."""
+    """Images (N, C, H, W) of in_shape = (C, H, W) -> logits (N, K), by way of features.
 
-    def __init__(self, trunk: nn.Module, head: nn.Module, in_shape: Shape) -> None:
+    seed  of the first weights
+    """
+
+    def __init__(self, trunk: nn.Module, head: nn.Module, in_shape: Shape, seed: int) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = head
         self.in_shape = in_shape
+        self.seed = seed
+
+    def extra_repr(self) -> str:
+        """What distinguishes networks of the same layers."""
+        return f"in_shape={self.in_shape}, seed={self.seed}"
 
     def __iter__(self) -> Iterator[nn.Module]:
         """Iterate over blocks in the order of the forward pass, as the textbook does to print shapes."""
@@ -76,7 +84,7 @@ def build_model(spec: ModelSpec, in_shape: Shape, num_classes: int, seed: int = 
                 init(layer.weight)
             if spec.init == "kaiming":
                 _keep_variance(part)
-    return Network(network_trunk, network_head, in_shape)
+    return Network(network_trunk, network_head, in_shape, seed)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ or RGB, squeezed to the size of the network's data set.
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from nin.spec import Shape
     from nin.weights import TrainedNetwork
 
-LIGHT_ON_BLACK = ("fashion-mnist", "mnist", "kmnist")
+LIGHT_ON_BLACK = ("fashion-mnist", "mnist", "kmnist", "digits")
 BATCH = 256  # images
 
 
@@ -67,7 +68,8 @@ def _table(paths: Sequence[Path], probabilities_NK: "Tensor", classes: Sequence[
     for path, probabilities_K in zip(paths, probabilities_NK, strict=True):
         likeliest = probabilities_K.topk(top)
         cells = zip(likeliest.values.tolist(), likeliest.indices.tolist(), strict=True)
-        table.add_row(escape(str(path)), *(f"{escape(classes[k])} {share:.1%}" for share, k in cells))
+        name = os.fsencode(path).decode(errors="backslashreplace")  # of a file name that is no UTF-8, its bytes
+        table.add_row(escape(name), *(f"{escape(classes[k])} {share:.1%}" for share, k in cells))
     return table
 
 

@@ -37,13 +37,18 @@ def remote(make: Callable[..., object], *arguments: object) -> Iterator[RemoteOb
         instance.close()
 
 
-_instance: object = None  # in the object's own process: the object
+_instance: object = None  # in the object's own process: the object, or the exception that making it raised
 
 
 def _make(make: Callable[..., object], arguments: tuple[object, ...]) -> None:
     global _instance
-    _instance = make(*arguments)
+    try:
+        _instance = make(*arguments)
+    except Exception as error:  # raised here, it would reach the caller as a broken pool
+        _instance = error
 
 
 def _call(method: str, arguments: tuple[object, ...]) -> object:
+    if isinstance(_instance, Exception):
+        raise _instance
     return getattr(_instance, method)(*arguments)

@@ -67,8 +67,8 @@ class LayerCost:
         return "compute" if self.flops / flops >= self.bytes_moved / bandwidth else "memory"
 
 
-def measure_machine(device: "torch.device") -> Machine:
-    """Measure the limits of `device`, with as many threads as torch uses now."""
+def measure_machine(device: "torch.device", precision: str = "float32") -> Machine:
+    """Measure the limits of `device` in its own precisions and the one named, with as many threads as torch uses now."""
     import torch
 
     from nin.machine import bus_bandwidth, copy_bandwidth, device_name, matrix_rate
@@ -78,7 +78,8 @@ def measure_machine(device: "torch.device") -> Machine:
         device=device_name(device),
         threads=torch.get_num_threads(),
         flops={
-            name: matrix_rate(device, DTYPES[name]) for name in sorted({"bf16", "float32", *native_formats(device)})
+            name: matrix_rate(device, DTYPES[name])
+            for name in sorted({"bf16", "float32", precision, *native_formats(device)})
         },
         bandwidth=copy_bandwidth(device),
         bus=bus_bandwidth(device),
@@ -333,7 +334,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     layers(spec, in_shape, arguments.num_classes)  # refuses an impossible network before anything is measured
     for path in filter(None, (arguments.out, arguments.json)):
         path.parent.mkdir(parents=True, exist_ok=True)  # a failure here comes before the measuring
-    machine = measure_machine(device)
+    machine = measure_machine(device, precision)
     costs = layer_costs(spec, in_shape, arguments.num_classes, batch=batch, precision=precision, device=device)
     title = f"{arguments.network} on {product(in_shape)}, {batch} images, forward, {precision}"
     image_bytes = BYTES["float32"] * in_shape[0] * in_shape[1] * in_shape[2]

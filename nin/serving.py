@@ -64,10 +64,12 @@ def register_with_mlflow(card: "Card", network: Path, name: str, uri: str, artif
     if mlflow.get_experiment_by_name(EXPERIMENT) is None:
         place = None if uri.startswith("http") else artifacts.resolve().as_uri()
         mlflow.create_experiment(EXPERIMENT, artifact_location=place)
-    mlflow.set_experiment(EXPERIMENT)
+    experiment = mlflow.set_experiment(EXPERIMENT)
+    # By the client, since start_run would continue a run that another program has named in MLFLOW_RUN_ID
+    run = mlflow.MlflowClient().create_run(experiment.experiment_id, run_name=card.name)
     # Any tensor passes: the model itself refuses wrong ones in one line, where MLflow's check would repeat all pixels.
     signature = ModelSignature(inputs=Schema([TensorSpec(np.dtype("O"), (-1,))]))
-    with mlflow.start_run(run_name=card.name), tempfile.TemporaryDirectory() as folder:
+    with mlflow.start_run(run_id=run.info.run_id), tempfile.TemporaryDirectory() as folder:
         about = Path(folder) / "card.json"
         about.write_text(json.dumps({"classes": card.classes, "output": output, "shape": card.image_shape}))
         mlflow.log_metric("test/accuracy", card.test_accuracy)

@@ -89,8 +89,9 @@ def layer_rows(network: "nn.Module", image_1CHW: "Tensor") -> list[LayerRow]:
     rows: list[LayerRow] = []
     seen = 0  # FLOPs counted before the layer at hand
 
-    def record(name: str, module: "nn.Module", output: "Tensor") -> None:
+    def record(name: str, module: "nn.Module", output: "Tensor | tuple[Tensor, ...]") -> None:
         nonlocal seen
+        output = output[0] if isinstance(output, tuple) else output  # such as of an LSTM, whose states follow
         total = counter.get_total_flops()
         part, _, path = name.partition(".")
         kind = type(module).__name__

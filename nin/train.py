@@ -99,7 +99,8 @@ def train(
     curve: list[Evaluation] = []
     saved = None
     if checkpoint:
-        belongs_to = {**asdict(spec), "seed": seed, "data": data.checksum, "trainer": TRAINER_VERSION}
+        belongs_to = {**asdict(spec), "seed": seed, "network": repr(model), "data": data.checksum}
+        belongs_to["trainer"] = TRAINER_VERSION
         parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
         saved = Checkpoint(checkpoint, parts | ({"scaler": scaler} if scaler.is_enabled() else {}), device, belongs_to)
         curve = saved.restore()
@@ -175,7 +176,9 @@ def require_batches(model: nn.Module, num_examples: int, spec: TrainSpec) -> Non
     """
     last = num_examples % spec.batch_size or min(spec.batch_size, num_examples)
     reached = spec.images(num_examples) > num_examples - last
-    if last == 1 and reached and any(isinstance(module, _BatchNorm) for module in model.modules()):
+    if (spec.batch_size == 1 or (last == 1 and reached)) and any(
+        isinstance(module, _BatchNorm) for module in model.modules()
+    ):
         raise ValueError(
             f"train.batch_size={spec.batch_size} leaves a batch of one of {num_examples:,} training images, in which batch "
             "normalisation has nothing to average over: choose another batch size or another data.train_examples"
@@ -265,8 +268,8 @@ class _Accumulator:
             torch.bincount(each_N, minlength=num_classes) > 0 for each_N in (predictions_N, labels_N)
         )
         return Score(
-            loss=float((mean_losses * sizes).double().sum()) / len(predictions_N),
-            accuracy=float((predictions_N == labels_N).double().mean()),
+            loss=float((mean_losses * sizes).cpu().double().sum()) / len(predictions_N),  # an Apple GPU has no float64
+            accuracy=int((predictions_N == labels_N).sum()) / len(predictions_N),
             dead_classes=int((there_K & ~predicted_K).sum()),
         )
 
@@ -286,6 +289,7 @@ class _Clock:
         before = pairwise([0.0, *(point.seconds for point in curve)])
         self._segments: list[tuple[float | torch.Event, float | torch.Event]] = list(before)
         self._started: float | torch.Event = 0.0
+        self._summed, self._num_summed = 0.0, 0
 
     def start(self) -> None:
         self._started = timestamp(self._device)
@@ -294,8 +298,11 @@ class _Clock:
         self._segments.append((self._started, timestamp(self._device)))
 
     def seconds(self, num_segments: int) -> float:
-        """Return the sum over the first `num_segments` segments."""
-        return sum(seconds_between(start, stop) for start, stop in self._segments[:num_segments])
+        """Return the sum over the first `num_segments` segments, no fewer than in the call before."""
+        for start, stop in self._segments[self._num_summed : num_segments]:
+            self._summed += seconds_between(start, stop)
+        self._num_summed = num_segments
+        return self._summed
 
 
 class Grid:

@@ -103,7 +103,7 @@ class Preprocessing(nn.Module):
         """(N, C, H, W) uint8 -> (N, C, H', W') float32."""
         x_NCHW = torch.addcmul(self.shift_C11, bytes_NCHW.to(torch.float32), self.scale_C11)
         if self.in_size != self.image_size:
-            shrinking = self.image_size[-1] > self.in_size[-1]
+            shrinking = any(size > wanted for size, wanted in zip(self.image_size, self.in_size, strict=True))
             x_NCHW = F.interpolate(x_NCHW, self.in_size, mode="bilinear", antialias=shrinking)
         return x_NCHW
 
@@ -125,7 +125,8 @@ class Classifier(nn.Module):
 
 def to_bytes(network: nn.Module, card: Card) -> bytes:
     """Return the file's content: parameters and buffers of `network`, and `card`."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    # Copies, because safetensors refuses names that share memory, as those of a layer that is used twice
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
     return save_tensors(tensors, metadata={CARD: json.dumps(asdict(card))})
 
 

@@ -161,6 +161,11 @@ def test_a_process_of_its_own_keeps_what_it_made() -> None:
         assert counter.call("most_common") == [("b", 3), ("a", 2)]
 
 
+def test_what_making_the_object_raises_reaches_the_caller() -> None:
+    with remote(int, "seven") as number, pytest.raises(ValueError, match="'seven'"):
+        number.call("bit_length")
+
+
 @contextmanager
 def here(make: type, *arguments: object) -> Iterator[object]:
     """In place of a process: calls at once, in this one, and without loader processes."""
@@ -191,7 +196,7 @@ def test_json_has_the_numbers_that_are_printed(
     monkeypatch.setattr(bench, "SETTINGS", {"tiny": TINY})
     monkeypatch.setattr(bench, "LOADER_WORKERS", 0)
     monkeypatch.setattr(bench, "QUICK_REPEAT_SEC", 0.0)
-    file = tmp_path / "speed.json"
+    file = tmp_path / "new" / "speed.json"
     assert main(["--quick", "--device", "cpu", "--threads", "1", "--json", str(file)]) == 0
     result = json.loads(file.read_text())
     row = result["settings"]["tiny"]
@@ -230,8 +235,9 @@ def test_a_wrong_request_is_a_value_error_of_one_line(arguments: list[str], mess
 
 
 def test_a_file_that_cannot_be_written_is_said_before_minutes_are_spent(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     done = subprocess.run(
-        [sys.executable, "-m", "nin.bench", "--json", str(tmp_path / "no" / "where.json")],
+        [sys.executable, "-m", "nin.bench", "--json", str(tmp_path / "file" / "speed.json")],
         capture_output=True,
         text=True,
         check=False,

@@ -109,6 +109,39 @@ def test_command_writes_a_picture_that_the_seed_decides(tmp_path: Path) -> None:
     assert pictures[0] == pictures[1] != pictures[2]
 
 
+def test_maps_are_those_of_evaluation_whatever_the_networks_mode(images_NCHW: Tensor) -> None:
+    network = make().network.train()
+    assert torch.equal(class_maps(network, images_NCHW), class_maps(network, images_NCHW))
+    assert network.training
+
+
+def test_a_pooling_with_more_numbers_than_maps_is_one_line(
+    images_NCHW: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = make(replace(TINY, head="linear", pooling="concat")).network
+    monkeypatch.setattr("nin.pooling.ConcatPool.channel_by_channel", True)
+    with pytest.raises(ValueError, match="ConcatPool returns more or fewer numbers than there are maps"):
+        class_maps(network, images_NCHW)
+
+
+def test_seeds_with_validation_images_of_their_own_are_put_side_by_side(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        data = replace(DATA, split="by-seed").for_seed(seed)
+        keep(make(data=data, name=f"num_1x1/smoke/2x:{seed}", run_id=f"{seed}" * 16), tmp_path)
+    out = tmp_path / "a.png"
+    assert main(["2x:0", "2x:1", "--images", "1", "--out", str(out), "--results", str(tmp_path)]) == 0
+    assert out.exists()
+
+
+def test_networks_of_other_classes_are_not_put_side_by_side(tmp_path: Path) -> None:
+    keep(make(), tmp_path)
+    data = load(DATA)
+    renamed = replace(data, classes=(*data.classes[:-1], "another"))
+    keep(make(loaded=renamed, name="num_1x1/smoke/0x:0", run_id="ffff"), tmp_path)
+    with pytest.raises(ValueError, match="were not tested on the same images and classes"):
+        main(["2x:0", "0x:0", "--results", str(tmp_path)])
+
+
 def test_networks_for_other_images_are_not_put_side_by_side(tmp_path: Path) -> None:
     keep(make(), tmp_path)
     keep(make(data=replace(DATA, split="another"), name="num_1x1/smoke/0x:0", run_id="ffff"), tmp_path)

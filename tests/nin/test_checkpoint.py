@@ -167,9 +167,26 @@ def test_a_checkpoint_of_another_training_is_not_used(
 ) -> None:
     with pytest.raises(Killed):
         trained(data, SPEC, tmp_path / "run.pt", killed_at=4)
-    with pytest.warns(UserWarning, match="it is of another training"):
+    with pytest.warns(UserWarning, match="it is of another training: other (lr|network, seed|epochs)"):
         network = trained(data, spec, tmp_path / "run.pt", seed=seed)[0]
     assert_same(network, trained(data, spec, seed=seed)[0])
+
+
+@pytest.mark.usefixtures("always")
+def test_a_checkpoint_of_other_layers_weights_or_images_is_not_used(data: ImageData, tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    trained(data, SPEC, path)
+    pooled = build_model(replace(MODEL, pooling="max"), data.in_shape, data.num_classes)
+    with pytest.warns(UserWarning, match="it is of another training: other network"):
+        train(pooled, data, SPEC, checkpoint=path)
+    trained(data, SPEC, path := tmp_path / "other.pt")
+    for network, images, others in (
+        (build_model(MODEL, data.in_shape, data.num_classes, seed=7), data, "network"),
+        (build_model(MODEL, data.in_shape, data.num_classes), data.first(200, 50), "data"),
+    ):
+        with pytest.warns(UserWarning, match=f"it is of another training: other {others}"):
+            train(network, images, SPEC, checkpoint=path, pause_after=1)
+        trained(data, SPEC, path := tmp_path / f"{others}.pt")
 
 
 @pytest.mark.usefixtures("always")

@@ -96,6 +96,28 @@ def test_a_single_image_is_enough_to_compare(tmp_path: Path) -> None:
     assert export(make(), load(DATA), "pt2", tmp_path / "a.pt2", examples=1).examples == 1
 
 
+def test_a_single_test_image_is_enough_for_every_format(tmp_path: Path) -> None:
+    data = replace(DATA, test_examples=1)
+    check = export(make(data=data), load(data), "pt2", tmp_path / "a.pt2")
+    assert check.examples == 1
+
+
+class Branching(torch.nn.Module):
+    """Goes a way that the values decide, as no tracer can follow."""
+
+    def forward(self, logits_NK: Tensor) -> Tensor:
+        return logits_NK if logits_NK.sum() > 0 else -logits_NK
+
+
+def test_what_a_tracer_cannot_follow_is_one_line(tmp_path: Path) -> None:
+    trained = make()
+    trained.network.head.append(Branching())
+    with pytest.raises(ValueError, match="pt2 cannot express this network") as caught:
+        export(trained, load(DATA), "pt2", tmp_path / "a.pt2")
+    assert "\n" not in str(caught.value)
+    assert not any(tmp_path.iterdir())
+
+
 def test_accuracy_is_the_files_own(tmp_path: Path) -> None:
     trained, test = make(), load(DATA).test
     right = (trained.classifier()(test.images).argmax(dim=1) == test.labels).float().mean()

@@ -279,3 +279,15 @@ def test_a_data_set_is_fetched_whole_or_not_at_all(root: Path, monkeypatch: pyte
     monkeypatch.setattr(fetch, "_download", lambda dataset, folder, limit_sec: write_mnist(dataset, folder))
     load(DataSpec(name="kmnist", val_examples=2), root)
     assert [path.name for path in root.iterdir()] == ["KMNIST"]
+
+
+def test_a_data_root_that_is_relative_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def download(dataset: str, folder: Path, limit_sec: int) -> None:
+        assert folder.is_absolute()
+        write_mnist(dataset, folder)
+
+    monkeypatch.setattr(fetch, "_download", download)
+    load(DataSpec(name="kmnist", val_examples=2), Path("data"))
+    assert (tmp_path / "data" / "KMNIST").exists()

@@ -82,7 +82,7 @@ def test_half_opacity_over_white_is_half_way(tmp_path: Path) -> None:
     assert decode(tmp_path / "a.png", 3, 1, 1).pixels.tolist() == [[[227, 127, 127]]]
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
 def test_sixteen_bits_become_the_upper_eight_as_they_do_in_colour(suffix: str, tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 255, 256, 40_000, 65_535]], np.uint16)).save(tmp_path / f"a.{suffix}")
     found = decode(tmp_path / f"a.{suffix}", 1, 1, 5)

@@ -1,11 +1,13 @@
 """What notebooks and scripts call, as `nin` exports it."""
 
 import io
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -138,7 +140,35 @@ def test_a_trained_network_takes_bytes_and_files(tmp_path: Path) -> None:
     Image.new("L", (28, 28), 200).save(tmp_path / "light.png")
     from_bytes = nin.probabilities(network, torch.full((1, 1, 28, 28), 200, dtype=torch.uint8))
     torch.testing.assert_close(nin.probabilities(network, [tmp_path / "light.png"]), from_bytes)
+    torch.testing.assert_close(nin.probabilities(network, str(tmp_path / "light.png")), from_bytes)
     assert network.card.name in repr(network)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    changes = {"num_1x1": np.int64(1), "dropout": np.float64(0.25)}
+    assert repr(nin.build("nin-small", **changes)) == repr(nin.build("nin-small", num_1x1=1, dropout=0.25))
+
+
+def test_modules_are_there_without_an_import_of_their_own() -> None:
+    assert in_another_process("import nin; print('quick' in nin.settings.SETTINGS)") == "True\n"
+
+
+def test_layers_of_a_recurrent_network_have_shapes() -> None:
+    class Rows(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows = torch.nn.LSTM(28, 4, batch_first=True)
+
+        def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+            return self.rows(x_NCHW[:, 0])[0][:, -1]
+
+    assert nin.layers(Rows(), (1, 28, 28))["output_shape"].tolist() == [(28, 4)]
+
+
+def test_a_curve_of_one_point_is_seen(data: nin.ImageData) -> None:
+    history = nin.fit(nin.build("lenet"), data, epochs=1, evals_per_epoch=1, progress=False)
+    lines = [line for axes in history.plot().axes for line in axes.lines]
+    assert [line.get_marker() for line in lines] == ["o"] * 4
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
@@ -176,13 +206,25 @@ def test_a_bar_is_for_terminals(is_terminal: bool, monkeypatch: pytest.MonkeyPat
         ),
         (lambda data: nin.load_data("/tmp/pets"), "for a folder of images write folder:/tmp/pets"),
         (lambda data: nin.probabilities(nin.build("lenet"), ["a.png"]), "images: a bare network takes a tensor"),
+        (
+            lambda data: nin.probabilities(make(), next(data.batches(data.test, 2))[0]),
+            "images: a trained network takes bytes, uint8 (N, 1, 28, 28), such as data.test.images; these are float32 (2, 1, 28, 28)",
+        ),
+        (
+            lambda data: nin.probabilities(make(), torch.zeros(1, 1, 32, 32, dtype=torch.uint8)),
+            "these are uint8 (1, 1, 32, 32)",
+        ),
+        (lambda data: nin.build("lenet", num_classes=0), "num_classes=0: must be 1 or more"),
+        (lambda data: nin.build("lenet", (28, 28)), "in_shape=(28, 28): must be channels, height and width"),
+        (lambda data: nin.layers(nin.build("lenet"), (3, 28, 28)), "in_shape=(3, 28, 28): the network does not take"),
+        (lambda data: nin.load_data(device="gpu"), "unknown device 'gpu': auto, cpu, cuda"),
         (lambda data: nin.load_trained("2x:0", "/nowhere"), "there is no trained network under /nowhere"),
     ],
 )
 def test_what_a_caller_gets_wrong_is_one_line(
     call: Callable[[nin.ImageData], object], message: str, data: nin.ImageData
 ) -> None:
-    with pytest.raises(ValueError, match=message.replace("(", r"\(")) as error:
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
         call(data)
     assert "\n" not in str(error.value)
 

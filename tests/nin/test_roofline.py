@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
@@ -91,7 +92,7 @@ def test_labels_of_the_figure_do_not_overlap(name: str) -> None:
 def test_the_command_prints_a_table_and_draws(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(roofline, "measure_machine", lambda device: MACHINE)
+    monkeypatch.setattr(roofline, "measure_machine", lambda device, precision: MACHINE)
     png, numbers = tmp_path / "new" / "roof.png", tmp_path / "other" / "roof.json"
     files = ["--out", str(png), "--json", str(numbers)]
     assert measure.main(["roofline", "lenet", "--batch", "2", "--device", "cpu", "--threads", "1", *files]) == 0
@@ -105,6 +106,12 @@ def test_the_command_prints_a_table_and_draws(
         assert wanted in printed
     assert png.read_bytes().startswith(b"\x89PNG")
     assert json.loads(numbers.read_text())["machine"]["bandwidth"] == 1e12
+
+
+def test_a_machine_is_measured_in_the_precision_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nin.machine.matrix_rate", lambda device, dtype: 1e12)
+    monkeypatch.setattr("nin.machine.copy_bandwidth", lambda device: 1e10)
+    assert "float16" in roofline.measure_machine(torch.device("cpu"), "float16").flops
 
 
 @pytest.mark.parametrize(

@@ -310,6 +310,12 @@ def test_a_batch_of_one_image_is_refused_where_batches_are_normalised(num_images
     assert trained(few, spec)[1].outcome in ("finished", "collapsed")
 
 
+def test_batches_of_one_image_are_refused_in_less_than_an_epoch_too() -> None:
+    few = load(DataSpec(name="synthetic", train_examples=10, val_examples=10, test_examples=10))
+    with pytest.raises(ValueError, match="batch normalisation has nothing to average over"):
+        trained(few, replace(SPEC, batch_size=1, examples=5), BATCHNORM)
+
+
 @pytest.mark.parametrize("spec", [replace(SPEC, epochs=1, batch_size=63), replace(SPEC, batch_size=64, examples=64)])
 def test_batches_of_more_are_not(spec: TrainSpec) -> None:
     few = load(DataSpec(name="synthetic", train_examples=65, val_examples=10, test_examples=10))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 from trained_networks import DATA, TINY, keep, make
 
@@ -38,6 +39,14 @@ def test_weights_laid_out_for_channels_last_are_kept_alike(tmp_path: Path) -> No
     plain = to_bytes(trained.network, trained.card)
     trained.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     assert to_bytes(trained.network, trained.card) == plain
+
+
+def test_weights_that_two_layers_share_are_kept(tmp_path: Path) -> None:
+    trained = make()
+    layer = next(module for module in trained.network.modules() if isinstance(module, torch.nn.Conv2d))
+    trained.network.add_module("again", layer)
+    content = load_tensors(to_bytes(trained.network, trained.card))
+    assert torch.equal(content["again.weight"], layer.weight)
 
 
 def test_the_file_says_what_it_is_without_our_code(tmp_path: Path) -> None:
