@@ -118,6 +118,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+MAX_SECONDS = 1e9  # 32 years
 EXIT_STATUS = "exit status: 0 success, 1 some runs failed, 2 invalid arguments, 130 interrupted"
 
 
@@ -168,7 +169,7 @@ def lengths(text: str | None) -> list[int] | None:
 
 
 def seconds(text: str) -> float:
-    """600.0 from "10m": a number and s, m or h."""
+    """600.0 from "10m": a number and s, m or h; infinity from more than MAX_SECONDS, which the system's timers cannot take."""
     number, unit = text[:-1], text[-1:]
     try:
         value = float(number) * {"s": 1, "m": 60, "h": 3600}[unit]
@@ -176,7 +177,7 @@ def seconds(text: str) -> float:
         value = math.nan
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r}: must be a time such as 90s, 10m or 2h")
-    return value
+    return value if value < MAX_SECONDS else math.inf
 
 
 def _share(text: str) -> float:

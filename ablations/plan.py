@@ -16,7 +16,7 @@ from ablations.reporting.files import load_covered_records
 from ablations.reporting.formatting import duration_text, listed, minutes_text
 from ablations.reporting.terminal import fitting_table, print_text
 from ablations.runs import Run, parse_overrides
-from ablations.session import Part, Request, declared_looks, find_parts
+from ablations.session import Part, Request, declared_looks, find_parts, require_whole
 from ablations.study import ROLES, Study
 from ablations.tuning.progress import stretches
 from ablations.tuning.session import TuningRequest, runs_to_tune
@@ -32,6 +32,9 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
     parts = find_parts(studies, request)
     require_room(request.engine)
     looks = declared_looks(studies[0], request) if request.max_seeds else ()
+    if looks:
+        require_whole(studies[0], request)
+        parts[0].store.require_looks(looks, request.overrides)
     device = choose_device(request.engine.device).type
     missing = sum(len(part.missing) for part in parts)
     at_a_time = min(request.engine.workers or default_workers(device), max(1, missing))
@@ -61,6 +64,7 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
 def plan_tuning(study: Study, request: TuningRequest, console: Console) -> None:
     """Show what tuning from the first trial on would train, and how long it takes. Trains a few steps to see, and writes nothing."""
     runs = runs_to_tune(study, request)
+    require_room(request.engine)
     prepare(runs, console)
     device = choose_device(request.engine.device).type
     at_a_time = request.engine.workers or default_workers(device)
@@ -73,7 +77,7 @@ def plan_tuning(study: Study, request: TuningRequest, console: Console) -> None:
         minutes += trainings * minutes_each / at_a_time
         rows.append([run.variant, str(request.trials), f"{trainings:g}", minutes_text(minutes_each)])
     print_text(console, f"{study.name} under {request.protocol}: {study.question}")
-    console.print(fitting_table(("variant", "trials", "whole trainings", "minutes/training"), rows, console.width))
+    console.print(fitting_table(("variant", "trials", "in full trainings", "minutes/training"), rows, console.width))
     space = space_of(study, request.protocol, with_sizes=request.objective != OBJECTIVES[0])
     held = parse_overrides(request.overrides)
     print_text(console, f"searched: {', '.join(key for key in space if key not in held)}")
@@ -162,8 +166,6 @@ def _print_plan(part: Part, device: str, threads: int, overrides: Sequence[str],
     print_text(console, f"{part.study.name}: {part.study.question}")
     console.print(fitting_table(header, rows, console.width, ("trunk", "head", "GFLOP/image", "role")))
     if part.shared:
-        print_text(
-            console, f"{counted(len(part.shared), 'more run')} to do, done by a study above that has the same networks"
-        )
+        print_text(console, f"{counted(len(part.shared), 'more run')} shared with a study above, which trains them")
     print_text(console, detectable_line(part.study, part.runs, part.store, overrides))
     return seconds_by_role

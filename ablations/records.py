@@ -171,14 +171,18 @@ class Store:
             raise ValueError(f"{path} is damaged ({found!r} are no numbers of seeds): restore it, or remove it")
         return tuple(found)
 
-    def declare_looks(self, looks: Sequence[int], overrides: Sequence[str] = ()) -> None:
-        """Write down at how many seeds the study is looked at, before it is. Raises ValueError if others were declared."""
+    def require_looks(self, looks: Sequence[int], overrides: Sequence[str] = ()) -> None:
+        """Raise ValueError if looks at other numbers of seeds were declared."""
         declared = self.looks(overrides)
         if declared and declared != tuple(looks):
             raise ValueError(
                 f"--until-decided: looks at {', '.join(map(str, declared))} seeds were declared for {self.folder}, not at "
                 f"{', '.join(map(str, looks))}; go on with --seeds {declared[0]} --max-seeds {declared[-1]}"
             )
+
+    def declare_looks(self, looks: Sequence[int], overrides: Sequence[str] = ()) -> None:
+        """Write down at how many seeds the study is looked at, before it is. Raises ValueError if others were declared."""
+        self.require_looks(looks, overrides)
         write_atomically(self.looks_path(overrides), json.dumps(list(looks)))
 
     @property
@@ -238,7 +242,8 @@ class Store:
     def read_all(self, runs: Iterable[Run]) -> tuple[dict[str, RunRecord], list[str]]:
         """Records of those of `runs` that have one, by run_id, and a line for each that is damaged.
 
-        Each record gets the run object from `runs`: the study may have renamed the variant since.
+        Each record gets the run object from `runs`: the study may have renamed the variant since. A record in another precision than
+        the one that a run names is none of its own: only "auto" takes any.
         """
         records: dict[str, RunRecord] = {}
         damaged: list[str] = []
@@ -248,7 +253,7 @@ class Store:
             except ValueError as error:
                 damaged.append(str(error))
                 continue
-            if record is not None:
+            if record is not None and run.train.precision in ("auto", record.precision):
                 records[run.run_id] = replace(record, run=run)
         return records, damaged
 

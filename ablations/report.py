@@ -31,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sync", action="store_true", help="log to MLflow the records that it lacks")
     arguments = parser.parse_args(argv)
     if arguments.study is None:
+        given = [f"--{name}" for name in ("against", "tuned", "sync") if getattr(arguments, name)]
+        if given or arguments.overrides:
+            raise ValueError(f"{', '.join(given or ['--set'])}: needs a STUDY")
         from ablations.reporting.html import write_index
 
         print(f"index:   {write_index(arguments.results)}")

@@ -19,8 +19,9 @@ def reproduce_command(
     """
     protocol, there = runs[0].protocol, {run.variant for run in runs}
     options = []
-    if not study.pairs and {run.variant for run in study.expand(protocol, 1, overrides=overrides)} - there:
-        options += ["--variants", ",".join(name for name in study.variants if name in there)]
+    named = list(study.pairs or study.variants)
+    if {run.variant for run in study.expand(protocol, 1, overrides=overrides)} - there:
+        options += ["--variants", ",".join(name for name in named if name in there)]
     lengths = sorted({run.length for run in runs})
     is_chosen = "train.examples" in parse_overrides(overrides)  # which leaves one length, none of the protocol's
     if not is_chosen and not set(PROTOCOLS[protocol].lengths) <= set(lengths):

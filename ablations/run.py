@@ -1,13 +1,14 @@
 """Train the runs of a study that are still missing, and write its report.
 
 Re-running skips finished runs and resumes interrupted ones. Commands that run at the same time, here
-or on machines that share the results folder, share the runs. Of several studies, all first seeds come
-before any second seed.
+or on machines that share the results folder, share the runs. Of several studies, all
+first seeds come before any second seed.
 """
 
 import argparse
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -77,10 +78,13 @@ def _studies(arguments: argparse.Namespace, variants: Sequence[str]) -> list[Stu
         wanted = "name studies or give --all, not both" if arguments.all else "name a study, or give --all"
         raise ValueError(f"{wanted}: {', '.join(study_names())}")
     choose(PROTOCOLS, arguments.protocol, "protocol")
-    chosen = names(arguments.study, "study") or study_names()
+    chosen = list(dict.fromkeys(names(arguments.study, "study") or study_names()))
     if len(chosen) > 1 and not set(variants) <= set(ROLES):
         raise ValueError(f"--variants of several studies takes roles alone: {', '.join(ROLES)}")
     studies = [load_study(name) for name in chosen]
+    for name, num in Counter(study.name for study in studies).items():
+        if num > 1:
+            raise ValueError(f"{num} of these studies are called {name!r}, and would share a folder: rename a file")
     return [study for study in studies if not arguments.all or arguments.protocol in study.protocols]
 
 
@@ -123,7 +127,7 @@ def _parser() -> OneLineParser:
     add_study_options(parser, selects=["seeds", "variants", "lengths"], several=True)
     parser.add_argument("--list", action="store_true", help="list every study with its question, and exit")
     parser.add_argument("--dry-run", action="store_true", help="show the runs, their sizes and an estimate of the time")
-    parser.add_argument("--all", action="store_true", help="run every study that the protocol has")
+    parser.add_argument("--all", action="store_true", help="run every study that supports the protocol")
     add_engine_options(parser)
     group = parser.add_argument_group("how runs are trained")
     group.add_argument(
@@ -147,13 +151,13 @@ def _parser() -> OneLineParser:
     group.add_argument(
         "--until-decided",
         action="store_true",
-        help="add seeds, in looks declared beforehand, to comparisons that are not decided yet",
+        help="add seeds to undecided comparisons, testing only at numbers of seeds fixed before the first run",
     )
     group.add_argument(
         "--max-seeds",
         type=positive,
         metavar="N",
-        help=f"seeds at the last of these looks (default: {DEFAULT_MAX_SEEDS})",
+        help=f"largest number of seeds a variant (default: {DEFAULT_MAX_SEEDS})",
     )
     return parser
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ablations.analysis import sequential
+from ablations.analysis.memory import MEASURES
 from ablations.execution.data import of_other_data, prepare
 from ablations.execution.driver import CommonFailureError, drive
 from ablations.execution.engines import Engine
@@ -37,7 +38,7 @@ from ablations.reporting.files import Report, load_covered_records, write_report
 from ablations.reporting.formatting import listed
 from ablations.reporting.terminal import print_summary, print_text
 from ablations.runs import Run, length_name
-from ablations.study import MAX_SEEDS, Study
+from ablations.study import MAX_SEEDS, MEMORY, Study
 from ablations.tracking.mlflow_tree import open_tracker
 from ablations.tracking.tracker import Tracker, finish
 from ablations.tuning.winners import both_settings, load_tuned
@@ -185,7 +186,7 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
     """
     protocol = choose(PROTOCOLS, request.protocol, "protocol")
     looks = declared_looks(study, request)
-    _require_whole(study, request)
+    require_whole(study, request)
     deadline = time.monotonic() + request.budget
     outcome = run_studies([study], replace(request, seeds=looks[0]), console, ends_with_signals, looks)
     for num_seeds in looks[1:]:
@@ -205,7 +206,7 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
     return outcome
 
 
-def _require_whole(study: Study, request: Request) -> None:
+def require_whole(study: Study, request: Request) -> None:
     """Raise ValueError if the folder has comparisons or lengths that the report decides on but the request leaves out."""
     store = Store(request.results, study.name, request.protocol)
     results = [
@@ -259,7 +260,11 @@ def find_part(study: Study, request: Request) -> Part:
     variants = None if request.variants is None else study.named(request.variants)
     if request.tuned:
         tuned = load_tuned(study, request.protocol, request.results, request.overrides)
-        variants = None if variants is None else both_settings(study, tuned, request.protocol, variants)
+        variants = (
+            None
+            if variants is None
+            else both_settings(study, tuned, request.protocol, variants, request.results, request.overrides)
+        )
         study = tuned
     if variants:  # the report will expand all variants, some of which may be on disk
         study.expand(request.protocol, 1, overrides=request.overrides)
@@ -272,6 +277,12 @@ def find_part(study: Study, request: Request) -> Part:
     records, damaged = store.read_all(runs)
     for line in damaged:
         warn(line)
+    unmeasured = [record for record in records.values() if record.is_result and not _is_measured(study, record)]
+    if unmeasured:
+        warn(
+            f"{counted(len(unmeasured), 'finished run')} of {study.name} lack the memory that the study is about: trained again "
+            f"(old records: {store.superseded_folder})"
+        )
     outdated = of_other_data(records.values())
     for name in {record.run.data.name for record in outdated}:
         num_runs = sum(record.run.data.name == name for record in outdated)
@@ -279,11 +290,12 @@ def find_part(study: Study, request: Request) -> Part:
             f"{counted(num_runs, 'finished run')} of {study.name} used older images or labels of {name}: trained again "
             f"(old records: {store.superseded_folder})"
         )
+    outdated += [record for record in unmeasured if record not in outdated]
     old = {record.run_id for record in outdated}
     finished = {run_id for run_id, record in records.items() if record.is_result and run_id not in old}
     adopted = _results_of_other_studies([run for run in runs if run.run_id not in finished], store)
     old |= {record.run_id for record in of_other_data(adopted)}
-    adopted = [record for record in adopted if record.run_id not in old]
+    adopted = [record for record in adopted if record.run_id not in old and _is_measured(study, record)]
     finished |= {record.run_id for record in adopted}
     done = {run_id for run_id in finished if store.is_whole(run_id)}
     if finished != done:
@@ -291,8 +303,16 @@ def find_part(study: Study, request: Request) -> Part:
     return Part(study, runs, [run for run in runs if run.run_id not in done], store, adopted, outdated)
 
 
+def _is_measured(study: Study, record: RunRecord) -> bool:
+    """Return whether the record has what a study of memory is about; one of an older version may not."""
+    return study.answers not in MEMORY or bool(getattr(record, MEASURES[MEMORY[study.answers]]))
+
+
 def _results_of_other_studies(runs: Sequence[Run], store: Store) -> list[RunRecord]:
-    """Find results of these runs in other studies of the same protocol; a run's identity does not depend on its study."""
+    """Find results of these runs in other studies of the same protocol; a run's identity does not depend on its study.
+
+    Where several have a run, the newest counts, since data may have changed since an older one.
+    """
     found: dict[str, RunRecord] = {}
     if not runs:
         return []
@@ -300,9 +320,9 @@ def _results_of_other_studies(runs: Sequence[Run], store: Store) -> list[RunReco
         other = Store(folder.parent.parent, folder.parent.name, folder.name)
         if other.folder == store.folder or other.is_published:
             continue
-        there = set(other.run_ids()) - found.keys()
+        there = set(other.run_ids())
         for record in other.read_all(run for run in runs if run.run_id in there)[0].values():
-            if record.is_result:
+            if record.is_result and (record.run_id not in found or record.started_at > found[record.run_id].started_at):
                 found[record.run_id] = record
     return list(found.values())
 
@@ -373,7 +393,9 @@ def _conclude_all(
     """Copy the results that studies share, and conclude each study that has records; return reports by the study's name."""
     reports: dict[str, Report] = {}
     for part in parts:
-        for record in _results_of_other_studies(part.shared, part.store):
+        for record in _results_of_other_studies(
+            [run for run in part.shared if not part.store.has_result(run)], part.store
+        ):
             part.store.write(record)
         if not part.store.run_ids():
             say(console, f"{part.study.name}: no run has ended yet")

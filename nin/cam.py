@@ -132,7 +132,7 @@ def _shortened(name: str) -> str:
 
 
 def _tested_on(card: "Card") -> tuple[object, ...]:
-    """What networks must have in common to be shown side by side; their training images may differ."""
+    """The test images and classes, which networks shown side by side have in common; their training images may differ."""
     return card.data.name, card.data.test_split, card.image_shape, card.classes
 
 

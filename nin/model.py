@@ -45,7 +45,7 @@ class Network(nn.Module):
         self.seed = seed
 
     def extra_repr(self) -> str:
-        """What distinguishes networks of the same layers."""
+        """Shape of the images and seed, which distinguish networks of the same layers."""
         return f"in_shape={self.in_shape}, seed={self.seed}"
 
     def __iter__(self) -> Iterator[nn.Module]:

@@ -215,9 +215,9 @@ def changed(spec: AnySpec, changes: Mapping[str, object]) -> AnySpec:
     Raises ValueError for a field that does not exist, naming the nearest, or a value that is not of the field's type.
     """
     types = get_type_hints(type(spec))
-    # numpy's and pandas' numbers as Python's own
+    # numpy's and pandas' numbers become Python's own
     values: dict[str, Any] = {
-        name: getattr(value, "item", lambda value=value: value)() for name, value in changes.items()
+        name: value.item() if hasattr(value, "item") else value for name, value in changes.items()
     }
     for name, value in values.items():
         require_type(name, value, choose(types, name, f"field of {type(spec).__name__}"))

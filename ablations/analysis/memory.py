@@ -8,6 +8,15 @@ from scipy.stats import linregress
 from ablations.records import RunRecord
 from nin.data import shape
 from nin.memory import activation_bytes
+from nin.spec import TrainSpec
+
+MEASURES = {"training": "peak_memory_bytes", "prediction": "prediction_memory_bytes"}  # fields of RunRecord
+MIN_BATCHES = 3  # through two points there is always a line
+
+
+def state_copies(train: TrainSpec) -> int:
+    """Numbers that training keeps of each weight: itself, its gradient, and what the optimiser has."""
+    return 2 + (2 if train.optimizer == "adamw" else 1 if train.momentum else 0)
 
 
 def memory_lines(by_variant: Mapping[str, list[RunRecord]], task: str) -> pd.DataFrame:
@@ -16,7 +25,7 @@ def memory_lines(by_variant: Mapping[str, list[RunRecord]], task: str) -> pd.Dat
     Beside them stands what counting alone says: weights in float32, for training also gradients and moments; and all activations
     of one image, of which prediction keeps few at a time.
     """
-    measure = {"training": "peak_memory_bytes", "prediction": "prediction_memory_bytes"}[task]
+    measure = MEASURES[task]
     networks: dict[tuple[str, int], list[RunRecord]] = {}
     for name, group in by_variant.items():
         measured = [record for record in group if getattr(record, measure)]
@@ -26,12 +35,11 @@ def memory_lines(by_variant: Mapping[str, list[RunRecord]], task: str) -> pd.Dat
     for (network, params), records in networks.items():
         run = records[0].run
         batches = [record.run.train.batch_size for record in records]
-        if len(batches) < 2:
+        if len(batches) < MIN_BATCHES:
             continue
-        fit = linregress(batches, [getattr(record, measure) / 1e6 for record in records])
-        copies = (
-            1 if task == "prediction" else 2 + (2 if run.train.optimizer == "adamw" else 1 if run.train.momentum else 0)
-        )
+        peaks = [getattr(record, measure) / 1e6 for record in records]
+        fit = linregress(batches, peaks)
+        copies = 1 if task == "prediction" else state_copies(run.train)
         counted = activation_bytes(run.model, *shape(run.data), records[0].precision)
         rows.append(
             {
@@ -40,7 +48,7 @@ def memory_lines(by_variant: Mapping[str, list[RunRecord]], task: str) -> pd.Dat
                 "batches": f"{min(batches)} to {max(batches)}",
                 "fixed_mb": fit.intercept,
                 "per_image_mb": fit.slope,
-                "r_squared": fit.rvalue**2,
+                "r_squared": fit.rvalue**2 if len(set(peaks)) > 1 else 0.0,  # a peak that stays the same does not grow
                 "state_mb": copies * 4 * params / 1e6,
                 "activations_mb": counted / 1e6,
             }

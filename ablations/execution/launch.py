@@ -54,6 +54,8 @@ class EngineOptions:
             raise ValueError(f"gpu_share={self.gpu_share!r}: must be above 0 and at most 1")
         if self.address and self.engine != "ray":
             raise ValueError(f"address={self.address!r}: is a Ray cluster's; say engine ray as well")
+        if self.gpu_share != 1 and self.engine != "ray":
+            raise ValueError(f"gpu_share={self.gpu_share!r}: is Ray's; here --workers says how many runs share the GPU")
         require_time("time_limit", self.time_limit)
 
 
@@ -100,7 +102,7 @@ def make_engine(options: EngineOptions, results: Path, keep_weights: bool = Fals
 
 def make_probe(engine: "Engine", threads: int) -> Callable[[Run], float] | None:
     """Make the function that estimates a run's seconds by `ablations.execution.worker.probe`; None unless the engine's device is
-    the CPU, because this process would hold memory of a GPU.
+    the CPU, because this process would occupy memory of a GPU.
     """
     from ablations.execution.worker import probe
 

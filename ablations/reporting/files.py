@@ -30,6 +30,7 @@ class Report:
     caveats     what could still change it
     num_others  records in the same folder that are not the study's own runs
     looks       numbers of seeds at which comparisons were decided; empty where all runs were asked for at once
+    overrides   what `--set` changed in all runs
     """
 
     folder: Path
@@ -41,6 +42,7 @@ class Report:
     damaged: Sequence[str]
     num_others: int = 0
     looks: Sequence[int] = ()
+    overrides: Sequence[str] = ()
 
 
 class CoveredRecords(NamedTuple):
@@ -111,7 +113,7 @@ def read_report(study: Study, protocol: str, store: Store, overrides: Sequence[s
     looks = store.looks(overrides)
     summary = summarise(study, protocol, records, looks)
     words = answer(study, summary, overrides), grounds(study, protocol, summary), caveats(study, protocol, summary)
-    return Report(store.folder, *words, summary, records, damaged, others, looks)
+    return Report(store.folder, *words, summary, records, damaged, others, looks, overrides)
 
 
 def figure_tables(study: Study, protocol: str, report: Report) -> "Tables":
@@ -151,7 +153,7 @@ def write_report(
             f"Not covered: {report.num_others} records in the same folder, of other settings, variants or trainer versions."
         )
 
-    made_from = fingerprint(study, protocol, records, [*notes, f"looks {report.looks}"])
+    made_from = fingerprint(study, protocol, records, [*notes, f"looks {report.looks}", f"changed {list(overrides)}"])
     inputs = store.folder / ".inputs"
     page = store.folder / "report.html"
     if not force and page.exists() and inputs.exists() and inputs.read_text() == made_from:
@@ -162,6 +164,7 @@ def write_report(
     from ablations.reporting.html import report_page, write_index
     from ablations.reporting.sections import sections
 
+    inputs.unlink(missing_ok=True)  # else an interruption would leave tables of these records under the mark of others
     results = [record for record in records if record.is_result]
     runs, curves = runs_frame(records, study.target(protocol)), curves_frame(results)
     for name, table in (("runs", runs), ("curves", curves), ("summary", report.summary.variants)):

@@ -1,9 +1,9 @@
 """Log a study to MLflow as a tree of runs. Only the driver calls this, so a database has one writer.
 
-Experiment `nin-ablations/<study>` holds one run per protocol (level "study"), under it one per variant with means over seeds as
-curves, under each one per seed. So the UI compares variants, and a variant opens into its seeds. Steps of curves are training
-images seen; what a run has only once is at step 0, which the UI draws as bars. The time of a metric is its run's start plus
-training time: a curve over relative time leaves evaluations out, and a point that is sent twice is one point.
+Experiment `nin-ablations/<study>` holds one run per protocol and changes by `--set` (level "study"), under it one per variant with
+means over seeds as curves, under each one per seed. So the UI compares variants, and a variant opens into its seeds. Steps of
+curves are training images seen; what a run has only once is at step 0, which the UI draws as bars. The time of a metric is its
+run's start plus training time: a curve over relative time leaves evaluations out, and a point that is sent twice is one point.
 
 `sync`, at the end of this call or of a later one, logs what is missing, once.
 """
@@ -53,7 +53,7 @@ from nin.text import reason, redacted
 if TYPE_CHECKING:
     from mlflow.entities import Run as LoggedRun
 
-IDENTITY = {"study": "protocol", "variant": "variant_id", "seed": "run_id"}  # the tag that tells runs of a level apart
+IDENTITY = {"study": "study_id", "variant": "variant_id", "seed": "run_id"}  # the tag that tells runs of a level apart
 PARENT, DESCRIPTION = "mlflow.parentRunId", "mlflow.note.content"
 COLOUR, COMMIT = "mlflow.runColor", "mlflow.source.git.commit"
 # As in the figures: seaborn's "colorblind", in the study's order
@@ -97,6 +97,7 @@ class MlflowTracker(Tracker):
 
         self._uri, self._study, self._protocol, self._overrides = uri, study, protocol, overrides
         self._target = study.target(protocol)
+        self._study_id = " ".join([protocol, *sorted(overrides)])
         self._nodes: dict[tuple[str, str], Node] = {}  # by level and identity
         self._open: dict[str, Node] = {}  # by run_id: seeds that this tracker has started and not ended
         # Of two drivers at once, only one may create the tables and the tree, or log what is missing.
@@ -230,6 +231,8 @@ class MlflowTracker(Tracker):
             tags, info = logged.data.tags, logged.info
             level = tags.get("level", "")
             identity = tags.get(IDENTITY.get(level, ""))
+            if identity is None and level == "study":
+                identity = tags.get("protocol")  # of a version that had one for all changes
             if identity is None:
                 continue  # somebody else's
             node = Node(info.run_id, tags, info.status, info.start_time, bool(logged.data.metrics))
@@ -245,11 +248,11 @@ class MlflowTracker(Tracker):
             self._nodes[key], *surplus = nodes
             for node in surplus:
                 self._delete(node)
-        if ("study", self._protocol) not in self._nodes:
-            tags = {"level": "study", DESCRIPTION: self._study.question}
+        if ("study", self._study_id) not in self._nodes:
+            tags = {"level": "study", "study_id": self._study_id, DESCRIPTION: self._study.question}
             params = {"protocol": self._protocol, "baseline": self._study.baseline, "target": self._target}
             params |= {"variants": len(self._study.variants), "margin": self._study.margin}
-            self._create(f"{self._study.name} {self._protocol}", _now(), tags, params)
+            self._create(f"{self._study.name} {self._study_id}", _now(), tags, params)
 
     def _search(self) -> "Iterator[LoggedRun]":
         token = None
@@ -268,7 +271,7 @@ class MlflowTracker(Tracker):
 
     @property
     def _parent(self) -> Node:
-        return self._nodes["study", self._protocol]
+        return self._nodes["study", self._study_id]
 
     def _start(self, run: Run, started: int) -> Node:
         variant = self._nodes.get(("variant", _variant_id(run))) or self._create_variant(run)
@@ -345,7 +348,9 @@ class MlflowTracker(Tracker):
         made_of = short_digest(sorted(f"{record.run_id} {record.started_at}".encode() for record in records))
         if not records or self._parent.tags.get("summary_of") == made_of:
             return
-        log_metrics(self._client, self._parent, [(mean_accuracies(records), len(records), 0.0)])
+        # At the time of now, since MLflow shows the latest value of a step
+        seconds = (_now() - self._parent.started) / 1000
+        log_metrics(self._client, self._parent, [(mean_accuracies(records), 0, seconds)])
         if "summary_of" not in self._parent.tags:  # parameters cannot be changed
             log_params(self._client, self._parent.mlflow_id, shared_parameters(records))
         set_tags(self._client, self._parent, {"summary_of": made_of})

@@ -52,11 +52,13 @@ def tune(
     tracker: Tracker,
     say: Callable[[str], None],
     watch: Callable[[Event, Rung], None] = lambda event, rung: None,
+    wait: Callable[[], None] = lambda: None,
 ) -> None:
     """Run every task's remaining trials. Drivers on one storage share the work, a batch of a variant at a time.
 
     make_engine  an engine whose runs pause at that share of their training
     watch        is told of each event of a run that trains until the rung
+    wait         is called again and again while other drivers have all that is left; an exception from it ends the search
     """
     # The last rung of a batch has one run; more batches than keep all workers busy are left to others.
     at_once = max(1, make_engine(SHARES[-1]).workers)
@@ -72,6 +74,7 @@ def tune(
                 for task in mine:
                     claims.release(task.trials.study_name)
             if not mine:
+                wait()
                 time.sleep(POLL)
 
 
@@ -172,7 +175,10 @@ def _finish_rung(
         before = trial.user_attrs if task.is_paired else {}  # of its earlier seeds; otherwise ours go on from there
         worst = max(before.get("outcome", OUTCOMES[0]), _outcome(ours), key=OUTCOMES.index) if not failed else "failed"
         live.set_user_attr("outcome", worst)
-        live.set_user_attr("examples", before.get("examples", 0) + sum(record.examples_seen for record in ours))
+        num_examples = before.get("examples", 0) + sum(record.examples_seen for record in ours)
+        live.set_user_attr(
+            "examples", max(num_examples, trial.user_attrs.get("examples", 0))
+        )  # one that failed saw none
         live.set_user_attr("params", ours[0].params_trunk + ours[0].params_head)
         live.set_user_attr("gflops", ours[0].gflops)
         live.set_user_attr("seeds", before.get("seeds", []) + [record.run.seed for record in ours])
@@ -182,6 +188,7 @@ def _finish_rung(
             live.set_user_attr("error", failed[0].error)
             task.trials.tell(trial.number, state=TrialState.FAIL)
             tracker.run_ended(failed[0])
+            store.drop_checkpoints([run.run_id for run in task.runs_of(trial)])
         else:
             _report(task, live, rung.step, sum(record.val_accuracy for record in ours) / len(ours))
     there = [trial for trial in _members(task, numbers) if rung.step in trial.intermediate_values]
@@ -239,7 +246,6 @@ def _end(task: Task, trial: "FrozenTrial", is_complete: bool, store: Store, trac
 
 def _batch(task: Task) -> tuple[int, int]:
     """Return the first and last + 1 trial number of the current batch; creates missing trials."""
-    from optuna.samplers import TPESampler
     from optuna.trial import TrialState
 
     start, stop = task.trials.user_attrs.get("batch", (0, 0))
@@ -251,8 +257,6 @@ def _batch(task: Task) -> tuple[int, int]:
         if num_trials >= stop:
             start, stop = num_trials, min(num_trials + BATCH, task.num_trials)
             task.trials.set_user_attr("batch", (start, stop))
-    # Anew for each batch, from its place alone: variants have the same random numbers, and a killed driver changes nothing.
-    task.trials.sampler = TPESampler(seed=stream(FIRST_SEED, f"batch {start}") % 2**32, n_startup_trials=2 * BATCH)
     if start == 0 and not task.trials.get_trials():
         task.trials.enqueue_trial(task.own_setting())
     while len(task.trials.get_trials()) < stop or any(
@@ -267,10 +271,14 @@ def _batch(task: Task) -> tuple[int, int]:
 
 def _suggest(task: Task, asked: "FrozenTrial") -> None:
     """Suggest a trial's hyperparameters; values from a driver that was killed meanwhile are kept."""
+    from optuna.samplers import TPESampler
     from optuna.trial import Trial
 
     trial = Trial(task.trials, asked._trial_id)
     for key, each in task.space.items():
+        # Anew for each number: variants have the same ones, and a driver killed between two of them changes none.
+        seed = stream(FIRST_SEED, f"trial {trial.number} {key}") % 2**32
+        task.trials.sampler = TPESampler(seed=seed, n_startup_trials=2 * BATCH)
         if isinstance(each, Range):
             trial.suggest_float(key, each.low, each.high, log=each.log)
         else:

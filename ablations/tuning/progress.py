@@ -20,7 +20,7 @@ from nin.history import Evaluation
 
 
 class Stretch(NamedTuple):
-    """A training of one seed of a trial from one rung to the next. Which trials go on is not known beforehand, how many is.
+    """A training of one seed of a trial from one rung to the next. How many trials go on is known beforehand; which ones is not.
 
     last  number of the last trial in its batch
     """

@@ -60,9 +60,18 @@ def write_tuning_report(
     figures = [*_draw_expected_best(tasks, store.folder / "figures")]
     figures += [name for task in tasks for name in _draw(task, store.folder / "figures")]
     spent = {task.run.variant: _examples(task) for task in tasks}
+    num_trials = {task.run.variant: len(task.trials.get_trials()) for task in tasks}
+    are_alike = len(set(num_trials.values())) == 1
+    trials = (
+        f"Each variant had {counted(min(num_trials.values()), 'trial')}"
+        if are_alike
+        else f"Variants had different numbers of trials ({listed(f'{name} {num}' for name, num in num_trials.items())})"
+    )
     equal = (
         "the same for every variant"
         if len(set(spent.values())) == 1
+        else "not the same, as the numbers of trials"
+        if not are_alike
         else "not the same: trials are pruned by their results, seed by seed"
         if tasks[0].is_paired
         else "not the same: a trial failed or diverged, or variants came to their number of trials in different steps"
@@ -76,8 +85,8 @@ def write_tuning_report(
     parts = [
         f"# {run.study}: Which hyperparameters suit each variant under {run.protocol}?",
         _answer(winners),
-        f"Each variant had {counted(len(tasks[0].trials.get_trials()), 'trial')} with {counted(tasks[0].seeds, 'seed')} each, from the "
-        f"same space. Trials are judged by {ACCURACY}; the test set was not read. Training images spent, pruned trials included: "
+        f"{trials}, with {counted(tasks[0].seeds, 'seed')} a trial, from the same space. Trials are judged by {ACCURACY}; the test set "
+        f"was not read. Training images spent, pruned trials included: "
         f"{', '.join(f'{name} {count:,}' for name, count in spent.items())}; {equal}.",
         tabulate([_row(task, winners) for task in tasks], headers="keys", tablefmt="pipe", disable_numparse=True),
         f"*Pruned*: {rule}; never the variant's own setting. *Failed*: the worker raised or died, each time. *Collapsed*: not above "

@@ -102,6 +102,11 @@ def tune_study(
     tuning = replace(study, name=tuning_name(study.name), question=f"Tuning of: {study.question}")
     runs = tuple(replace(run, study=tuning.name) for run in runs)  # whose checkpoints are kept there
     store = Store(request.results, tuning.name, request.protocol)
+    names = (tuning.name, study.name, f"{study.name}-tuned")
+    if any(Store(request.results, name, request.protocol).is_published for name in names):
+        raise ValueError(
+            f"--results {request.results}: published results, which are never added to; choose another folder"
+        )
     store.checkpoints_folder.mkdir(parents=True, exist_ok=True)
     url = request.storage or sqlite_url(request.results / "optuna.db")
     tasks, claims = _open_tasks(study, runs, request, url)
@@ -116,10 +121,22 @@ def tune_study(
 
     deadline = time.monotonic() + request.budget
 
+    def require_time_left() -> None:  # between two accesses to the storage, which an alarm would break off
+        if time.monotonic() > deadline:
+            raise OutOfTimeError
+
     def watch(event: Event, rung: Rung) -> None:
         display.watch(event, rung)
-        if time.monotonic() > deadline:  # between two accesses to the storage, which an alarm would break off
-            raise OutOfTimeError
+        require_time_left()
+
+    is_told = False
+
+    def wait() -> None:
+        nonlocal is_told
+        if not is_told:
+            say(console, "waiting for another driver, which has the remaining trials")
+        is_told = True
+        require_time_left()
 
     engine = engine_that_pauses(1.0)
     probe = make_probe(engine, request.engine.threads)
@@ -133,7 +150,7 @@ def tune_study(
     try:
         with one_line_errors(url, "finished trials are kept; re-run to continue"):
             with display:
-                tune(tasks, engine_that_pauses, claims, store, tracker, print_progress, watch)
+                tune(tasks, engine_that_pauses, claims, store, tracker, print_progress, watch, wait)
             earlier = earlier_winners(study, request.protocol, request.results, request.overrides)
             report = write_tuning_report(tasks, store, command, earlier)
             ended = [run for task in tasks for trial in task.trials.get_trials() for run in task.runs_of(trial)]
@@ -186,7 +203,7 @@ def _open_tasks(
 def runs_to_tune(study: Study, request: TuningRequest) -> tuple[Run, ...]:
     """List a run of each variant that is tuned. Raises ValueError for what cannot be tuned."""
     if study.answers in MEMORY:
-        raise ValueError(f"study {study.name!r} measures memory, for which no accuracy is searched")
+        raise ValueError(f"study {study.name!r} measures memory, so there is no accuracy to tune")
     others = [] if study.searches else study.confirmatory
     chosen = study.named(request.variants or [study.baseline, *others])
     runs = study.expand(request.protocol, 1, chosen, request.overrides)

@@ -5,7 +5,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ablations.reproduce import cli_arguments
+from ablations.reproduce import cli_arguments, results_option
 from ablations.runs import Run, parse_overrides, require_settings
 from ablations.study import Study, Variant
 from nin.text import one_line
@@ -45,9 +45,8 @@ def read_winners(study: Study, protocol: str, results: Path) -> dict[str, Winner
     """The winners by variant. Raises ValueError if there are none or the file is damaged."""
     path = tuned_path(results, study.name, protocol)
     if not path.exists():
-        raise ValueError(
-            f"--tuned: there is no {path}; python -m ablations.tune {cli_arguments(study, protocol)} makes it"
-        )
+        words = cli_arguments(study, protocol, options=results_option(results))
+        raise ValueError(f"--tuned: there is no {path}; python -m ablations.tune {words} makes it")
     import dacite
 
     try:
@@ -78,14 +77,17 @@ def load_tuned(study: Study, protocol: str, results: Path, overrides: Sequence[s
     return with_winners(study, protocol, read_winners(study, protocol, results), overrides)
 
 
-def both_settings(study: Study, tuned: Study, protocol: str, variants: Sequence[str]) -> list[str]:
+def both_settings(
+    study: Study, tuned: Study, protocol: str, variants: Sequence[str], results: Path, overrides: Sequence[str] = ()
+) -> list[str]:
     """Variants of the tuned study that train these of the original, and the baseline, with default and tuned settings.
 
-    Raises ValueError for a variant that has not been tuned.
+    Raises ValueError for a variant that has not been tuned, with the command that does it for these results and changes.
     """
     untuned = [name for name in variants if name not in tuned.pairs]
     if untuned:
-        words = cli_arguments(study, protocol, options=["--variants", ",".join(untuned)])
+        options = ["--variants", ",".join(untuned), *results_option(results)]
+        words = cli_arguments(study, protocol, overrides, options)
         raise ValueError(f"--tuned: {', '.join(untuned)} has not been tuned: python -m ablations.tune {words}")
     return [both for name in (tuned.baseline, *variants) for both in dict.fromkeys((name, tuned.pairs[name]))]
 
@@ -166,5 +168,6 @@ def _require_same(name: str, winner: Winner, now: Mapping[str, object]) -> None:
     for key in _stale_fields(winner, now):
         is_now = f"is {now[key]!r}" if key in now else "is no more"
         raise ValueError(
-            f"--tuned: {name} has changed since it was tuned: {key} was {winner.base[key]!r}, {is_now}; tune again"
+            f"--tuned: {name} has changed since it was tuned: {key} was {winner.base[key]!r}, {is_now}; tune again, or give the "
+            "same --set"
         )

@@ -1,6 +1,7 @@
 """`python -m ablations.run` as a user types it, on the smoke protocol."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from PIL import Image
 from processes import call, command
 
 from ablations import run
+from ablations.cli import seconds
 from ablations.execution.engines import Ended, Event, Started
 from ablations.records import Store
 from ablations.runs import Run
@@ -246,6 +248,7 @@ def test_what_came_of_a_study_is_shown_before_mlflow_is_waited_for(
         (["num_1x1", "--protocol", "smoke", "--workers", "none"], "must be 1 or more, and a whole number"),
         (["num_1x1", "--protocol", "smoke", "--retries", "some"], "some: must be 0 or more, and a whole number"),
         (["num_1x1", "--protocol", "smoke", "--gpu-share", "half"], "half: must be above 0 and at most 1"),
+        (["num_1x1", "--protocol", "smoke", "--gpu-share", "0.5"], "gpu_share=0.5: is Ray's"),
         (["num_1x1", "--protocol", "smoke", "--results", "/proc/nowhere"], "cannot write there"),
     ],
 )
@@ -284,6 +287,14 @@ def test_a_wrong_request_is_one_line_on_stderr_and_status_2(arguments: list[str]
     assert not any(tmp_path.iterdir())
 
 
+MINE = """
+\"\"\"Does dropout help?\"\"\"
+
+from ablations.study import Study, Variant
+
+STUDY = Study("0.5", {str(p): Variant(model={"dropout": p}) for p in (0.0, 0.5)})
+"""
+
 REFUSED = {
     "train.lr=nan": "lr=",
     "train.lr=-0.1": "lr=-0.1 must be greater than 0",
@@ -296,6 +307,32 @@ REFUSED = {
     "data.name=folder:nowhere": "there is no folder",
     "model.num_1x1=3": "--set model.num_1x1: is what the study is about; variants '0x' and '1x' are the same run",
 }
+
+
+def test_two_files_of_one_name_are_refused_and_a_name_given_twice_counts_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(MINE)
+    files = [str(tmp_path / folder / "mine.py") for folder in ("a", "b")]
+    with pytest.raises(ValueError, match="2 of these studies are called 'mine'"):
+        run.main([",".join(files), "--protocol", "smoke", "--results", str(tmp_path / "r"), "--dry-run"])
+    asked = ["--protocol", "smoke", "--variants", "baseline", "--results", str(tmp_path / "r"), "--dry-run"]
+    assert run.main(["num_1x1,num_1x1", *asked]) == 0
+    assert capsys.readouterr().out.count("How many 1x1 convolutions") == 1
+
+
+def test_a_dry_run_refuses_other_looks_than_were_declared(tmp_path: Path) -> None:
+    Store(tmp_path, "num_1x1", "smoke").declare_looks((2, 3))
+    asked = ["num_1x1", "--protocol", "smoke", "--results", str(tmp_path), "--until-decided", "--max-seeds", "6"]
+    with pytest.raises(ValueError, match="looks at 2, 3 seeds were declared"):
+        run.main([*asked, "--dry-run"])
+
+
+def test_times_beyond_the_systems_timers_are_without_end() -> None:
+    assert seconds("600h") == 600 * 3600
+    assert seconds("1e9h") == math.inf
 
 
 @pytest.mark.parametrize("override", REFUSED)
@@ -399,7 +436,7 @@ def test_dry_run_says_what_later_looks_may_add(tmp_path: Path, capsys: pytest.Ca
     assert "looked at again" not in capsys.readouterr().out, "a single look"
     assert run.main(["num_1x1,heads", *asked[1:3], "--variants", "baseline", *asked[5:]]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "2 more runs to do, done by a study above" in shown
+    assert "2 more runs shared with a study above" in shown
     assert "2 runs to do, less than a minute with" in shown
     assert shown.count("These variants have no declared comparison.") == 2
 

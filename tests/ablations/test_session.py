@@ -113,7 +113,8 @@ def test_runs_that_tuning_did_not_change_are_taken_over_from_the_plain_study(toy
     assert len(outcome.reports["num_1x1-tuned"].records) == 6
     baseline = run_studies([NUM_1X1], replace(asked, variants=["2x"]), Console(quiet=True))
     assert len(baseline.reports["num_1x1-tuned"].records) == 6, "a report covers what is on disk"
-    with pytest.raises(ValueError, match=r"1x has not been tuned: .* num_1x1 --protocol smoke --variants 1x$"):
+    wanted = rf"1x has not been tuned: .* num_1x1 --protocol smoke --variants 1x --results {tmp_path}$"
+    with pytest.raises(ValueError, match=wanted):
         find_part(NUM_1X1, replace(asked, variants=["1x"]))
 
 
@@ -175,6 +176,51 @@ def test_a_run_that_another_study_has_finished_is_taken_over(toy: Toy, tmp_path:
         Console(quiet=True),
     )
     assert {run.variant for run in toy.executed[trained:]} == {"nin+alexnet"}
+
+
+def test_a_result_in_another_precision_than_a_study_asks_for_is_not_taken_over(toy: Toy, tmp_path: Path) -> None:
+    """On a processor without bf16, "auto" computes in float32 under the identity of bf16."""
+    asked = Request("quick", seeds=1, variants=["bf16"], results=tmp_path)
+    precision = load_study("precision")
+    (bf16,) = (run for run in precision.expand("quick", 1) if run.variant == "bf16")
+    (auto,) = (run for run in NUM_1X1.expand("quick", 1, ["0x"]) if run.variant == "0x")
+    assert auto.run_id == bf16.run_id
+    store = Store(tmp_path, "num_1x1", "quick")
+    store.write(record_of(auto, environment={"device": "cpu (test)", "precision": "float32"}))
+    assert bf16 in find_part(precision, asked).missing
+    assert store.has_result(auto)
+    own = Store(tmp_path, "precision", "quick")
+    own.write(record_of(bf16, environment={"device": "cpu (test)", "precision": "float32"}))
+    assert bf16 in find_part(precision, asked).missing
+    own.write(record_of(bf16, environment={"device": "cpu (test)", "precision": "bf16"}))
+    assert bf16 not in find_part(precision, asked).missing
+
+
+def test_of_several_results_of_a_run_the_newest_is_taken_over(tmp_path: Path) -> None:
+    (baseline,) = NUM_1X1.expand("smoke", 1, [])
+    for study, day in (("dropout", "2026-01-02"), ("heads", "2026-01-03"), ("pooling", "2026-01-01")):
+        Store(tmp_path, study, "smoke").write(record_of(baseline, started_at=f"{day}T00:00:00+00:00"))
+    (adopted,) = find_part(NUM_1X1, Request("smoke", seeds=1, variants=[], results=tmp_path)).adopted
+    assert adopted.started_at.startswith("2026-01-03")
+
+
+def test_a_record_without_the_memory_that_a_study_is_about_is_trained_again(
+    toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = load_study("prediction_memory")
+    asked = Request("quick", results=tmp_path)
+    runs = study.expand("quick")
+    others, own = Store(tmp_path, "batch_memory", "quick"), Store(tmp_path, study.name, "quick")
+    for store in (others, own):
+        store.write(record_of(runs[0], prediction_memory_bytes=0))
+    others.write(record_of(runs[1], prediction_memory_bytes=0))
+    part = find_part(study, asked)
+    assert list(part.missing) == list(runs)
+    assert not part.adopted
+    assert "1 finished run of prediction_memory lack" in capsys.readouterr().err
+    run_studies([study], asked, Console(quiet=True))
+    assert toy.executed == list(runs)
+    assert own.superseded_folder.exists()
 
 
 def test_a_run_that_two_studies_of_one_command_share_is_executed_once(toy: Toy, tmp_path: Path) -> None:

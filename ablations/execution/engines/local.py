@@ -26,6 +26,7 @@ from ablations.runs import Run
 
 SPAWN = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA, and inherits torch's threads half dead
 PATIENCE = 10.0  # seconds a dismissed worker may take before it is killed
+MAX_WAIT_SEC = 86_400.0  # longer ones overflow the system's call
 LOG_TAIL = 4000  # bytes of a worker's output that are kept where its run has failed
 
 
@@ -96,9 +97,8 @@ class LocalEngine:
     def _listen(self, workers: list[_Worker]) -> Iterator[tuple[_Worker, Event]]:
         """Wait for the next events of workers, or for a worker's time limit."""
         nearest = min(worker.deadline for worker in workers)
-        ready = wait(
-            [worker.pipe for worker in workers], None if nearest == math.inf else max(0.0, nearest - time.monotonic())
-        )
+        timeout = min(MAX_WAIT_SEC, max(0.0, nearest - time.monotonic()))
+        ready = wait([worker.pipe for worker in workers], timeout)
         for worker in workers:
             if worker.pipe in ready:
                 try:

@@ -50,6 +50,29 @@ def test_a_report_that_is_up_to_date_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_report_that_was_interrupted_is_not_taken_for_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled(tmp_path, plain, seeds=1)
+    changed = ["train.lr=0.01"]
+    for run in NUM_1X1.expand("smoke", 1, overrides=changed):
+        store.write(record_of(run, test_accuracy=0.5))
+    write_report(NUM_1X1, "smoke", store)
+    wanted = (store.folder / "runs.csv").read_bytes()
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ablations.reporting.files.figure_tables", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_report(NUM_1X1, "smoke", store, changed)
+    assert (store.folder / "runs.csv").read_bytes() != wanted
+    write_report(NUM_1X1, "smoke", store, force=False)
+    assert (store.folder / "runs.csv").read_bytes() == wanted
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_that_was_deleted_is_written_again(tmp_path: Path) -> None:
     store = filled(tmp_path, plain, seeds=1)
     write_report(NUM_1X1, "smoke", store)
@@ -101,3 +124,13 @@ def test_runs_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
     assert other.summary.variants["test_accuracy_mean"].max() < 0.2
     assert "`--set train.lr=0.5`" in text_of(store)
     assert other.answer.startswith("**With `train.lr=0.5`, after 1,024 training images: ")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--against", "elsewhere"], ["--sync"], ["--tuned"], ["--set", "train.lr=0.1"]],
+    ids=lambda each: each[0],
+)
+def test_what_needs_a_study_is_refused_without_one(tmp_path: Path, options: list[str]) -> None:
+    with pytest.raises(ValueError, match=f"^{options[0]}: needs a STUDY$"):
+        main(["--results", str(tmp_path), *options])

@@ -266,6 +266,21 @@ def test_what_was_changed_in_every_run_makes_other_variants(tracked: Tracked) ->
     assert "set" not in own.data.tags
     assert others.data.tags["set"] == "train.lr=0.001"
     assert others.data.tags["mlflow.note.content"] == "`--set train.lr=0.001`"
+    plain, changed_study = tracked.logged("study")
+    names = [run.info.run_name for run in (plain, changed_study)]
+    assert names == [f"{tracked.study.name} smoke{changes}" for changes in ("", " train.lr=0.001")]
+    assert plain.data.metrics["test_accuracy/max"] == pytest.approx(0.8)
+    assert changed_study.data.metrics["test_accuracy/max"] == pytest.approx(0.4)
+    for variant, parent in ((own, plain), (others, changed_study)):
+        assert variant.data.tags["mlflow.parentRunId"] == parent.info.run_id
+
+
+def test_a_studys_means_are_the_latest_and_not_the_highest(tracked: Tracked) -> None:
+    run = tracked.runs(seeds=1)[0]
+    for accuracy, day in ((0.8, 1), (0.6, 2)):
+        record = record_of(run, test_accuracy=accuracy, data_checksum=str(day) * 64)
+        tracked.track([replace(record, started_at=f"2026-01-0{day}T00:00:00+00:00")])
+    assert tracked.one("study").data.metrics["test_accuracy/average"] == pytest.approx(0.6)
 
 
 def test_a_run_is_seen_while_it_trains(tracked: Tracked) -> None:

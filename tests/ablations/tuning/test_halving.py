@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import optuna
 import pytest
 import torch
 from builders import record_of
@@ -13,6 +14,7 @@ from toys import Toy, examples, toy_tasks, tune_toy
 
 from ablations.execution.driver import CommonFailureError
 from ablations.execution.engines import Ended, Event
+from ablations.execution.signals import OutOfTimeError
 from ablations.records import Store
 from ablations.runs import Run
 from ablations.study import load_study
@@ -129,6 +131,44 @@ def test_the_first_trial_is_the_protocols_own_setting_and_variants_share_their_r
     lrs = [[trial.params["train.lr"] for trial in task.trials.get_trials()] for task in tasks]
     assert lrs[0][0] == tasks[0].run.train.lr
     assert lrs[0] == lrs[1]
+
+
+def test_a_driver_killed_between_two_numbers_changes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (undisturbed,) = toy_tasks(tmp_path / "a", 4, ["2x"])
+    tune_toy(tmp_path / "a", [undisturbed])
+    (task,) = toy_tasks(tmp_path / "b", 4, ["2x"])
+    suggest_float, asked = optuna.trial.Trial.suggest_float, list[str]()
+
+    def interrupted(trial: optuna.trial.Trial, key: str, *ends: float, log: bool) -> float:
+        asked.append(key)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return suggest_float(trial, key, *ends, log=log)
+
+    monkeypatch.setattr(optuna.trial.Trial, "suggest_float", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tune_toy(tmp_path / "b", [task])
+    assert any(trial.params for trial in task.trials.get_trials()[1:]), "interrupted in the middle of a batch"
+    tune_toy(tmp_path / "b", [task])
+    wanted, found = ([trial.params for trial in each.trials.get_trials()] for each in (undisturbed, task))
+    assert found == wanted
+    assert len({str(params) for params in found}) == 4
+
+
+def test_while_another_driver_has_the_rest_it_may_be_told_to_end(tmp_path: Path) -> None:
+    (task,) = toy_tasks(tmp_path, 4, ["2x"])
+    claims = StorageClaims(task.trials._storage, "claims")
+
+    def give_up() -> None:
+        raise OutOfTimeError
+
+    store = Store(tmp_path, "toy-tuning", "smoke")
+    with StorageClaims(task.trials._storage, "claims") as other:
+        assert other.take(task.trials.study_name)
+        with pytest.raises(OutOfTimeError):
+            halving.tune([task], lambda at: Toy(at, {}), claims, store, Tracker(), print, wait=give_up)
 
 
 def test_the_protocols_own_setting_is_never_pruned(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from processes import PASSWORD, call, command
 
 from ablations import tune
-from ablations.records import RunRecord
+from ablations.records import PROVENANCE, RunRecord
 from ablations.tracking.tracker import Tracker
 from ablations.tuning.task import FIRST_SEED
 
@@ -47,6 +47,21 @@ def test_a_wrong_request_is_one_line(
     assert said in message
     assert "\n" not in message
     assert "secret" not in message
+
+
+@pytest.mark.parametrize("published", ["num_1x1", "num_1x1-tuned", "num_1x1-tuning"])
+def test_nothing_is_tuned_into_published_results(published: str, tmp_path: Path) -> None:
+    folder = tmp_path / published / "smoke"
+    folder.mkdir(parents=True)
+    (folder / PROVENANCE).touch()
+    with pytest.raises(ValueError, match="published results, which are never added to"):
+        tune.main([*TINY, "--results", str(tmp_path)])
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [PROVENANCE]
+
+
+def test_a_dry_run_refuses_what_the_search_refuses(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--workers 100000"):
+        tune.main([*TINY, "--results", str(tmp_path), "--workers", "100000", "--dry-run"])
 
 
 def test_a_storage_of_an_incompatible_optuna_is_one_line(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_a_search_for_small_networks_has_a_report_and_a_pareto_front_of_its_own(
 
 
 def test_a_search_under_a_limit_says_what_is_too_large(tmp_path: Path) -> None:
-    (task,) = toy_tasks(tmp_path, 4, ["2x"])
+    (task,) = toy_tasks(tmp_path, 8, ["2x"])
     task = replace(task, space={"model.width": Range(0.1, 1.0)}, most_params=100_000)
     tune_toy(tmp_path, [task])
     too_large = [trial for trial in task.trials.get_trials() if trial.constraints["params"] > 0]
@@ -103,6 +103,16 @@ def test_expected_best_accuracy_against_trials_ends_at_the_winner(tmp_path: Path
     assert rising[0] == pytest.approx(100 * sum(ended) / len(ended), abs=0.006)
     assert rising[-1] == pytest.approx(100 * report.winners["2x"].value, abs=0.006)
     assert (tmp_path / "toy-tuning/smoke/figures/expected-best.png").stat().st_size > 0
+
+
+def test_different_numbers_of_trials_are_said(tmp_path: Path) -> None:
+    tasks = toy_tasks(tmp_path, 8)
+    tune_toy(tmp_path, [tasks[0]])
+    tune_toy(tmp_path, [replace(tasks[1], num_trials=4)])
+    text = write_tuning_report(tasks, Store(tmp_path, "num_1x1-tuning", "smoke"), "a command").path.read_text()
+    first, second = (task.run.variant for task in tasks)
+    assert f"Variants had different numbers of trials ({first} 8 and {second} 4), with 1 seed a trial" in text
+    assert "; not the same, as the numbers of trials." in text
 
 
 def test_a_tuning_says_how_many_winners_are_distinct(tmp_path: Path) -> None:

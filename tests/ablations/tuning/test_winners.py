@@ -11,7 +11,8 @@ from toys import NUM_1X1, toy_tasks, tune_toy
 from ablations import run
 from ablations.analysis.summary import summarise
 from ablations.records import Store
-from ablations.reporting.plain import plain_answer
+from ablations.reporting.answer import grounds
+from ablations.reporting.plain import NOT_ANSWERED, plain_answer
 from ablations.tuning.report import write_tuning_report
 from ablations.tuning.winners import Winner, earlier_winners, read_winners, tuned_path, with_winners
 
@@ -43,6 +44,42 @@ def test_failures_at_the_fixed_setting_are_not_those_of_the_tuned_answer() -> No
 
     assert "collapsed" not in answer("0x")
     assert "but 3 of 3 collapsed" in answer("0x tuned")
+
+
+def test_a_tuned_study_whose_tuned_baseline_is_missing_is_not_answered() -> None:
+    study = with_winners(NUM_1X1, "smoke", {name: winner(name, **{"train.lr": 0.01}) for name in ("2x", "0x")})
+    records = [
+        record_of(run, test_accuracy=0.5 + 0.1 * (run.variant == "0x") + 0.001 * run.seed)
+        for run in study.expand("smoke", 3)
+        if run.variant != "2x tuned"
+    ]
+    assert plain_answer(study, summarise(study, "smoke", records)).answer == NOT_ANSWERED
+
+
+def test_failures_and_machines_of_a_tuned_study_are_those_of_its_tuned_runs() -> None:
+    study = with_winners(NUM_1X1, "smoke", {name: winner(name, **{"train.lr": 0.01}) for name in ("2x", "0x")})
+
+    def words(odd: str) -> tuple[str, str, tuple[str, ...]]:
+        records = [
+            record_of(
+                run,
+                status="diverged" if (run.variant, run.seed) == (odd, 0) else "finished",
+                test_accuracy=0.5 + 0.1 * (run.model.num_1x1 == 0) + 0.001 * run.seed,
+                environment={"device": "cpu (other)" if run.variant == odd else "cpu (test)"},
+            )
+            for run in study.expand("smoke", 3)
+        ]
+        summary = summarise(study, "smoke", records)
+        return plain_answer(study, summary).answer, grounds(study, "smoke", summary), summary.elsewhere
+
+    for name in ("2x", "0x"):
+        answer, numbers, elsewhere = words(name)
+        assert "diverged" not in answer + numbers
+        assert elsewhere == ()
+    answer, numbers, elsewhere = words("2x tuned")
+    assert "1 of 3 diverged with `2x tuned`" in answer
+    assert "2x tuned (1 of 3 diverged)" in numbers
+    assert elsewhere == ("0x tuned",), "whose baseline ran elsewhere"
 
 
 def test_a_control_keeps_its_size_without_the_variant_that_it_was_matched_with() -> None:
