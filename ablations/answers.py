@@ -103,6 +103,7 @@ def answer_row(study: Study, protocol: str, report: Report) -> Row:
     """The answer of a study under a protocol, in one line."""
     summary = report.summary
     answer, effect = plain_answer(study, summary)
+    answer = f"{_changed(report)}{answer}"
     sizes = sorted({row.n for row in each_row(summary.variants)})
     most = summary.examples[1]
     return Row(
@@ -116,6 +117,11 @@ def answer_row(study: Study, protocol: str, report: Report) -> Row:
     )
 
 
+def _changed(report: Report) -> str:
+    """The changes by `--set` in all runs, to stand before an answer."""
+    return f"with {listed(f'`{override}`' for override in report.overrides)}: " if report.overrides else ""
+
+
 def answers_table(rows: Sequence[Row], link: str) -> str:
     """The README's table; `link` is the path of the published results from the README."""
     lines = [
@@ -123,7 +129,7 @@ def answers_table(rows: Sequence[Row], link: str) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        report = f"[{row.folder.partition('/')[2]}]({link}/{row.folder}/report.md)" if row.folder else ""
+        report = f"[{row.folder.replace('/', ', ')}]({link}/{row.folder}/report.md)" if row.folder else ""
         cells = (row.question, row.answer, row.effect, row.n, row.length, row.caveats, report)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -135,17 +141,18 @@ def headline(rows: Sequence[Row], reports: Sequence[tuple[Study, str, Report]], 
     if row is None:
         return f"The main study, `{HEADLINE}`, is {NOT_RUN}."
     protocol = row.folder.partition("/")[2]
-    study, summary = next(
-        (study, report.summary) for study, name, report in reports if (study.name, name) == (HEADLINE, protocol)
+    study, report = next(
+        (study, report) for study, name, report in reports if (study.name, name) == (HEADLINE, protocol)
     )
-    claim = CLAIMS[HEADLINE]
+    claim, summary = CLAIMS[HEADLINE], report.summary
     # Without the verdicts on other variants, which the table has
     answer, _, _ = plain_answer(study, summary).answer.partition("; ")
+    has_answered = claim.variant in set(summary.variants["variant"]) and row.effect
     words = [
-        f"**After {row.length} training images: {answer}** (protocol `{protocol}`, n = {row.n} seeds).",
-        f"{claim.subject} minus {claim.object}: {row.effect} of test accuracy (95 % interval).",
+        f"**After {row.length} training images: {_changed(report)}{answer}** (protocol `{protocol}`, n = {row.n} seeds).",
+        f"{claim.subject} minus {claim.object}: {row.effect} of test accuracy (95 % interval)." if has_answered else "",
         change_with_length(summary, claim),
-        f"This could still change with {row.caveats}." if row.caveats else "",
+        f"This could still change with {listed(row.caveats.split('; '))}." if row.caveats else "",
     ]
     figure = "difference_against_images" if len(summary.by_length) else "differences"
     return "\n".join(

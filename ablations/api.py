@@ -130,12 +130,12 @@ def run_study(
     """Train the missing runs of a study, keep their records and write the report, as `python -m ablations.run` does.
 
     study         a name, a file ("./my_study.py") or a Study with a name of its own
-    protocol      "smoke", "quick", "full", "d2l", ...: the budget
+    protocol      "smoke", "quick", "standard", ...: the data, network, training and number of seeds
     seeds         runs per variant; None: the protocol's own number
     variants      only these, and the baseline
     set           changes to every run, such as {"train.lr": 0.05}
     results       the folder that records are kept in; re-running skips finished runs
-    engine        "local" (processes on this machine), "ray", or `EngineOptions`, which say all that there is to say
+    engine        "local" (processes on this machine), "ray", or `EngineOptions` for all other options of the engine
     workers       runs at a time; 0: one per core, or 1 on a GPU
     keep_weights  keep each run's trained network, for `nin.load_trained`
     budget        seconds of training, after which it stops; call again to continue

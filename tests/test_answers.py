@@ -80,7 +80,7 @@ def test_a_verdict_is_read_from_the_records_and_never_typed() -> None:
     row = row_of("precision")
     assert row == Row(
         question="Does training in bf16 change what is measured?",
-        answer="Training in bf16 is as accurate as in float32",
+        answer="NiN without 1x1 convolutions trained in bf16 is as accurate as in float32",
         effect=row.effect,
         n="30",
         length="40k",

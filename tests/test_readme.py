@@ -182,6 +182,7 @@ def test_the_example_of_a_pooling_is_one(monkeypatch: pytest.MonkeyPatch) -> Non
     assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
 
+@pytest.mark.slow
 def test_the_example_of_a_data_set_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 

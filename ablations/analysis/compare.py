@@ -62,7 +62,7 @@ def _same_run(here: RunRecord, there: RunRecord) -> Row:
 
 
 def explain(store: Store, other: Store) -> list[str]:
-    """Say in what the machines and versions of the runs that both folders have differ: "torch: 2.12 / 2.13 (30 runs)"."""
+    """List differences in machine and versions between runs that both folders have: "torch: 2.12 / 2.13 (30 runs)"."""
     ours, theirs = _read(store, "here")[0], _read(other, "there")[0]
     pairs = [(ours[run_id], theirs[run_id]) for run_id in sorted(ours.keys() & theirs.keys())]
     counts = Counter(difference for pair in pairs for difference in _environment_differences(*pair))

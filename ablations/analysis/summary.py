@@ -171,11 +171,12 @@ def summarise(study: Study, protocol: str, records: Sequence[RunRecord], looks: 
 
 def _elsewhere(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> tuple[str, ...]:
     """Name the declared variants of which some run had another device than the baseline's of the same seed, as far as known."""
-    devices = {record.run.seed: record.environment.get("device") for record in by_variant.get(study.baseline, [])}
+    baseline = study.pairs.get(study.baseline, study.baseline)
+    devices = {record.run.seed: record.environment.get("device") for record in by_variant.get(baseline, [])}
     return tuple(
         name
         for name, group in by_variant.items()
-        if study.role(name) == "confirmatory"
+        if (name in study.pairs.values() if study.pairs else study.role(name) == "confirmatory")
         and any(devices.get(r.run.seed, device) != device for r in group if (device := r.environment.get("device")))
     )
 
@@ -209,9 +210,12 @@ def _variants(study: Study, by_variant: Mapping[str, list[RunRecord]], target: f
             for name in by_variant
             if name != study.baseline
         }
+    precision = next(
+        (group[0].precision for group in (by_variant.get(study.baseline), *by_variant.values()) if group), ""
+    )
     table = pd.DataFrame(
         [
-            _row(name, study.role(name), group, target, comparisons.get(name), p_logrank.get(name, math.nan))
+            _row(name, study.role(name), group, target, comparisons.get(name), p_logrank.get(name, math.nan), precision)
             | _over_seeds_and_images(group, by_variant.get(study.baseline, []), comparisons.get(name))
             | _generalization(group, by_variant.get(study.baseline, []) if name != study.baseline else [])
             for name, group in by_variant.items()
@@ -227,7 +231,8 @@ def _over_seeds_and_images(
 ) -> dict[str, float]:
     """The difference to the baseline with an interval over other seeds and other test images, in points.
 
-    Of seeds that both have; nan where the networks were not tested on as many images. `error_seeds` and `error_images` are
+    Of seeds that both have; nan where the networks were not tested on as many images, or where the comparison is of all runs and
+    the seeds are not the same. `error_seeds` and `error_images` are
     standard errors from either source alone.
     """
     ends = dict.fromkeys(
@@ -238,7 +243,8 @@ def _over_seeds_and_images(
     )
     shared = [seed for seed in ours_by_seed if seed in base_by_seed]
     num_images = {len(correct[seed]) for correct in (ours_by_seed, base_by_seed) for seed in shared}
-    if comparison is None or len(num_images) != 1:
+    is_of_all = comparison is not None and comparison.method == "welch"
+    if comparison is None or len(num_images) != 1 or (is_of_all and ours_by_seed.keys() != base_by_seed.keys()):
         return ends
     both = variance.seeds_and_images(
         [ours_by_seed[seed] for seed in shared], [base_by_seed[seed] for seed in shared], comparison
@@ -273,8 +279,18 @@ def _generalization(ours: list[RunRecord], baseline: list[RunRecord]) -> dict[st
 
 
 def _row(
-    name: str, role: str, group: list[RunRecord], target: float, comparison: stats.Comparison | None, p_logrank: float
+    name: str,
+    role: str,
+    group: list[RunRecord],
+    target: float,
+    comparison: stats.Comparison | None,
+    p_logrank: float,
+    precision: str,
 ) -> dict[str, object]:
+    """One variant's columns, but for those that need the baseline's runs.
+
+    precision  the baseline's, in which memory is compared where the variant has a run in it
+    """
     first = group[0]
     accuracy = variance.trained([r.test_accuracy for r in group], [r.learned for r in group])
     budgets = [budget(r) for r in group]
@@ -287,8 +303,7 @@ def _row(
     ]
     curves = [pad_to_budget(r) for r in group]
     own_final = [  # of a run that never learned, its own final accuracy says nothing
-        stats.time_to_own_final(*curve) if r.status == "finished" else math.inf
-        for r, curve in zip(group, curves, strict=True)
+        stats.time_to_own_final(*curve) if r.learned else math.inf for r, curve in zip(group, curves, strict=True)
     ]
     area = [stats.area_under_curve(*curve) for curve in curves]
     return {
@@ -332,12 +347,12 @@ def _row(
         "examples_to_99_percent_of_final_median": stats.summarise_times(own_final, budgets).median,
         "collapsed": sum(r.status == "collapsed" for r in group),
         "diverged": sum(r.status == "diverged" for r in group),
-        "peak_memory_mb": first.peak_memory_mb,
+        "peak_memory_mb": next((r.peak_memory_mb for r in group if r.precision == precision), first.peak_memory_mb),
         "impaired": sum(not r.learned for r in group),
         "dead_classes_mean": float(np.mean([r.dead_classes for r in group])),
         "runs_with_dead_classes": sum(r.dead_classes > 0 for r in group),
         "test_loss_mean": loss.estimate,
-        "test_loss_low": loss.low,
+        "test_loss_low": max(loss.low, 0.0),
         "test_loss_high": loss.high,
     }
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from ablations.analysis import sequential, stats
+from ablations.analysis.memory import MIN_BATCHES
 from ablations.analysis.moderated import ALPHA
 from ablations.analysis.summary import Summary, each_row, failures
 from ablations.reporting.formatting import (
@@ -50,7 +51,10 @@ def grounds(study: Study, protocol: str, summary: Summary) -> str:
     if study.answers == "failures" and len(summary.variants):
         return _failure_sentence(study, protocol, summary)
     accuracies = _accuracy_sentence(study, protocol, summary)
-    failed = [f"{row.variant} ({failures(row)})" for row in each_row(summary.variants) if failures(row)]
+    compared = summary.variants
+    if study.pairs:
+        compared = compared[compared["variant"].isin(study.pairs.values())]
+    failed = [f"{row.variant} ({failures(row)})" for row in each_row(compared) if failures(row)]
     note = f"These numbers include runs that did not learn: {listed(failed)}." if failed else ""
     if study.pairs:
         parts = [_tuned_sentence(study, protocol, summary), note]
@@ -101,7 +105,7 @@ def _baseline(name: str, protocol: str, accuracy: str, n: int) -> str:
 def _memory_sentence(task: str, protocol: str, summary: Summary) -> str:
     lines = summary.memory
     if not len(lines):
-        return f"Under `{protocol}` no network was measured with two batches or more."
+        return f"Under `{protocol}` no network was measured with {MIN_BATCHES} batches or more."
     is_linear = lines["r_squared"] >= LINEAR
     bent = listed(lines["network"][~is_linear])
     verdict = (
@@ -195,7 +199,8 @@ def _verdicts(others: pd.DataFrame, margin: float) -> str:
     if single:
         sentences.append(f"One seed gives no verdict on {listed(single)}")
     if names:
-        points = f"{ends_text(finds, 1)} points{', by variant' if len(finds) > 1 else ''}" if len(finds) else ""
-        least = f" (minimum detectable difference at 80 % power: {points})" if points else ""
+        points = ends_text(finds, 1) if len(finds) else ""
+        by_variant = ", by variant" if " to " in points else ""
+        least = f" (minimum detectable difference at 80 % power: {points} points{by_variant})" if points else ""
         sentences.append(f"{listed(names)} {agreeing(names, 'is', 'are')} inconclusive{least}")
     return ". ".join(sentences) + "."

@@ -39,7 +39,7 @@ def caveats(study: Study, protocol: str, summary: Summary) -> list[Caveat]:
         return []
     return [
         *_length(study, protocol, summary),
-        *_missing(study, protocol, summary.variants),
+        *_missing(study, protocol, summary),
         *_seeds(study, summary),
         *([] if study.pairs else [*_images(summary.variants), *_size(study, summary.variants)]),  # of fixed settings
         *_tuning(study, summary),
@@ -82,8 +82,9 @@ def _length(study: Study, protocol: str, summary: Summary) -> Iterator[Caveat]:
         )
 
 
-def _missing(study: Study, protocol: str, table: pd.DataFrame) -> Iterator[Caveat]:
-    """Seeds, variants or controls that the study declares and has not trained yet."""
+def _missing(study: Study, protocol: str, summary: Summary) -> Iterator[Caveat]:
+    """Seeds, variants or controls that the study declares and has not trained yet, to the length of the verdicts."""
+    table = summary.variants
     declared = study.declared_seeds(protocol)
     is_compared = (
         table["variant"].isin(study.pairs.values()) if study.pairs else table["role"].isin(("baseline", "confirmatory"))
@@ -92,9 +93,12 @@ def _missing(study: Study, protocol: str, table: pd.DataFrame) -> Iterator[Cavea
     if len(compared) and compared.min() < declared:
         some = " of some variants" if compared.min() < compared.max() else ""
         yield Caveat("the missing seeds", f"{compared.min()} of {declared} declared{some} are trained")
-    untrained = [name for name in study.confirmatory if name not in set(table["variant"])]
+    untrained = [name for name in (study.baseline, *study.confirmatory) if name not in set(table["variant"])]
     if untrained:
-        yield Caveat("the missing variants", f"{few(untrained)} {agreeing(untrained, 'is', 'are')} not trained yet")
+        far = f" to {length_name(summary.length)} images" if len(summary.by_length) else ""
+        yield Caveat(
+            "the missing variants", f"{few(untrained)} {agreeing(untrained, 'is', 'are')} not trained{far} yet"
+        )
     roles = {study.role(name) for name in study.variants}
     if "control" in roles and "control" not in set(table["role"]):
         yield Caveat("controls of equal size or depth", "none is trained yet, so size or depth may explain differences")
@@ -106,7 +110,7 @@ def _seeds(study: Study, summary: Summary) -> Iterator[Caveat]:
         yield from _undecided_rates(study, summary.variants)
         return
     yield from _undecided_effect(study, summary.factors)
-    if len(summary.published) and (summary.published["p_location"] > ALPHA).any():
+    if len(summary.published) and not (summary.published["p_location"] <= ALPHA).all():
         yield Caveat("more seeds", "not to differ significantly is not to be the same")
     if study.pairs:
         yield from _undecided_as_tuned(summary.tuned)
@@ -121,9 +125,10 @@ def _undecided_rates(study: Study, table: pd.DataFrame) -> Iterator[Caveat]:
     unclear = [name for name, (_, p) in tests.items() if not p <= ALPHA]
     if not unclear:
         return
-    num = int(table["n"].min())
-    least = stats.fisher_p(num, num, 0, num) * len(tests)
-    limit = f": with {counted(num, 'run')} against {num}, Fisher's exact test, corrected, can decide nothing"
+    num_runs = table.set_index("variant")["n"]
+    most, base = int(num_runs[unclear].max()), int(num_runs[study.baseline])
+    least = stats.fisher_p(most, most, 0, base) * len(tests)  # of the most that these can differ
+    limit = f": with {counted(most, 'run')} against {base}, Fisher's exact test, corrected, can decide nothing"
     fail = agreeing(unclear, "fails", "fail")
     yield Caveat(
         "more seeds",
@@ -148,15 +153,15 @@ def _undecided_as_tuned(tuned: pd.DataFrame) -> Iterator[Caveat]:
 
 
 def _undecided(confirmatory: pd.DataFrame) -> Iterator[Caveat]:
-    table = confirmatory[(confirmatory["verdict"] == stats.INCONCLUSIVE) & confirmatory["seeds_if_seen"].notna()]
+    table = confirmatory[confirmatory["verdict"] == stats.INCONCLUSIVE]
     if not len(table):
         return
     names, fewest = list(table["variant"]), int(table["n"].min())
-    needed = range_text(table["seeds_if_seen"], seeds_needed_text)
+    needed = range_text(table["seeds_if_seen"], seeds_needed_text) if table["seeds_if_seen"].notna().all() else ""
     yield Caveat(
         "more seeds",
         f"if differences are as seen, {needed} seeds in all would decide {few(names)} with 80 % power"
-        if fewest >= MIN_PLANNED
+        if needed and fewest >= MIN_PLANNED
         else f"{few(names)} {agreeing(names, 'is', 'are')} undecided after {counted(fewest, 'seed')}",
     )
 
@@ -173,8 +178,8 @@ def _unconfirmed(confirmatory: pd.DataFrame) -> Iterator[Caveat]:
     if each:
         yield Caveat(
             "more seeds",
-            "Welch's test, which neither pairs runs nor shares variances and so finds less with few seeds, does not confirm "
-            f"{listed(each)}, corrected",
+            f"Welch's test, corrected, does not confirm {listed(each)}. It neither pairs runs nor shares variances, so with few "
+            "seeds it finds less",
         )
 
 
@@ -196,7 +201,7 @@ def _tuning(study: Study, summary: Summary) -> Iterator[Caveat]:
                 "several variants have the same winning setting, so tuning has not yet found what suits each",
             )
     elif study.searches:
-        yield Caveat("tuning the baseline too", "only what was found is tuned")
+        yield Caveat("tuning the baseline too", "only `found` is tuned")
     elif (
         study.answers == "accuracy" and not len(summary.published) and not _varies(study, "train.lr", "train.optimizer")
     ):
@@ -206,16 +211,18 @@ def _tuning(study: Study, summary: Summary) -> Iterator[Caveat]:
         lost = f", and some runs of {few(failed)} did not learn" if failed else ""
         yield Caveat(
             "tuning each variant",
-            f"all share the protocol's learning rate, tuned for none of them: one that trains slowly may be behind for that{lost}",
+            f"all variants share the protocol's learning rate, which was tuned for none of them{lost}; one that trains slowly may be "
+            "behind for that reason alone",
         )
 
 
 def _size(study: Study, table: pd.DataFrame) -> Iterator[Caveat]:
-    """Variants that are better and much larger, where no control has their size and size is not the question itself."""
+    """Variants that are better and much larger, where no control is of their kind or size and size is not the question itself."""
     base = table[table["role"] == "baseline"]
-    if not len(base) or any(variant.match for variant in study.variants.values()) or _varies_one_number(study):
+    if not len(base) or _varies_one_number(study):
         return
     better = table[(table["role"] == "confirmatory") & (table["verdict"] == stats.BETTER)]
+    better = better[~better["variant"].isin(_controlled(study))]
     ratios = better["params"] / base["params"].iloc[0]
     large = ratios[ratios > MAX_RATIO]
     if len(large):
@@ -239,6 +246,18 @@ def _machines(summary: Summary) -> Iterator[Caveat]:
 def _varies(study: Study, *settings: str) -> bool:
     """Tell whether the study's own variants change one of these settings."""
     return any(setting in variant.settings for variant in study.variants.values() for setting in settings)
+
+
+def _controlled(study: Study) -> set[str]:
+    """Variants for which a control is declared: one that has their size, or is their kind of network at another size."""
+    found = set[str]()
+    for control in study.variants.values():
+        if control.match:
+            solved = control.match.field
+            kind = {key: value for key, value in control.settings.items() if key != solved}
+            found.add(control.match.variant)
+            found |= {name for name, each in study.variants.items() if not each.match and each.settings == kind}
+    return found
 
 
 def _varies_one_number(study: Study) -> bool:

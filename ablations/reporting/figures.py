@@ -1,21 +1,26 @@
 """Figures: tables in, matplotlib figures out. Saved files are the same byte for byte for the same tables."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from ablations.analysis import stats
 from ablations.analysis.expected_best import expected_best, spread_of_best
+from ablations.analysis.memory import state_copies
 from ablations.analysis.summary import each_row, verdict_text
+from ablations.protocols import PROTOCOLS
 from ablations.records import write_atomically
 from ablations.reporting.axes import (
+    LINEAR_POINTS,
     WIDTH_INCHES,
     Tables,
     accuracy_limits,
@@ -36,6 +41,7 @@ from ablations.reporting.axes import (
     size_ticks,
     spread_out,
 )
+from ablations.reporting.formatting import signed_text
 from ablations.runs import length_name
 from ablations.study import MEMORY
 
@@ -54,7 +60,8 @@ def learning_curves(tables: Tables) -> Figure:
     for axes, names in panels:
         for name in names:
             curves = tables.curves[tables.curves["variant"] == name]
-            seeds = curves.pivot(index="examples", columns="seed", values="val_accuracy").ffill()
+            seeds = curves.pivot(index="examples", columns="seed", values="val_accuracy")
+            seeds = seeds.reindex(seeds.index.union([tables.budget])).ffill()
             low, high = seeds.min(axis=1), seeds.max(axis=1)
             axes.plot(seeds.index, seeds.mean(axis=1), **tables.line(name), label=tables.label(name))
             axes.fill_between(seeds.index, low, high, color=tables.colour(name), alpha=0.15, linewidth=0)
@@ -67,7 +74,7 @@ def learning_curves(tables: Tables) -> Figure:
 
 def reached_target(tables: Tables) -> Figure:
     """Fraction of seeds that have reached the target, against training images, one step line per variant. Where seeds missed
-    it, the line ends in a cross at the budget. Lines in one pair of axes are set apart by up to a hundredth.
+    it, the line ends in a cross at the end of training. Lines are shifted by up to 0.01, so that none hides another.
     """
     title = (
         f"Fraction of {tables.seeds} that reached {tables.target:.0%} validation accuracy; a cross where some missed it"
@@ -92,7 +99,7 @@ def reached_target(tables: Tables) -> Figure:
 def accuracy_against_params(tables: Tables) -> Figure:
     """Test accuracy against the number of parameters, with the Pareto front of the means.
 
-    A large triangle at the edge is a mean beyond the axis, whose number is in the legend; a small one, an interval that goes on.
+    A large triangle at the edge is a mean beyond the axis (its value is in the legend); a small one, an interval that goes on.
     """
     return _accuracy_against(tables, "params", "parameters")
 
@@ -100,7 +107,7 @@ def accuracy_against_params(tables: Tables) -> Figure:
 def accuracy_against_flops(tables: Tables) -> Figure:
     """Test accuracy against FLOPs of one image's forward pass, with the Pareto front of the means.
 
-    A large triangle at the edge is a mean beyond the axis, whose number is in the legend; a small one, an interval that goes on.
+    A large triangle at the edge is a mean beyond the axis (its value is in the legend); a small one, an interval that goes on.
     """
     return _accuracy_against(tables, "gflops", "GFLOP per image, forward")
 
@@ -147,7 +154,7 @@ def _left_out(tables: Tables) -> str:
 
 
 def examples_to_target(tables: Tables) -> Figure:
-    """Training images until the target, a dot per run; a run that missed it is a cross at the budget."""
+    """Training images until the target, a dot per run; a run that missed it is a cross at the end of training."""
     title = f"Training images to {tables.target:.0%} validation accuracy: a dot per run, crosses missed it"
     figure, axes = row_axes(tables, title, [f"{row.hits}/{row.n} hit" for row in each_row(tables.variants)])
     for y, name in enumerate(tables.names):
@@ -188,7 +195,8 @@ def differences(tables: Tables) -> Figure:
     notes = []
     for row, (start, estimate, end) in zip(each_row(tables.variants), intervals, strict=True):
         cut = any(value < low or value > high for value in (start, estimate, end))
-        notes.append(verdict_text(row) + (f", {estimate:+.0f} ({start:+.0f} to {end:+.0f})" if cut else ""))
+        numbers = signed_text(estimate, start, end, digits=0 if abs(estimate) > LINEAR_POINTS else 2)
+        notes.append(verdict_text(row) + (f", {numbers}" if cut else ""))
     title = f"Test accuracy minus {tables.study.baseline}'s: points, 95 % intervals, {tables.seeds}"
     figure, axes = row_axes(tables, title, notes)
     axes.axvspan(-margin, margin, color="grey", alpha=0.25, linewidth=0)
@@ -211,8 +219,9 @@ def differences(tables: Tables) -> Figure:
 
 def difference_against_images(tables: Tables) -> Figure:
     """Difference of test accuracy to the baseline, with its 95 % interval, against the training images that each training had.
-    The margin within which variants count as equivalent is shaded. Controls and exploratory variants are dashed. Where a difference is
-    over ten points the axis is logarithmic beyond one.
+    The margin within which variants count as equivalent is shaded. Controls and exploratory variants are dashed. If a
+    difference exceeds ten points, the axis is logarithmic beyond one point. A triangle at the edge marks an interval that
+    extends beyond it.
     """
     baseline = tables.study.baseline
     names = [name for name in tables.study.variants if name in set(tables.by_length["variant"]) and name != baseline]
@@ -225,15 +234,19 @@ def difference_against_images(tables: Tables) -> Figure:
         label = f"margin of {margin:g} points" if panel is axes else None
         panel.axhspan(-margin, margin, color="lightgrey", alpha=0.6, linewidth=0, label=label)
         panel.axhline(0, color="black", linewidth=1)
+    drawn: list[tuple[pd.Series[float], pd.DataFrame]] = []
     for place, name in enumerate(names):
         rows = tables.by_length[tables.by_length["variant"] == name].sort_values("length")
         x = rows["length"] * 1.02 ** (
             place - (len(names) - 1) / 2
         )  # set apart, so that intervals do not hide each other
+        drawn.append((x, rows))
         axes.plot(x, rows["difference"], **tables.line(name), label=name)
         axes.plot(x, rows["difference"], **tables.marker(name), linestyle="", markersize=4)
         axes.vlines(x, rows["difference_low"], rows["difference_high"], color=tables.colour(name), linewidth=1)
-    longest = tables.by_length[tables.by_length["length"] == lengths[-1]]
+    compared = tables.by_length[tables.by_length["difference"].notna()]
+    length = compared["length"].max() if len(compared) else lengths[-1]
+    longest = tables.by_length[tables.by_length["length"] == length]
     there = longest[longest["variant"] != baseline]
     for place, row in enumerate(each_row(there)):
         last.plot(place, row.difference, **tables.marker(row.variant), linestyle="", markersize=5)
@@ -241,16 +254,31 @@ def difference_against_images(tables: Tables) -> Figure:
     last.set_xticks(range(len(there)), there["variant"], rotation=45, ha="right", rotation_mode="anchor")
     last.set_xlim(-0.6, len(there) - 0.4)
     last.set_ylim(length_limits(longest, margin))
-    last.set_title(f"after {length_name(round(lengths[-1]))} images, enlarged", fontsize=9)
+    _mark_cut(last, range(len(there)), there, tables)
+    last.set_title(f"after {length_name(round(length))} images, enlarged", fontsize=9)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(list(lengths)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: length_name(round(value))))
     beyond = difference_scale(axes, tables.by_length, margin)
+    for x, rows in drawn:
+        _mark_cut(axes, x, rows, tables)
     axes.set_xlabel("training images, log scale; each length is a training of its own", fontsize=9)
     axes.set_ylabel(f"difference of test accuracy, points{beyond}", fontsize=9)
     add_legend(figure)
     return figure
+
+
+def _mark_cut(axes: Axes, places: Iterable[float], rows: pd.DataFrame, tables: Tables) -> None:
+    """A small triangle at the edge of the axes for each interval that extends beyond."""
+    bottom, top = axes.get_ylim()
+    for x, row in zip(places, each_row(rows), strict=True):
+        for is_beyond, edge, arrow in (
+            (row.difference_low < bottom, bottom, "v"),
+            (row.difference_high > top, top, "^"),
+        ):
+            if is_beyond:
+                axes.plot(x, edge, arrow, color=tables.colour(row.variant), markersize=4, clip_on=False)
 
 
 def generalization_gap(tables: Tables) -> Figure:
@@ -272,7 +300,7 @@ def generalization_gap(tables: Tables) -> Figure:
 
 def memory_against_params(tables: Tables) -> Figure:
     """Peak memory of training, at the protocol's batch, against the number of parameters; the line is what weights, gradients and
-    momentum alone take.
+    the optimiser's state alone take, with the protocol's optimiser.
     """
     title = f"Peak memory of training against parameters{_left_out(tables)}"
     tables = tables.of_sizes
@@ -282,14 +310,16 @@ def memory_against_params(tables: Tables) -> Figure:
     moved = side_by_side(params)
     axes.set(xscale="log", yscale="log", xlim=size_limits(moved))
     size_ticks(axes)
-    alone = 12e-6 * np.sort(params)
+    num_bytes = 4 * state_copies(PROTOCOLS[tables.protocol].train)
+    alone = 1e-6 * num_bytes * np.sort(params)
     axes.plot(np.sort(params), alone, color="dimgrey", linewidth=1.3, zorder=0)
     for x, row in zip(moved, each_row(tables.variants), strict=True):
         axes.plot(x, row.peak_memory_mb, **tables.marker(row.variant), markersize=6, linestyle="", label=row.variant)
     if memory.notna().any():
         axes.set_ylim(*size_limits(np.array([*memory.dropna(), alone[0], alone[-1]])))
     axes.set_xlabel(
-        "parameters, log scale\n(grey: 12 bytes each; points that would touch are set side by side)", fontsize=9
+        f"parameters, log scale\n(grey: {num_bytes} bytes each; points that would touch are set side by side)",
+        fontsize=9,
     )
     axes.set_ylabel("MB, log scale", fontsize=9)
     megabyte_ticks(axes)

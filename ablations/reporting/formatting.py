@@ -34,11 +34,12 @@ def interval_text(estimate: float, low: float, high: float, scale: float = 1, un
     return f"{scale * estimate:.{digits}f}{unit} ({scale * low:.{digits}f} to {scale * high:.{digits}f})"
 
 
-def signed_text(difference: float, low: float, high: float) -> str:
+def signed_text(difference: float, low: float, high: float, digits: int = 2) -> str:
     """A difference in points with its interval, such as "+4.62 (+2.43 to +6.80)"; without ends where there are none."""
     if math.isnan(difference):
         return "–"
-    return f"{difference:+.2f}" + ("" if math.isnan(low) else f" ({low:+.2f} to {high:+.2f})")
+    interval = "" if math.isnan(low) else f" ({low:+.{digits}f} to {high:+.{digits}f})"
+    return f"{difference:+.{digits}f}{interval}"
 
 
 def difference_text(row: Any) -> str:
@@ -65,7 +66,7 @@ def p_is(p: float) -> str:
 
 
 def ends_text(values: pd.Series, digits: int) -> str:
-    """ "3.5 to 10.6", or "3.5" if that is all; in points, of which there are a hundred."""
+    """The range of values in points, "3.5 to 10.6", or "3.5" if both ends read alike; values above 100 are cut to 100."""
     return range_text(values.clip(upper=100), f"{{:.{digits}f}}".format)
 
 

@@ -3,6 +3,7 @@
 A study without an entry is answered in the same form, with the names of its variants for words.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ablations.analysis import stats
-from ablations.analysis.moderated import ALPHA
+from ablations.analysis.moderated import ALPHA, ROUNDING
 from ablations.analysis.summary import Summary, each_row, failures
 from ablations.reporting.formatting import (
     difference_text,
@@ -78,11 +79,20 @@ class Claim:
 
 
 def _memory_and_overfitting(row: Any, base: Any) -> str:
-    return (
-        f"memory {megabytes_text(row.peak_memory_mb)} against {megabytes_text(base.peak_memory_mb)}; train minus test accuracy "
-        f"{100 * row.generalization_gap_mean:.1f} against {100 * base.generalization_gap_mean:.1f} points; test loss "
-        f"{row.test_loss_mean:.2f} against {base.test_loss_mean:.2f}"
-    )
+    """Memory, gap and test loss of both, as far as they were measured and are finite."""
+    gaps = [100 * each.generalization_gap_mean for each in (row, base)]
+    parts = {
+        f"memory {megabytes_text(row.peak_memory_mb)} against {megabytes_text(base.peak_memory_mb)}": (
+            row.peak_memory_mb,
+            base.peak_memory_mb,
+        ),
+        f"train minus test accuracy {gaps[0]:.1f} against {gaps[1]:.1f} points": gaps,
+        f"test loss {row.test_loss_mean:.2f} against {base.test_loss_mean:.2f}": (
+            row.test_loss_mean,
+            base.test_loss_mean,
+        ),
+    }
+    return "; ".join(text for text, values in parts.items() if all(map(math.isfinite, values)))
 
 
 def _level(row: Any, base: Any) -> str:
@@ -96,7 +106,7 @@ CLAIMS: Mapping[str, Claim] = {
         "0x",
         "tuned NiN without 1x1 convolutions",
         "tuned NiN with two",
-        question="... and if each number of them is tuned?",
+        question="How many, if each variant is tuned?",
     ),
     "nonlinearity": Claim(
         "mixing",
@@ -123,7 +133,7 @@ CLAIMS: Mapping[str, Claim] = {
         effect="interaction of head alexnet and dropout 0.0",
         positive="no: dropout does more for NiN's head than for a fully connected one",
         negative="yes: a fully connected head needs dropout more than NiN's",
-        neither="undecided: dropout is not shown to make one head more accurate than the other",
+        neither="undecided: dropout is not shown to change the accuracy of one head more than that of the other",
         gap_positive="dropout reduces the overfitting of a fully connected head more",
         gap_negative="dropout reduces the overfitting of NiN's head more",
     ),
@@ -141,7 +151,15 @@ CLAIMS: Mapping[str, Claim] = {
         },
         also=_memory_and_overfitting,
     ),
-    "label_noise": Claim("65536 noisy", "a layer of 65,536 units on noisy labels", "one of 1,024 units"),
+    "label_noise": Claim(
+        "65536 noisy",
+        "a layer of 65,536 units",
+        "one of 1,024",
+        relations={
+            verdict: f"with noisy labels, {relation}"
+            for verdict, relation in {**RELATIONS, stats.INCONCLUSIVE: UNDECIDED}.items()
+        },
+    ),
     "batch_memory": Claim(),
     "prediction_memory": Claim(),
     "init_lr": Claim(note="initialisation, learning rate, momentum"),
@@ -156,7 +174,7 @@ CLAIMS: Mapping[str, Claim] = {
         question="Does the first convolution need its large kernel, and its stride?",
         note="kernel and stride",
     ),
-    "precision": Claim("bf16", "training in bf16", "in float32"),
+    "precision": Claim("bf16", "NiN without 1x1 convolutions trained in bf16", "in float32"),
     "textbook": Claim("lenet", "LeNet", question="Do the textbook's networks come out as published?"),
     "best": Claim("found", "the network found by tuning", "the protocol's own", also=_level),
 }
@@ -194,7 +212,9 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
     """The variant that answers against the baseline, and the verdicts on all other confirmatory variants."""
     table = summary.variants
     base, others = table[table["role"] == "baseline"], table[table["role"] == "confirmatory"]
-    if study.pairs and len(summary.tuned):
+    if study.pairs:
+        if not len(summary.tuned):
+            return PlainAnswer(NOT_ANSWERED, "")
         tuned = summary.tuned.rename(columns=lambda name: name.removesuffix("_tuned"))
         others = tuned[tuned["variant"] != study.baseline]
     if not len(base) or not len(others):
@@ -204,8 +224,9 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
     words = claim if len(named) else Claim()  # the claim's are about its own variant
     relation = {**RELATIONS, **words.relations}.get(row.verdict, UNDECIDED)
     answer = relation.format(subject=words.subject or f"`{row.variant}`", object=words.object or f"`{study.baseline}`")
-    measured = next(each_row(table[table["variant"] == study.pairs.get(row.variant, row.variant)]))
-    baseline = next(each_row(base))
+    measured, baseline = (
+        next(each_row(table[table["variant"] == study.pairs.get(name, name)])) for name in (row.variant, study.baseline)
+    )
     if differs_by_little(row, study.margin):
         answer += BY_LITTLE
     failed = [f"{failures(each)} with `{each.variant}`" for each in (measured, baseline) if failures(each)]
@@ -224,7 +245,7 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
 
 def differs_by_little(row: Any, margin: float) -> bool:
     """Tell whether a difference was found that is smaller than the margin (a fraction)."""
-    return row.verdict in (stats.BETTER, stats.WORSE) and abs(row.difference) < 100 * margin
+    return row.verdict in (stats.BETTER, stats.WORSE) and abs(row.difference) < 100 * margin - ROUNDING
 
 
 def _short_verdict(row: Any, margin: float) -> str:
@@ -268,16 +289,18 @@ def _of_failures(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
     fewest = "never" if least == 0 else "least often"
     answer = f"runs fail most often with {few(list(worst['variant']))}{claim.explained}, {fewest} with {len(best)} of {num} settings"
     if not any(p <= ALPHA for _, p in failure_tests(study, summary.variants).values()):
-        answer += f"; that any setting differs from `{study.baseline}` is not shown"
+        answer += f"; that any setting fails more or less often than `{study.baseline}` is not shown"
     return PlainAnswer(answer, f"{_rate(next(each_row(worst)))} against {_rate(next(each_row(best)))}")
 
 
 def _of_published(claim: Claim, summary: Summary) -> PlainAnswer:
     rows = list(each_row(summary.published))
     row = next((row for row in rows if row.variant == claim.variant), rows[0])
-    differs = row.p_location <= ALPHA
     subject = claim.subject or row.variant
-    answer = f"{subject} {'differs' if differs else 'does not differ significantly'} from {row.n_theirs} published runs"
+    relation = "differs" if row.p_location <= ALPHA else "does not differ significantly"
+    answer = f"{subject} {relation} from {row.n_theirs} published runs"
+    if math.isnan(row.p_location):
+        answer = f"{counted(row.n_ours, 'run')} of {subject} cannot tell whether it differs from {row.n_theirs} published ones"
     missing = [other.variant for other in rows if other.variant != row.variant]
     return PlainAnswer(
         f"{answer}; also compared: {listed(missing)}" if missing else answer,
@@ -290,7 +313,7 @@ def _of_memory(summary: Summary) -> PlainAnswer:
     if not lines:
         return PlainAnswer(NOT_ANSWERED, "")
     straight = [row.network for row in lines if row.r_squared >= LINEAR]
-    bent = [row.network for row in lines if row.r_squared < LINEAR]
+    bent = [row.network for row in lines if not row.r_squared >= LINEAR]
     parts = [*([f"yes, for {listed(straight)}"] if straight else []), *([f"not for {listed(bent)}"] if bent else [])]
     answer = ", but ".join(parts)
     last = lines[-1]

@@ -34,11 +34,13 @@ def what_was_run(
         return _range_text({settings[setting] for settings in settings_of_runs})
 
     seeds = sorted({record.run.seed for record in records})
-    num_seeds = {
-        name: len({r.run.seed for r in records if r.is_result and r.run.variant == name}) for name in study.variants
+    num_lengths = len({record.run.length for record in records})
+    num_done = {
+        name: len({(r.run.seed, r.run.length) for r in records if r.is_result and r.run.variant == name})
+        for name in study.variants
     }
-    lacking = [name for name, num in num_seeds.items() if num < len(seeds)]
-    same = "but not all of them of" if any(num_seeds[name] for name in lacking) else "the same for"
+    lacking = [name for name, num in num_done.items() if num < len(seeds) * num_lengths]
+    same = "but not all of them of" if any(num_done[name] for name in lacking) else "the same for"
     validation = (
         f"the test set, evaluated {train.evals_per_epoch} times an epoch"
         if data.val_examples == 0
@@ -46,12 +48,14 @@ def what_was_run(
         if not data.name.startswith("folder:")
         else f"at most {data.val_examples:,} images, of val/ where the folder has one, else set aside from the training set"
     )
+    has_nin_head = any(r.run.model.head == "nin" for r in records)
+    purpose = [f"Protocol `{protocol}`: {settings.purpose}.", settings.note, settings.nin_note if has_nin_head else ""]
     devices = {r.environment.get("device", "") for r in records}
     facts = [
-        f"Protocol `{protocol}`: {settings.purpose}. {settings.note}".strip(),
+        " ".join(part for part in purpose if part),
         f"Seeds {seeds_text(seeds)}, {same} every variant. Variants: {len({r.run.variant for r in records})} of "
         f"{len(study.variants)}.",
-        f"Budget: {_budget_text(records, given('train.epochs'))}; "
+        f"Training: {_lengths_text(records, given('train.epochs'))}; "
         f"batch {given('train.batch_size')}; {given('train.optimizer')}, lr {given('train.lr')}, momentum {given('train.momentum')}, "
         f"weight decay {given('train.weight_decay')}, schedule {given('train.schedule')}, {_precisions_text(records)}; "
         f"weights {given('model.init')}.",
@@ -71,22 +75,23 @@ def what_was_run(
     facts.append(f"Command: `{reproduce_command(study, [record.run for record in records], overrides, looks)}`")
     facts += [f"Failed: {record.run.label}: {record.error}" for record in records if not record.is_result]
     if lacking:
-        untrained = [name for name in lacking if not num_seeds[name]]
-        partial = [name for name in lacking if num_seeds[name]]
+        untrained = [name for name in lacking if not num_done[name]]
+        partial = [name for name in lacking if num_done[name]]
         left_out = " (a control that comes out as a network that is there already is left out)"
         is_control = all(study.variants[name].match for name in untrained)
         if untrained:
             facts.append(f"Not trained: {listed(untrained)}{left_out if is_control else ''}.")
         if partial:
-            facts.append(f"Without results for some seeds: {listed(partial)}.")
+            of_what = "some seeds or training lengths" if num_lengths > 1 else "some seeds"
+            facts.append(f"Without results for {of_what}: {listed(partial)}.")
     return "\n".join(f"- {fact}" for fact in [*facts, *notes])
 
 
-def _budget_text(records: Sequence[RunRecord], epochs: str) -> str:
+def _lengths_text(records: Sequence[RunRecord], epochs: str) -> str:
     """The lengths of training in images where the protocol sets them, else epochs and the images they come to."""
     lengths = sorted({record.run.length for record in records})
     if lengths[-1]:
-        return f"trainings of {listed(map(length_name, lengths))} images"
+        return f"{listed(map(length_name, lengths))} images"
     return f"{epochs} epochs, {max(record.examples_seen for record in records):,} training images"
 
 
@@ -94,22 +99,27 @@ def _variance_fact(records: Sequence[RunRecord]) -> str:
     """Sources of variance that intervals cover: everything that differs between seeds, and test images where stated."""
     runs = [record.run for record in records]
     splits = {run.data.split for run in runs if run.data.val_examples}
-    division = "the division into training and validation images"
+    by_division = {
+        "the division into training and validation images": True,
+        "the choice of labels that are redrawn": any(run.data.label_noise for run in runs),
+        "the choice of a part of the training images": any(run.data.train_fraction < 1 for run in runs),
+    }
+    divided = [name for name, applies in by_division.items() if applies]
     varied = [
         ("first weights", True),
         ("the order of images", True),
-        ("dropout", any(run.model.dropout > 0 for run in runs)),
+        ("dropout", any(run.model.dropout > 0 and run.model.head != "lenet" for run in runs)),  # LeNet's has none
         ("augmentation", any(run.data.augment != "none" for run in runs)),
-        (division, splits == {BY_SEED}),
+        *((name, splits == {BY_SEED}) for name in divided),
     ]
     fixed = [
-        (division, bool(splits - {BY_SEED})),
+        *((name, bool(splits - {BY_SEED})) for name in divided),
         ("the choice of hyperparameters", True),
     ]
     covered = listed(name for name, applies in varied if applies)
     left_out = " or ".join(name for name, applies in fixed if applies)
     return (
-        f"Intervals cover what differs from seed to seed: {covered}. Those *over test images too* also cover the choice of "
+        f"Intervals cover what differs from seed to seed: {covered}. Those *over seeds and test images* also cover the choice of "
         f"test images. None covers {left_out}."
     )
 

@@ -71,22 +71,34 @@ def _accuracy_notes(study: Study, table: pd.DataFrame) -> str:
         table[~table["role"].isin(["baseline", "confirmatory"])],
     )
     margin = 100 * study.margin
+    test = "The test pairs runs of equal seed, which share their first weights and the order of images"
+    if len(confirmatory) and (confirmatory["test"] == "welch").all():
+        test = "The test is Welch's, of all runs, since fewer than two seeds are shared"
     method = (
         f"{_shared_variances(confirmatory)}. p is corrected for the number of comparisons by Holm's method; the interval is not."
         if len(confirmatory) > 1
         else "."
     )
     lines = [
-        "Intervals are 95 %. A *difference* is a variant's mean test accuracy minus the baseline's. The test pairs runs of equal seed, "
-        f"which share their first weights and the order of images{method} *Equivalent*: two one-sided "
-        f"tests place the difference within {margin:g} points. *Inconclusive*: neither a difference nor equivalence is "
-        f"shown.{_bracket_note(table)}",
+        f"Intervals are 95 %. A *difference* is a variant's mean test accuracy minus the baseline's{_shared_seeds(table)}. "
+        f"{test}{method} *Equivalent*: two one-sided tests place the difference within {margin:g} points. *Inconclusive*: neither "
+        f"a difference nor equivalence is shown.{_bracket_note(table)}",
     ]
+    wide = table[
+        (table["verdict"] == stats.EQUIVALENT)
+        & ((table["difference_low"] < -margin) | (table["difference_high"] > margin))
+    ]
+    if len(wide):
+        lines.append(
+            f"The 95 % interval of {listed(wide['variant'])} extends beyond the margin, although equivalence is shown: two one-sided "
+            "tests at 5 % go with an interval of 90 %."
+        )
     undecided = confirmatory[confirmatory["verdict"] == stats.INCONCLUSIVE]
     nearly = undecided[(undecided["difference_low"] > -margin) & (undecided["difference_high"] < margin)]
     if len(nearly):
-        each = listed(f"{row.variant} ({p_is(row.p_equivalent)})" for row in each_row(nearly))
-        lines.append(f"Within the margin, but not shown to be equivalent once p is corrected: {each}.")
+        known = (f" ({p_is(row.p_equivalent)})" if row.p_equivalent >= 0 else "" for row in each_row(nearly))
+        each = listed(f"{name}{p}" for name, p in zip(nearly["variant"], known, strict=True))
+        lines.append(f"Within the margin, but not shown to be equivalent once corrected: {each}.")
     if len(others):
         lines.append(
             "Square brackets mark exploratory results, of variants that the study did not declare as its comparisons. They are "
@@ -99,9 +111,10 @@ def _accuracy_notes(study: Study, table: pd.DataFrame) -> str:
         )
     detectable = confirmatory["detectable"].dropna()
     if len(detectable):
+        points = ends_text(detectable, 2)
         lines.append(
-            f"Minimum detectable difference at 80 % power, given the spread between seeds: {ends_text(detectable, 2)} points"
-            f"{', by variant' if detectable.nunique() > 1 else ''}. A smaller difference that was not found is undecided, not absent."
+            f"Minimum detectable difference at 80 % power, given the spread between seeds: {points} points"
+            f"{', by variant' if ' to ' in points else ''}. A smaller difference that was not found is undecided, not absent."
         )
     return "\n\n".join(lines)
 
@@ -112,12 +125,18 @@ def _bracket_note(table: pd.DataFrame) -> str:
     return "".join(f" *{mark}*: {why}" for mark, why in BRACKETS.items() if mark in verdicts)
 
 
+def _shared_seeds(table: pd.DataFrame) -> str:
+    """The runs that a paired difference is of, where their numbers differ."""
+    is_paired = table["test"].isin(["moderated", "paired"])
+    return ", over the seeds that both have" if is_paired.any() and table["n"].nunique() > 1 else ""
+
+
 def _shared_variances(confirmatory: pd.DataFrame) -> str:
     moderated = confirmatory["test"] == "moderated"
     if not moderated.any():
         return ""
     alone = "" if moderated.all() else f" (but for {listed(confirmatory['variant'][~moderated])})"
-    return f", and estimates each variance with the help of the other comparisons'{alone}"
+    return f", and estimates each variance together with those of the other comparisons{alone}"
 
 
 def _detail_table(table: pd.DataFrame) -> str:
@@ -133,14 +152,14 @@ def _detail_table(table: pd.DataFrame) -> str:
                 "role": row.role,
                 "GFLOP": f"{row.gflops:.4f}",
                 "memory, MB": known_text(row.peak_memory_mb, number_text),
-                "difference over test images too": ""
+                "interval over seeds and test images": ""
                 if math.isnan(row.difference_both_low)
                 else f"{row.difference_both_low:+.2f} to {row.difference_both_high:+.2f}",
                 "P(better)": known_text(row.prob_better, "{:.2f}".format),
-                "Welch's p": known_text(row.p_welch, p_text),
-                "Welch's p, equivalence": known_text(row.p_welch_equivalent, p_text),
-                "Dunnett's p": known_text(row.p_dunnett, p_text),
-                "sign-flip p": known_text(row.p_sign_flip, p_text),
+                "Welch's p": _known_p(row.p_welch, row.role),
+                "Welch's p, equivalence": _known_p(row.p_welch_equivalent, row.role),
+                "Dunnett's p": _known_p(row.p_dunnett, row.role),
+                "sign-flip p": _known_p(row.p_sign_flip, row.role),
                 "seeds to decide": f"{seeds_needed_text(row.seeds_if_seen)}; {seeds_needed_text(row.seeds_if_margin)}"
                 if needs_seeds
                 else "",
@@ -162,19 +181,20 @@ def _detail_notes(table: pd.DataFrame) -> str:
         parts = both["error_images"] ** 2 / (both["error_seeds"] ** 2 + both["error_images"] ** 2)
         share = range_text(100 * parts, "{:.0f}".format)
         lines.append(
-            "*Difference over test images too*: the interval for other seeds and other test images at once (crossed random effects, "
-            f"Owen 2007). Images add {share} % of its variance. Verdicts are about other seeds on these test images."
+            "*Interval over seeds and test images*: the difference to be expected with other seeds and another test set (crossed "
+            f"random effects, Owen 2007). The choice of test images contributes {share} % of its variance. Verdicts hold for "
+            "other seeds on these test images."
         )
     if table["prob_better"].notna().any():
         lines.append(
             "*P(better)*: the estimated probability that a run of the variant beats one of the baseline. The other p-values are "
             "checks of the declared comparisons by other tests. Welch's and the sign-flip p are corrected by Holm's method. Dunnett's "
-            "is corrected by construction and assumes equal variances."
+            "is corrected by construction and assumes equal variances. Those in square brackets are not corrected."
         )
     if table["seeds_if_seen"].notna().any():
         lines.append(
-            "*Seeds to decide*: how many seeds in all would decide an inconclusive comparison with 80 % power, as a difference or as "
-            "equivalent, first if the true difference is the one seen, then if it is the margin of equivalence."
+            "*Seeds to decide*: the total number of seeds at which an inconclusive comparison gets a verdict with 80 % power. The "
+            "first number holds if the true difference is the one seen, the second if it equals the margin."
         )
     return " ".join(lines)
 
@@ -201,17 +221,18 @@ def length_sections(study: Study, summary: Summary) -> list[str]:
         row: dict[str, object] = {"variant": name}
         row |= {f"after {length_name(length)}": ours.get(length, "") for length in sorted(set(table["length"]))}
         if name in changes:
-            p = changes[name].p_holm if changes[name].role == "confirmatory" else changes[name].p
-            row["change from shortest to longest"] = f"{difference_text(changes[name])}, {p_is(p)}"
+            is_declared = changes[name].role == "confirmatory"
+            p = p_is(changes[name].p_holm) if is_declared else f"[{p_is(changes[name].p)}]"
+            row["change from shortest to longest"] = f"{difference_text(changes[name])}, {p}"
         rows.append(row)
     return [
-        "## With the length of training",
+        "## Effect of training length",
         f"Does the difference to {study.baseline} depend on how long networks train? Each length, in training images, is a training "
         "of its own with a complete schedule. The table has differences in points of test accuracy with 95 % intervals, and the "
         f"baseline's accuracy{each}. Verdicts are corrected by Holm's method within each length; the study's answer is that of the "
         "longest. "
-        "The last column is the difference after the longest minus that after the shortest, paired by seed, by the same test."
-        f"{_bracket_note(table)}",
+        "The last column is the difference after the longest minus that after the shortest, paired by seed, by the same test; "
+        f"p of exploratory variants, in square brackets, is Welch's and not corrected.{_bracket_note(table)}",
         markdown_table(rows),
     ]
 
@@ -250,7 +271,7 @@ def tuned_sections(study: Study, table: pd.DataFrame) -> list[str]:
         f"Order by accuracy, fixed: {' > '.join(orders[0])}; tuned: {' > '.join(orders[1])}.",
         markdown_table(rows),
         "Both columns of differences come from the same tests, each corrected by Holm's method over its own comparisons. Tuning chose "
-        "settings by validation accuracy, with other seeds, and with the same number of trials and training images for every variant. "
+        "settings by validation accuracy, with other seeds; its own report gives the trials and training images of each variant. "
         "All other tables and figures compare with the baseline at its fixed setting.",
     ]
 
@@ -319,3 +340,10 @@ def _difference_table(table: pd.DataFrame, label: str) -> str:
 
 def _raw_p(p: float, role: str) -> str:
     return "" if role == "baseline" else f"[{p_text(p)}]"
+
+
+def _known_p(p: float, role: str) -> str:
+    """Empty for nan, and in brackets where it is not corrected."""
+    if math.isnan(p):
+        return ""
+    return p_text(p) if role == "confirmatory" else _raw_p(p, role)

@@ -43,7 +43,8 @@ def _published_table(table: pd.DataFrame) -> str:
         for side in ("ours", "theirs"):
             n, median, mean, sd = (getattr(row, f"{name}_{side}") for name in ("n", "median", "mean", "sd"))
             cells[f"{side}: n"] = n
-            cells[f"{side}: median, mean ± sd"] = f"{100 * median:.1f}, {100 * mean:.1f} ± {100 * sd:.1f}"
+            spread = "–" if math.isnan(sd) else f"{100 * sd:.1f}"
+            cells[f"{side}: median, mean ± sd"] = f"{100 * median:.1f}, {100 * mean:.1f} ± {spread}"
         cells["p accuracy"] = f"{p_text(row.p_location)}, {p_text(row.p_distribution)}"
         cells["p loss"] = f"{p_text(row.p_loss_location)}, {p_text(row.p_loss_distribution)}"
         for side in ("ours", "theirs"):

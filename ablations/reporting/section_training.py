@@ -25,7 +25,10 @@ def convergence_sections(summary: Summary, target: float, figures: Sequence[tupl
     """Training images until a validation accuracy of `target` (a fraction), and other measures of speed."""
     table = summary.variants
     shortest = (
-        " These are times within the longest training; a shorter schedule reaches it sooner." if summary.length else ""
+        " Counts are from the longest training; with a shorter schedule, networks may reach the target after fewer images, or "
+        "not at all."
+        if len(summary.by_length)
+        else ""
     )
     return [
         "## Convergence",
@@ -125,8 +128,13 @@ def _failure_table(table: pd.DataFrame, of_length: str) -> str:
     )
 
 
-def generalization_sections(table: pd.DataFrame, figures: Sequence[tuple[str, str]]) -> list[str]:
-    """Train minus test accuracy, and accuracy on shifted test images where it was measured."""
+def generalization_sections(
+    table: pd.DataFrame, figures: Sequence[tuple[str, str]], has_label_noise: bool = False
+) -> list[str]:
+    """Train minus test accuracy, and accuracy on shifted test images where it was measured.
+
+    has_label_noise  whether some variant's training labels were redrawn
+    """
     is_shifted = bool(table["shifted_accuracy_mean"].notna().any())
     rows = []
     for row in each_row(table):
@@ -150,10 +158,16 @@ def generalization_sections(table: pd.DataFrame, figures: Sequence[tuple[str, st
         if is_shifted
         else ""
     )
+    noise = (
+        " Training accuracy is measured on the labels that were trained on. Where a share of them was redrawn, the gap can be "
+        "negative: compare gaps only between variants with the same noise."
+        if has_label_noise
+        else ""
+    )
     return [
         "## Generalisation",
         "The *gap* is accuracy on training images minus that on test images, both in evaluation mode after the last step: it says how "
-        f"much a network overfits. *Test loss* is cross-entropy in nats.{shifted} Means over seeds have 95 % intervals. "
+        f"much a network overfits.{noise} *Test loss* is cross-entropy in nats.{shifted} Means over seeds have 95 % intervals. "
         "Differences to the baseline, in points, are exploratory (Welch's test).",
         markdown_table(rows),
         figure_line("generalization_gap", figures),

@@ -66,7 +66,7 @@ def sections(
         ]
     return [
         *opening,
-        *(_result_sections(study, protocol, summary, figures) if len(summary.variants) else []),
+        *(_result_sections(study, protocol, report, figures) if len(summary.variants) else []),
         "## Variants",
         *_variants(study, protocol, records),
         "## What was run",
@@ -74,9 +74,11 @@ def sections(
     ]
 
 
-def _result_sections(study: Study, protocol: str, summary: Summary, figures: Sequence[tuple[str, str]]) -> list[str]:
+def _result_sections(study: Study, protocol: str, report: "Report", figures: Sequence[tuple[str, str]]) -> list[str]:
     """Sections on the results, in order; each function returns none where its data are missing."""
+    summary = report.summary
     table = summary.variants
+    has_label_noise = any(record.run.data.label_noise for record in report.records)
     return [
         *tuned_sections(study, summary.tuned),
         figure_line("difference_against_images", figures),
@@ -85,7 +87,7 @@ def _result_sections(study: Study, protocol: str, summary: Summary, figures: Seq
         *accuracy_sections(study, table, figures),
         *convergence_sections(summary, study.target(protocol), figures),
         *failure_sections(table, summary.length),
-        *generalization_sections(table, figures),
+        *generalization_sections(table, figures, has_label_noise),
         "## Size",
         figure_line("params_by_part", figures),
         figure_line("memory_against_params", figures),

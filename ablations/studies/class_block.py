@@ -1,6 +1,6 @@
 """Why does the textbook's NiN stop short of other networks, and lose classes, in so many of its published runs?
 
-The class block as the course has it (narrow: k, K, K, K channels) and as its authors have it (wide: k, k, k, K), each with and
+The class block as the textbook has it (narrow: k, K, K, K channels) and as its authors have it (wide: k, k, k, K), each with and
 without the ReLU on the class maps, each with the last layer at the full and at a tenth of the learning rate.
 """
 

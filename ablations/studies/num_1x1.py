@@ -1,6 +1,6 @@
 """How many 1x1 convolutions should follow each spatial convolution?
 
-The course's NiN has two. Every block changes together, the class block included. More 1x1s are also more parameters and more
+The textbook's NiN has two. Every block changes together, the class block included. More 1x1s are also more parameters and more
 work, so controls hold each of these equal by width, and two have the depth of two 1x1s in spatial convolutions instead: at
 the parameters of the baseline, and at its width.
 """

@@ -1,6 +1,6 @@
 """Which global pooling should turn class maps into logits?
 
-Over class maps without a ReLU (the first name alone), over class maps behind the course's ReLU ("relu"), where classes can die
+Over class maps without a ReLU (the first name alone), over class maps behind the textbook's ReLU ("relu"), where classes can die
 and confound the comparison, and over the features with a linear layer after it ("linear"). Generalised-mean and stochastic
 pooling take positive values only: over maps without a ReLU they cut off the rest, and have a ReLU after all.
 """

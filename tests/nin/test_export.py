@@ -34,7 +34,7 @@ from nin.pooling import POOLINGS
 from nin.predict import read_images
 from nin.serving import triton_repository
 from nin.spec import ModelSpec
-from nin.weights import Card, TrainedNetwork
+from nin.weights import Card, Classifier, TrainedNetwork
 
 
 def exported(trained: TrainedNetwork, kind: str, path: Path, **options: bool) -> Check:
@@ -128,16 +128,19 @@ def test_accuracy_is_the_files_own(tmp_path: Path) -> None:
 def test_a_file_that_computes_something_else_is_an_error_and_is_not_kept(
     error: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = FORMATS["pt2"]
+    trained = make()
+
+    def write(classifier: Classifier, images: Tensor, path: Path, card: Card) -> None:
+        path.write_text("a file")
 
     def read(path: Path) -> nin.export.Runner:
-        return lambda images: honest.read(path)(images) + error
+        return lambda images: trained.classifier()(images) + error
 
     (tmp_path / "b.pt2").write_text("an earlier file")
-    monkeypatch.setitem(FORMATS, "pt2", Format(".pt2", honest.write, read, ""))
+    monkeypatch.setitem(FORMATS, "pt2", Format(".pt2", write, read, ""))
     for name in ("a.pt2", "b.pt2"):
         with pytest.raises(ValueError, match="differs from the network"):
-            exported(make(), "pt2", tmp_path / name)
+            exported(trained, "pt2", tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["b.pt2"]
     assert (tmp_path / "b.pt2").read_text() == "an earlier file"
 

@@ -79,6 +79,37 @@ def test_the_validation_images_of_a_folder_may_be_its_own_and_fewer() -> None:
     assert "is on at most 200 images, of val/ where the folder has one, else set aside" in facts
 
 
+def test_a_comparison_of_all_runs_has_no_interval_over_shared_seeds() -> None:
+    runs = smoke_runs(seeds=6, variants=[*NAMES, "3x3"])
+    records = [drawn(run) for run in runs if run.variant != "3x3" or run.seed in (0, 1, 2)]
+    rows = summarise(NUM_1X1, "smoke", records).variants.set_index("variant")
+    assert rows.loc["3x3", "test"] == "welch"
+    assert np.isnan(rows.loc["3x3", "difference_both_low"])
+    assert rows.loc[NAMES, "difference_both_low"].notna().all()
+
+
+def test_memory_is_of_runs_in_the_baselines_precision_where_there_are_some() -> None:
+    def made(run: Run) -> RunRecord:
+        precision = "float32" if run.variant == "0x" and run.seed == 0 else "bf16"
+        environment = {"device": "cpu (test)", "precision": precision}
+        return record_of(
+            run, environment=environment, peak_memory_bytes=32_000_000 if precision == "float32" else 19_000_000
+        )
+
+    assert summary_of(made).variants["peak_memory_mb"].tolist() == [19.0] * 5
+
+
+def test_a_loss_has_no_interval_below_zero_and_a_run_that_learned_nothing_is_not_the_fastest() -> None:
+    def made(run: Run) -> RunRecord:
+        broken = run.variant == "0x"
+        return replace(plain(run), test_loss=0.1 + 3.0 * broken * run.seed, dead_classes=9 * broken)
+
+    row = summary_of(made).variants.set_index("variant").loc["0x"]
+    assert row["test_loss_low"] == 0
+    assert row["test_loss_high"] > row["test_loss_mean"]
+    assert np.isinf(row["examples_to_99_percent_of_final_median"])
+
+
 # --- runs that did not train
 
 

@@ -10,8 +10,9 @@ from builders import record_of, smoke_runs
 from ablations.analysis.summary import summarise
 from ablations.records import RunRecord
 from ablations.reporting.caveats import Caveat, caveats, caveats_text, in_short
+from ablations.reporting.provenance import what_was_run
 from ablations.runs import Run
-from ablations.study import Study, Variant, load_study
+from ablations.study import Match, Study, Variant, load_study
 
 WITH_CONTROLS = load_study("num_1x1")
 NUM_1X1 = replace(  # without controls, whose widths take a second to find
@@ -53,6 +54,22 @@ def test_seeds_variants_and_controls_that_are_not_trained_are_named() -> None:
     assert listed["the missing seeds"] == "1 of 2 declared are trained"
     assert listed["the missing variants"] == "`3x` and `4x` are not trained yet"
     assert listed["controls of equal size or depth"].startswith("none is trained yet")
+
+
+def test_a_baseline_that_is_not_trained_is_missing() -> None:
+    records = [clear(run) for run in smoke_runs(seeds=2, variants=OWN) if run.variant != "2x"]
+    listed = dict(caveats(NUM_1X1, "smoke", summarise(NUM_1X1, "smoke", records)))
+    assert listed["the missing variants"] == "`2x` is not trained yet"
+
+
+def test_variants_that_are_trained_to_shorter_lengths_alone_are_missing_at_the_longest() -> None:
+    runs = NUM_1X1.expand("digits", 10, ["0x", "1x"])
+    records = [clear(run) for run in runs if run.variant != "1x" or run.length == 10_000]
+    listed = dict(caveats(NUM_1X1, "digits", summarise(NUM_1X1, "digits", records)))
+    assert listed["the missing variants"] == "`1x`, `3x` and `4x` are not trained to 40k images yet"
+    facts = what_was_run(NUM_1X1, "digits", records, [], [])
+    assert "but not all of them of every variant" in facts
+    assert "Without results for some seeds or training lengths: 1x." in facts
 
 
 def test_seeds_that_only_some_variants_have_are_said_to_be_of_some() -> None:
@@ -101,7 +118,7 @@ def test_runs_that_did_not_learn_are_named_where_the_learning_rate_is() -> None:
     def diverged(run: Run) -> RunRecord:
         return replace(clear(run), status="diverged") if run.variant == "4x" else clear(run)
 
-    assert found(record=diverged)["tuning each variant"].endswith(", and some runs of `4x` did not learn")
+    assert ", and some runs of `4x` did not learn; one that" in found(record=diverged)["tuning each variant"]
 
 
 def test_too_few_runs_for_fishers_test_are_said_to_decide_nothing() -> None:
@@ -116,6 +133,12 @@ def test_too_few_runs_for_fishers_test_are_said_to_decide_nothing() -> None:
         "decide nothing"
     )
     assert found(study, seeds=5)["more seeds"].endswith("is undecided")
+    more = replace(study, variants={**study.variants, "few": Variant(model={"dropout": 0.7})})
+    records = [clear(run) for run in more.expand("smoke", 9) if run.variant != "few" or run.seed == 0]
+    (caveat,) = (
+        each for each in caveats(more, "smoke", summarise(more, "smoke", records)) if each.what == "more seeds"
+    )
+    assert caveat.why.endswith("is undecided"), "one variant with a single run says nothing of the others"
     three = replace(study, variants={**study.variants, "c": Variant(model={"dropout": 0.9})})
     assert found(three, seeds=4)["more seeds"].endswith("can decide nothing")  # 2 x 0.029, by Holm
 
@@ -132,11 +155,21 @@ def better(run: Run, params: int = 1000) -> RunRecord:
 
 def test_a_larger_network_that_is_better_asks_for_a_comparison_at_equal_size() -> None:
     study = made_up(b=Variant(model={"activation": "maxout2"}))
-    size = found(study, lambda run: better(run, 3200))["a comparison at equal size"]
+
+    def larger(run: Run) -> RunRecord:
+        return better(run, 3200)
+
+    size = found(study, larger)["a comparison at equal size"]
     assert size == "`b` has 3.0 times the baseline's parameters"
     assert "a comparison at equal size" not in found(study, better)
+    matched = {"m": Variant(role="control", match=Match("b", "params"))}
+    assert "a comparison at equal size" not in found(replace(study, variants={**study.variants, **matched}), larger)
+    other = {"c": Variant(model={"activation": "gelu"}), "m": Variant(role="control", match=Match("c", "params"))}
+    of_another = found(replace(study, variants={**study.variants, **other}), larger)
+    assert "`b` and `c`" not in of_another["a comparison at equal size"]
+    assert "`b`" in of_another["a comparison at equal size"], "a control of another variant says nothing of this one"
     of_widths = made_up(b=Variant(model={"width": 0.5}))  # where size is the question
-    assert "a comparison at equal size" not in found(of_widths, lambda run: better(run, 3200))
+    assert "a comparison at equal size" not in found(of_widths, larger)
 
 
 def test_a_study_that_varies_the_learning_rate_shares_none() -> None:

@@ -149,7 +149,7 @@ def test_an_interval_within_the_margin_that_is_not_equivalent_is_explained() -> 
     three = [record for record in load_covered_records(NUM_1X1, "standard", published).records if record.run.seed < 3]
     table = summarise(NUM_1X1, "standard", three).variants
     assert dict(zip(table["variant"], table["verdict"], strict=True))["0x"] == "inconclusive"
-    assert "not shown to be equivalent once p is corrected: 0x (p = 0.0577)." in _accuracy_notes(NUM_1X1, table)
+    assert "not shown to be equivalent once corrected: 0x (p = 0.0577)." in _accuracy_notes(NUM_1X1, table)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -166,6 +166,8 @@ def test_a_report_says_when_runs_were_computed_in_different_precisions(
     def record(run: Run) -> RunRecord:
         return replace(plain(run), environment={"precision": precisions[run.seed]})
 
-    store = filled(tmp_path, record, seeds=2)
-    write_report(NUM_1X1, "smoke", store)
+    store, auto = Store(tmp_path, "num_1x1", "smoke"), ["train.precision=auto"]
+    for run in NUM_1X1.expand("smoke", 2, overrides=auto):
+        store.write(record(run))
+    write_report(NUM_1X1, "smoke", store, auto)
     assert said in text_of(store)

@@ -9,7 +9,10 @@ from builders import filled, opening, plain, record_of, text_of
 from scipy import stats as scipy_stats
 
 from ablations.records import RunRecord, Store
-from ablations.reporting.files import write_report
+from ablations.reporting.caveats import in_short
+from ablations.reporting.files import read_report, write_report
+from ablations.reporting.section_comparisons import accuracy_sections
+from ablations.reporting.section_published import published_sections
 from ablations.reporting.section_training import generalization_sections
 from ablations.runs import Run
 from ablations.study import load_study
@@ -22,6 +25,8 @@ def test_the_table_of_generalisation_has_shifted_images_only_where_they_were_mea
     row = summary.loc["4x"]
     difference = f"{row.shifted_accuracy_difference:+.2f} ({row.shifted_accuracy_difference_low:+.2f} to "
     assert difference in text_of(written).partition("## Generalisation")[2]
+    noisy = " ".join(generalization_sections(summary.reset_index(), [], has_label_noise=True))
+    assert "compare gaps only between variants with the same noise" in noisy
     unmeasured = summary.reset_index().assign(shifted_accuracy_mean=float("nan"))
     assert "shifted" in " ".join(generalization_sections(summary.reset_index(), []))
     assert "shifted" not in " ".join(generalization_sections(unmeasured, []))
@@ -104,6 +109,48 @@ def test_memory_that_does_not_grow_along_a_line_is_said(tmp_path: Path) -> None:
     assert "**does not grow linearly with the batch for nin (R squared below 0.99)**" in opening(store)
 
 
+def test_two_batches_make_no_line_and_memory_that_stays_the_same_does_not_grow(tmp_path: Path) -> None:
+    study = load_study("batch_memory")
+
+    def answered(results: Path, batches: int, power: int) -> str:
+        store = Store(results, study.name, "smoke")
+        runs = [run for run in study.expand("smoke", 1) if run.variant.startswith("nin ")]
+        for run in runs[:batches]:
+            store.write(replace(plain(run), peak_memory_bytes=1_000_000 * run.train.batch_size**power))
+        return read_report(study, "smoke", store).answer
+
+    assert answered(tmp_path / "two", 2, 2) == "**Not answered yet.**"
+    assert answered(tmp_path / "same", 5, 0) == "**Not for nin.**"
+    assert answered(tmp_path / "line", 5, 1) == "**Yes, for nin.**"
+
+
+def test_differences_of_unequal_seeds_and_of_another_test_are_said(tmp_path: Path) -> None:
+    store = Store(tmp_path, "num_1x1", "smoke")
+    for run in NUM_1X1.expand("smoke", 5, ["0x", "1x"]):
+        if run.variant == "2x" or run.seed < 3:
+            store.write(plain(run))
+    assert "minus the baseline's, over the seeds that both have. The test pairs runs" in accuracy_notes(store)
+    apart = Store(tmp_path, "heads", "smoke")
+    study = load_study("heads")
+    for run in study.expand("smoke", 6):
+        if run.variant in ("nin+nin", "nin+alexnet") and (run.variant == "nin+nin") == (run.seed < 3):
+            apart.write(plain(run))
+    summary = read_report(study, "smoke", apart).summary
+    assert "The test is Welch's, of all runs" in " ".join(accuracy_sections(study, summary.variants, []))
+
+
+def test_an_equivalence_whose_interval_goes_beyond_the_margin_is_explained(written: Store) -> None:
+    table = read_report(NUM_1X1, "smoke", written).summary.variants
+    wide = table.assign(verdict="equivalent", difference_low=-0.2, difference=0.05, difference_high=0.4)
+    said = " ".join(accuracy_sections(NUM_1X1, wide, []))
+    assert "extends beyond the margin, although equivalence is shown: two one-sided tests at 5 % go with" in said
+    assert "extends beyond" not in " ".join(accuracy_sections(NUM_1X1, wide.assign(difference_high=0.25), []))
+
+
+def accuracy_notes(store: Store) -> str:
+    return " ".join(accuracy_sections(NUM_1X1, read_report(NUM_1X1, "smoke", store).summary.variants, []))
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_a_study_of_failures_begins_with_their_counts(tmp_path: Path) -> None:
     """Collapsed, diverged and dead classes count alike; intervals are Wilson's."""
@@ -182,6 +229,17 @@ def test_published_runs_are_laid_beside_ours(tmp_path: Path, monkeypatch: pytest
     assert "| 3/4 (30 to 95 %)" in text
     assert "lenet 81.0 % (n = 3) against 71.0 % (n = 3), p = 0.1000" in opening(store)
     assert (store.folder / "figures/beside_published.png").exists()
+
+
+def test_one_run_beside_published_ones_tells_nothing(tmp_path: Path) -> None:
+    study = load_study("textbook")
+    store = Store(tmp_path, "textbook", "d2l")
+    (run,) = (run for run in study.expand("d2l", 1, ["lenet"]) if run.variant == "lenet")
+    store.write(record_of(run))
+    report = read_report(study, "d2l", store)
+    assert "1 run of LeNet cannot tell whether it differs from 181 published ones" in report.answer
+    assert "more seeds" in in_short(report.caveats)
+    assert "nan" not in " ".join(published_sections(study, report.summary.published, []))
 
 
 @pytest.mark.usefixtures("undrawn")
