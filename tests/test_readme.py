@@ -145,7 +145,7 @@ def python_examples(text: str, containing: str) -> list[str]:
     return [code for code in re.findall(r"```python\n(.*?)```", text, re.S) if containing in code]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/extending.md"])
+@pytest.mark.parametrize("page", ["README.md", pytest.param("docs/extending.md", marks=pytest.mark.slow)])
 def test_the_example_of_a_study_runs(page: str) -> None:
     namespace: dict[str, object] = {}
     (example,) = python_examples(TEXTS[page], "STUDY = Study(")

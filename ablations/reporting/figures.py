@@ -417,7 +417,7 @@ MEMORY_FIGURES: dict[str, Callable[[Tables], Figure]] = {"memory_against_batch":
 def figures_of(tables: Tables) -> dict[str, Callable[[Tables], Figure]]:
     """Select the figures that concern the study's question and have data."""
     if tables.study.answers in MEMORY:
-        return MEMORY_FIGURES
+        return MEMORY_FIGURES if len(tables.memory) else {}
     figures = LENGTH_FIGURES if len(tables.by_length) else {}
     figures = figures | FIGURES | (PUBLISHED_FIGURES if len(tables.published) else {})
     left_out = set[Callable[[Tables], Figure]]()

@@ -61,6 +61,7 @@ def test_file_computes_what_the_network_does_for_any_number_of_images(
         torch.testing.assert_close(run(images[:count]), trained.classifier()(images[:count]), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_onnx_runtime_alone_runs_it_and_finds_the_classes(images: Tensor, tmp_path: Path) -> None:
     exported(make(), "onnx", tmp_path / "a.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "a.onnx")

@@ -207,7 +207,8 @@ def said(driver: "subprocess.Popen[str]") -> str:
 
 
 @pytest.mark.parametrize(
-    ("end", "says", "status"), [("raise SystemExit(3)", "", 3), (CTRL_C_TWICE, "stopped at once\n", 130)]
+    ("end", "says", "status"),
+    [pytest.param("raise SystemExit(3)", "", 3, marks=pytest.mark.slow), (CTRL_C_TWICE, "stopped at once\n", 130)],
 )
 def test_a_driver_that_ends_early_leaves_nothing_running(tmp_path: Path, end: str, says: str, status: int) -> None:
     driver = start_driver(tmp_path, end)
@@ -218,6 +219,7 @@ def test_a_driver_that_ends_early_leaves_nothing_running(tmp_path: Path, end: st
     assert tracked.one("study").info.status == "KILLED"
 
 
+@pytest.mark.slow
 def test_a_driver_killed_while_it_makes_the_database_leaves_none_that_is_half_made(tmp_path: Path) -> None:
     driver = start_driver(tmp_path)
     until(lambda: any(".db" in path.name for path in tmp_path.iterdir()))
