@@ -18,7 +18,7 @@ from ablations.protocols import PROTOCOLS
 from ablations.records import OVERRIDES, PROVENANCE, Store
 from ablations.reporting.caveats import TITLE, in_short
 from ablations.reporting.files import Report, read_report
-from ablations.reporting.formatting import listed, p_is
+from ablations.reporting.formatting import listed, p_is, with_changes
 from ablations.reporting.plain import CLAIMS, Claim, capitalised, plain_answer
 from ablations.runs import length_name
 from ablations.study import MEMORY, Study, load_study, study_names
@@ -103,7 +103,7 @@ def answer_row(study: Study, protocol: str, report: Report) -> Row:
     """The answer of a study under a protocol, in one line."""
     summary = report.summary
     answer, effect = plain_answer(study, summary)
-    answer = f"{_changed(report)}{answer}"
+    answer = _with_changes(report, answer)
     sizes = sorted({row.n for row in each_row(summary.variants)})
     most = summary.examples[1]
     return Row(
@@ -117,9 +117,9 @@ def answer_row(study: Study, protocol: str, report: Report) -> Row:
     )
 
 
-def _changed(report: Report) -> str:
-    """The changes by `--set` in all runs, to stand before an answer."""
-    return f"with {listed(f'`{override}`' for override in report.overrides)}: " if report.overrides else ""
+def _with_changes(report: Report, answer: str) -> str:
+    """The answer behind what `--set` changed in all runs."""
+    return f"{with_changes(report.overrides)}: {answer}" if report.overrides else answer
 
 
 def answers_table(rows: Sequence[Row], link: str) -> str:
@@ -149,7 +149,7 @@ def headline(rows: Sequence[Row], reports: Sequence[tuple[Study, str, Report]], 
     answer, _, _ = plain_answer(study, summary).answer.partition("; ")
     has_answered = claim.variant in set(summary.variants["variant"]) and row.effect
     words = [
-        f"**After {row.length} training images: {_changed(report)}{answer}** (protocol `{protocol}`, n = {row.n} seeds).",
+        f"**After {row.length} training images: {_with_changes(report, answer)}** (protocol `{protocol}`, n = {row.n} seeds).",
         f"{claim.subject} minus {claim.object}: {row.effect} of test accuracy (95 % interval)." if has_answered else "",
         change_with_length(summary, claim),
         f"This could still change with {listed(row.caveats.split('; '))}." if row.caveats else "",

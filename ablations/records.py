@@ -190,6 +190,13 @@ class Store:
         """Return whether these are published results, which never count as finished runs."""
         return (self.folder / PROVENANCE).exists()
 
+    def require_unpublished(self) -> None:
+        """Raise ValueError for published results."""
+        if self.is_published:
+            raise ValueError(
+                f"--results {self.folder.parents[1]}: published results, which are never added to; choose another folder"
+            )
+
     def write(self, record: RunRecord) -> None:
         """Write `record`, replacing an earlier one of the run; a result's checkpoint is removed."""
         write_atomically(self._path(record.run_id), json.dumps(asdict(record), indent=1))

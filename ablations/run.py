@@ -1,8 +1,8 @@
 """Train the runs of a study that are still missing, and write its report.
 
 Re-running skips finished runs and resumes interrupted ones. Commands that run at the same time, here
-or on machines that share the results folder, share the runs. Of several studies, all
-first seeds come before any second seed.
+or on machines that share the results folder, share the runs. Of several studies, all first seeds come
+before any second seed.
 """
 
 import argparse

@@ -270,10 +270,7 @@ def find_part(study: Study, request: Request) -> Part:
         study.expand(request.protocol, 1, overrides=request.overrides)
     runs = study.expand(request.protocol, request.seeds, variants, request.overrides, request.lengths)
     store = Store(request.results, study.name, request.protocol, request.keep_weights)
-    if store.is_published:
-        raise ValueError(
-            f"--results {request.results}: published results, which are never added to; choose another folder"
-        )
+    store.require_unpublished()
     records, damaged = store.read_all(runs)
     for line in damaged:
         warn(line)

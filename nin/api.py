@@ -55,8 +55,6 @@ def build(
 
     Raises ValueError for a name or value that does not exist, or images that are too small for the network.
     """
-    if num_classes < 1:
-        raise ValueError(f"num_classes={num_classes}: must be 1 or more")
     return build_model(*_resolved(network, in_shape, changes), num_classes, seed)
 
 

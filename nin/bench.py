@@ -206,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     require_per_core("--threads", arguments.threads)
     chosen = {name: choose(SETTINGS, name, "setting") for name in arguments.settings or SETTINGS}
-    settings = {name: SETTINGS[name] for name in SETTINGS if name in chosen}  # the largest networks first
+    settings = {name: chosen[name] for name in SETTINGS if name in chosen}  # the largest networks first
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.touch()  # refuses an unwritable file before minutes are spent

@@ -44,6 +44,7 @@ def class_maps(network: "Network", x_NCHW: "Tensor") -> "Tensor":
     import torch
     from torch import nn
 
+    from nin.model import evaluating
     from nin.pooling import GlobalPool
 
     head: Any = network.head
@@ -52,18 +53,13 @@ def class_maps(network: "Network", x_NCHW: "Tensor") -> "Tensor":
         raise ValueError("class activation maps need head 'nin' or 'linear'; fully connected layers lose positions")
     if not head[place].channel_by_channel:
         raise ValueError(f"its {type(head[place]).__name__} mixes maps and positions, so no map belongs to a class")
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            maps_NCHW: Tensor = head[:place](network.trunk(x_NCHW))
-            if not isinstance(head[-1], nn.Linear):
-                return maps_NCHW
-            if head[-1].in_features != maps_NCHW.shape[1]:
-                raise ValueError(f"its {type(head[place]).__name__} returns more or fewer numbers than there are maps")
-            return torch.einsum("nchw,kc->nkhw", maps_NCHW, head[-1].weight)
-    finally:
-        network.train(was_training)
+    with evaluating(network):
+        maps_NCHW: Tensor = head[:place](network.trunk(x_NCHW))
+        if not isinstance(head[-1], nn.Linear):
+            return maps_NCHW
+        if head[-1].in_features != maps_NCHW.shape[1]:
+            raise ValueError(f"its {type(head[place]).__name__} returns more or fewer numbers than there are maps")
+        return torch.einsum("nchw,kc->nkhw", maps_NCHW, head[-1].weight)
 
 
 def choose_images(right_RN: "Tensor", count: int) -> list[int]:

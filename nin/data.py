@@ -6,7 +6,7 @@ same on any device.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from nin.sources import DATASETS, FOLDER, Source, Split, hashed_order, read, sha
 from nin.spec import DataSpec, Shape, choose, stream
 from nin.text import one_line
 
-__all__ = ["AUGMENTATIONS", "DATASETS", "DataError", "ImageData", "Split", "data_root", "hashed_order", "load", "shape"]
+__all__ = ["AUGMENTATIONS", "DATASETS", "DataError", "ImageData", "Split", "data_root", "hashed_order", "load", "resized", "shape"]
 
 CROP_MARGIN = 4  # pixels of black around an image before it is cropped at random
 MAX_LISTED = 12  # classes, in the line on a folder of images
@@ -33,7 +33,7 @@ class ImageData:
     """A data set, divided, on one device.
 
     mean, std  (C,) of the pixels, in [0, 1], of all training images of the data set
-    checksum   SHA-256 over images and labels of all three splits, in order
+    checksum   SHA-256 over images and labels of all three splits, in order; of a part (`first`), over that and the numbers
     notes      for a folder of images: a line on its classes and splits, then one line per peculiarity of the images
     """
 
@@ -55,8 +55,8 @@ class ImageData:
 
     def first(self, num_train: int, num_val: int) -> "ImageData":
         """Return the same data with only the first images of training and of validation."""
-        train, val = self.train.first(num_train), self.val.first(num_val)
-        return replace(self, train=train, val=val, checksum=_checksum(train, val, self.test))
+        checksum = hashlib.sha256(f"{self.checksum} {num_train} {num_val}".encode()).hexdigest()
+        return replace(self, train=self.train.first(num_train), val=self.val.first(num_val), checksum=checksum)
 
     @property
     def name(self) -> str:
@@ -125,10 +125,15 @@ class ImageData:
         scale_C11, shift_C11 = self._scale_and_shift
         x_NCHW = torch.addcmul(shift_C11, x_NCHW, scale_C11)
         if tuple(x_NCHW.shape[1:]) != self.in_shape:
-            shrinking = any(size > wanted for size, wanted in zip(x_NCHW.shape[2:], self.in_shape[1:], strict=True))
-            x_NCHW = F.interpolate(x_NCHW, self.in_shape[1:], mode="bilinear", antialias=shrinking)
+            x_NCHW = resized(x_NCHW, x_NCHW.shape[2:], self.in_shape[1:])
             x_NCHW = x_NCHW.contiguous(memory_format=memory_format)
         return x_NCHW
+
+
+def resized(x_NCHW: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
+    """Resize images from one height and width to another, as in training: bilinear, with antialiasing where a side shrinks."""
+    shrinks = any(size > wanted for size, wanted in zip(before, after, strict=True))
+    return F.interpolate(x_NCHW, tuple(after), mode="bilinear", antialias=shrinks)
 
 
 def _flip(images_NCHW: Tensor, draws_N3: Tensor) -> Tensor:
@@ -183,18 +188,13 @@ def load(spec: DataSpec, root: Path | None = None, device: str | torch.device = 
     if source.val and spec.val_examples:
         val = source.val.take(hashed_order(spec.split, len(source.val.labels))[: spec.val_examples])
     mean, std = _pixel_statistics(source.train.images)
-    data = ImageData(spec, source.classes, train, val, test, mean, std, _checksum(train, val, test))
+    digest = hashlib.sha256()
+    for part in (train, val, test):
+        for tensor in (part.images, part.labels):
+            digest.update(tensor.contiguous().numpy().data)
+    data = ImageData(spec, source.classes, train, val, test, mean, std, digest.hexdigest())
     notes = (_summary(data), *source.notes) if spec.name.startswith(FOLDER) else source.notes
     return replace(data, notes=notes).to(device)
-
-
-def _checksum(*splits: Split) -> str:
-    """Return the SHA-256 over images and labels, in order."""
-    digest = hashlib.sha256()
-    for split in splits:
-        for tensor in (split.images, split.labels):
-            digest.update(tensor.cpu().contiguous().numpy().data)
-    return digest.hexdigest()
 
 
 def _summary(data: ImageData) -> str:

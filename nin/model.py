@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 
@@ -64,8 +65,10 @@ def build_model(spec: ModelSpec, in_shape: Shape, num_classes: int, seed: int = 
 
     Each layer's weights come from their own random stream of `seed`: a trunk starts the same under every head, a class block
     under every pooling. The caller's random state is left as it was.
-    Raises ValueError for an unknown name in `spec`, or if the trunk cannot take the images, such as too small ones.
+    Raises ValueError for an unknown name in `spec`, for no classes, or if the trunk cannot take the images, such as too small ones.
     """
+    if num_classes < 1:
+        raise ValueError(f"num_classes={num_classes}: must be 1 or more")
     init = choose(INITS, spec.init, "init")
     trunk = choose(TRUNKS, spec.trunk, "trunk")
     head = choose(HEADS, spec.head, "head")
@@ -103,6 +106,18 @@ def _keep_variance(part: nn.Module) -> None:
                     layer.weight.div_(math.sqrt(2 * MAXOUT_POWER[after.pieces]))
 
 
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Context with the network in evaluation mode and without gradients; then its mode is as it was."""
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        network.train(was_training)
+
+
 def predict(network: nn.Module, x_NCHW: Tensor) -> Tensor:
     """Return class probabilities (N, K), each row summing to 1, in evaluation mode without gradients.
 
@@ -110,13 +125,8 @@ def predict(network: nn.Module, x_NCHW: Tensor) -> Tensor:
     with the logarithm. It is applied explicitly only here (and in exported files that ask for it); the most probable class
     is the largest logit either way.
     """
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            return torch.softmax(network(x_NCHW).float(), dim=1)
-    finally:
-        network.train(was_training)
+    with evaluating(network):
+        return torch.softmax(network(x_NCHW).float(), dim=1)
 
 
 def _feature_shape(spec: ModelSpec, in_shape: Shape) -> Shape:

@@ -82,8 +82,9 @@ def layers(spec: ModelSpec, in_shape: "Shape", num_classes: int) -> list[LayerRo
 
 def layer_rows(network: "nn.Module", image_1CHW: "Tensor") -> list[LayerRow]:
     """Return a row per layer of a built network, from a forward pass of one image in evaluation mode."""
-    import torch
     from torch.utils.flop_counter import FlopCounterMode
+
+    from nin.model import evaluating
 
     counter = FlopCounterMode(display=False)
     rows: list[LayerRow] = []
@@ -102,13 +103,10 @@ def layer_rows(network: "nn.Module", image_1CHW: "Tensor") -> list[LayerRow]:
         module.register_forward_hook(lambda module, _, output, name=name: record(name, module, output))
         for name, module in layer_modules(network)
     ]
-    was_training = network.training
-    network.eval()
     try:
-        with counter, torch.no_grad():
+        with evaluating(network), counter:
             network(image_1CHW)
     finally:
-        network.train(was_training)
         for hook in hooks:
             hook.remove()
     return rows

@@ -99,8 +99,13 @@ def train(
     curve: list[Evaluation] = []
     saved = None
     if checkpoint:
-        belongs_to = {**asdict(spec), "seed": seed, "network": repr(model), "data": data.checksum}
-        belongs_to["trainer"] = TRAINER_VERSION
+        belongs_to = {
+            **asdict(spec),
+            "seed": seed,
+            "network": repr(model),
+            "data": data.checksum,
+            "trainer": TRAINER_VERSION,
+        }
         parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
         saved = Checkpoint(checkpoint, parts | ({"scaler": scaler} if scaler.is_enabled() else {}), device, belongs_to)
         curve = saved.restore()

@@ -14,10 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import nin.data
-from nin.data import ImageData
+from nin.data import ImageData, resized
 from nin.model import Network, build_model
 from nin.registry import added
 from nin.spec import DataSpec, ModelSpec, Shape, TrainSpec
@@ -103,8 +102,7 @@ class Preprocessing(nn.Module):
         """(N, C, H, W) uint8 -> (N, C, H', W') float32."""
         x_NCHW = torch.addcmul(self.shift_C11, bytes_NCHW.to(torch.float32), self.scale_C11)
         if self.in_size != self.image_size:
-            shrinking = any(size > wanted for size, wanted in zip(self.image_size, self.in_size, strict=True))
-            x_NCHW = F.interpolate(x_NCHW, self.in_size, mode="bilinear", antialias=shrinking)
+            x_NCHW = resized(x_NCHW, self.image_size, self.in_size)
         return x_NCHW
 
 

@@ -232,8 +232,7 @@ def _over_seeds_and_images(
     """The difference to the baseline with an interval over other seeds and other test images, in points.
 
     Of seeds that both have; nan where the networks were not tested on as many images, or where the comparison is of all runs and
-    the seeds are not the same. `error_seeds` and `error_images` are
-    standard errors from either source alone.
+    the seeds are not the same. `error_seeds` and `error_images` are standard errors from either source alone.
     """
     ends = dict.fromkeys(
         ("difference_both_low", "difference_both_high", "p_both", "error_seeds", "error_images"), math.nan

@@ -11,13 +11,14 @@ from ablations.analysis.summary import Summary, each_row, failures
 from ablations.reporting.formatting import (
     accuracy_text,
     agreeing,
+    detectable_text,
     draws_text,
-    ends_text,
     interval_text,
     listed,
     megabytes_text,
     p_is,
     p_text,
+    with_changes,
 )
 from ablations.reporting.plain import (
     LINEAR,
@@ -37,7 +38,7 @@ def answer(study: Study, summary: Summary, overrides: Sequence[str] = ()) -> str
     A verdict without these misleads.
     """
     plain = plain_answer(study, summary).answer
-    holds_for = [f"with {listed(f'`{override}`' for override in overrides)}"] if overrides else []
+    holds_for = [with_changes(overrides)] if overrides else []
     if plain != NOT_ANSWERED and study.answers not in MEMORY:
         holds_for.append(f"after {_images(summary)} training images")
     text = f"{', '.join(holds_for)}: {plain}" if holds_for else plain
@@ -199,8 +200,6 @@ def _verdicts(others: pd.DataFrame, margin: float) -> str:
     if single:
         sentences.append(f"One seed gives no verdict on {listed(single)}")
     if names:
-        points = ends_text(finds, 1) if len(finds) else ""
-        by_variant = ", by variant" if " to " in points else ""
-        least = f" (minimum detectable difference at 80 % power: {points} points{by_variant})" if points else ""
+        least = f" (minimum detectable difference at 80 % power: {detectable_text(finds, 1)})" if len(finds) else ""
         sentences.append(f"{listed(names)} {agreeing(names, 'is', 'are')} inconclusive{least}")
     return ". ".join(sentences) + "."

@@ -52,6 +52,7 @@ class Tables:
     memory: pd.DataFrame = field(default_factory=pd.DataFrame)
     published: pd.DataFrame = field(default_factory=pd.DataFrame)
     by_length: pd.DataFrame = field(default_factory=pd.DataFrame)
+    length: int = 0  # as of a `Summary`
 
     @property
     def names(self) -> list[str]:

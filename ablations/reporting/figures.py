@@ -1,13 +1,13 @@
 """Figures: tables in, matplotlib figures out. Saved files are the same byte for byte for the same tables."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -135,9 +135,7 @@ def _accuracy_against(tables: Tables, column: str, size: str) -> Figure:
             label = label.replace(row.variant, f"{row.variant}: {mean:.1%}", 1)
         low, high, colour = row.test_accuracy_low, row.test_accuracy_high, marker["color"]
         axes.plot([x, x], [low, high], color=colour, linewidth=1)
-        for is_beyond, end, arrow in ((low < bottom, bottom, "v"), (high > top, top, "^")):
-            if is_beyond:
-                axes.plot(x, end, arrow, color=colour, markersize=4, clip_on=False)
+        _mark_cut(axes, x, low, high, colour)
         axes.plot(x, np.clip(mean, bottom, top), **marker, markersize=6, linestyle="", clip_on=False, label=label)
     note = "grey: Pareto front; points that would touch are set side by side; an arrow: goes on beyond the axis"
     axes.set_xlabel(f"{size}, log scale\n({note})", fontsize=9)
@@ -195,8 +193,8 @@ def differences(tables: Tables) -> Figure:
     notes = []
     for row, (start, estimate, end) in zip(each_row(tables.variants), intervals, strict=True):
         cut = any(value < low or value > high for value in (start, estimate, end))
-        numbers = signed_text(estimate, start, end, digits=0 if abs(estimate) > LINEAR_POINTS else 2)
-        notes.append(verdict_text(row) + (f", {numbers}" if cut else ""))
+        digits = 0 if abs(estimate) > LINEAR_POINTS else 2
+        notes.append(verdict_text(row) + (f", {signed_text(estimate, start, end, digits)}" if cut else ""))
     title = f"Test accuracy minus {tables.study.baseline}'s: points, 95 % intervals, {tables.seeds}"
     figure, axes = row_axes(tables, title, notes)
     axes.axvspan(-margin, margin, color="grey", alpha=0.25, linewidth=0)
@@ -234,51 +232,46 @@ def difference_against_images(tables: Tables) -> Figure:
         label = f"margin of {margin:g} points" if panel is axes else None
         panel.axhspan(-margin, margin, color="lightgrey", alpha=0.6, linewidth=0, label=label)
         panel.axhline(0, color="black", linewidth=1)
-    drawn: list[tuple[pd.Series[float], pd.DataFrame]] = []
+    cuts: list[tuple[Axes, float, Any]] = []
     for place, name in enumerate(names):
         rows = tables.by_length[tables.by_length["variant"] == name].sort_values("length")
         x = rows["length"] * 1.02 ** (
             place - (len(names) - 1) / 2
         )  # set apart, so that intervals do not hide each other
-        drawn.append((x, rows))
+        cuts += [(axes, place_x, row) for place_x, row in zip(x, each_row(rows), strict=True)]
         axes.plot(x, rows["difference"], **tables.line(name), label=name)
         axes.plot(x, rows["difference"], **tables.marker(name), linestyle="", markersize=4)
         axes.vlines(x, rows["difference_low"], rows["difference_high"], color=tables.colour(name), linewidth=1)
-    compared = tables.by_length[tables.by_length["difference"].notna()]
-    length = compared["length"].max() if len(compared) else lengths[-1]
+    length = tables.length or lengths[-1]
     longest = tables.by_length[tables.by_length["length"] == length]
     there = longest[longest["variant"] != baseline]
     for place, row in enumerate(each_row(there)):
         last.plot(place, row.difference, **tables.marker(row.variant), linestyle="", markersize=5)
         last.vlines(place, row.difference_low, row.difference_high, color=tables.colour(row.variant))
+        cuts.append((last, place, row))
     last.set_xticks(range(len(there)), there["variant"], rotation=45, ha="right", rotation_mode="anchor")
     last.set_xlim(-0.6, len(there) - 0.4)
     last.set_ylim(length_limits(longest, margin))
-    _mark_cut(last, range(len(there)), there, tables)
     last.set_title(f"after {length_name(round(length))} images, enlarged", fontsize=9)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(list(lengths)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: length_name(round(value))))
     beyond = difference_scale(axes, tables.by_length, margin)
-    for x, rows in drawn:
-        _mark_cut(axes, x, rows, tables)
+    for panel, place_x, row in cuts:
+        _mark_cut(panel, place_x, row.difference_low, row.difference_high, tables.colour(row.variant))
     axes.set_xlabel("training images, log scale; each length is a training of its own", fontsize=9)
     axes.set_ylabel(f"difference of test accuracy, points{beyond}", fontsize=9)
     add_legend(figure)
     return figure
 
 
-def _mark_cut(axes: Axes, places: Iterable[float], rows: pd.DataFrame, tables: Tables) -> None:
-    """A small triangle at the edge of the axes for each interval that extends beyond."""
+def _mark_cut(axes: Axes, x: float, low: float, high: float, colour: str) -> None:
+    """A small triangle at each edge of the axes that the interval at x extends beyond."""
     bottom, top = axes.get_ylim()
-    for x, row in zip(places, each_row(rows), strict=True):
-        for is_beyond, edge, arrow in (
-            (row.difference_low < bottom, bottom, "v"),
-            (row.difference_high > top, top, "^"),
-        ):
-            if is_beyond:
-                axes.plot(x, edge, arrow, color=tables.colour(row.variant), markersize=4, clip_on=False)
+    for is_beyond, edge, arrow in ((low < bottom, bottom, "v"), (high > top, top, "^")):
+        if is_beyond:
+            axes.plot(x, edge, arrow, color=colour, markersize=4, clip_on=False)
 
 
 def generalization_gap(tables: Tables) -> Figure:

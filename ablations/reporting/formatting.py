@@ -70,6 +70,12 @@ def ends_text(values: pd.Series, digits: int) -> str:
     return range_text(values.clip(upper=100), f"{{:.{digits}f}}".format)
 
 
+def detectable_text(values: pd.Series, digits: int) -> str:
+    """ "0.4 points", or "0.3 to 0.5 points, by variant"."""
+    ends = ends_text(values, digits)
+    return f"{ends} points{', by variant' if ' to ' in ends else ''}"
+
+
 def range_text(values: "pd.Series[Any]", text: Callable[[float], str]) -> str:
     """The least and the largest value as `text` has them, "11 to 13", or one of them where both read alike."""
     low, high = text(values.min()), text(values.max())
@@ -102,6 +108,11 @@ def listed(items: Iterable[object]) -> str:
     """ "a, b and c", in their order or, of a set, sorted; "none" of nothing."""
     words = [str(item) for item in (sorted(items, key=str) if isinstance(items, set) else items)]
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1] if words else "none"
+
+
+def with_changes(overrides: Sequence[str]) -> str:
+    """ "with `train.lr=0.05`", what `--set` changed in all runs; empty for nothing."""
+    return f"with {listed(f'`{override}`' for override in overrides)}" if overrides else ""
 
 
 def few(variants: Iterable[str]) -> str:

@@ -10,8 +10,8 @@ from ablations.analysis import stats
 from ablations.analysis.summary import Summary, each_row, verdict_text
 from ablations.reporting.formatting import (
     accuracy_text,
+    detectable_text,
     difference_text,
-    ends_text,
     figure_line,
     interval_text,
     known_text,
@@ -57,7 +57,7 @@ def _accuracy_table(table: pd.DataFrame) -> str:
             "parameters": f"{row.params:,}",
             "test accuracy, %": accuracy_text(row),
             "difference, points": "" if row.role == "baseline" else difference_text(row),
-            "p": p_text(row.p_holm) if row.role == "confirmatory" else _raw_p(row.p, row.role),
+            "p": _marked(p_text(row.p_holm if row.role == "confirmatory" else row.p), row.role),
             "verdict": "baseline" if row.role == "baseline" else verdict_text(row),
         }
         for row in each_row(table)
@@ -111,10 +111,9 @@ def _accuracy_notes(study: Study, table: pd.DataFrame) -> str:
         )
     detectable = confirmatory["detectable"].dropna()
     if len(detectable):
-        points = ends_text(detectable, 2)
         lines.append(
-            f"Minimum detectable difference at 80 % power, given the spread between seeds: {points} points"
-            f"{', by variant' if ' to ' in points else ''}. A smaller difference that was not found is undecided, not absent."
+            f"Minimum detectable difference at 80 % power, given the spread between seeds: {detectable_text(detectable, 2)}. "
+            "A smaller difference that was not found is undecided, not absent."
         )
     return "\n\n".join(lines)
 
@@ -156,10 +155,10 @@ def _detail_table(table: pd.DataFrame) -> str:
                 if math.isnan(row.difference_both_low)
                 else f"{row.difference_both_low:+.2f} to {row.difference_both_high:+.2f}",
                 "P(better)": known_text(row.prob_better, "{:.2f}".format),
-                "Welch's p": _known_p(row.p_welch, row.role),
-                "Welch's p, equivalence": _known_p(row.p_welch_equivalent, row.role),
-                "Dunnett's p": _known_p(row.p_dunnett, row.role),
-                "sign-flip p": _known_p(row.p_sign_flip, row.role),
+                "Welch's p": _marked(known_text(row.p_welch, p_text), row.role),
+                "Welch's p, equivalence": _marked(known_text(row.p_welch_equivalent, p_text), row.role),
+                "Dunnett's p": _marked(known_text(row.p_dunnett, p_text), row.role),
+                "sign-flip p": _marked(known_text(row.p_sign_flip, p_text), row.role),
                 "seeds to decide": f"{seeds_needed_text(row.seeds_if_seen)}; {seeds_needed_text(row.seeds_if_margin)}"
                 if needs_seeds
                 else "",
@@ -221,9 +220,9 @@ def length_sections(study: Study, summary: Summary) -> list[str]:
         row: dict[str, object] = {"variant": name}
         row |= {f"after {length_name(length)}": ours.get(length, "") for length in sorted(set(table["length"]))}
         if name in changes:
-            is_declared = changes[name].role == "confirmatory"
-            p = p_is(changes[name].p_holm) if is_declared else f"[{p_is(changes[name].p)}]"
-            row["change from shortest to longest"] = f"{difference_text(changes[name])}, {p}"
+            change = changes[name]
+            p = _marked(p_is(change.p_holm if change.role == "confirmatory" else change.p), change.role)
+            row["change from shortest to longest"] = f"{difference_text(change)}, {p}"
         rows.append(row)
     return [
         "## Effect of training length",
@@ -338,12 +337,8 @@ def _difference_table(table: pd.DataFrame, label: str) -> str:
     return markdown_table(rows)
 
 
-def _raw_p(p: float, role: str) -> str:
-    return "" if role == "baseline" else f"[{p_text(p)}]"
-
-
-def _known_p(p: float, role: str) -> str:
-    """Empty for nan, and in brackets where it is not corrected."""
-    if math.isnan(p):
+def _marked(p: str, role: str) -> str:
+    """The text of a p-value, in brackets where it is not corrected, and none for the baseline."""
+    if role == "baseline" or not p:
         return ""
-    return p_text(p) if role == "confirmatory" else _raw_p(p, role)
+    return p if role == "confirmatory" else f"[{p}]"

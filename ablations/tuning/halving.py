@@ -176,9 +176,8 @@ def _finish_rung(
         worst = max(before.get("outcome", OUTCOMES[0]), _outcome(ours), key=OUTCOMES.index) if not failed else "failed"
         live.set_user_attr("outcome", worst)
         num_examples = before.get("examples", 0) + sum(record.examples_seen for record in ours)
-        live.set_user_attr(
-            "examples", max(num_examples, trial.user_attrs.get("examples", 0))
-        )  # one that failed saw none
+        # The record of a run that failed has none, though an earlier rung saw some
+        live.set_user_attr("examples", max(num_examples, trial.user_attrs.get("examples", 0)))
         live.set_user_attr("params", ours[0].params_trunk + ours[0].params_head)
         live.set_user_attr("gflops", ours[0].gflops)
         live.set_user_attr("seeds", before.get("seeds", []) + [record.run.seed for record in ours])

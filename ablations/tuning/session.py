@@ -41,7 +41,7 @@ from ablations.tuning.progress import TuningDisplay
 from ablations.tuning.report import TuningReport, write_tuning_report
 from ablations.tuning.storage import StorageClaims, one_line_errors, open_storage
 from ablations.tuning.task import OBJECTIVES, Rung, Task, find_or_create_task
-from ablations.tuning.winners import Winner, earlier_winners, tuned_path, tuning_name
+from ablations.tuning.winners import Winner, earlier_winners, tuned_name, tuned_path, tuning_name
 from nin.cli import notice_if_slow, sqlite_url
 from nin.sources import can_change
 from nin.text import redacted
@@ -102,11 +102,8 @@ def tune_study(
     tuning = replace(study, name=tuning_name(study.name), question=f"Tuning of: {study.question}")
     runs = tuple(replace(run, study=tuning.name) for run in runs)  # whose checkpoints are kept there
     store = Store(request.results, tuning.name, request.protocol)
-    names = (tuning.name, study.name, f"{study.name}-tuned")
-    if any(Store(request.results, name, request.protocol).is_published for name in names):
-        raise ValueError(
-            f"--results {request.results}: published results, which are never added to; choose another folder"
-        )
+    for name in (study.name, tuned_name(study.name), tuning.name):
+        Store(request.results, name, request.protocol).require_unpublished()
     store.checkpoints_folder.mkdir(parents=True, exist_ok=True)
     url = request.storage or sqlite_url(request.results / "optuna.db")
     tasks, claims = _open_tasks(study, runs, request, url)

@@ -36,6 +36,11 @@ def tuning_name(study: str) -> str:
     return f"{study}-tuning"
 
 
+def tuned_name(study: str) -> str:
+    """Name of the study that trains the winners, and of its folder."""
+    return f"{study}-tuned"
+
+
 def tuned_path(results: Path, study: str, protocol: str) -> Path:
     """Path of the winners of a study under a protocol."""
     return results / tuning_name(study) / protocol / "tuned.json"
@@ -134,7 +139,7 @@ def with_winners(
         pairs=pairs,
         contrasts=(),
         factors=(),
-        name=f"{study.name}-tuned",
+        name=tuned_name(study.name),
         question=f"With each variant tuned: {study.question}",
     )
 
