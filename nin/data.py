@@ -22,7 +22,18 @@ from nin.sources import DATASETS, FOLDER, Source, Split, hashed_order, read, sha
 from nin.spec import DataSpec, Shape, choose, stream
 from nin.text import one_line
 
-__all__ = ["AUGMENTATIONS", "DATASETS", "DataError", "ImageData", "Split", "data_root", "hashed_order", "load", "resized", "shape"]
+__all__ = [
+    "AUGMENTATIONS",
+    "DATASETS",
+    "DataError",
+    "ImageData",
+    "Split",
+    "data_root",
+    "hashed_order",
+    "load",
+    "resized",
+    "shape",
+]
 
 CROP_MARGIN = 4  # pixels of black around an image before it is cropped at random
 MAX_LISTED = 12  # classes, in the line on a folder of images
