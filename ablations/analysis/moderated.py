@@ -14,7 +14,7 @@ where the shared baseline makes all of them err together (docs/statistics.md has
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -150,16 +150,27 @@ def paired_tests(
 
 def welch_test(variant: Mapping[int, float], baseline: Mapping[int, float]) -> PrimaryTest:
     """Welch's test of all runs, paired or not; only the difference where a side has one run, or neither varies."""
-    x, y = (np.array(list(sample.values()), dtype=float) for sample in (variant, baseline))
-    num = min(len(x), len(y))
-    difference = float(x.mean() - y.mean()) if num else NAN
-    if num < 2 or not np.isfinite([*x, *y]).all():
-        return PrimaryTest(difference, NAN, NAN, num, "welch")
-    parts = np.array([x.var(ddof=1) / len(x), y.var(ddof=1) / len(y)])
-    if not parts.sum() > (ROUNDING * max(np.abs(x).max(), np.abs(y).max())) ** 2:
-        return PrimaryTest(difference, NAN, NAN, num, "welch")
-    freedom = parts.sum() ** 2 / (parts[0] ** 2 / (len(x) - 1) + parts[1] ** 2 / (len(y) - 1))
-    return PrimaryTest(difference, math.sqrt(parts.sum()), float(freedom), num, "welch")
+    return contrast_test([list(variant.values()), list(baseline.values())], [1, -1])
+
+
+def contrast_test(cells: Sequence[ArrayLike], weights: Sequence[float]) -> PrimaryTest:
+    """Test of a weighted sum of cell means, by Welch and Satterthwaite: unequal variances and sizes.
+
+    Only the estimate is known where a cell with weight has fewer than two values, or none varies.
+    """
+    used = [(w, np.asarray(x, dtype=float)) for w, x in zip(weights, cells, strict=True) if w != 0]
+    num = min(len(x) for _, x in used)
+    estimate = float(sum(w * x.mean() for w, x in used)) if num else NAN
+    parts = np.array([w**2 * sample_variance(x) / len(x) for w, x in used]) if num > 1 else np.zeros(1)
+    if not (math.isfinite(estimate) and parts.sum() > 0):
+        return PrimaryTest(estimate, NAN, NAN, num, "welch")
+    freedom = parts.sum() ** 2 / sum(part**2 / (len(x) - 1) for part, (_, x) in zip(parts, used, strict=True))
+    return PrimaryTest(estimate, math.sqrt(parts.sum()), float(freedom), num, "welch")
+
+
+def sample_variance(x: Array) -> float:
+    """Unbiased variance of at least two values, and exactly 0 for values that differ by rounding only."""
+    return float(x.var(ddof=1)) if np.ptp(x) > ROUNDING * np.abs(x).max() else 0.0
 
 
 def _residual_variance(y: Array) -> Array:

@@ -20,7 +20,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
 
 from ablations.analysis import planning
-from ablations.analysis.moderated import ALPHA, NAN, ROUNDING, paired_tests, welch_test
+from ablations.analysis.moderated import ALPHA, NAN, contrast_test, paired_tests, sample_variance, welch_test
 
 Array = NDArray[np.float64]
 POINTS = 100  # per unit of accuracy
@@ -124,7 +124,7 @@ def mean_interval(values: ArrayLike) -> Interval:
     mean = float(x.mean()) if len(x) else NAN
     if len(x) < 2 or not math.isfinite(mean):
         return Interval(mean, NAN, NAN)
-    half = float(stats.t.ppf(1 - ALPHA / 2, len(x) - 1)) * math.sqrt(_variance(x) / len(x))
+    half = float(stats.t.ppf(1 - ALPHA / 2, len(x) - 1)) * math.sqrt(sample_variance(x) / len(x))
     return Interval(mean, mean - half, mean + half)
 
 
@@ -254,7 +254,7 @@ def pooled_sd(samples: Sequence[ArrayLike]) -> float:
     """Standard deviation within samples: the root of their pooled variance; nan if none has two values."""
     arrays = [np.asarray(sample, dtype=float) for sample in samples]
     freedom = sum(max(0, len(x) - 1) for x in arrays)
-    return math.sqrt(sum((len(x) - 1) * _variance(x) for x in arrays if len(x) > 1) / freedom) if freedom else NAN
+    return math.sqrt(sum((len(x) - 1) * sample_variance(x) for x in arrays if len(x) > 1) / freedom) if freedom else NAN
 
 
 def wilson(count: int, num: int) -> Interval:
@@ -336,17 +336,8 @@ def contrast(cells: Sequence[ArrayLike], weights: Sequence[float]) -> tuple[Inte
 
     nan ends where a cell with weight has fewer than two values, or none varies.
     """
-    used = [(w, np.asarray(x, dtype=float)) for w, x in zip(weights, cells, strict=True) if w != 0]
-    estimate = float(sum(w * x.mean() for w, x in used)) if all(len(x) for _, x in used) else NAN
-    if any(len(x) < 2 for _, x in used):
-        return Interval(estimate, NAN, NAN), NAN
-    parts = np.array([w**2 * _variance(x) / len(x) for w, x in used])
-    if not parts.sum() > 0:
-        return Interval(estimate, NAN, NAN), NAN
-    freedom = parts.sum() ** 2 / sum(part**2 / (len(x) - 1) for part, (_, x) in zip(parts, used, strict=True))
-    error = math.sqrt(parts.sum())
-    half = float(stats.t.ppf(1 - ALPHA / 2, freedom)) * error
-    return Interval(estimate, estimate - half, estimate + half), float(2 * stats.t.sf(abs(estimate) / error, freedom))
+    test = contrast_test(cells, weights)
+    return Interval(test.estimate, *test.limits()), test.p
 
 
 def two_way(
@@ -419,12 +410,9 @@ def _constants_allowed() -> Iterator[None]:
 
 
 def _testable(x: Array, y: Array) -> bool:
-    return min(len(x), len(y)) >= 2 and bool(np.isfinite([*x, *y]).all()) and _variance(x) + _variance(y) > 0
-
-
-def _variance(x: Array) -> float:
-    """Unbiased variance of at least two values, and exactly 0 for values that differ by rounding only."""
-    return float(x.var(ddof=1)) if np.ptp(x) > ROUNDING * np.abs(x).max() else 0.0
+    return (
+        min(len(x), len(y)) >= 2 and bool(np.isfinite([*x, *y]).all()) and sample_variance(x) + sample_variance(y) > 0
+    )
 
 
 def _rounded_mean(x: Array, axis: int) -> Array:
