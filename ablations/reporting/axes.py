@@ -21,6 +21,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
+from ablations.analysis import stats
 from ablations.analysis.summary import each_row, failures
 from ablations.study import Study
 from nin.text import counted
@@ -87,6 +88,18 @@ class Tables:
             return self
         runs, variants = (table[table["variant"].map(self.is_primary)] for table in (self.runs, self.variants))
         return replace(self, runs=runs, variants=variants)
+
+    def seed_curves(self, name: str) -> pd.DataFrame:
+        """Validation accuracy by training images and seed, up to the end; a run that diverged stays at its last."""
+        curves = self.curves[self.curves["variant"] == name]
+        seeds = curves.pivot(index="examples", columns="seed", values="val_accuracy")
+        return seeds.reindex(seeds.index.union([self.budget])).ffill()
+
+    def front(self, column: str) -> NDArray[np.intp]:
+        """Places of the variants on the Pareto front of mean test accuracy and a size, the smallest first."""
+        sizes = self.variants[column].to_numpy()
+        front = np.flatnonzero(stats.pareto_front(sizes, self.variants["test_accuracy_mean"]))
+        return front[np.argsort(sizes[front])]
 
     def is_primary(self, name: str) -> bool:
         """Baseline or confirmatory."""

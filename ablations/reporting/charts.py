@@ -8,10 +8,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from ablations.analysis import stats
 from ablations.analysis.summary import each_row, failures, verdict_text
 from ablations.reporting.axes import (
     MAX_OVERLAID,
@@ -136,8 +134,7 @@ def _generalization_gap(tables: Tables) -> Chart:
 def _learning_curves(tables: Tables) -> Chart:
     series = []
     for name in tables.names:
-        curves = tables.curves[tables.curves["variant"] == name]
-        seeds = 100 * curves.pivot(index="examples", columns="seed", values="val_accuracy").ffill()
+        seeds = 100 * tables.seed_curves(name)
         series.append(
             {
                 "variant": name,
@@ -198,9 +195,7 @@ def _accuracy_against(tables: Tables, column: str, size: str, text: Callable[[fl
     table = tables.variants
     moved = side_by_side(table[column])
     low, high = (100 * limit for limit in accuracy_limits(tables))
-    means = table["test_accuracy_mean"].to_numpy()
-    front = np.flatnonzero(stats.pareto_front(table[column], means))
-    front = front[np.argsort(moved[front])]
+    front = tables.front(column)
     points = []
     for x, row in zip(moved, each_row(table), strict=True):
         accuracy = interval_text(row.test_accuracy_mean, row.test_accuracy_low, row.test_accuracy_high, 100, " %")
@@ -217,7 +212,7 @@ def _accuracy_against(tables: Tables, column: str, size: str, text: Callable[[fl
         "kind": "scatter",
         "x": {"label": f"{size}, log scale", "limits": _numbers(size_limits(moved))},
         "y": {"label": "test accuracy, %", "limits": _numbers([low, high])},
-        "front": _points(moved[front], 100 * means[front]),
+        "front": _points(moved[front], 100 * table["test_accuracy_mean"].to_numpy()[front]),
         "points": points,
     }
 

@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
-from ablations.analysis import stats
 from ablations.analysis.expected_best import expected_best, spread_of_best
 from ablations.analysis.memory import state_copies
 from ablations.analysis.summary import each_row, verdict_text
@@ -59,9 +58,7 @@ def learning_curves(tables: Tables) -> Figure:
     panels[0][0].set_ylim(low - 0.05 * (high - low) - 0.005, high + 0.05 * (high - low) + 0.005)
     for axes, names in panels:
         for name in names:
-            curves = tables.curves[tables.curves["variant"] == name]
-            seeds = curves.pivot(index="examples", columns="seed", values="val_accuracy")
-            seeds = seeds.reindex(seeds.index.union([tables.budget])).ffill()
+            seeds = tables.seed_curves(name)
             low, high = seeds.min(axis=1), seeds.max(axis=1)
             axes.plot(seeds.index, seeds.mean(axis=1), **tables.line(name), label=tables.label(name))
             axes.fill_between(seeds.index, low, high, color=tables.colour(name), alpha=0.15, linewidth=0)
@@ -122,9 +119,7 @@ def _accuracy_against(tables: Tables, column: str, size: str) -> Figure:
     bottom, top = accuracy_limits(tables)
     axes.set(xlim=size_limits(moved), ylim=(bottom, top))
     size_ticks(axes)
-    means = tables.variants["test_accuracy_mean"].to_numpy()
-    front = np.flatnonzero(stats.pareto_front(tables.variants[column], means))
-    front = front[np.argsort(moved[front])]
+    means, front = tables.variants["test_accuracy_mean"].to_numpy(), tables.front(column)
     edges = [*moved[front], axes.get_xlim()[1]]
     axes.step(edges, [*means[front], means[front[-1]]], where="post", color="dimgrey", linewidth=1.3, zorder=0)
     for x, row in zip(moved, each_row(tables.variants), strict=True):

@@ -19,6 +19,7 @@ from ablations.analysis.summary import summarise
 from ablations.records import RunRecord, curves_frame, runs_frame
 from ablations.reporting import figures as plots
 from ablations.reporting.axes import Tables
+from ablations.reporting.charts import charts_of
 from ablations.reporting.figures import FIGURES
 from ablations.runs import Run
 from ablations.study import Study, Variant
@@ -197,6 +198,20 @@ def test_a_mean_curve_does_not_rise_because_a_run_left_it() -> None:
     assert list(drawn.get_ydata()) == pytest.approx([(0.1 + 0.8 * k / 4) / 2 for k in (1, 2, 3, 4)])
     bands = [band for band in figure.axes[0].collections if isinstance(band, FillBetweenPolyCollection)]
     assert bands[1].get_datalim(figure.axes[0].transData).ymin == pytest.approx(0.1)
+
+
+def test_the_curve_of_runs_that_all_diverged_goes_on_to_the_end_in_figure_and_chart() -> None:
+    def diverges(run: Run) -> RunRecord:
+        record = record_of(run, test_accuracy=0.8)
+        if run.variant != "v1":
+            return record
+        return replace(record, status="diverged", curve=[replace(record.curve[0], val_accuracy=0.1)], examples_seen=256)
+
+    tables = tables_of(study_of(2), diverges, seeds=2)
+    drawn = next(line for line in lines(plots.learning_curves(tables)) if str(line.get_label()).startswith("v1"))
+    assert (drawn.get_xdata()[-1], drawn.get_ydata()[-1]) == (BUDGET, pytest.approx(0.1))
+    (series,) = (each for each in charts_of(tables)["learning_curves"]["series"] if each["variant"] == "v1")
+    assert series["line"][-1] == [BUDGET, 10]
 
 
 def test_the_fraction_that_reached_the_target_ends_at_hits_of_n() -> None:
