@@ -226,6 +226,19 @@ def _variants(study: Study, by_variant: Mapping[str, list[RunRecord]], target: f
     return table
 
 
+def failure_tests(study: Study, table: pd.DataFrame) -> dict[str, tuple[float, float]]:
+    """Share of failed runs minus the baseline's, and Fisher's exact p corrected by Holm, of each confirmatory variant.
+
+    table  `Summary.variants`
+    """
+    base, others = table[table["variant"] == study.baseline], table[table["role"] == "confirmatory"]
+    if not len(base) or not len(others):
+        return {}
+    differences = others["impaired"] / others["n"] - (base["impaired"] / base["n"]).iloc[0]
+    corrected = stats.holm(list(others["p_failed_to_learn"]))
+    return dict(zip(others["variant"], zip(differences, corrected, strict=True), strict=True))
+
+
 def _over_seeds_and_images(
     ours: list[RunRecord], baseline: list[RunRecord], comparison: stats.Comparison | None
 ) -> dict[str, float]:

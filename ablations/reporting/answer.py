@@ -7,7 +7,7 @@ import pandas as pd
 from ablations.analysis import sequential, stats
 from ablations.analysis.memory import MIN_BATCHES
 from ablations.analysis.moderated import ALPHA
-from ablations.analysis.summary import Summary, each_row, failures
+from ablations.analysis.summary import Summary, each_row, failure_tests, failures
 from ablations.reporting.formatting import (
     accuracy_text,
     agreeing,
@@ -25,7 +25,6 @@ from ablations.reporting.plain import (
     NOT_ANSWERED,
     capitalised,
     differs_by_little,
-    failure_tests,
     plain_answer,
 )
 from ablations.study import MEMORY, Study

@@ -7,10 +7,10 @@ import pandas as pd
 
 from ablations.analysis import stats
 from ablations.analysis.moderated import ALPHA
-from ablations.analysis.summary import AddedSeeds, Summary, each_row, failures
+from ablations.analysis.summary import AddedSeeds, Summary, each_row, failure_tests, failures
 from ablations.protocols import PROTOCOLS
 from ablations.reporting.formatting import agreeing, few, listed, p_is, range_text, seeds_needed_text, seeds_text
-from ablations.reporting.plain import CLAIMS, failure_tests
+from ablations.reporting.plain import CLAIMS
 from ablations.runs import length_name
 from ablations.study import MEMORY, Study
 from nin.text import counted

@@ -8,11 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 from ablations.analysis import stats
 from ablations.analysis.moderated import ALPHA, ROUNDING
-from ablations.analysis.summary import Summary, each_row, failures
+from ablations.analysis.summary import Summary, each_row, failure_tests, failures
 from ablations.reporting.formatting import (
     difference_text,
     few,
@@ -321,16 +319,6 @@ def _of_memory(summary: Summary) -> PlainAnswer:
     worst = min(lines, key=lambda row: row.r_squared)
     lowest = f"; lowest: {worst.network}, {worst.r_squared:.4f}" if worst.network != last.network else ""
     return PlainAnswer(answer, f"{line}, R squared {last.r_squared:.4f}{lowest}")
-
-
-def failure_tests(study: Study, table: pd.DataFrame) -> dict[str, tuple[float, float]]:
-    """Share of failed runs minus the baseline's, and Fisher's exact p corrected by Holm's method, of each confirmatory variant."""
-    base, others = table[table["variant"] == study.baseline], table[table["role"] == "confirmatory"]
-    if not len(base) or not len(others):
-        return {}
-    differences = others["impaired"] / others["n"] - (base["impaired"] / base["n"]).iloc[0]
-    corrected = stats.holm(list(others["p_failed_to_learn"]))
-    return dict(zip(others["variant"], zip(differences, corrected, strict=True), strict=True))
 
 
 def _rate(row: Any) -> str:
