@@ -7,7 +7,7 @@ do. A study without published results reads "not run yet".
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,9 +148,13 @@ def headline(rows: Sequence[Row], reports: Sequence[tuple[Study, str, Report]], 
     # Without the verdicts on other variants, which the table has
     answer, _, _ = plain_answer(study, summary).answer.partition("; ")
     has_answered = claim.variant in set(summary.variants["variant"]) and row.effect
+    seeds = f"{row.n} {'seed' if row.n == '1' else 'seeds'}"
+    has_interval = " to " in row.effect
     words = [
-        f"**After {row.length} training images: {_with_changes(report, answer)}** (protocol `{protocol}`, n = {row.n} seeds).",
-        f"{claim.subject} minus {claim.object}: {row.effect} of test accuracy (95 % interval)." if has_answered else "",
+        f"**After {row.length} training images: {_with_changes(report, answer)}** (protocol `{protocol}`, n = {seeds}).",
+        f"{claim.subject} minus {claim.object}: {row.effect} of test accuracy{' (95 % interval)' if has_interval else ''}."
+        if has_answered
+        else "",
         change_with_length(summary, claim),
         f"This could still change with {listed(row.caveats.split('; '))}." if row.caveats else "",
     ]
@@ -174,8 +178,11 @@ def change_with_length(summary: Summary, claim: Claim) -> str:
     return f"This difference changes with training ({p_is(change['p_holm'].iloc[0])}): it is {points}."
 
 
-def reach(rows: Sequence[Row]) -> str:
-    """Count the table's answers by protocol, the preferred one first."""
+def reach(rows: Sequence[Row], protocols: Collection[str]) -> str:
+    """Count the table's answers by protocol, the preferred one first.
+
+    protocols  those under which anything is published
+    """
     counts = Counter(row.folder.partition("/")[2] for row in rows)
     counts.pop("", None)
     ranked = sorted(counts, key=_preference)
@@ -183,7 +190,7 @@ def reach(rows: Sequence[Row]) -> str:
     if ranked:
         most = counts[ranked[0]]
         parts[0] = f"{counted(most, 'answer')} {'rests' if most == 1 else 'rest'} on `{ranked[0]}`"
-    standard = "" if counts["standard"] else " No study under `standard` is published yet."
+    standard = "" if "standard" in protocols else " No study under `standard` is published yet."
     return f"So far {listed(parts)}.{standard}"
 
 
@@ -243,7 +250,7 @@ def update_pages(readme: Path, published: Path) -> list[Path]:
     pages = {
         readme: {
             "headline": headline(rows, reports, link),
-            "answers": f"{answers_table(rows, link)}\n\n{reach(rows)}",
+            "answers": f"{answers_table(rows, link)}\n\n{reach(rows, {name for _, name, _ in reports})}",
             "protocols": protocol_table(),
         },
         published / "README.md": {"answers": reference_answers(reports)},

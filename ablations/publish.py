@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ablations.cli import add_study_options, epilog
 from ablations.plugins import load_plugins
@@ -22,6 +23,7 @@ from ablations.reproduce import cli_arguments, reproduce_command
 from ablations.study import Study, load_study
 from ablations.tuning.winners import load_tuned, tuned_path
 from nin.cli import SUCCESS, OneLineParser, exit_with
+from nin.text import counted
 
 README = Path("README.md")
 SCRATCH = ("report.html", ".inputs", "figures/*.svg")  # made again from the rest, and large
@@ -39,24 +41,28 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
         raise ValueError(
             f"{source.folder} cannot be published: {'; '.join(unfit) or 'there are no runs of this study'}"
         )
-    store, looks = Store(published, study.name, protocol), source.looks(overrides)
-    if store.folder.resolve() == source.folder.resolve():
+    target, looks = Store(published, study.name, protocol), source.looks(overrides)
+    if target.folder.resolve() == source.folder.resolve():
         raise ValueError(f"--results {results}: is where results are published; name the folder that they come from")
-    shutil.rmtree(store.folder, ignore_errors=True)
-    for record in records:
-        environment = {key: value for key, value in record.environment.items() if key != "host"}
-        store.write(replace(record, environment=environment))
-    if looks:
-        store.declare_looks(looks, overrides)
-    if overrides:
-        write_atomically(store.folder / OVERRIDES, json.dumps(list(overrides)))
-    write_report(study, protocol, store, overrides)
-    for pattern in SCRATCH:
-        for path in store.folder.glob(pattern):
-            path.unlink()
+    target.folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=published, prefix=".new-") as beside:  # whole, before what was there goes
+        store = Store(Path(beside), study.name, protocol)
+        for record in records:
+            environment = {key: value for key, value in record.environment.items() if key != "host"}
+            store.write(replace(record, environment=environment))
+        if looks:
+            store.declare_looks(looks, overrides)
+        if overrides:
+            write_atomically(store.folder / OVERRIDES, json.dumps(list(overrides)))
+        write_report(study, protocol, store, overrides)
+        for pattern in SCRATCH:
+            for path in store.folder.glob(pattern):
+                path.unlink()
+        write_atomically(store.folder / PROVENANCE, _provenance(study, protocol, records, published, overrides, looks))
+        shutil.rmtree(target.folder, ignore_errors=True)
+        store.folder.rename(target.folder)
     write_index(published)  # whose links lead to what is left
-    write_atomically(store.folder / PROVENANCE, _provenance(study, protocol, records, published, overrides, looks))
-    return store
+    return target
 
 
 def publish_tuning(study: str, protocol: str, results: Path, published: Path) -> None:
@@ -87,8 +93,9 @@ def _provenance(
 
     facts = {
         "Command": f"`{reproduce_command(study, [record.run for record in records], overrides, looks)}`",
-        "Report": f"`python -m ablations.report {cli_arguments(study, protocol, overrides)} --results {published}`",
-        "Runs": f"{len(records)}: {len({record.run.variant for record in records})} variants, {num_seeds} seeds or fewer",
+        "Report": f"`python -m ablations.report {cli_arguments(study, protocol, overrides, ['--results', str(published)])}`",
+        "Runs": f"{len(records)}: {counted(len({record.run.variant for record in records}), 'variant')}, "
+        f"{counted(num_seeds, 'seed')} or fewer",
         "Dates": " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "unknown",
         "Device": listed("device"),
         "Threads per run": listed("threads"),

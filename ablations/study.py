@@ -18,6 +18,8 @@ from ablations.protocols import PROTOCOLS, Protocol
 from ablations.runs import Changes, Run, by_part, flat, length_name, parse_overrides, settings_types
 from nin.spec import changed, choose, hint
 
+# Characters that separate variants on the command line or mean something in Markdown and in matplotlib's texts
+NO_NAME = re.compile(r"[,|\n*`<\[\]\\$]|^[_#>]|^(\d+[.)]|[-+]) ")
 MAX_SEEDS = 10_000  # runs of a variant; all are made before the first is executed
 MEMORY = {"memory": "training", "prediction memory": "prediction"}  # task whose memory each kind of study measures
 ANSWERS = ("accuracy", "failures", *MEMORY)
@@ -130,8 +132,11 @@ class Study:
             choose(dict.fromkeys(ROLES), variant.role, f"role of variant {name!r}")
             if variant.match:
                 choose(self.variants, variant.match.variant, f"variant that {name!r} is matched with")
-            if re.search(r"[,|\n]", name):  # which separate variants on the command line and cells of tables
-                raise ValueError(f"variant {name!r}: the name must be without commas, bars and line breaks")
+            if NO_NAME.search(name):
+                raise ValueError(
+                    f"variant {name!r}: the name must have no comma, bar, line break, *, `, <, [, ], backslash or $, and not begin "
+                    "with _, #, >, or as an item of a list does"
+                )
             batch_size = str(variant.train.get("batch_size"))
             if self.answers in MEMORY and name.rpartition(" ")[2] != batch_size:
                 raise ValueError(

@@ -15,6 +15,7 @@ from ablations.answers import (
     answers_table,
     filled,
     protocol_table,
+    reach,
     reference_answers,
     update_pages,
 )
@@ -69,6 +70,12 @@ def test_both_pages_are_those_that_the_command_writes(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Path, "write_text", lambda path, text: written.setdefault(path, text))
     assert update_pages(Path("README.md"), REFERENCE) == [Path("README.md"), REFERENCE / "README.md"]
     assert written == {Path("README.md"): README, REFERENCE / "README.md": page}
+
+
+def test_standard_is_said_to_be_missing_only_where_nothing_is_published_under_it() -> None:
+    rows = [Row("Why?", "So.", folder="heads/quick")]
+    assert reach(rows, {"quick", "standard"}) == "So far 1 answer rests on `quick`."
+    assert reach(rows, {"quick"}).endswith(" No study under `standard` is published yet.")
 
 
 def test_the_protocols_of_the_readme_are_those_there_are() -> None:

@@ -223,7 +223,7 @@ def compare(
             verdict = INCONCLUSIVE
         num_tests = len(family) if name in family else 1
         if_seen, if_margin = (
-            max(test.num_seeds + 1, planning.seeds_needed(true, test.sd_difference, margin, num_tests))
+            float(np.maximum(planning.seeds_needed(true, test.sd_difference, margin, num_tests), test.num_seeds + 1))
             if checks and verdict == INCONCLUSIVE
             else NAN
             for true in (test.estimate, margin)

@@ -58,6 +58,7 @@ class Summary:
     memory       a line per network: peak memory of training against the batch; empty unless the study is about memory
     elsewhere    declared variants of which some run was trained on another device than the baseline's of the same seed
     added        seeds beyond the declared number, if there are any
+    looks        numbers of seeds at which comparisons were decided; empty where all runs were asked for at once
     """
 
     variants: pd.DataFrame
@@ -74,10 +75,11 @@ class Summary:
     length: int = 0
     elsewhere: tuple[str, ...] = ()
     added: AddedSeeds | None = None
+    looks: tuple[int, ...] = ()
 
     @property
     def examples(self) -> tuple[int, int]:
-        """Training images after which the verdicts hold: the fewest and the most that a variant saw."""
+        """Training images after which the verdicts hold: the fewest and the most that a variant was given."""
         if self.length:
             return self.length, self.length  # the last batch may go a few images beyond
         seen = self.variants["examples"] if len(self.variants) else pd.Series([0])
@@ -166,6 +168,7 @@ def summarise(study: Study, protocol: str, records: Sequence[RunRecord], looks: 
         length=length,
         elsewhere=_elsewhere(study, by_variant),
         added=_added_seeds(looks[-1] if looks else study.declared_seeds(protocol), results),
+        looks=tuple(looks),
     )
 
 
@@ -322,7 +325,7 @@ def _row(
         "variant": name,
         "role": role,
         "n": len(group),
-        "examples": max(r.examples_seen for r in group),
+        "examples": max(budgets),
         "params": first.params,
         "params_trunk": first.params_trunk,
         "params_head": first.params_head,

@@ -52,7 +52,7 @@ def grounds(study: Study, protocol: str, summary: Summary) -> str:
         return _failure_sentence(study, protocol, summary)
     accuracies = _accuracy_sentence(study, protocol, summary)
     compared = summary.variants
-    if study.pairs:
+    if study.pairs and len(compared):
         compared = compared[compared["variant"].isin(study.pairs.values())]
     failed = [f"{row.variant} ({failures(row)})" for row in each_row(compared) if failures(row)]
     note = f"These numbers include runs that did not learn: {listed(failed)}." if failed else ""

@@ -50,6 +50,7 @@ class Tables:
     runs: pd.DataFrame
     curves: pd.DataFrame
     variants: pd.DataFrame
+    copies: int  # numbers that the baseline's training keeps of each weight (`memory.state_copies`)
     memory: pd.DataFrame = field(default_factory=pd.DataFrame)
     published: pd.DataFrame = field(default_factory=pd.DataFrame)
     by_length: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -59,6 +60,12 @@ class Tables:
     def names(self) -> list[str]:
         """Variants in the study's order."""
         return list(self.variants["variant"])
+
+    @property
+    def compared_by_length(self) -> list[str]:
+        """Variants beside the baseline with results at some length of training, in the study's order."""
+        there = set(self.by_length["variant"]) - {self.study.baseline}
+        return [name for name in self.study.variants if name in there]
 
     @property
     def target(self) -> float:
@@ -123,8 +130,8 @@ class Tables:
 
     def label(self, name: str) -> str:
         """The name and, where runs did not learn, how many."""
-        row = next(row for row in each_row(self.variants) if row.variant == name)
-        return ", ".join(filter(None, [name, failures(row)]))
+        rows = self.variants[self.variants["variant"] == name]
+        return ", ".join([name, *filter(None, map(failures, each_row(rows)))])
 
     def _place(self, name: str) -> int:
         return [other for other in self.study.variants if other != self.study.baseline].index(name)

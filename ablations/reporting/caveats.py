@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ablations.analysis import stats
+from ablations.analysis import sequential, stats
 from ablations.analysis.moderated import ALPHA
 from ablations.analysis.summary import AddedSeeds, Summary, each_row, failure_tests, failures
 from ablations.protocols import PROTOCOLS
@@ -90,7 +90,7 @@ def _missing(study: Study, protocol: str, summary: Summary) -> Iterator[Caveat]:
         table["variant"].isin(study.pairs.values()) if study.pairs else table["role"].isin(("baseline", "confirmatory"))
     )
     compared = table.loc[is_compared, "n"]
-    if len(compared) and compared.min() < declared:
+    if len(compared) and compared.min() < declared and not summary.looks:  # after looks, decided comparisons lack none
         some = " of some variants" if compared.min() < compared.max() else ""
         yield Caveat("the missing seeds", f"{compared.min()} of {declared} declared{some} are trained")
     untrained = [name for name in (study.baseline, *study.confirmatory) if name not in set(table["variant"])]
@@ -116,6 +116,10 @@ def _seeds(study: Study, summary: Summary) -> Iterator[Caveat]:
         yield from _undecided_as_tuned(summary.tuned)
         return
     confirmatory = summary.variants[summary.variants["role"] == "confirmatory"]
+    waiting = confirmatory["variant"][confirmatory["verdict"] == sequential.UNDECIDED]
+    if len(waiting):
+        waits = agreeing(list(waiting), "waits", "wait")
+        yield Caveat("more seeds", f"{few(waiting)} {waits} for the seeds of the next look")
     yield from _undecided(confirmatory)
     yield from _unconfirmed(confirmatory)
 

@@ -19,7 +19,7 @@ from ablations.reporting.axes import (
     side_by_side,
     size_limits,
 )
-from ablations.reporting.figures import figures_of
+from ablations.reporting.figures import cut_text, figures_of
 from ablations.reporting.formatting import count_text, difference_text, interval_text
 from ablations.runs import length_name
 
@@ -43,7 +43,7 @@ def styles_of(tables: Tables) -> dict[str, Chart]:
             "hollow": not tables.is_primary(name),
             "label": tables.label(name),
         }
-        for name in tables.names
+        for name in dict.fromkeys([*tables.names, *(tables.compared_by_length if len(tables.by_length) else [])])
     }
 
 
@@ -52,14 +52,11 @@ def _differences(tables: Tables) -> Chart:
     low, high = difference_limits(tables, margin)
     rows = []
     for row in each_row(tables.variants):
-        ends = [row.difference_low, row.difference, row.difference_high]
-        is_cut = any(value < low or value > high for value in ends)
-        numbers = f"{row.difference:+.0f} ({row.difference_low:+.0f} to {row.difference_high:+.0f})" if is_cut else ""
         tip = f"{row.variant}: {difference_text(row)} points\n{verdict_text(row)}, n = {row.n}"
         rows.append(
             {
                 "variant": row.variant,
-                "note": ", ".join(filter(None, [verdict_text(row), numbers, failures(row)])),
+                "note": ", ".join(filter(None, [verdict_text(row), cut_text(row, low, high), failures(row)])),
                 "tip": tip,
                 "interval": _numbers([row.difference_low, row.difference_high]),
                 "points": [] if math.isnan(row.difference) else [{"x": _number(row.difference), "tip": tip}],
@@ -156,7 +153,7 @@ def _learning_curves(tables: Tables) -> Chart:
 
 def _difference_against_images(tables: Tables) -> Chart:
     baseline, table, margin = tables.study.baseline, tables.by_length, 100 * tables.study.margin
-    names = [name for name in tables.names if name in set(table["variant"]) and name != baseline]
+    names = tables.compared_by_length
     series = []
     for name in names:
         rows = table[(table["variant"] == name) & table["difference"].notna()].sort_values("length")

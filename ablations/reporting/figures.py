@@ -14,9 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from ablations.analysis.expected_best import expected_best, spread_of_best
-from ablations.analysis.memory import state_copies
 from ablations.analysis.summary import each_row, verdict_text
-from ablations.protocols import PROTOCOLS
 from ablations.records import write_atomically
 from ablations.reporting.axes import (
     LINEAR_POINTS,
@@ -186,10 +184,8 @@ def differences(tables: Tables) -> Figure:
     low, high = difference_limits(tables, margin)
     intervals = tables.variants[["difference_low", "difference", "difference_high"]].to_numpy(dtype=float)
     notes = []
-    for row, (start, estimate, end) in zip(each_row(tables.variants), intervals, strict=True):
-        cut = any(value < low or value > high for value in (start, estimate, end))
-        digits = 0 if abs(estimate) > LINEAR_POINTS else 2
-        notes.append(verdict_text(row) + (f", {signed_text(estimate, start, end, digits)}" if cut else ""))
+    for row in each_row(tables.variants):
+        notes.append(", ".join(filter(None, [verdict_text(row), cut_text(row, low, high)])))
     title = f"Test accuracy minus {tables.study.baseline}'s: points, 95 % intervals, {tables.seeds}"
     figure, axes = row_axes(tables, title, notes)
     axes.axvspan(-margin, margin, color="grey", alpha=0.25, linewidth=0)
@@ -210,6 +206,14 @@ def differences(tables: Tables) -> Figure:
     return figure
 
 
+def cut_text(row: Any, low: float, high: float) -> str:
+    """A row's difference with its interval if an axis from `low` to `high` cuts it off; else nothing."""
+    if not any(value < low or value > high for value in (row.difference_low, row.difference, row.difference_high)):
+        return ""
+    digits = 0 if abs(row.difference) > LINEAR_POINTS else 2
+    return signed_text(row.difference, row.difference_low, row.difference_high, digits)
+
+
 def difference_against_images(tables: Tables) -> Figure:
     """Difference of test accuracy to the baseline, with its 95 % interval, against the training images that each training had.
     The margin within which variants count as equivalent is shaded. Controls and exploratory variants are dashed. If a
@@ -217,7 +221,7 @@ def difference_against_images(tables: Tables) -> Figure:
     extends beyond it.
     """
     baseline = tables.study.baseline
-    names = [name for name in tables.study.variants if name in set(tables.by_length["variant"]) and name != baseline]
+    names = tables.compared_by_length
     figure = new_figure(tables, f"Difference to {baseline} against training length: 95 % intervals", height=4.6)
     grid = figure.add_gridspec(1, 2, width_ratios=(2, 1))
     axes, last = new_axes(figure, grid[0]), new_axes(figure, grid[1])
@@ -288,7 +292,7 @@ def generalization_gap(tables: Tables) -> Figure:
 
 def memory_against_params(tables: Tables) -> Figure:
     """Peak memory of training, at the protocol's batch, against the number of parameters; the line is what weights, gradients and
-    the optimiser's state alone take, with the protocol's optimiser.
+    the optimiser's state alone take, with the baseline's optimiser.
     """
     title = f"Peak memory of training against parameters{_left_out(tables)}"
     tables = tables.of_sizes
@@ -298,7 +302,7 @@ def memory_against_params(tables: Tables) -> Figure:
     moved = side_by_side(params)
     axes.set(xscale="log", yscale="log", xlim=size_limits(moved))
     size_ticks(axes)
-    num_bytes = 4 * state_copies(PROTOCOLS[tables.protocol].train)
+    num_bytes = 4 * tables.copies
     alone = 1e-6 * num_bytes * np.sort(params)
     axes.plot(np.sort(params), alone, color="dimgrey", linewidth=1.3, zorder=0)
     for x, row in zip(moved, each_row(tables.variants), strict=True):

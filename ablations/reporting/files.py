@@ -120,9 +120,11 @@ def figure_tables(study: Study, protocol: str, report: Report) -> "Tables":
     """Collect the data of a report's figures."""
     import pandas as pd
 
+    from ablations.analysis.memory import state_copies
     from ablations.analysis.published import published_runs
     from ablations.reporting.axes import Tables
 
+    first = next((r for r in report.records if r.run.variant == study.baseline), report.records[0])
     runs = runs_frame(report.records, study.target(protocol))
     curves = curves_frame(record for record in report.records if record.is_result)
     summary = report.summary
@@ -132,6 +134,7 @@ def figure_tables(study: Study, protocol: str, report: Report) -> "Tables":
         runs[(runs["status"] != "failed") & (runs["length"] == summary.length)],
         curves[curves["length"] == summary.length],
         summary.variants,
+        state_copies(first.run.train),
         summary.memory,
         published_runs(study, protocol) if len(summary.published) else pd.DataFrame(),
         summary.by_length,
@@ -156,8 +159,8 @@ def write_report(
 
     made_from = fingerprint(study, protocol, records, [*notes, f"looks {report.looks}", f"changed {list(overrides)}"])
     inputs = store.folder / ".inputs"
-    page = store.folder / "report.html"
-    if not force and page.exists() and inputs.exists() and inputs.read_text() == made_from:
+    text, page = store.folder / "report.md", store.folder / "report.html"
+    if not force and text.exists() and page.exists() and inputs.exists() and inputs.read_text() == made_from:
         return report
 
     from ablations.reporting.charts import charts_of, styles_of
@@ -178,7 +181,7 @@ def write_report(
             figures.append((name, " ".join((draw.__doc__ or "").split())))
         charts, styles = charts_of(tables), styles_of(tables)
     parts = sections(study, protocol, report, figures, overrides, notes)
-    write_atomically(store.folder / "report.md", "\n\n".join(part for part in parts if part) + "\n")
+    write_atomically(text, "\n\n".join(part for part in parts if part) + "\n")
     write_atomically(page, report_page(parts, store.folder, charts, styles))
     write_atomically(inputs, made_from)
     write_index(store.folder.parent.parent)

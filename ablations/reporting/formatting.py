@@ -65,14 +65,9 @@ def p_is(p: float) -> str:
     return f"p {text}" if (text := p_text(p)).startswith("<") else f"p = {text}"
 
 
-def ends_text(values: pd.Series, digits: int) -> str:
-    """The range of values in points, "3.5 to 10.6", or "3.5" if both ends read alike; values above 100 are cut to 100."""
-    return range_text(values.clip(upper=100), f"{{:.{digits}f}}".format)
-
-
 def detectable_text(values: pd.Series, digits: int) -> str:
-    """ "0.4 points", or "0.3 to 0.5 points, by variant"."""
-    ends = ends_text(values, digits)
+    """ "0.4 points", or "0.3 to 0.5 points, by variant"; values above 100 are cut to 100."""
+    ends = range_text(values.clip(upper=100), f"{{:.{digits}f}}".format)
     return f"{ends} points{', by variant' if ' to ' in ends else ''}"
 
 

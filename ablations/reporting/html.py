@@ -195,7 +195,7 @@ def _text(text: str) -> "Markup":
 def _converter() -> "Markdown":
     from markdown import Markdown
 
-    converter = Markdown(extensions=["tables"])
+    converter = Markdown()
     converter.preprocessors.deregister("html_block")
     for name in ("html", "image_link", "image_reference", "short_image_ref", "autolink", "automail"):
         converter.inlinePatterns.deregister(name)

@@ -229,7 +229,8 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
         answer += BY_LITTLE
     failed = [f"{failures(each)} with `{each.variant}`" for each in (measured, baseline) if failures(each)]
     if failed:
-        answer += f", but {listed(failed)}: this measures training at this learning rate, not the best accuracy that can be reached"
+        setting = "with these settings" if study.pairs else "at this learning rate"
+        answer += f", but {listed(failed)}: this measures training {setting}, not the best accuracy that can be reached"
     by_verdict: dict[str, list[str]] = {}
     for other in each_row(others):
         if other.variant != row.variant:
@@ -294,14 +295,14 @@ def _of_failures(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
 def _of_published(claim: Claim, summary: Summary) -> PlainAnswer:
     rows = list(each_row(summary.published))
     row = next((row for row in rows if row.variant == claim.variant), rows[0])
-    subject = claim.subject or row.variant
+    subject = claim.subject if row.variant == claim.variant else f"`{row.variant}`"
     relation = "differs" if row.p_location <= ALPHA else "does not differ significantly"
     answer = f"{subject} {relation} from {row.n_theirs} published runs"
     if math.isnan(row.p_location):
         answer = f"{counted(row.n_ours, 'run')} of {subject} cannot tell whether it differs from {row.n_theirs} published ones"
-    missing = [other.variant for other in rows if other.variant != row.variant]
+    others = [other.variant for other in rows if other.variant != row.variant]
     return PlainAnswer(
-        f"{answer}; also compared: {listed(missing)}" if missing else answer,
+        f"{answer}; also compared: {listed(others)}" if others else answer,
         f"median {100 * row.median_ours:.1f} % against {100 * row.median_theirs:.1f} %, {p_is(row.p_location)}",
     )
 

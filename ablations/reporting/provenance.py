@@ -61,9 +61,11 @@ def what_was_run(
         f"weights {given('model.init')}.",
         _tuning_fact(study)
         + (f"; changed from the protocol by {', '.join(f'`--set {o}`' for o in overrides)}." if overrides else "."),
-        f"Data: {data.name}, checksum {listed({r.data_checksum[:12] for r in records if r.data_checksum})}. Train accuracy is on "
-        f"training images, in evaluation mode after the last step. Validation accuracy (targets, curves) is on {validation}. Test "
-        f"accuracy is on the test set after the last step{', read once' if data.val_examples else ''}.",
+        f"Data: {listed({r.run.data.name for r in records})}, checksum "
+        f"{listed({r.data_checksum[:12] for r in records if r.data_checksum})}. "
+        "Train accuracy is on training images, in evaluation mode after the last step. "
+        f"Validation accuracy (targets, curves) is on {validation}. "
+        f"Test accuracy is on the test set after the last step{', read once' if data.val_examples else ''}.",
         f"Device: {listed(devices)}{'; timings are not comparable across devices' if len(devices) > 1 else ''}. Versions: "
         f"{listed({_versions(r) for r in records})}.",
         f"Commit: {listed({r.environment.get('commit') or 'unknown' for r in records})}.",
@@ -98,11 +100,13 @@ def _lengths_text(records: Sequence[RunRecord], epochs: str) -> str:
 def _variance_fact(records: Sequence[RunRecord]) -> str:
     """Sources of variance that intervals cover: everything that differs between seeds, and test images where stated."""
     runs = [record.run for record in records]
-    splits = {run.data.split for run in runs if run.data.val_examples}
+    splits = {run.data.split for run in runs}
     by_division = {
-        "the division into training and validation images": True,
+        "the division into training and validation images": any(run.data.val_examples for run in runs),
         "the choice of labels that are redrawn": any(run.data.label_noise for run in runs),
-        "the choice of a part of the training images": any(run.data.train_fraction < 1 for run in runs),
+        "the choice of a part of the training images": any(
+            run.data.train_fraction < 1 or run.data.train_examples for run in runs
+        ),
     }
     divided = [name for name, applies in by_division.items() if applies]
     varied = [

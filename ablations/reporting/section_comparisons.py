@@ -1,12 +1,12 @@
 """Sections of a report on its comparisons: accuracy and verdicts, each length of training, tuned settings, controls, factors."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pandas as pd
 
-from ablations.analysis import stats
+from ablations.analysis import sequential, stats
 from ablations.analysis.summary import Summary, each_row, verdict_text
 from ablations.reporting.formatting import (
     accuracy_text,
@@ -35,17 +35,21 @@ BRACKETS = {  # after verdicts, in words of `verdict_text`
 }
 
 
-def accuracy_sections(study: Study, table: pd.DataFrame, figures: Sequence[tuple[str, str]]) -> list[str]:
-    """Accuracies, differences and verdicts after the longest training; then what few readers need at first sight."""
+def accuracy_sections(
+    study: Study, table: pd.DataFrame, figures: Sequence[tuple[str, str]], looks: Sequence[int] = ()
+) -> list[str]:
+    """Accuracies, differences and verdicts after the longest training; then what few readers need at first sight.
+
+    looks  numbers of seeds at which comparisons were decided; empty where all runs were asked for at once
+    """
     return [
         "## Accuracy on the test set",
         _accuracy_table(table),
-        _accuracy_notes(study, table),
+        _accuracy_notes(study, table, looks),
         figure_line("accuracy_against_params", figures),
         figure_line("accuracy_against_flops", figures),
         "## Each comparison in detail",
-        _detail_table(table),
-        _detail_notes(table),
+        *_detail(table),
     ]
 
 
@@ -65,7 +69,7 @@ def _accuracy_table(table: pd.DataFrame) -> str:
     return markdown_table(rows)
 
 
-def _accuracy_notes(study: Study, table: pd.DataFrame) -> str:
+def _accuracy_notes(study: Study, table: pd.DataFrame, looks: Sequence[int]) -> str:
     confirmatory, others = (
         table[table["role"] == "confirmatory"],
         table[~table["role"].isin(["baseline", "confirmatory"])],
@@ -84,6 +88,8 @@ def _accuracy_notes(study: Study, table: pd.DataFrame) -> str:
         f"{test}{method} *Equivalent*: two one-sided tests place the difference within {margin:g} points. *Inconclusive*: neither "
         f"a difference nor equivalence is shown.{_bracket_note(table)}",
     ]
+    if looks:
+        lines = [_looks_note(table, looks, margin, f"{test}{method}")]
     wide = table[
         (table["verdict"] == stats.EQUIVALENT)
         & ((table["difference_low"] < -margin) | (table["difference_high"] > margin))
@@ -118,6 +124,28 @@ def _accuracy_notes(study: Study, table: pd.DataFrame) -> str:
     return "\n\n".join(lines)
 
 
+def _looks_note(table: pd.DataFrame, looks: Sequence[int], margin: float, test: str) -> str:
+    """Say how comparisons were decided that had seeds added in looks."""
+    meanings = {
+        stats.EQUIVALENT: f"two one-sided tests place the difference within {margin:g} points",
+        sequential.FUTILE: "not decided, and more seeds would hardly decide it",
+        stats.INCONCLUSIVE: "neither a difference nor equivalence is shown at the last look",
+        sequential.UNDECIDED: "the next look waits for seeds",
+    }
+    verdicts = set(table["verdict"])
+    return " ".join(
+        [
+            f"Seeds were added until each declared comparison was decided, in looks at {listed(map(str, looks))} seeds that were "
+            f"declared beforehand. {test.partition('. p is corrected')[0].rstrip('.')}. Each look reads it at a stricter level, so "
+            "that all looks and comparisons together have an error of 5 % (Lan and DeMets; Holm, Maurer and Bretz); there is no "
+            "single p. A *difference* of a comparison that has stopped is the median-unbiased estimate after stopping, with a 95 % "
+            "interval that allows for the looks. It may differ from that of the means.",
+            *(f"*{verdict.capitalize()}*: {meaning}." for verdict, meaning in meanings.items() if verdict in verdicts),
+            _bracket_note(table).strip(),
+        ]
+    ).strip()
+
+
 def _bracket_note(table: pd.DataFrame) -> str:
     """Explain the verdicts whose interval excludes 0 but whose corrected p decides nothing, where there are any."""
     verdicts = " ".join(verdict_text(row) for row in each_row(table))
@@ -138,8 +166,8 @@ def _shared_variances(confirmatory: pd.DataFrame) -> str:
     return f", and estimates each variance together with those of the other comparisons{alone}"
 
 
-def _detail_table(table: pd.DataFrame) -> str:
-    """Columns that few readers need at first sight; those that are empty in every row are left out."""
+def _detail(table: pd.DataFrame) -> list[str]:
+    """A table of what few readers need at first sight, without columns that are empty in every row, and notes on the others."""
     rows: list[dict[str, object]] = []
     for row in each_row(table):
         needs_seeds = (
@@ -165,18 +193,21 @@ def _detail_table(table: pd.DataFrame) -> str:
             }
         )
     filled = [name for name in rows[0] if any(row[name] for row in rows)]
-    return markdown_table([{name: row[name] for name in filled} for row in rows])
+    return [
+        markdown_table([{name: row[name] for name in filled} for row in rows]),
+        _detail_notes(table, filled),
+    ]
 
 
-def _detail_notes(table: pd.DataFrame) -> str:
-    """Explain the columns of `_detail_table` that are there."""
+def _detail_notes(table: pd.DataFrame, columns: Collection[str]) -> str:
+    """Explain these columns of the table of details."""
     lines = ["GFLOP is the cost of one image's forward pass."]
-    if table["peak_memory_mb"].notna().any():
+    if "memory, MB" in columns:
         lines.append(
             "Memory is the peak of two training steps: weights, gradients, the optimiser's state, activations."
         )
-    both = table[table["difference_both_low"].notna()]
-    if len(both):
+    if "interval over seeds and test images" in columns:
+        both = table[table["difference_both_low"].notna()]
         parts = both["error_images"] ** 2 / (both["error_seeds"] ** 2 + both["error_images"] ** 2)
         share = range_text(100 * parts, "{:.0f}".format)
         lines.append(
@@ -184,13 +215,15 @@ def _detail_notes(table: pd.DataFrame) -> str:
             f"random effects, Owen 2007). The choice of test images contributes {share} % of its variance. Verdicts hold for "
             "other seeds on these test images."
         )
-    if table["prob_better"].notna().any():
+    if "P(better)" in columns:
+        lines.append("*P(better)*: the estimated probability that a run of the variant beats one of the baseline.")
+    if "Welch's p" in columns:
         lines.append(
-            "*P(better)*: the estimated probability that a run of the variant beats one of the baseline. The other p-values are "
-            "checks of the declared comparisons by other tests. Welch's and the sign-flip p are corrected by Holm's method. Dunnett's "
-            "is corrected by construction and assumes equal variances. Those in square brackets are not corrected."
+            "The other p-values are checks of the declared comparisons by other tests. Welch's and the sign-flip p are corrected by "
+            "Holm's method. Dunnett's is corrected by construction and assumes equal variances. Those in square brackets are not "
+            "corrected."
         )
-    if table["seeds_if_seen"].notna().any():
+    if "seeds to decide" in columns:
         lines.append(
             "*Seeds to decide*: the total number of seeds at which an inconclusive comparison gets a verdict with 80 % power. The "
             "first number holds if the true difference is the one seen, the second if it equals the margin."
@@ -229,7 +262,7 @@ def length_sections(study: Study, summary: Summary) -> list[str]:
         f"Does the difference to {study.baseline} depend on how long networks train? Each length, in training images, is a training "
         "of its own with a complete schedule. The table has differences in points of test accuracy with 95 % intervals, and the "
         f"baseline's accuracy{each}. Verdicts are corrected by Holm's method within each length; the study's answer is that of the "
-        "longest. "
+        f"longest{', whose declared comparisons are those after looks' if summary.looks else ''}. "
         "The last column is the difference after the longest minus that after the shortest, paired by seed, by the same test; "
         f"p of exploratory variants, in square brackets, is Welch's and not corrected.{_bracket_note(table)}",
         markdown_table(rows),

@@ -9,12 +9,12 @@ import pandas as pd
 from ablations.analysis.summary import Summary, each_row
 from ablations.reporting.formatting import (
     count_text,
-    ends_text,
     figure_line,
     interval_text,
     markdown_table,
     number_text,
     p_text,
+    range_text,
     signed_text,
 )
 from ablations.runs import length_name
@@ -91,7 +91,7 @@ def _failure_table(table: pd.DataFrame, of_length: str) -> str:
     if not table["impaired"].any():
         return (
             f"All {table['n'].sum()} runs{of_length} learned: none collapsed to chance, none diverged, and none stopped "
-            f"predicting a class. With {ends_text(table['n'], 0)} runs a variant, rare failures go unseen."
+            f"predicting a class. With {range_text(table['n'], str)} runs a variant, rare failures go unseen."
         )
     rows = []
     baseline_failed = bool(table.loc[table["role"] == "baseline", "impaired"].any())
@@ -115,13 +115,10 @@ def _failure_table(table: pd.DataFrame, of_length: str) -> str:
                 "dead classes, mean": f"{row.dead_classes_mean:.1f}",
             }
         )
+    rest = "the other variant" if len(others) == 1 else f"the other {len(others)} variants"
     return (
         markdown_table(rows)
-        + (
-            f"\n\nAll {others['n'].sum()} runs{of_length} of the other {len(others)} variants learned."
-            if len(others)
-            else ""
-        )
+        + (f"\n\nAll {others['n'].sum()} runs{of_length} of {rest} learned." if len(others) else "")
         + "\n\n*Collapsed*: validation accuracy never left chance. *Diverged*: a loss was not finite. A class is *dead* if the "
         "network never predicts it on the test set. *Learned*: none of these. The means above include all runs. p is from Fisher's "
         "exact test and not corrected."

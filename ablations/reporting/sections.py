@@ -84,7 +84,7 @@ def _result_sections(study: Study, protocol: str, report: "Report", figures: Seq
         figure_line("difference_against_images", figures),
         figure_line("differences", figures),
         *length_sections(study, summary),
-        *accuracy_sections(study, table, figures),
+        *accuracy_sections(study, table, figures, summary.looks),
         *convergence_sections(summary, study.target(protocol), figures),
         *failure_sections(table, summary.length),
         *generalization_sections(table, figures, has_label_noise),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -58,7 +59,8 @@ def write_tuning_report(
         content = {"variants": {name: asdict(winner) for name, winner in {**(earlier or {}), **winners}.items()}}
         write_atomically(store.folder / "tuned.json", json.dumps(content, indent=1))
     figures = [*_draw_expected_best(tasks, store.folder / "figures")]
-    figures += [name for task in tasks for name in _draw(task, store.folder / "figures")]
+    stems = _stems([task.run.variant for task in tasks])
+    figures += [name for task in tasks for name in _draw(task, store.folder / "figures", stems[task.run.variant])]
     spent = {task.run.variant: _examples(task) for task in tasks}
     num_trials = {task.run.variant: len(task.trials.get_trials()) for task in tasks}
     are_alike = len(set(num_trials.values())) == 1
@@ -252,8 +254,19 @@ def _examples(task: Task) -> int:
     return sum(int(trial.user_attrs.get("examples", 0)) for trial in task.trials.get_trials())
 
 
-def _draw(task: Task, folder: Path) -> list[str]:
-    """Draw Optuna's figures of one variant, those that there are enough trials for; return their names."""
+def _stems(variants: Sequence[str]) -> dict[str, str]:
+    """Beginnings of the names of the variants' figures: for "2x (wide)" "2x__wide_", and no two the same."""
+    stems: dict[str, str] = {}
+    for name in variants:
+        stem = re.sub(r"[^\w.@+=-]", "_", name)
+        while stem in stems.values():
+            stem += "_"
+        stems[name] = stem
+    return stems
+
+
+def _draw(task: Task, folder: Path, stem: str) -> list[str]:
+    """Draw Optuna's figures of one variant, those that there are enough trials for; return their names, which begin with `stem`."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -274,7 +287,7 @@ def _draw(task: Task, folder: Path) -> list[str]:
                 adjust(figure, task)
             figure.set_size_inches(widths.get(kind, 9.0), 4.5)
             figure.suptitle(title, fontsize=10, x=0.01, ha="left", y=1.06 if kind == "parallel" else None)
-            name = f"{task.run.variant}-{kind}".replace("/", "_").replace(" ", "_")
+            name = f"{stem}-{kind}"
             save(figure, folder / name)
             plt.close(figure)
             drawn.append(name)

@@ -1,5 +1,6 @@
 """Published results: whole, from somewhere, enough to make their report again, and never taken for finished runs."""
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -85,6 +86,24 @@ def test_results_are_not_published_onto_themselves(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_what_was_published_stays_if_the_new_report_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "ours")
+    folder = publish(tmp_path)
+    before = sorted(folder.rglob("*"))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "the disk is full")
+
+    monkeypatch.setattr("ablations.publish.write_report", full)
+    with pytest.raises(OSError, match="full"):
+        publish(tmp_path)
+    assert sorted(folder.rglob("*")) == before
+    assert {path.name for path in (tmp_path / "theirs").iterdir()} == {"heads", "index.html"}
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_answers_are_read_with_the_settings_that_were_published(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,7 +120,7 @@ def test_answers_are_read_with_the_settings_that_were_published(
     assert "train.lr=0.01" in found[2].answer
     assert (folder / "settings.json").exists()
     assert "of_my_own is no study of this package" in capsys.readouterr().err
-    assert f"--results {tmp_path / 'theirs'}`" in (folder / PROVENANCE).read_text()
+    assert f"heads --protocol smoke --results {tmp_path / 'theirs'} --set" in (folder / PROVENANCE).read_text()
     for content in ("{", "1"):
         (folder / "settings.json").write_text(content)
         with pytest.raises(ValueError, match=r"heads/smoke/settings\.json is damaged"):

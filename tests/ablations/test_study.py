@@ -227,7 +227,10 @@ def test_the_command_of_a_study_with_looks_has_them() -> None:
         ({"factors": ("model.drop",)}, "unknown factor 'model.drop'"),
         ({"contrasts": (("a", "c"),)}, "unknown variant of a contrast 'c'"),
         ({"targets": {"quik": 0.9}}, "unknown protocol 'quik'"),
-        ({"variants": {"a": Variant(), "b,c": Variant()}}, "must be without commas, bars and line breaks"),
+        *(
+            ({"variants": {"a": Variant(), name: Variant()}}, "the name must have no comma, bar")
+            for name in ("b,c", "3*3 s2*", "#1", "> 3", "1. a", "- a", "_a", "$x$", "[a]")
+        ),
         ({"answers": "memory"}, "must end in its train.batch_size"),
     ],
 )

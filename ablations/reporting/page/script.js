@@ -1,6 +1,5 @@
 "use strict";
-const data = document.getElementById("data");
-const { styles, charts } = data ? JSON.parse(data.textContent) : { styles: {}, charts: {} };
+const { styles, charts } = JSON.parse(document.getElementById("data").textContent);
 const INK = "var(--ink)";
 const pen = document.createElement("canvas").getContext("2d");
 const colour = (name) => styles[name].colour || INK;
@@ -160,9 +159,10 @@ function rowsChart(chart, width) {
     if (row.interval) {
       const [start, end] = row.interval;
       line(group, x(clip(start)), y, x(clip(end)), y, { ...stroke, "pointer-events": "none" });
-      if (start < low) marker(group, row.variant, x(low), y, "<");
-      if (end > high) marker(group, row.variant, x(high), y, ">");
     }
+    const ends = [...(row.interval || []), ...row.points.map((point) => point.x).filter((end) => end !== null)];
+    if (Math.min(...ends) < low) marker(group, row.variant, x(low), y, "<");
+    if (Math.max(...ends) > high) marker(group, row.variant, x(high), y, ">");
     if (row.mean !== undefined) line(group, x(row.mean), y - 10, x(row.mean), y + 10, { ...stroke, "stroke-width": 2.5 });
     row.points.forEach((point, each) => {
       const lift = row.interval !== undefined ? 0 : 3 * (each - (row.points.length - 1) / 2) * Math.min(1, 6 / row.points.length);
@@ -337,8 +337,8 @@ document.querySelectorAll("table").forEach((table) => {
 
 const sections = [...document.querySelectorAll("details.section")];
 const open = (isOpen) => sections.forEach((section) => { section.open = isOpen; });
-document.getElementById("unfold")?.addEventListener("click", () => open(true));
-document.getElementById("fold")?.addEventListener("click", () => open(false));
+document.getElementById("unfold").addEventListener("click", () => open(true));
+document.getElementById("fold").addEventListener("click", () => open(false));
 const follow = () => {
   const target = document.getElementById(location.hash.slice(1));
   if (target && target.closest("details")) target.closest("details").open = true;

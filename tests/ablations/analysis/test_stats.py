@@ -313,6 +313,7 @@ def test_undecidable_comparison_is_inconclusive(variant: list[float], base: list
     assert is_unknown(comparison.difference)
     unknown = (comparison.p, comparison.p_holm, comparison.p_dunnett, comparison.p_sign_flip, comparison.p_equivalent)
     assert all(map(math.isnan, unknown))
+    assert all(map(math.isnan, (comparison.seeds_if_seen, comparison.seeds_if_margin)))
     interval, p = stats.contrast([variant, base], [1, -1])
     assert is_unknown(interval)
     assert math.isnan(p)

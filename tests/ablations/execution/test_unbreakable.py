@@ -218,8 +218,9 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, silent_server: str) -> No
 def test_a_failure_common_to_all_variants_stops_the_study_with_one_message(tmp_path: Path) -> None:
     done = call(*TINY, "--seeds", "5", "--time-limit", "0.2s", cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert "the first run of each of the 2 variants failed: took longer than its time limit of 0.2 s" in done.stderr
+    said = [line for line in done.stderr.splitlines() if not line.startswith("waiting for MLflow")]  # on a busy machine
+    assert len(said) == 1, done.stderr
+    assert "the first run of each of the 2 variants failed: took longer than its time limit of 0.2 s" in said[0]
     assert 2 <= len(records(tmp_path)) < 10
     assert not list((tmp_path / "results").rglob("*.claim*"))
 

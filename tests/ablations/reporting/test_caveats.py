@@ -1,5 +1,6 @@
 """A report says what could still change its answer, and nothing that could not."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 from builders import record_of, smoke_runs
 
-from ablations.analysis.summary import summarise
+from ablations.analysis.summary import budget, summarise
 from ablations.records import RunRecord
+from ablations.reporting.answer import grounds
 from ablations.reporting.caveats import Caveat, caveats, caveats_text, in_short
 from ablations.reporting.provenance import what_was_run
 from ablations.runs import Run
@@ -215,6 +217,46 @@ def test_seeds_beyond_those_declared_make_p_values_too_small(starts: tuple[str, 
 
     assert found(record=started, seeds=4)["fresh seeds"].startswith(said)
     assert "fresh seeds" not in found(record=started, seeds=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ((), ["the division into", "the choice of a part"]),
+        (("data.train_examples=0",), ["the division into"]),
+        (("data.split=by-seed",), []),
+        (
+            ("data.val_examples=0", "data.label_noise=0.2"),
+            ["the choice of labels that are redrawn", "the choice of a part"],
+        ),
+    ],
+)
+def test_what_no_interval_covers_is_named(changes: tuple[str, ...], said: list[str]) -> None:
+    """Labels and parts are drawn by the split, with or without validation images."""
+    records = [clear(run) for run in NUM_1X1.expand("smoke", 2, overrides=changes)]
+    (fact,) = re.findall(r"None covers .*", what_was_run(NUM_1X1, "smoke", records, changes, []))
+    sources = ["the division into", "the choice of labels that are redrawn", "the choice of a part"]
+    assert [source for source in sources if source in fact] == said
+    assert "the choice of hyperparameters" in fact
+
+
+def test_a_tuned_study_whose_runs_all_failed_has_a_report() -> None:
+    study = replace(NUM_1X1, pairs={"2x": "2x"})
+    records = [replace(clear(run), status="failed", error="lost") for run in study.expand("smoke", 1)]
+    assert "no results" in grounds(study, "smoke", summarise(study, "smoke", records))
+
+
+def test_runs_that_diverged_were_given_all_images() -> None:
+    def diverges(run: Run) -> RunRecord:
+        record = clear(run)
+        if run.variant != "0x":
+            return record
+        return replace(record, status="diverged", curve=record.curve[:1], examples_seen=record.curve[0].examples)
+
+    records = [diverges(run) for run in NUM_1X1.expand("smoke", 2)]
+    diverged = next(record for record in records if record.run.variant == "0x")
+    table = summarise(NUM_1X1, "smoke", records).variants.set_index("variant")
+    assert table.loc["0x", "examples"] == budget(diverged) > diverged.examples_seen
 
 
 def test_a_list_says_why_and_a_line_only_what() -> None:

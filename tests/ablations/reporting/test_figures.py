@@ -19,7 +19,7 @@ from ablations.analysis.summary import summarise
 from ablations.records import RunRecord, curves_frame, runs_frame
 from ablations.reporting import figures as plots
 from ablations.reporting.axes import Tables
-from ablations.reporting.charts import charts_of
+from ablations.reporting.charts import charts_of, styles_of
 from ablations.reporting.figures import FIGURES
 from ablations.runs import Run
 from ablations.study import Study, Variant
@@ -44,7 +44,7 @@ def tables_of(study: Study, record: Callable[[Run], RunRecord] = plain, seeds: i
     records = [record(run) for run in study.expand("smoke", seeds)]
     summary = summarise(study, "smoke", records)
     runs = runs_frame(records, study.target("smoke"))
-    return Tables(study, "smoke", runs, curves_frame(records), summary.variants)
+    return Tables(study, "smoke", runs, curves_frame(records), summary.variants, copies=3)
 
 
 def of_variant(name: str, **changes: object) -> Callable[[Run], RunRecord]:
@@ -92,7 +92,7 @@ def test_a_figure_is_drawn_without_the_baseline(name: str) -> None:
     study = study_of(8)
     records = [plain(run) for run in study.expand("smoke", 2) if run.variant != "v0"]
     summary = summarise(study, "smoke", records).variants
-    FIGURES[name](Tables(study, "smoke", runs_frame(records, 0.5), curves_frame(records), summary))
+    FIGURES[name](Tables(study, "smoke", runs_frame(records, 0.5), curves_frame(records), summary, copies=3))
 
 
 @pytest.mark.parametrize("name", ["learning_curves", "differences"])
@@ -270,8 +270,19 @@ def test_every_column_of_panels_says_what_its_axis_is() -> None:
 def tables_by_length(study: Study, records: list[RunRecord]) -> Tables:
     """Tables of runs under `digits`, which has two lengths."""
     summary = summarise(study, "digits", records)
-    runs = runs_frame(records, study.target("digits"))
-    return Tables(study, "digits", runs, curves_frame(records), summary.variants, by_length=summary.by_length)
+    longest = [record for record in records if record.run.length == summary.length]
+    runs, curves = runs_frame(longest, study.target("digits")), curves_frame(longest)
+    return Tables(study, "digits", runs, curves, summary.variants, copies=3, by_length=summary.by_length)
+
+
+def test_figure_and_chart_by_length_have_the_variants_of_the_shorter_ones_too() -> None:
+    study = study_of(3)
+    records = [plain(run) for run in study.expand("digits", 3) if run.variant != "v2" or run.length == 10_000]
+    tables = tables_by_length(study, records)
+    drawn = {line.get_label() for line in plots.difference_against_images(tables).axes[0].get_lines()}
+    series = {each["variant"] for each in charts_of(tables)["difference_against_images"]["series"]}
+    assert series == {"v1", "v2"} <= drawn
+    assert series <= styles_of(tables).keys()
 
 
 @pytest.mark.parametrize(("accuracy", "scale"), [(0.75, "linear"), (0.1, "symlog")])
@@ -341,7 +352,9 @@ def test_without_the_baseline_no_variant_is_called_one() -> None:
     study = study_of(3, v2="control")
     records = [plain(run) for run in study.expand("smoke", 2) if run.variant != "v0"]
     summary = summarise(study, "smoke", records).variants
-    figure = plots.differences(Tables(study, "smoke", runs_frame(records, 0.5), curves_frame(records), summary))
+    figure = plots.differences(
+        Tables(study, "smoke", runs_frame(records, 0.5), curves_frame(records), summary, copies=3)
+    )
     assert words(figure).count("not compared") == 2
     assert "baseline" not in words(figure)
 

@@ -13,7 +13,7 @@ from ablations.analysis.moderated import paired_tests
 from ablations.analysis.summary import summarise
 from ablations.records import RunRecord, Store
 from ablations.reporting.files import load_covered_records, write_report
-from ablations.reporting.section_comparisons import _accuracy_notes
+from ablations.reporting.section_comparisons import accuracy_sections
 from ablations.runs import Run
 from ablations.study import load_study
 
@@ -149,7 +149,9 @@ def test_an_interval_within_the_margin_that_is_not_equivalent_is_explained() -> 
     three = [record for record in load_covered_records(NUM_1X1, "standard", published).records if record.run.seed < 3]
     table = summarise(NUM_1X1, "standard", three).variants
     assert dict(zip(table["variant"], table["verdict"], strict=True))["0x"] == "inconclusive"
-    assert "not shown to be equivalent once corrected: 0x (p = 0.0577)." in _accuracy_notes(NUM_1X1, table)
+    assert "not shown to be equivalent once corrected: 0x (p = 0.0577)." in " ".join(
+        accuracy_sections(NUM_1X1, table, [])
+    )
 
 
 @pytest.mark.usefixtures("undrawn")

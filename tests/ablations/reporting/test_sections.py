@@ -13,7 +13,7 @@ from ablations.reporting.caveats import in_short
 from ablations.reporting.files import read_report, write_report
 from ablations.reporting.section_comparisons import accuracy_sections
 from ablations.reporting.section_published import published_sections
-from ablations.reporting.section_training import generalization_sections
+from ablations.reporting.section_training import failure_sections, generalization_sections
 from ablations.runs import Run
 from ablations.study import load_study
 
@@ -148,7 +148,45 @@ def test_an_equivalence_whose_interval_goes_beyond_the_margin_is_explained(writt
 
 
 def accuracy_notes(store: Store) -> str:
-    return " ".join(accuracy_sections(NUM_1X1, read_report(NUM_1X1, "smoke", store).summary.variants, []))
+    summary = read_report(NUM_1X1, store.folder.name, store).summary
+    return " ".join(accuracy_sections(NUM_1X1, summary.variants, [], summary.looks))
+
+
+def test_comparisons_decided_in_looks_are_not_explained_as_those_of_a_fixed_number_of_seeds(tmp_path: Path) -> None:
+    store = Store(tmp_path, "num_1x1", "digits")
+    gains = {"2x": (0.0,) * 4, "0x": (0.2, 0.2003, 0.2006, 0.2009), "1x": (0.02, 0.004, 0.012, 0.003)}
+    for run in NUM_1X1.expand("digits", 4, ["0x", "1x"]):
+        accuracy = 0.7 + 0.002 * (-1) ** run.seed + gains[run.variant][run.seed]
+        store.write(replace(plain(run), test_accuracy=accuracy))
+    assert "Holm's method; the interval is not" in accuracy_notes(store)
+    assert "the missing seeds" in dict(read_report(NUM_1X1, "digits", store).caveats)
+    store.declare_looks([2, 4, 12])
+    said = accuracy_notes(store)
+    assert "in looks at 2, 4 and 12 seeds that were declared beforehand. The test pairs runs of equal seed" in said
+    assert "median-unbiased estimate after stopping" in said
+    assert "*Undecided*: the next look waits for seeds." in said
+    assert "the interval is not" not in said
+    listed = dict(read_report(NUM_1X1, "digits", store).caveats)
+    assert listed["more seeds"] == "`1x` waits for the seeds of the next look"
+    assert "the missing seeds" not in listed
+
+
+def test_only_columns_that_are_there_are_explained(tmp_path: Path) -> None:
+    store = Store(tmp_path, "num_1x1", "smoke")
+    for run in NUM_1X1.expand("smoke", 1, ["0x"]):
+        store.write(plain(run))
+    said = accuracy_notes(store)
+    assert "P(better)" in said
+    for name in ("seeds to decide", "Seeds to decide", "Dunnett", "Welch's p"):
+        assert name not in said
+
+
+def test_many_runs_a_variant_are_counted(tmp_path: Path) -> None:
+    store = Store(tmp_path, "num_1x1", "smoke")
+    for run in NUM_1X1.expand("smoke", 150, ["0x"]):
+        store.write(plain(run))
+    table = read_report(NUM_1X1, "smoke", store).summary.variants
+    assert "With 150 runs a variant" in " ".join(failure_sections(table))
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -163,7 +201,7 @@ def test_a_study_of_failures_begins_with_their_counts(tmp_path: Path) -> None:
         tmp_path, lambda run: replace(plain(run), **outcomes.get(run.variant, {})), seeds=4, study="class_block"
     )
     write_report(load_study("class_block"), "smoke", store)
-    assert opening(store).startswith("**After 1,024 training images: runs fail most often with ")
+    assert "training images: runs fail most often with " in opening(store)
     failed = "**4 of 4** (51 to 100 %) with narrow relu 1, narrow relu 0.1 and wide relu 1; "
     assert failed + "**0 of 4** (0 to 49 %) with narrow linear 1," in opening(store)
     # Of 4 in 4 against 0 in 4 the exact p is 2 in 70, seven times which is 0.2.

@@ -142,7 +142,7 @@ def test_a_variants_colour_is_that_of_the_figures(done: Tracked) -> None:
 
     from ablations.reporting.axes import Tables
 
-    tables = Tables(done.study, "smoke", *[pd.DataFrame()] * 3)
+    tables = Tables(done.study, "smoke", *[pd.DataFrame()] * 3, copies=3)
     for run in [*done.logged("variant"), *done.logged("seed")]:
         assert run.data.tags["mlflow.runColor"].lower() == to_hex(tables.colour(run.data.tags["variant"]))
 
