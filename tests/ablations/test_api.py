@@ -14,7 +14,6 @@ from processes import call
 
 import ablations
 from ablations import EngineOptions, Match, Results, Study, Variant, load_results, load_study, run_study
-from ablations.plugins import for_workers
 from ablations.records import Store
 
 POOLINGS = Study(
@@ -280,7 +279,3 @@ def test_the_command_and_the_function_make_the_same_records(tmp_path: Path) -> N
     theirs = load_results(tmp_path / "command", "num_1x1", "smoke", set=changes)
     columns = ["run_id", "status", "params", "test_accuracy", "test_loss"]
     assert ours.runs[columns].equals(theirs.runs[columns])
-
-
-def test_no_test_leaves_a_name_behind() -> None:
-    assert "__main__" not in [plugin.module for plugin in for_workers()]

@@ -96,15 +96,13 @@ def test_a_record_says_where_it_comes_from(ran: "tuple[Path, subprocess.Complete
     assert record["test_examples"] == 200
 
 
-def test_a_second_call_trains_nothing_and_is_quick(ran: "tuple[Path, subprocess.CompletedProcess[str]]") -> None:
+def test_a_second_call_trains_nothing(ran: "tuple[Path, subprocess.CompletedProcess[str]]") -> None:
     before = contents(ran[0])
-    started = time.monotonic()
     done = call("num_1x1", *TINY, cwd=ran[0])
     assert done.returncode == 0
     assert "4 runs, 4 done, 0 to do" in done.stdout
     assert "verdict" in done.stdout
     assert contents(ran[0]) == before
-    assert time.monotonic() - started < 60  # not a benchmark: a training would not show here, a hang would
 
 
 @pytest.mark.slow

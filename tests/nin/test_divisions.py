@@ -36,6 +36,22 @@ def test_label_noise_draws_a_share_of_the_training_labels_anew_and_no_others(sha
     assert noisy.checksum != clean.checksum
 
 
+def test_noise_and_part_are_those_of_the_division() -> None:
+    """The same on each call, and others for another division."""
+    spec = replace(SYNTHETIC, label_noise=0.5, train_fraction=0.5)
+    first, again, other = load(spec), load(spec), load(replace(spec, split="other"))
+    assert again.checksum == first.checksum
+    assert torch.equal(again.train.labels, first.train.labels)
+    assert not torch.equal(other.train.labels, first.train.labels)
+    assert not torch.equal(other.train.images, first.train.images)
+
+
+def test_a_part_of_the_images_takes_the_place_of_all() -> None:
+    whole, half = load(SYNTHETIC), load(replace(SYNTHETIC, train_fraction=0.5))
+    assert len(half.train.images) == len(whole.train.images)
+    assert len(half.train.images.unique(dim=0)) == len(whole.train.images.unique(dim=0)) // 2
+
+
 def test_without_noise_nothing_changes() -> None:
     assert load(replace(SYNTHETIC, label_noise=0.0)).checksum == load(SYNTHETIC).checksum
 

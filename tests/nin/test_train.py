@@ -232,19 +232,25 @@ def test_a_class_that_no_image_has_is_not_missed(data: ImageData) -> None:
 
 
 def test_seconds_leave_evaluation_out(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
-    import time
-
+    """By a clock on which each look takes a second, and each evaluation a thousand."""
     import nin.train
 
     unhurried = nin.train._accumulator
+    now = 0.0
 
     def slow(*args: object) -> object:
-        time.sleep(0.3)
+        nonlocal now
+        now += 1000
         return unhurried(*args)  # type: ignore[arg-type]
 
-    quick = trained(data)[1].curve[-1].seconds
+    def look(device: object) -> float:
+        nonlocal now
+        now += 1
+        return now
+
     monkeypatch.setattr(nin.train, "_accumulator", slow)
-    assert trained(data)[1].curve[-1].seconds < quick + 0.6  # four evaluations slept for 1.2 s
+    monkeypatch.setattr(nin.train, "timestamp", look)
+    assert 0 < trained(data)[1].curve[-1].seconds < 1000 < now
 
 
 @pytest.mark.parametrize(

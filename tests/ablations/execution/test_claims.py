@@ -15,7 +15,7 @@ import pytest
 from builders import smoke_runs
 
 from ablations.execution import claims as claims_module
-from ablations.execution.claims import LEASE, Claims, Owner
+from ablations.execution.claims import LEASE, Claims, Owner, _started
 
 RUN, OTHER_RUN = smoke_runs(seeds=1)[:2]
 WRONG_TYPES = json.dumps({**asdict(Owner.this()), "pid": "x"})
@@ -53,7 +53,7 @@ def elsewhere() -> Owner:
 
 def ended_process() -> Owner:
     process = subprocess.Popen([sys.executable, "-c", ""])
-    owner = replace(Owner.this(), pid=process.pid, since=psutil.Process(process.pid).create_time())
+    owner = replace(Owner.this(), pid=process.pid, since=_started(psutil.Process(process.pid)))
     process.wait()
     return owner
 

@@ -19,6 +19,7 @@ from builders import record_of
 from tracked_studies import CURVES, FINALS, LEVELS, STUDY, Tracked, server, study_of, until
 
 from ablations.records import RunRecord, Store
+from ablations.study import Variant
 from ablations.tracking import mlflow_tree as tracking
 
 CHROMIUM = shutil.which("chromium")
@@ -233,6 +234,22 @@ def test_a_missed_target_is_all_examples_seen_and_not_reached(tracked: Tracked) 
     tracked.track([record_of(tracked.runs()[0], test_accuracy=0.4)])
     metrics = tracked.one("seed").data.metrics
     assert (metrics["convergence/examples_to_target"], metrics["convergence/reached"]) == (1024, 0)
+
+
+def test_names_that_mlflow_refuses_and_more_metrics_than_it_takes_at_once_are_logged(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ablations.tracking.mlflow_log.BATCH", 3)
+    named = replace(
+        tracked.study, variants={**tracked.study.variants, "3x3@2x (params)": Variant(model={"width": 0.5})}
+    )
+    tracked = replace(tracked, study=named)
+    tracked.track([record_of(run, test_accuracy=0.6) for run in tracked.runs(seeds=1)])
+    assert tracked.warnings == []
+    assert tracked.one("study").data.metrics["test_accuracy/3x3 2x  params "] == pytest.approx(0.6)
+    seed = tracked.one("seed", variant="3x3@2x (params)")
+    assert seed.data.metrics.keys() >= FINALS
+    assert [len(tracked.curve(seed, key)) for key in CURVES] == [4] * len(CURVES)
 
 
 def test_means_are_made_anew_when_a_seed_is_added(tracked: Tracked) -> None:
