@@ -82,7 +82,8 @@ def _parser() -> OneLineParser:
         choices=OBJECTIVES,
         default=OBJECTIVES[0],
         metavar="A[,B]",
-        help=f"{'; '.join(OBJECTIVES)}: with a second objective, widths and depths are searched too (default: {OBJECTIVES[0]})",
+        help=f"{'; '.join(OBJECTIVES)}: with a second objective, widths are searched too, and depths unless the study compares "
+        f"them (default: {OBJECTIVES[0]})",
     )
     group.add_argument(
         "--seeds-per-trial",

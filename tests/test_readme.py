@@ -15,14 +15,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from ablations.execution.worker import execute
 from ablations.study import Study, load_study
 from nin import pooling
+from nin.data import DATASETS, load
 from nin.model import build_model
-from nin.spec import ModelSpec
+from nin.spec import DataSpec, ModelSpec
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -181,6 +183,21 @@ def test_the_example_of_a_pooling_is_one(monkeypatch: pytest.MonkeyPatch) -> Non
     assert dead.grad.isfinite().all()
     network = build_model(ModelSpec(layout="small", width=0.1, pooling="example"), (1, 28, 28), 10)
     assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_the_example_of_a_data_set_that_is_read_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nin.sources.DATASETS", {**DATASETS})
+    (example,) = python_examples(EXTENDING, 'DATASETS["cells"]')
+    exec(example, {})
+    arrays = {
+        f"{part}_{kind}": np.zeros(shape, dtype)
+        for part in ("train", "test")
+        for kind, shape, dtype in (("images", (20, 1, 32, 32), np.uint8), ("labels", (20,), np.int64))
+    }
+    np.savez(tmp_path / "cells.npz", **arrays)
+    data = load(DataSpec(name="cells", train_examples=0, val_examples=5, test_examples=0), tmp_path)
+    assert (len(data.train.images), len(data.val.images), len(data.test.images)) == (15, 5, 20)
+    assert (data.in_shape, data.num_classes) == ((1, 32, 32), 2)
 
 
 @pytest.mark.slow
