@@ -303,12 +303,13 @@ def memory_against_params(tables: Tables) -> Figure:
     axes.set(xscale="log", yscale="log", xlim=size_limits(moved))
     size_ticks(axes)
     num_bytes = 4 * tables.copies
-    alone = 1e-6 * num_bytes * np.sort(params)
-    axes.plot(np.sort(params), alone, color="dimgrey", linewidth=1.3, zorder=0)
+    ends = np.array(axes.get_xlim())
+    alone = 1e-6 * num_bytes * ends
+    axes.plot(ends, alone, color="dimgrey", linewidth=1.3, zorder=0)
     for x, row in zip(moved, each_row(tables.variants), strict=True):
         axes.plot(x, row.peak_memory_mb, **tables.marker(row.variant), markersize=6, linestyle="", label=row.variant)
     if memory.notna().any():
-        axes.set_ylim(*size_limits(np.array([*memory.dropna(), alone[0], alone[-1]])))
+        axes.set_ylim(*size_limits(np.array([*memory.dropna(), *alone])))
     axes.set_xlabel(
         f"parameters, log scale\n(grey: {num_bytes} bytes each; points that would touch are set side by side)",
         fontsize=9,

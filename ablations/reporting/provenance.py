@@ -121,7 +121,8 @@ def _variance_fact(records: Sequence[RunRecord]) -> str:
         ("the choice of hyperparameters", True),
     ]
     covered = listed(name for name, applies in varied if applies)
-    left_out = " or ".join(name for name, applies in fixed if applies)
+    *others, last = (name for name, applies in fixed if applies)
+    left_out = f"{', '.join(others)} or {last}" if others else last
     return (
         f"Intervals cover what differs from seed to seed: {covered}. Those *over seeds and test images* also cover the choice of "
         f"test images. None covers {left_out}."
