@@ -64,7 +64,7 @@ class Tables:
     @property
     def compared_by_length(self) -> list[str]:
         """Variants beside the baseline with results at some length of training, in the study's order."""
-        there = set(self.by_length["variant"]) - {self.study.baseline}
+        there = set(self.by_length.get("variant", [])) - {self.study.baseline}
         return [name for name in self.study.variants if name in there]
 
     @property

@@ -43,7 +43,7 @@ def styles_of(tables: Tables) -> dict[str, Chart]:
             "hollow": not tables.is_primary(name),
             "label": tables.label(name),
         }
-        for name in dict.fromkeys([*tables.names, *(tables.compared_by_length if len(tables.by_length) else [])])
+        for name in dict.fromkeys([*tables.names, *tables.compared_by_length])
     }
 
 

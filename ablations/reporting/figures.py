@@ -183,9 +183,8 @@ def differences(tables: Tables) -> Figure:
     margin = 100 * tables.study.margin
     low, high = difference_limits(tables, margin)
     intervals = tables.variants[["difference_low", "difference", "difference_high"]].to_numpy(dtype=float)
-    notes = []
-    for row in each_row(tables.variants):
-        notes.append(", ".join(filter(None, [verdict_text(row), cut_text(row, low, high)])))
+    rows = each_row(tables.variants)
+    notes = [", ".join(filter(None, [verdict_text(row), cut_text(row, low, high)])) for row in rows]
     title = f"Test accuracy minus {tables.study.baseline}'s: points, 95 % intervals, {tables.seeds}"
     figure, axes = row_axes(tables, title, notes)
     axes.axvspan(-margin, margin, color="grey", alpha=0.25, linewidth=0)

@@ -29,7 +29,6 @@ class Report:
     grounds     numbers and certainty of the answer, in a paragraph
     caveats     what could still change it
     num_others  records in the same folder that are not the study's own runs
-    looks       numbers of seeds at which comparisons were decided; empty where all runs were asked for at once
     overrides   what `--set` changed in all runs
     """
 
@@ -41,7 +40,6 @@ class Report:
     records: Sequence[RunRecord]
     damaged: Sequence[str]
     num_others: int = 0
-    looks: Sequence[int] = ()
     overrides: Sequence[str] = ()
 
 
@@ -110,10 +108,9 @@ def read_report(study: Study, protocol: str, store: Store, overrides: Sequence[s
         )
     if overrides:
         study = replace(study, published=None)  # whose runs have other settings
-    looks = store.looks(overrides)
-    summary = summarise(study, protocol, records, looks)
+    summary = summarise(study, protocol, records, store.looks(overrides))
     words = answer(study, summary, overrides), grounds(study, protocol, summary), caveats(study, protocol, summary)
-    return Report(store.folder, *words, summary, records, damaged, others, looks, overrides)
+    return Report(store.folder, *words, summary, records, damaged, others, overrides)
 
 
 def figure_tables(study: Study, protocol: str, report: Report) -> "Tables":
@@ -157,7 +154,9 @@ def write_report(
             f"Not covered: {report.num_others} records in the same folder, of other settings, variants or trainer versions."
         )
 
-    made_from = fingerprint(study, protocol, records, [*notes, f"looks {report.looks}", f"changed {list(overrides)}"])
+    made_from = fingerprint(
+        study, protocol, records, [*notes, f"looks {report.summary.looks}", f"changed {list(overrides)}"]
+    )
     inputs = store.folder / ".inputs"
     text, page = store.folder / "report.md", store.folder / "report.html"
     if not force and text.exists() and page.exists() and inputs.exists() and inputs.read_text() == made_from:

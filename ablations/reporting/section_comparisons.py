@@ -75,21 +75,8 @@ def _accuracy_notes(study: Study, table: pd.DataFrame, looks: Sequence[int]) -> 
         table[~table["role"].isin(["baseline", "confirmatory"])],
     )
     margin = 100 * study.margin
-    test = "The test pairs runs of equal seed, which share their first weights and the order of images"
-    if len(confirmatory) and (confirmatory["test"] == "welch").all():
-        test = "The test is Welch's, of all runs, since fewer than two seeds are shared"
-    method = (
-        f"{_shared_variances(confirmatory)}. p is corrected for the number of comparisons by Holm's method; the interval is not."
-        if len(confirmatory) > 1
-        else "."
-    )
-    lines = [
-        f"Intervals are 95 %. A *difference* is a variant's mean test accuracy minus the baseline's{_shared_seeds(table)}. "
-        f"{test}{method} *Equivalent*: two one-sided tests place the difference within {margin:g} points. *Inconclusive*: neither "
-        f"a difference nor equivalence is shown.{_bracket_note(table)}",
-    ]
-    if looks:
-        lines = [_looks_note(table, looks, margin, f"{test}{method}")]
+    equivalent = f"*Equivalent*: two one-sided tests place the difference within {margin:g} points."
+    lines = [_looks_note(table, looks, equivalent) if looks else _test_note(table, equivalent)]
     wide = table[
         (table["verdict"] == stats.EQUIVALENT)
         & ((table["difference_low"] < -margin) | (table["difference_high"] > margin))
@@ -124,26 +111,45 @@ def _accuracy_notes(study: Study, table: pd.DataFrame, looks: Sequence[int]) -> 
     return "\n\n".join(lines)
 
 
-def _looks_note(table: pd.DataFrame, looks: Sequence[int], margin: float, test: str) -> str:
-    """Say how comparisons were decided that had seeds added in looks."""
+def _test_note(table: pd.DataFrame, equivalent: str) -> str:
+    """Say how comparisons are decided where all runs were asked for at once; `equivalent` is what that verdict means."""
+    several = (table["role"] == "confirmatory").sum() > 1
+    correction = (
+        " p is corrected for the number of comparisons by Holm's method; the interval is not." if several else ""
+    )
+    return (
+        f"Intervals are 95 %. A *difference* is a variant's mean test accuracy minus the baseline's{_shared_seeds(table)}. "
+        f"{_test_sentence(table)}{correction} {equivalent} *Inconclusive*: neither a difference nor equivalence is "
+        f"shown.{_bracket_note(table)}"
+    )
+
+
+def _looks_note(table: pd.DataFrame, looks: Sequence[int], equivalent: str) -> str:
+    """Say how comparisons were decided that had seeds added in looks; `equivalent` is what that verdict means."""
     meanings = {
-        stats.EQUIVALENT: f"two one-sided tests place the difference within {margin:g} points",
-        sequential.FUTILE: "not decided, and more seeds would hardly decide it",
-        stats.INCONCLUSIVE: "neither a difference nor equivalence is shown at the last look",
-        sequential.UNDECIDED: "the next look waits for seeds",
+        stats.EQUIVALENT: equivalent,
+        sequential.FUTILE: "*Futile*: not decided, and more seeds would hardly decide it.",
+        stats.INCONCLUSIVE: "*Inconclusive*: neither a difference nor equivalence is shown at the last look.",
+        sequential.UNDECIDED: "*Undecided*: the next look waits for seeds.",
     }
     verdicts = set(table["verdict"])
-    return " ".join(
-        [
-            f"Seeds were added until each declared comparison was decided, in looks at {listed(map(str, looks))} seeds that were "
-            f"declared beforehand. {test.partition('. p is corrected')[0].rstrip('.')}. Each look reads it at a stricter level, so "
-            "that all looks and comparisons together have an error of 5 % (Lan and DeMets; Holm, Maurer and Bretz); there is no "
-            "single p. A *difference* of a comparison that has stopped is the median-unbiased estimate after stopping, with a 95 % "
-            "interval that allows for the looks. It may differ from that of the means.",
-            *(f"*{verdict.capitalize()}*: {meaning}." for verdict, meaning in meanings.items() if verdict in verdicts),
-            _bracket_note(table).strip(),
-        ]
-    ).strip()
+    meaning = "".join(f" {meaning}" for verdict, meaning in meanings.items() if verdict in verdicts)
+    return (
+        f"Seeds were added until each declared comparison was decided, in looks at {listed(looks)} seeds that were declared "
+        f"beforehand. {_test_sentence(table)} Each look reads it at a stricter level, so that all looks and comparisons together have "
+        "an error of 5 % (Lan and DeMets; Holm, Maurer and Bretz); there is no single p. A *difference* of a comparison that has "
+        "stopped is the median-unbiased estimate after stopping, with a 95 % interval that allows for the looks. It may differ from "
+        f"that of the means.{meaning}{_bracket_note(table)}"
+    )
+
+
+def _test_sentence(table: pd.DataFrame) -> str:
+    """Name the test of the declared comparisons."""
+    confirmatory = table[table["role"] == "confirmatory"]
+    test = "The test pairs runs of equal seed, which share their first weights and the order of images"
+    if len(confirmatory) and (confirmatory["test"] == "welch").all():
+        test = "The test is Welch's, of all runs, since fewer than two seeds are shared"
+    return f"{test}{_shared_variances(confirmatory) if len(confirmatory) > 1 else ''}."
 
 
 def _bracket_note(table: pd.DataFrame) -> str:

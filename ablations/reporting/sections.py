@@ -55,7 +55,7 @@ def sections(
     notes  lines on records that are left out
     """
     summary, records = report.summary, report.records
-    facts = what_was_run(study, protocol, records, overrides, notes, report.looks)
+    facts = what_was_run(study, protocol, records, overrides, notes, summary.looks)
     opening = [f"# {study.name}: {study.question}", report.answer, report.grounds, caveats_text(report.caveats)]
     if study.answers in MEMORY:
         return [
