@@ -3,7 +3,7 @@
 import gc
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -14,6 +14,7 @@ from processes import call
 
 import ablations
 from ablations import EngineOptions, Match, Results, Study, Variant, load_results, load_study, run_study
+from ablations.plugins import for_workers
 from ablations.records import Store
 
 POOLINGS = Study(
@@ -36,6 +37,12 @@ study = Study("average", variants, name="rms_pooling", question="Does pooling by
 if __name__ == "__main__":
     print(run_study(study, protocol="smoke", seeds=2, workers=2, progress=False).summary[["variant", "n", "params"]])
 """
+
+
+@pytest.fixture(autouse=True)
+def leaves_no_name_behind() -> Iterator[None]:
+    yield
+    assert "__main__" not in [plugin.module for plugin in for_workers()]
 
 
 def filled(results: Path, study: Study, seeds: int = 3, **changes: object) -> Store:
