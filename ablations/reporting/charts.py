@@ -110,6 +110,7 @@ def _generalization_gap(tables: Tables) -> Chart:
                 "shape": "o" if run.learned else "x",
             }
             for run in each_row(runs)
+            if math.isfinite(run.generalization_gap)
         ]
         mean = 100 * row.generalization_gap_mean
         tip = f"{row.variant}: mean {mean:+.2f} points, n = {row.n}"

@@ -160,7 +160,7 @@ function rowsChart(chart, width) {
       const [start, end] = row.interval;
       line(group, x(clip(start)), y, x(clip(end)), y, { ...stroke, "pointer-events": "none" });
     }
-    const ends = [...(row.interval || []), ...row.points.map((point) => point.x).filter((end) => end !== null)];
+    const ends = [...(row.interval || []), ...row.points.map((point) => point.x)];
     if (Math.min(...ends) < low) marker(group, row.variant, x(low), y, "<");
     if (Math.max(...ends) > high) marker(group, row.variant, x(high), y, ">");
     if (row.mean !== undefined) line(group, x(row.mean), y - 10, x(row.mean), y + 10, { ...stroke, "stroke-width": 2.5 });

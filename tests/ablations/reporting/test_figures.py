@@ -1,5 +1,6 @@
 """Figures show every run, misses and failures included, and stay readable whatever the number and the sizes of variants."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
@@ -212,6 +213,14 @@ def test_the_curve_of_runs_that_all_diverged_goes_on_to_the_end_in_figure_and_ch
     assert (drawn.get_xdata()[-1], drawn.get_ydata()[-1]) == (BUDGET, pytest.approx(0.1))
     (series,) = (each for each in charts_of(tables)["learning_curves"]["series"] if each["variant"] == "v1")
     assert series["line"][-1] == [BUDGET, 10]
+
+
+def test_a_run_without_a_generalisation_gap_has_no_point_in_the_chart() -> None:
+    def unmeasured(run: Run) -> RunRecord:
+        return replace(plain(run), train_accuracy=math.nan) if (run.variant, run.seed) == ("v1", 0) else plain(run)
+
+    rows = charts_of(tables_of(study_of(2), unmeasured, seeds=3))["generalization_gap"]["rows"]
+    assert {row["variant"]: len(row["points"]) for row in rows} == {"v0": 3, "v1": 2}
 
 
 def test_the_fraction_that_reached_the_target_ends_at_hits_of_n() -> None:
