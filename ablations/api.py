@@ -151,15 +151,15 @@ def run_study(
     require_guard()
     load_plugins()
     study = _named(study)
-    if isinstance(variants, str):
-        raise ValueError(f"variants={variants!r}: must be a list, such as [{variants!r}]")
+    if isinstance(variants, str) or not isinstance(variants, Sequence | None):
+        raise ValueError(f"variants={variants!r}: must be a list, such as [{str(variants)!r}]")
     options = engine if isinstance(engine, EngineOptions) else EngineOptions(engine, workers=workers, device=device)
     request = Request(
         protocol=protocol,
         seeds=seeds,
         variants=variants,
         overrides=_overrides(set),
-        results=Path(results),
+        results=_path("results", results),
         engine=options,
         budget=budget,
         retries=retries,
@@ -191,7 +191,7 @@ def load_results(
     load_plugins()
     study = _named(study)
     study.expand(protocol, 1, [study.baseline], _overrides(set))  # what is wrong is said before anything is read
-    report = read_report(study, protocol, Store(Path(path), study.name, protocol), _overrides(set))
+    report = read_report(study, protocol, Store(_path("path", path), study.name, protocol), _overrides(set))
     return Results(study, protocol, report.folder, report)
 
 
@@ -204,10 +204,18 @@ def _console(progress: bool) -> Console:
 
 def _named(study: str | Path | Study) -> Study:
     if not isinstance(study, Study):
+        if not isinstance(study, str | Path):
+            raise ValueError(f"study={study!r}: must be a name, a file or a Study")
         return load_study(study)
     if not study.file:
         require_name(study)
     return study if study.question else replace(study, question=study.name)
+
+
+def _path(argument: str, value: str | Path) -> Path:
+    if not isinstance(value, str | Path):
+        raise ValueError(f"{argument}={value!r}: must be a string or a Path")
+    return Path(value)
 
 
 def _overrides(changes: Mapping[str, object] | None) -> list[str]:

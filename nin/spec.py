@@ -184,18 +184,18 @@ def stream(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{name}:{seed}".encode()).digest()[:8]) >> 1
 
 
-def hint(name: str, valid: Iterable[str]) -> str:
+def hint(name: object, valid: Iterable[str]) -> str:
     """Return "the nearest is 'max' (of average, max)", or only the list if no name is near by difflib's measure, ignoring case.
 
     Of names such as "train.lr" the last part is enough: "lr" and "model.lr" are near it.
     """
-    names = list(valid)
-    same_end = [other for other in names if "." in other and other.rpartition(".")[2] == name.rpartition(".")[2]]
+    names, text = list(valid), str(name)
+    same_end = [other for other in names if "." in other and other.rpartition(".")[2] == text.rpartition(".")[2]]
     if same_end:
         return f"did you mean {' or '.join(map(repr, same_end))}?"
     by_lower_case = {other.lower(): other for other in names}
     listed = ", ".join(names)
-    near = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+    near = difflib.get_close_matches(text.lower(), by_lower_case, n=1)
     return f"the nearest is {by_lower_case[near[0]]!r} (of {listed})" if near else f"choose one of {listed}"
 
 

@@ -185,6 +185,12 @@ def test_a_study_of_the_package_is_run_by_name(tmp_path: Path) -> None:
             "--seeds 1.5: must be 1 or more",
         ),
         (lambda folder: run_study(POOLINGS, variants="max", results=folder), "must be a list, such as ['max']"),
+        (lambda folder: run_study(POOLINGS, variants=3, results=folder), "variants=3: must be a list"),  # type: ignore[arg-type]
+        (lambda folder: run_study(POOLINGS, device=3, results=folder), "unknown device 3"),  # type: ignore[arg-type]
+        (lambda folder: run_study(POOLINGS, engine=3, results=folder), "unknown engine 3"),  # type: ignore[arg-type]
+        (lambda folder: run_study(POOLINGS, results=3), "results=3: must be a string or a Path"),  # type: ignore[arg-type]
+        (lambda folder: run_study(3, results=folder), "study=3: must be a name, a file or a Study"),  # type: ignore[arg-type]
+        (lambda folder: load_results(None, POOLINGS), "path=None: must be a string or a Path"),  # type: ignore[arg-type]
         (
             lambda folder: run_study(POOLINGS, set=["train.lr=1"], results=folder),  # type: ignore[arg-type]
             "must be fields of a run and their values",
