@@ -7,8 +7,9 @@ import importlib
 import os
 import pkgutil
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -16,7 +17,7 @@ import ablations.studies
 from ablations.plugins import load_file
 from ablations.protocols import PROTOCOLS, Protocol
 from ablations.runs import Changes, Run, by_part, flat, length_name, parse_overrides, settings_types
-from nin.spec import changed, choose, hint
+from nin.spec import DataSpec, Shape, changed, choose, hint
 
 # Characters that separate variants on the command line or mean something in Markdown and in matplotlib's texts
 NO_NAME = re.compile(r"[,|\n*`<\[\]\\$]|^[_#>]|^(\d+[.)]|[-+]) ")
@@ -217,18 +218,26 @@ class Study:
         chosen = list(self.variants) if variants is None else [self.baseline]
         chosen += [name for name in self.named(variants or ()) if name not in chosen]
         changes = parse_overrides(overrides)
+        shape_of = cache(_shape)  # of a folder it takes a look into every file
         resolved = [
             run
             for length in _chosen_lengths(base, lengths)
             for run in self._distinct(
-                {name: self._resolve(base, name, {**_of_length(length), **changes}) for name in chosen}, changes
+                {name: self._resolve(base, name, {**_of_length(length), **changes}, shape_of) for name in chosen},
+                changes,
             )
         ]
         _require_effect(resolved, changes, lengths)
         unique = {run.run_id: run for run in resolved}  # an override of the length leaves one
         return tuple(replace(run, seed=seed) for seed in range(num_seeds) for run in unique.values())
 
-    def _resolve(self, base: Protocol, name: str, overrides: Mapping[str, object]) -> Run:
+    def _resolve(
+        self,
+        base: Protocol,
+        name: str,
+        overrides: Mapping[str, object],
+        shape_of: Callable[[DataSpec], tuple[Shape, int]],
+    ) -> Run:
         variant = self.variants[name]
         try:
             model = changed(base.model, variant.model)
@@ -250,8 +259,8 @@ class Study:
             return run
         from ablations.controls import matched  # counts parameters, for which it needs torch
 
-        other = self._resolve(base, variant.match.variant, overrides)
-        return matched(run, other, variant.match.field, variant.match.by)
+        other = self._resolve(base, variant.match.variant, overrides, shape_of)
+        return matched(run, other, variant.match.field, variant.match.by, shape_of)
 
     def _distinct(self, runs: Mapping[str, Run], overrides: Mapping[str, object]) -> list[Run]:
         """Drop controls that equal an existing network; any other pair of equal networks is an error."""
@@ -267,6 +276,12 @@ class Study:
                 ]
                 raise ValueError(f"--set {held[0]}: is what the study is about; {same}" if held else same)
         return list(kept.values())
+
+
+def _shape(data: DataSpec) -> tuple[Shape, int]:
+    from nin.data import shape  # which needs torch
+
+    return shape(data)
 
 
 def _require_effect(runs: Sequence[Run], changes: Mapping[str, object], lengths: Sequence[int] | None) -> None:

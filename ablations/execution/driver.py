@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 
 from rich.console import Console
 
@@ -20,6 +21,7 @@ from ablations.runs import Run
 from ablations.tracking.tracker import Tracker
 from nin.data import shape
 from nin.sizes import NetworkSize, size
+from nin.spec import DataSpec, Shape
 from nin.text import redacted
 
 POLL = 1.0  # seconds between two looks at what other drivers are doing
@@ -69,7 +71,7 @@ def drive(
 
     Raises CommonFailureError if the first run of every variant fails with the same error, unless the runs are retried.
     """
-    costs = {run: cost_of(run) for run in runs}
+    costs = costs_of(runs)
     failures, seen_warnings = _Failures([] if are_retried else costs), set[str]()
     seconds = probed_seconds(costs, probe) if probe else 0.0
     with Display(costs, console, engine.workers, seconds) as display, ExitStack() as entered:
@@ -213,16 +215,20 @@ def failed_record(event: Failed, device: str) -> RunRecord:
     )
 
 
-def _size(run: Run) -> NetworkSize:
+def _size(run: Run, shape_of: Callable[[DataSpec], tuple[Shape, int]] = shape) -> NetworkSize:
     try:
-        return size(run.model, *shape(run.data))
+        return size(run.model, *shape_of(run.data))
     except ValueError:  # a trial whose network cannot be built, or data that only workers have
         return NetworkSize(0, 0, 0.0)
 
 
-def cost_of(run: Run) -> float:
-    """Work of a run, for the time left: images x (their FLOPs + what any image costs however small the network)."""
-    return run.train.images(run.data.train_examples or TYPICAL_IMAGES) * (_size(run).gflops + 0.01)
+def costs_of(runs: Iterable[Run]) -> dict[Run, float]:
+    """Work of each run, for the time left: images x (their FLOPs + what any image costs however small the network)."""
+    shape_of = cache(shape)  # of a folder it takes a look into every file
+    return {
+        run: run.train.images(run.data.train_examples or TYPICAL_IMAGES) * (_size(run, shape_of).gflops + 0.01)
+        for run in runs
+    }
 
 
 def probed_seconds(costs: Mapping[Run, float], probe: Callable[[Run], float]) -> float:

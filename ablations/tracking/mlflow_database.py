@@ -43,12 +43,12 @@ def open_client(uri: str) -> "MlflowClient":
     """Open a client of the database or server, making the database if it is a new one of SQLite's. Raises whatever MLflow raises."""
     from mlflow import MlflowClient
 
-    _make_database(uri)
+    make_database(uri)
     _reach_database(uri)
     return MlflowClient(tracking_uri=uri)
 
 
-def _make_database(uri: str) -> None:
+def make_database(uri: str) -> None:
     """Create a new SQLite database completely or not at all: MLflow cannot open one whose creation was interrupted."""
     from mlflow import MlflowClient
     from sqlalchemy import make_url

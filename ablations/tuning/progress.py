@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from ablations.execution.driver import cost_of, probed_seconds
+from ablations.execution.driver import costs_of, probed_seconds
 from ablations.execution.engines import Ended, Event, Failed, Postponed, Progressed, Started
 from ablations.execution.progress import TimeLeftColumn, fraction_done, left_text
 from ablations.execution.time_left import TimeLeft
@@ -61,7 +61,7 @@ class TuningDisplay:
     ) -> None:
         self._tasks = tasks
         self._is_terminal = console.is_terminal
-        costs = {task.run: cost_of(task.run) for task in tasks}
+        costs = costs_of(task.run for task in tasks)
         self._work = {
             stretch: share * costs[task.run]
             for task in tasks

@@ -1,4 +1,4 @@
-"""Reports without figures, and a real PostgreSQL, for what several machines share; tests skip where it is not installed."""
+"""Quick databases, reports without figures, and a real PostgreSQL for what several machines share (skipped where there is none)."""
 
 import os
 import shutil
@@ -11,6 +11,28 @@ from pathlib import Path
 
 import pytest
 from processes import PASSWORD, free_port
+
+from ablations.tracking import mlflow_database
+from nin.cli import sqlite_url
+
+
+@pytest.fixture(scope="session", autouse=True)
+def new_databases_are_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Copy a database that MLflow has made once, because it takes seconds for each. Commands in other processes make their own."""
+    original = tmp_path_factory.mktemp("database") / "mlflow.db"
+    make = mlflow_database.make_database
+
+    def copy(uri: str) -> None:
+        path = Path(uri.removeprefix("sqlite:///"))
+        if not uri.startswith("sqlite:///") or path.exists() or not path.parent.is_dir():
+            return make(uri)
+        make(sqlite_url(original))
+        shutil.copyfile(original, path)
+        return None
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(mlflow_database, "make_database", copy)
+        yield
 
 
 @pytest.fixture

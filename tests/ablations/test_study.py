@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import ablations.runs
+from ablations.execution.driver import costs_of
 from ablations.protocols import PROTOCOLS
 from ablations.reproduce import reproduce_command
 from ablations.runs import parse_length, parse_overrides
@@ -174,6 +175,16 @@ def test_controls_match_the_size_they_name_within_1_percent(name: str, protocol:
         if variant.match and control in sizes:
             wanted = getattr(sizes[variant.match.variant], variant.match.by)
             assert getattr(sizes[control], variant.match.by) == pytest.approx(wanted, rel=0.01), control
+
+
+def test_the_shape_of_a_data_set_is_looked_up_once_for_all_controls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a folder of images, it takes a look into every file."""
+    asked: list[DataSpec] = []
+    monkeypatch.setattr("nin.data.shape", lambda data: asked.append(data) or shape(data))
+    runs = load_study("num_1x1").expand("smoke")
+    costs_of(runs)
+    assert {run.role for run in runs} > {"control"}
+    assert len(asked) == len(set(asked)) == 1
 
 
 def test_controls_are_not_confirmatory() -> None:
