@@ -10,6 +10,7 @@ from ablations.execution import worker
 from ablations.execution.data import prepare
 from ablations.execution.launch import default_workers, require_room
 from ablations.execution.progress import say
+from ablations.execution.time_left import TimeLeft
 from ablations.protocols import PROTOCOLS
 from ablations.records import Store
 from ablations.reporting.files import load_covered_records
@@ -18,7 +19,7 @@ from ablations.reporting.terminal import fitting_table, print_text
 from ablations.runs import Run, parse_overrides
 from ablations.session import Part, Request, declared_looks, find_parts, require_whole
 from ablations.study import ROLES, Study
-from ablations.tuning.progress import stretches
+from ablations.tuning.progress import Stretch, rung_of, stretches
 from ablations.tuning.session import TuningRequest, runs_to_tune
 from ablations.tuning.spaces import space_of
 from ablations.tuning.task import OBJECTIVES, compares_seeds, rungs_of
@@ -70,12 +71,14 @@ def plan_tuning(study: Study, request: TuningRequest, console: Console) -> None:
     at_a_time = request.engine.workers or default_workers(device)
     is_paired = compares_seeds(request.objective, request.seeds_per_trial)
     rungs = rungs_of(request.objective, request.seeds_per_trial)
-    rows, minutes = [], 0.0
+    rows: list[list[str]] = []
+    work: dict[Stretch, float] = {}
     for run in runs:
-        trainings = sum(share for _, share in stretches(run.variant, rungs, 0, request.trials, is_paired))
-        minutes_each = _probed(run, device, request.engine.threads) / 60
-        minutes += trainings * minutes_each / at_a_time
-        rows.append([run.variant, str(request.trials), f"{trainings:g}", minutes_text(minutes_each)])
+        shares = dict(stretches(run.variant, rungs, 0, request.trials, is_paired))
+        seconds = _seconds_per_image(run, device, request.engine.threads) * worker.images_passed(run, device)
+        work |= {stretch: share * seconds for stretch, share in shares.items()}
+        rows.append([run.variant, str(request.trials), f"{sum(shares.values()):g}", minutes_text(seconds / 60)])
+    minutes = (TimeLeft(work, at_a_time, sum(work.values()), stage_of=rung_of).seconds(0.0) or 0.0) / 60
     print_text(console, f"{study.name} under {request.protocol}: {study.question}")
     console.print(fitting_table(("variant", "trials", "in full trainings", "minutes/training"), rows, console.width))
     space = space_of(study, request.protocol, with_sizes=request.objective != OBJECTIVES[0])
@@ -96,10 +99,10 @@ def _precision_line(device: str, precision: str) -> str:
     return slow_precision(device, precision) or f"precision {precision}, as asked for"
 
 
-def _probed(run: Run, device: str, threads: int) -> float:
-    """Seconds that the run takes, by a probe. Raises ValueError if it cannot be trained here."""
+def _seconds_per_image(run: Run, device: str, threads: int) -> float:
+    """Seconds of training per image, by a probe. Raises ValueError if the run cannot be trained here."""
     try:
-        return worker.probe(run, device, threads)
+        return worker.seconds_per_image(run, device, threads)
     except RuntimeError as error:  # torch's, when there is too little memory
         raise ValueError(f"variant {run.variant!r} cannot be trained here: {one_line(error)}") from error
 
@@ -154,10 +157,13 @@ def _print_plan(part: Part, device: str, threads: int, overrides: Sequence[str],
     header = ("variant", "role", "runs to do", "parameters", "trunk", "head", "GFLOP/image", "minutes/run")
     rows: list[list[str]] = []
     seconds_by_role = dict.fromkeys(ROLES, 0.0)
+    paces: dict[str, float] = {}  # of variants, whatever the length
     for run in {(run.variant, run.length): run for run in part.runs}.values():
         to_do = sum((other.variant, other.length) == (run.variant, run.length) for other in part.missing)
         network = sizes[run.run_id]
-        seconds_each = _probed(run, device, threads)
+        if run.variant not in paces:
+            paces[run.variant] = _seconds_per_image(run, device, threads)
+        seconds_each = paces[run.variant] * worker.images_passed(run, device)
         seconds_by_role[run.role] += seconds_each * to_do
         sizes_of_it = [f"{n:,}" for n in (network.params, network.params_trunk, network.params_head)]
         rows.append(

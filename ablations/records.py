@@ -1,6 +1,6 @@
 """Records of runs, and the folder that keeps them: `<results>/<study>/<protocol>/runs/<run_id>.json`, and beside it
-`weights/<run_id>.safetensors` where weights were requested. Results of data that have changed since move to `superseded/`, which
-nothing reads.
+`weights/<run_id>.safetensors` where weights were requested. Results of data that have changed since, or without a memory that a
+study is about, move to `superseded/`, which nothing reads.
 
 Records are written whole or not at all; a reader never sees half of one. `runs_frame` and `curves_frame` make the tables
 that plots, reports and people read.
@@ -40,14 +40,14 @@ PROVENANCE = "PROVENANCE.md"  # the mark of a folder of published results, which
 class RunRecord:
     """One run and its result. Accuracies are fractions, losses mean cross-entropy in nats.
 
-    status           "finished", "diverged", "collapsed" or "failed"; then error says why, error_detail where (a traceback)
+    status           one of RESULTS; "failed", where error says why and error_detail where (a traceback); one of TRIALS in tuning
     gflops           forward pass of one image, 2 per multiply-accumulate, in 10^9
     train_accuracy   in evaluation mode after the last step, on as many training images as there are test images
     val_accuracy     the last point of the curve
     test_correct     which test images are right: bits, packed, base64 (`test_correctness` unpacks them)
     prediction_memory_bytes  of predicting one batch, as `nin.memory.prediction_memory` measures it; 0 if it was not measured
     shifted_accuracy  on the test images, each shifted by SHIFT pixels (`nin.shift`); nan if it was not measured
-    train_seconds    training alone; wall_seconds also evaluation and preparation
+    train_seconds    training alone; wall_seconds also evaluation and preparation, of a resumed run only those since
     peak_memory_bytes  of training, as `nin.memory.training_memory` measures it; 0 if it was not measured
     environment      device, precision, versions, host and commit that the run was executed with
     """
@@ -214,9 +214,9 @@ class Store:
                 file.unlink(missing_ok=True)
 
     def set_aside(self, record: RunRecord) -> None:
-        """Move a result that rests on other data out of the way, with its weights, into a folder named after that data."""
+        """Move a result that is to be trained again out of the way, with its weights, into a folder named after its data."""
         on_disk = self.read_all([record.run])[0].get(record.run_id)
-        if on_disk is None or on_disk.data_checksum != record.data_checksum:
+        if on_disk is None or (on_disk.data_checksum, on_disk.started_at) != (record.data_checksum, record.started_at):
             return  # another driver was here
         folder = self.superseded_folder / record.data_checksum[:12]
         folder.mkdir(parents=True, exist_ok=True)

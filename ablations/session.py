@@ -37,10 +37,11 @@ from ablations.records import RunRecord, Store
 from ablations.reporting.files import Report, load_covered_records, write_report
 from ablations.reporting.formatting import listed
 from ablations.reporting.terminal import print_summary, print_text
-from ablations.runs import Run, length_name
+from ablations.runs import Run, length_name, parse_overrides
 from ablations.study import MAX_SEEDS, MEMORY, Study
 from ablations.tracking.mlflow_tree import open_tracker
 from ablations.tracking.tracker import Tracker, finish
+from ablations.tuning.task import FIRST_SEED
 from ablations.tuning.winners import both_settings, load_tuned
 from nin.checkpoint import last_point
 from nin.spec import choose
@@ -199,7 +200,8 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
             break
         say(console, f"look at {num_seeds} seeds: {', '.join(undecided)} not decided yet")
         longest = request.lengths or protocol.lengths
-        lengths = [max(longest)] if longest else None
+        # A change of train.examples has left one length.
+        lengths = [max(longest)] if longest and "train.examples" not in parse_overrides(request.overrides) else None
         left = max(LEAST_BUDGET, deadline - time.monotonic())
         more = replace(request, seeds=num_seeds, variants=undecided, lengths=lengths, budget=left)
         outcome = run_studies([study], more, console, ends_with_signals)
@@ -266,6 +268,10 @@ def find_part(study: Study, request: Request) -> Part:
             else both_settings(study, tuned, request.protocol, variants, request.results, request.overrides)
         )
         study = tuned
+        if (request.seeds or 0) > FIRST_SEED:
+            raise ValueError(
+                f"--seeds {request.seeds}: must be at most {FIRST_SEED:,} with --tuned, which chose by later seeds"
+            )
     if variants:  # the report will expand all variants, some of which may be on disk
         study.expand(request.protocol, 1, overrides=request.overrides)
     runs = study.expand(request.protocol, request.seeds, variants, request.overrides, request.lengths)
@@ -394,7 +400,7 @@ def _conclude_all(
             [run for run in part.shared if not part.store.has_result(run)], part.store
         ):
             part.store.write(record)
-        if not part.store.run_ids():
+        if not load_covered_records(part.study, request.protocol, part.store, request.overrides).records:
             say(console, f"{part.study.name}: no run has ended yet")
         else:
             reports[part.study.name] = _conclude(part, trackers[part.study.name], request, console)

@@ -27,6 +27,7 @@ MAX_PER_CORE = 8  # workers, or threads of one: with more, nothing gets faster a
 PLAIN_WIDTH = 140  # characters of a line where no terminal says how wide it is
 WAIT_NOTICE_SEC = 5.0  # wait after which a notice names its cause
 NO_MEMORY = (
+    "out of memory",
     *("failed to map segment", "annot allocate memory", "can't allocate memory", "not enough memory"),
     *("can't start new thread", "bad_alloc", "error return without exception set"),
 )

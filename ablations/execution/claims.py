@@ -30,6 +30,7 @@ from ablations.runs import Run
 
 LEASE = 60.0  # seconds
 BEAT = 10.0  # seconds between two signs of life
+PATIENCE = 5.0  # seconds that leaving waits for a sign of life that is being given
 FRESH = 1.0  # seconds for which a listing of the folder is used again
 
 
@@ -85,8 +86,9 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._heart.join()
-        self.release_all()
+        self._heart.join(PATIENCE)
+        if not self._heart.is_alive():  # else what it writes to does not answer, and the claims expire
+            self.release_all()
 
     def release_all(self) -> None:
         """Release everything."""

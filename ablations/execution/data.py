@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -20,20 +21,18 @@ def prepare(runs: Sequence[Run], console: Console) -> dict[str, NetworkSize]:
 
     Raises ValueError for a run that names or combines what cannot be built.
     """
-    by_variant: dict[tuple[str, str], NetworkSize] = {}
+    sizes: dict[Run, NetworkSize] = {}
     seen = set[str]()
-    for run in runs:
-        if (run.study, run.variant) in by_variant:
-            continue
+    for run in dict.fromkeys(replace(run, seed=0) for run in runs):
         data = load_cached(run.data, "cpu")
-        by_variant[run.study, run.variant] = network_size(run, data)
+        sizes[run] = network_size(run, data)
         summary, remarks = data.notes[:1], [*data.notes[1:], *_remarks(run, data)]
         for line in (line for line in summary if line not in seen):
             say(console, line)
         for line in (line for line in remarks if line not in seen):
             warn(line)
         seen.update([*summary, *remarks])
-    return {run.run_id: by_variant[run.study, run.variant] for run in runs}
+    return {run.run_id: sizes[replace(run, seed=0)] for run in runs}
 
 
 def _remarks(run: Run, data: ImageData) -> list[str]:

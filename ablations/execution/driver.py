@@ -22,7 +22,6 @@ from ablations.tracking.tracker import Tracker
 from nin.data import shape
 from nin.sizes import NetworkSize, size
 from nin.spec import DataSpec, Shape
-from nin.text import redacted
 
 POLL = 1.0  # seconds between two looks at what other drivers are doing
 TYPICAL_IMAGES = 50_000  # of a data set that is used whole, for the time left
@@ -44,13 +43,14 @@ class StudySession:
     def keep(self, record: RunRecord, weights: bytes = b"") -> None:
         """Write the record and release the run.
 
-        A result that is already there is kept: another driver may have written it after it took this one for dead, or the run was
-        trained again for its weights and failed.
+        A result that is already there is kept, with its weights: another driver may have written them after it took this one for
+        dead, or the run was trained again for its weights and failed.
         """
-        if weights and not self.store.is_done(record.run):
-            self.store.write_weights(record.run_id, weights)
-        if weights or not self.store.has_result(record.run):
-            self.store.write(record)
+        if not self.store.is_done(record.run):
+            if weights:
+                self.store.write_weights(record.run_id, weights)
+            if weights or not self.store.has_result(record.run):
+                self.store.write(record)
         self.claims.release(record.run_id)
         self.tracker.run_ended(record)
 
@@ -65,9 +65,9 @@ def drive(
 ) -> None:
     """Execute the runs, here or in another driver that shares them; persist, track and show their events.
 
-    outputs  each study's store and tracker
-    probe    seconds that a run takes by itself, for the time left before anything has progressed
-    are_retried  the runs are those that failed before, which says nothing about all
+    outputs      each study's store and tracker
+    probe        seconds that a run takes by itself, for the time left before anything has progressed
+    are_retried  the runs failed before; that they all fail alike again does not end the study
 
     Raises CommonFailureError if the first run of every variant fails with the same error, unless the runs are retried.
     """
@@ -210,8 +210,8 @@ def failed_record(event: Failed, device: str) -> RunRecord:
         params_head=network.params_head,
         gflops=network.gflops,
         environment=environment_of(event.run, device, code_commit()),
-        error=redacted(event.error),
-        error_detail=redacted(event.detail),
+        error=event.error,
+        error_detail=event.detail,
     )
 
 

@@ -117,10 +117,12 @@ def require_room(options: EngineOptions) -> None:
 
 
 def default_workers(device: str) -> int:
-    """Runs at a time: one per core that this process may use, or 1 on a GPU."""
+    """Runs at a time: one per core that this process, or its container, may use, or 1 on a GPU."""
     if device != "cpu":
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from joblib import cpu_count  # type: ignore[import-untyped]
+
+    return int(cpu_count())
 
 
 def require_count(name: str, value: object, least: int) -> None:

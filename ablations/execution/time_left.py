@@ -1,8 +1,9 @@
 """Estimate how long runs still take: from a probe at first, then from what this call itself has done."""
 
 import heapq
-from collections.abc import Hashable, Mapping
-from typing import Generic, TypeVar
+from collections.abc import Callable, Hashable, Mapping
+from itertools import groupby
+from typing import Any, Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)  # such as a run
 
@@ -13,16 +14,25 @@ SHARE = 0.5  # of the training time that a point of a curve adds, which must hav
 class TimeLeft(Generic[K]):
     """Runs, each with its work in any unit, such as FLOPs, that so many workers share.
 
-    seconds  that all of it takes one worker, by a probe; 0 if there is none: then nothing is known before the first progress
-    now      time on the clock that later times are read from
+    seconds   that all of it takes one worker, by a probe; 0 if there is none: then nothing is known before the first progress
+    now       time on the clock that later times are read from
+    stage_of  of a run: those of one stage begin when all of the stage before have ended
 
     Work that a checkpoint brought along is no measure of speed: its points arrive faster than they can have been trained. Nor is
     the first stretch of a new worker, which has to start, unless there is no other.
     """
 
-    def __init__(self, work: Mapping[K, float], workers: int, seconds: float = 0.0, now: float = 0.0) -> None:
+    def __init__(
+        self,
+        work: Mapping[K, float],
+        workers: int,
+        seconds: float = 0.0,
+        now: float = 0.0,
+        stage_of: Callable[[K], Any] = lambda _: 0,
+    ) -> None:
         total = sum(work.values())
         self._workers = max(1, workers)
+        self._stage_of = stage_of
         self._waiting = dict(work)
         self._running: dict[K, float] = {}  # work of each
         self._last: dict[K, tuple[float, float, float]] = {}  # of each running one: time, fraction, training seconds
@@ -101,6 +111,11 @@ class TimeLeft(Generic[K]):
         free_at = [self.seconds_of(run, now) or 0.0 for run in self._running]
         free_at += [0.0] * (self._workers - len(free_at))
         heapq.heapify(free_at)
-        for work in self._waiting.values():
-            heapq.heappush(free_at, heapq.heappop(free_at) + work * pace)
+        reached = min(map(self._stage_of, self._running), default=None)
+        for stage, runs in groupby(sorted(self._waiting, key=self._stage_of), key=self._stage_of):
+            if reached is not None and stage > reached:
+                free_at = [max(free_at)] * len(free_at)
+            reached = stage
+            for run in runs:
+                heapq.heappush(free_at, heapq.heappop(free_at) + self._waiting[run] * pace)
         self._left = max(free_at)

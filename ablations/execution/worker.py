@@ -136,7 +136,20 @@ def _tested(record: RunRecord, model: nn.Module, data: ImageData, device: str) -
 
 
 def probe(run: Run, device: str, threads: int = 1) -> float:
-    """Seconds that the run would take, judged from the fastest of a few training steps on this device, after one to warm up.
+    """Seconds that the run would take, by `seconds_per_image`."""
+    return seconds_per_image(run, device, threads) * images_passed(run, device)
+
+
+def images_passed(run: Run, device: str) -> float:
+    """Images that pass through the network, evaluations included: a forward pass is about a third of a training step."""
+    data = load_cached(run.data, device)
+    num_examples = len(data.train.labels)
+    evaluated = len(Grid(run.train, num_examples).steps) * len(data.val.labels) + 2 * len(data.test.labels)
+    return run.train.images(num_examples) + evaluated / 3
+
+
+def seconds_per_image(run: Run, device: str, threads: int = 1) -> float:
+    """Seconds of training per image, from the fastest of a few steps on this device, after one to warm up.
 
     The fastest, because other load on the machine only slows the others down. The steps are of one training, since the first
     step of any makes the optimiser's state, which for large layers takes longer than the step.
@@ -149,12 +162,9 @@ def probe(run: Run, device: str, threads: int = 1) -> float:
     steps = replace(run.train, examples=num_steps * batch_size, eval_every=batch_size)
     with cpu_threads(threads), torch.random.fork_rng(devices=[]):  # a notebook's stay as they are
         points = train(model, part, steps, seed=run.seed).curve
-    seconds_per_example = min(
+    return min(
         (after.seconds - before.seconds) / (after.examples - before.examples) for before, after in pairwise(points)
     )
-    evaluated = len(Grid(run.train, num_examples).steps) * len(data.val.labels) + 2 * len(data.test.labels)
-    # A forward pass is about a third of a training step.
-    return seconds_per_example * (run.train.images(num_examples) + evaluated / 3)
 
 
 def network_size(run: Run, data: ImageData) -> NetworkSize:

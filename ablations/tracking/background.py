@@ -29,7 +29,7 @@ def stop_all(patience: float) -> None:
         tracker.stop(max(0.0, until - time.monotonic()))
 
 
-BACKGROUND: "list[BackgroundTracker]" = []  # all of this process
+BACKGROUND: "list[BackgroundTracker]" = []  # those of this process whose threads may still work
 
 
 class BackgroundTracker(Tracker):
@@ -80,6 +80,8 @@ class BackgroundTracker(Tracker):
                 self._thread.join(PATIENCE)
             if self._thread.is_alive():
                 self._lose(TimeoutError(f"still busy after {PATIENCE:.0f} s"))
+            else:
+                BACKGROUND.remove(self)
         except KeyboardInterrupt:  # of the wait alone: the results are on disk
             self._lose(TimeoutError("still busy when the wait was ended"))
 

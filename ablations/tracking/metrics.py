@@ -22,7 +22,10 @@ def curve_metrics(point: Evaluation) -> Metrics:
 
 
 def final_metrics(record: RunRecord, target: float) -> Metrics:
-    """Metrics of a whole run, the same keys for every run; one that misses the target has `examples_seen` and convergence/reached 0."""
+    """Metrics of a whole run, the same keys for every run.
+
+    Where the target was missed, `convergence/reached` is 0, and the images to it are all that the run has seen.
+    """
     examples = record.examples_to_target(target)
     return {
         "test/accuracy": record.test_accuracy,

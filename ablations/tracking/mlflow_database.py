@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
+
 from nin.cli import sqlite_url
 
 if TYPE_CHECKING:
@@ -58,13 +60,16 @@ def make_database(uri: str) -> None:
         return
     path = Path(database)
     new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)  # of one who was killed
-    try:
-        _reach_database(sqlite_url(new))
-        MlflowClient(tracking_uri=sqlite_url(new)).search_experiments(max_results=1)
-        new.rename(path)
-    finally:
-        new.unlink(missing_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):  # whose folder may be another than that of the results
+        if path.exists():
+            return
+        new.unlink(missing_ok=True)  # of one who was killed
+        try:
+            _reach_database(sqlite_url(new))
+            MlflowClient(tracking_uri=sqlite_url(new)).search_experiments(max_results=1)
+            new.rename(path)
+        finally:
+            new.unlink(missing_ok=True)
 
 
 def _reach_database(uri: str) -> None:

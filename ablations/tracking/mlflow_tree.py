@@ -1,4 +1,4 @@
-"""Log a study to MLflow as a tree of runs. Only the driver calls this, so a database has one writer.
+"""Log a study to MLflow as a tree of runs. Drivers call this, workers never.
 
 Experiment `nin-ablations/<study>` holds one run per protocol and changes by `--set` (level "study"), under it one per variant with
 means over seeds as curves, under each one per seed. So the UI compares variants, and a variant opens into its seeds. Steps of

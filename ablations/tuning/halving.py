@@ -3,7 +3,8 @@
 Each variant has an Optuna study of its own, with the same space, the same number of trials and the same random numbers. Trials come
 in batches of BATCH by synchronous successive halving (Jamieson and Talwalkar, arXiv:1502.07943): all train to the first rung, the
 better half continues to the next, from where it stood. The first trial, which has the protocol's own setting, always trains to the
-end, so that a slow start cannot eliminate it. So every variant spends the same number of training images, to the image.
+end, so that a slow start cannot eliminate it. So every variant spends the same number of training images, to the image, unless
+trials fail or diverge.
 
 A trial with several seeds is scored by their mean. With more than MAX_HALVED_SEEDS seeds, trials are not halved: all trials of a
 variant have the same seeds and train them one after another. A trial that Wilcoxon's signed-rank test finds worse than the best so
@@ -31,7 +32,6 @@ from ablations.tuning.task import FIRST_SEED, MAX_HALVED_SEEDS, PRUNED_AT, SHARE
 from nin.data import shape
 from nin.sizes import size
 from nin.spec import stream
-from nin.text import redacted
 from nin.train import has_left_chance
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _execute_to(
             case Ended(record=record):
                 say(f"{event.run.label}: {rung.share:.0%}, validation accuracy {record.val_accuracy:.4f}")
             case Failed(error=error):
-                say(f"{event.run.label}: failed, {redacted(error)}")
+                say(f"{event.run.label}: failed, {error}")
             case Warned(line=line):
                 say(f"{event.run.label}: warning, {line}")
 
@@ -173,21 +173,22 @@ def _finish_rung(
         live = Trial(task.trials, trial._trial_id)
         failed = [record for record in ours if record.status == "failed"]
         before = trial.user_attrs if task.is_paired else {}  # of its earlier seeds; otherwise ours go on from there
+        seeds = before.get("seeds", [])[: rung.step]
+        is_counted = len(before.get("seeds", [])) > len(seeds)  # by a driver that was killed before it reported
         worst = max(before.get("outcome", OUTCOMES[0]), _outcome(ours), key=OUTCOMES.index) if not failed else "failed"
         live.set_user_attr("outcome", worst)
-        num_examples = before.get("examples", 0) + sum(record.examples_seen for record in ours)
+        num_examples = before.get("examples", 0) + (0 if is_counted else sum(record.examples_seen for record in ours))
         # The record of a run that failed has none, though an earlier rung saw some
         live.set_user_attr("examples", max(num_examples, trial.user_attrs.get("examples", 0)))
+        live.set_user_attr("seeds", seeds + [record.run.seed for record in ours])
         live.set_user_attr("params", ours[0].params_trunk + ours[0].params_head)
         live.set_user_attr("gflops", ours[0].gflops)
-        live.set_user_attr("seeds", before.get("seeds", []) + [record.run.seed for record in ours])
         for record in ours:
             store.write(record)
         if failed:
             live.set_user_attr("error", failed[0].error)
             task.trials.tell(trial.number, state=TrialState.FAIL)
-            tracker.run_ended(failed[0])
-            store.drop_checkpoints([run.run_id for run in task.runs_of(trial)])
+            _end_runs(task, trial, "pruned", store, tracker)
         else:
             _report(task, live, rung.step, sum(record.val_accuracy for record in ours) / len(ours))
     there = [trial for trial in _members(task, numbers) if rung.step in trial.intermediate_values]
@@ -234,12 +235,17 @@ def _end(task: Task, trial: "FrozenTrial", is_complete: bool, store: Store, trac
     else:
         size = {"accuracy,params": "params", "accuracy,gflops": "gflops"}.get(task.objective)
         task.trials.tell(trial.number, accuracy if size is None else [accuracy, float(trial.user_attrs[size])])
-    status = trial.user_attrs["outcome"] if is_complete else "pruned"
+    _end_runs(task, trial, trial.user_attrs["outcome"] if is_complete else "pruned", store, tracker)
+
+
+def _end_runs(task: Task, trial: "FrozenTrial", status: str, store: Store, tracker: Tracker) -> None:
+    """End a trial's runs in their records and in MLflow, with that status where they have not failed."""
     for run in task.runs_of(trial):
         record = store.read(run.run_id)
         if record is not None:
-            store.write(replace(record, run=run, status=status))
-            tracker.run_ended(replace(record, run=run, status=status))
+            ended = replace(record, run=run, status=record.status if record.status == "failed" else status)
+            store.write(ended)
+            tracker.run_ended(ended)
         store.drop_checkpoints([run.run_id])
 
 

@@ -49,6 +49,11 @@ def stretches(
                 alive = own + math.ceil((alive - own) / 2)  # the protocol's own setting always goes on
 
 
+def rung_of(stretch: Stretch) -> tuple[int, int]:
+    """Return batch and rung of the stretch: all runs of one reach it before any goes on to the next."""
+    return stretch.last, stretch.step
+
+
 class TuningDisplay:
     """Progress over the trials of all tasks: a bar in a terminal; elsewhere text that ends a line.
 
@@ -71,7 +76,7 @@ class TuningDisplay:
         }
         total = sum(self._work.values())
         seconds = probed_seconds(costs, probe) * total / sum(costs.values()) if probe and total else 0.0
-        self._left = TimeLeft(self._work, workers, seconds, time.monotonic())
+        self._left = TimeLeft(self._work, workers, seconds, time.monotonic(), rung_of)
         self._waiting = dict.fromkeys(self._work)
         self._running: dict[Run, Stretch] = {}
         self._done = 0.0

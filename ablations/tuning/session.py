@@ -167,7 +167,10 @@ def tune_study(
 
 
 def _num_finished(tasks: Sequence[Task], request: TuningRequest) -> str:
-    return f"{sum(task.num_ended() for task in tasks)} of {len(tasks) * request.trials} trials finished"
+    try:
+        return f"{sum(task.num_ended() for task in tasks)} of {len(tasks) * request.trials} trials finished"
+    except Exception:  # a storage out of reach, which is no reason to end otherwise
+        return "finished trials are kept"
 
 
 def _open_tasks(

@@ -11,6 +11,7 @@ from ablations.study import Study
 from ablations.tuning.spaces import Choice, Range, space_of
 from ablations.tuning.storage import describe, one_line_errors
 from ablations.tuning.winners import Winner
+from nin.spec import TRAINER_VERSION
 from nin.text import redacted
 
 if TYPE_CHECKING:
@@ -143,6 +144,8 @@ def find_or_create_task(
         "space": json.loads(json.dumps({key: asdict(each) for key, each in space.items()})),
         "seeds_per_trial": seeds,
         "data": data,
+        "code": run.code,
+        "trainer": TRAINER_VERSION,
     }
     with one_line_errors(url, "nothing in it was changed"):
         trials = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
@@ -159,7 +162,8 @@ def find_or_create_task(
             names = [METRIC_NAMES[part] for part in objective.split(",")]
             describe(trials, f"{study.question}\n\nVariant {run.variant}, protocol {run.protocol}.", names)
         before = trials.user_attrs["settings"]
-    before.setdefault("data", data)  # of trials from before it was kept
+    for key in ("data", "code", "trainer"):
+        before.setdefault(key, settings[key])  # of trials from before it was kept
     for key, now in settings.items():
         if before.get(key) != now:
             raise ValueError(

@@ -35,6 +35,10 @@ def raise_once(run: Run, on_eval: OnEval) -> Executed:
     return succeed(run, on_eval)
 
 
+def say_whether_ctrl_c_is_blocked(run: Run, on_eval: OnEval) -> Executed:
+    raise RuntimeError(f"blocked: {signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])}")
+
+
 def exit_once(run: Run, on_eval: OnEval) -> Executed:
     if _first(run):
         os._exit(7)

@@ -11,9 +11,10 @@ import pytest
 from builders import record_of, smoke_runs
 from PIL import Image
 from processes import call
+from rich.console import Console
 
 from ablations import report, run
-from ablations.execution.data import of_other_data
+from ablations.execution.data import of_other_data, prepare
 from ablations.execution.engines import Ended, Event, Started
 from ablations.records import Store
 from ablations.reporting.files import load_covered_records
@@ -147,6 +148,13 @@ def test_records_of_one_data_set_are_all_covered_and_of_two_the_newest(tmp_path:
     assert len(without_old.notes) == 1
 
 
+def test_what_cannot_be_at_one_length_is_refused_before_the_first_run() -> None:
+    short = smoke_runs()[0]
+    long = replace(short, train=replace(short.train, examples=1_000_000_000, eval_every=1))
+    with pytest.raises(ValueError, match="evaluations"):
+        prepare([short, long], Console(quiet=True))
+
+
 def test_data_that_is_not_there_any_more_leaves_results_as_they_are(
     pets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,6 +173,7 @@ def test_a_record_that_another_driver_has_made_since_is_not_set_aside(tmp_path: 
     store, (each, *_) = Store(tmp_path, "num_1x1", "smoke"), smoke_runs()
     store.write(record_of(each, data_checksum="2" * 64))
     store.set_aside(record_of(each, data_checksum="1" * 64))
+    store.set_aside(record_of(each, data_checksum="2" * 64, started_at="2025-12-31T00:00:00+00:00"))
     assert store.has_result(each)
     store.set_aside(record_of(each, data_checksum="2" * 64))
     assert not store.has_result(each)

@@ -194,7 +194,7 @@ def test_dry_run_says_in_one_line_what_is_too_large_to_train(tmp_path: Path, mon
     def out_of_memory(*_: object) -> float:
         raise RuntimeError("can't allocate memory")
 
-    monkeypatch.setattr("ablations.execution.worker.probe", out_of_memory)
+    monkeypatch.setattr("ablations.execution.worker.seconds_per_image", out_of_memory)
     with pytest.raises(ValueError, match="variant '2x' cannot be trained here: can't allocate memory"):
         run.main(["num_1x1", *TINY, "--dry-run", "--results", str(tmp_path)])
 
@@ -203,7 +203,7 @@ def test_dry_run_of_a_forced_precision_says_that_it_is_emulated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("nin.precision.native_formats", lambda device: frozenset())
-    monkeypatch.setattr("ablations.execution.worker.probe", lambda *_: 1.0)
+    monkeypatch.setattr("ablations.execution.worker.seconds_per_image", lambda *_: 1.0)
     arguments = ["num_1x1", *TINY, "--dry-run", "--results", str(tmp_path), "--set"]
     for precision, said in (("bf16", "no instructions for bf16"), ("float32", "precision float32, as asked for")):
         assert run.main([*arguments, f"train.precision={precision}"]) == 0

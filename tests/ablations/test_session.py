@@ -15,7 +15,7 @@ from builders import plain, record_of
 from rich.console import Console
 
 from ablations.execution.engines import Ended, Event, Failed, Started
-from ablations.execution.signals import time_limit
+from ablations.execution.signals import OutOfTimeError, time_limit
 from ablations.records import RunRecord, Store
 from ablations.reporting.files import read_report, write_report
 from ablations.runs import Run
@@ -68,6 +68,24 @@ def test_a_session_returns_reports_and_executes_only_what_is_missing(toy: Toy, t
     assert len(toy.executed) == 4
 
 
+def test_a_study_whose_only_results_are_of_other_settings_has_no_report_yet(
+    toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_studies([NUM_1X1], request(tmp_path), Console(quiet=True))
+
+    def execute(runs: Iterable[Run]) -> Iterator[Event]:
+        raise OutOfTimeError
+        yield
+
+    monkeypatch.setattr(toy, "execute", execute)
+    heads = load_study("heads")
+    asked = Request("smoke", seeds=1, results=tmp_path, overrides=["train.lr=0.01"])
+    outcome = run_studies([NUM_1X1, heads], asked, Console())
+    assert outcome.reports == {}
+    assert outcome.remaining == outcome.num_runs
+    assert "num_1x1: no run has ended yet\nheads: no run has ended yet\n" in capsys.readouterr().out
+
+
 def test_a_failed_run_is_tried_as_often_as_asked_and_then_named(toy: Toy, tmp_path: Path) -> None:
     toy.fails = ("0x",)
     outcome = run_studies([NUM_1X1], request(tmp_path, retries=2), Console(quiet=True))
@@ -116,6 +134,8 @@ def test_runs_that_tuning_did_not_change_are_taken_over_from_the_plain_study(toy
     wanted = rf"1x has not been tuned: .* num_1x1 --protocol smoke --variants 1x --results {tmp_path}$"
     with pytest.raises(ValueError, match=wanted):
         find_part(NUM_1X1, replace(asked, variants=["1x"]))
+    with pytest.raises(ValueError, match="--seeds 1001: must be at most 1,000 with --tuned"):
+        find_part(NUM_1X1, replace(asked, seeds=1001))
 
 
 def test_an_interruption_says_what_is_kept_of_finished_and_unfinished_runs(
@@ -288,6 +308,13 @@ def test_looks_are_declared_before_the_first_run_and_stay_as_they_are(scripted: 
     assert len(scripted.executed) == trained
     with pytest.raises(ValueError, match=r"looks at 5, .* were declared .* go on with --seeds 5 --max-seeds 12"):
         run_until_decided(NUM_1X1, until_decided(tmp_path, 20), Console(quiet=True))
+
+
+def test_a_change_of_the_length_holds_in_every_look(scripted: Scripted, tmp_path: Path) -> None:
+    asked = replace(until_decided(tmp_path), protocol="digits", overrides=["train.examples=5000"])
+    run_until_decided(NUM_1X1, asked, Console(quiet=True))
+    assert {run.train.examples for run in scripted.executed} == {5000}
+    assert max(run.seed for run in scripted.executed) >= 5
 
 
 @pytest.mark.parametrize(

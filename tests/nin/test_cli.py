@@ -86,6 +86,7 @@ def test_what_takes_long_is_said_once_and_what_does_not_is_not(
         ImportError("libarrow.so: failed to map segment from shared object"),
         ImportError("libx.so: cannot allocate memory in static TLS block"),
         RuntimeError("can't start new thread"),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"),
         RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
         SystemError("error return without exception set"),
     ],

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from ablations.records import Executed, RunRecord
 from ablations.runs import Run
+from nin.cli import is_out_of_memory
 from nin.history import Evaluation
-from nin.text import one_line
+from nin.text import one_line, redacted
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,19 @@ class Ended:
 
 @dataclass(frozen=True)
 class Failed:
-    """A run raised, its worker died, or its time was up; error is one line, detail the traceback and the end of its log."""
+    """A run raised, its worker died, or its time was up; error is one line, detail the traceback and the end of its log.
+
+    Neither has credentials, which a record or a log would show to others.
+    """
 
     run: Run
     error: str
     detail: str
     out_of_memory: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "error", redacted(self.error))
+        object.__setattr__(self, "detail", redacted(self.detail))
 
 
 @dataclass(frozen=True)
@@ -56,10 +64,13 @@ class Postponed:
 
 @dataclass(frozen=True)
 class Warned:
-    """A worker's warning on a run, in one line."""
+    """A worker's warning on a run, in one line, without credentials."""
 
     run: Run
     line: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "line", redacted(self.line))
 
 
 Event = Started | Progressed | Ended | Failed | Postponed | Warned
@@ -91,9 +102,5 @@ def attempt(task: Task, run: Run, tell: Callable[[Event], None]) -> Ended | Fail
         try:
             return Ended(run, *task(run, lambda point: tell(Progressed(run, point))))
         except Exception as error:
-            name = type(error).__name__
-            out_of_memory = name in (
-                "OutOfMemoryError",
-                "MemoryError",
-            )  # torch's own, whose import a worker may not need
-            return Failed(run, one_line(f"{name}: {error}"), traceback.format_exc(), out_of_memory)
+            line = one_line(f"{type(error).__name__}: {error}")
+            return Failed(run, line, traceback.format_exc(), is_out_of_memory(error))

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -119,7 +120,8 @@ class LocalEngine:
         handle, log = tempfile.mkstemp(dir=logs)
         os.close(handle)
         process = SPAWN.Process(target=_work, args=(theirs, self.task, log), daemon=True)
-        with ThreadPoolExecutor(1) as starter:  # Ctrl-C waits for it: a worker half started would end in a traceback
+        # Ctrl-C waits for it: a worker half started would end in a traceback.
+        with ThreadPoolExecutor(1, initializer=_block_interrupts) as starter:
             starter.submit(process.start).result()
         theirs.close()
         return _Worker(process, ours, Path(log), run, math.inf)
@@ -152,6 +154,13 @@ def _tail(log: Path) -> str:
         file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL))
         return file.read().decode(errors="replace")
     return ""
+
+
+def _block_interrupts() -> None:
+    """Let processes that this thread starts ignore Ctrl-C, also while they import what `_work` needs."""
+    resource_tracker.ensure_running()  # whose start would undo it
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 
 
 def _work(pipe: Connection, task: Task, log: str) -> None:

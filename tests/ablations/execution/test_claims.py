@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -15,7 +16,7 @@ import pytest
 from builders import smoke_runs
 
 from ablations.execution import claims as claims_module
-from ablations.execution.claims import LEASE, Claims, Owner, _started
+from ablations.execution.claims import LEASE, Claims, Lease, Owner, _started
 
 RUN, OTHER_RUN = smoke_runs(seeds=1)[:2]
 WRONG_TYPES = json.dumps({**asdict(Owner.this()), "pid": "x"})
@@ -188,3 +189,21 @@ def test_of_processes_that_claim_at_once_each_run_goes_to_one(tmp_path: Path) ->
         process.join()
     assert owned == sorted(run.run_id for run in runs)
     assert taken.empty()
+
+
+def test_leaving_does_not_wait_for_what_answers_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims_module, "BEAT", 0.01)
+    monkeypatch.setattr(claims_module, "PATIENCE", 0.01)
+    is_asked, answers = threading.Event(), threading.Event()
+
+    class Stuck(Lease):
+        def beat(self, count: int) -> None:
+            is_asked.set()
+            answers.wait(60)
+
+        def release_all(self) -> None:
+            raise AssertionError("would wait as well")
+
+    with Stuck():
+        assert is_asked.wait(60)
+    answers.set()

@@ -8,6 +8,7 @@ from builders import record_of, smoke_runs
 from rich.console import Console
 
 from ablations.execution import driver
+from ablations.execution.claims import Claims
 from ablations.execution.engines import Ended, Event, Failed, Progressed, Started
 from ablations.records import RunRecord, Store
 from ablations.runs import Run
@@ -108,3 +109,16 @@ def test_a_run_that_fails_when_trained_again_keeps_its_record(
     assert kept is not None
     assert kept.is_result
     assert "2x seed 0: failed" in capsys.readouterr().out
+
+
+def test_a_result_keeps_its_own_weights_when_another_driver_comes_late(tmp_path: Path) -> None:
+    run = smoke_runs(seeds=1, variants=["0x"])[0]
+    store = Store(tmp_path, "num_1x1", "smoke", keep_weights=True)
+    with Claims(store.runs_folder) as claims:
+        session = driver.StudySession(store, Tracker(), claims)
+        for accuracy, weights in ((0.8, b"theirs"), (0.7, b"ours")):
+            claims.take(run)
+            session.keep(record_of(run, test_accuracy=accuracy), weights)
+    kept = store.read(run.run_id)
+    assert kept is not None
+    assert (kept.test_accuracy, next(store.weights_folder.iterdir()).read_bytes()) == (0.8, b"theirs")

@@ -1,6 +1,7 @@
 """Worker processes: every run ends exactly once, and a worker that dies takes only its own run along."""
 
 import multiprocessing
+import os
 import signal
 import time
 from collections import Counter
@@ -12,10 +13,12 @@ from pathlib import Path
 import fake_tasks
 import psutil
 import pytest
+import torch
 from builders import smoke_runs
 
-from ablations.execution.engines import Ended, Failed, Postponed, Progressed, Started, Task, Warned
+from ablations.execution.engines import Ended, Failed, Postponed, Progressed, Started, Task, Warned, attempt
 from ablations.execution.engines.local import LocalEngine
+from ablations.records import Executed
 from ablations.runs import Run
 
 RUNS = smoke_runs(seeds=2)
@@ -102,6 +105,31 @@ def test_closing_stops_the_workers_at_once() -> None:
     assert multiprocessing.active_children() == []
 
 
+def test_a_worker_never_hears_of_ctrl_c() -> None:
+    """Not while it imports what it needs either: it would end in a traceback, which is the driver's to leave out."""
+    events = list(LocalEngine(fake_tasks.say_whether_ctrl_c_is_blocked, workers=1).execute(RUNS[:1]))
+    assert [event.error for event in events if isinstance(event, Failed)] == ["RuntimeError: blocked: True"]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+@pytest.mark.parametrize(
+    ("error", "is_it"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("expected a tensor"), False),
+    ],
+)
+def test_too_little_memory_is_told_from_other_failures(error: Exception, is_it: bool) -> None:
+    def task(run: Run, tell: object) -> Executed:
+        raise error
+
+    failed = attempt(task, RUNS[0], lambda event: None)
+    assert isinstance(failed, Failed)
+    assert failed.out_of_memory == is_it
+
+
 def test_no_runs_need_no_workers() -> None:
     assert list(LocalEngine(fake_tasks.succeed, workers=2).execute([])) == []
 
@@ -115,7 +143,8 @@ def test_ctrl_c_while_a_worker_starts_leaves_no_traceback(
         child: int = spawn(path, arguments, descriptors)
         if any("spawn_main" in str(argument) for argument in arguments):
             workers.append(psutil.Process(child))
-            signal.raise_signal(signal.SIGINT)
+            for process in (child, os.getpid()):  # as a terminal does
+                os.kill(process, signal.SIGINT)
         return child
 
     monkeypatch.setattr(util, "spawnv_passfds", spawn_and_interrupt)

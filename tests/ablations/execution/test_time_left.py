@@ -102,3 +102,13 @@ def test_a_run_that_waits_for_memory_is_left_whole_and_for_fewer_workers() -> No
     assert left.seconds(0.0) == 100.0
     left.postponed(RUNS[1], 1, 0.0)
     assert left.seconds(0.0) == 200.0
+
+
+def test_no_run_of_a_stage_begins_before_the_last_one_has_ended() -> None:
+    work = {("first", k): 1.0 for k in range(4)} | {("second", 0): 1.0}
+    assert TimeLeft(work, 5, sum(work.values())).seconds(0.0) == pytest.approx(1.0)
+    left = TimeLeft(work, 5, sum(work.values()), stage_of=lambda run: run[0])
+    assert left.seconds(0.0) == pytest.approx(2.0)
+    for k in range(4):
+        left.started(("first", k), 0.0)
+    assert left.seconds(0.0) == pytest.approx(2.0)

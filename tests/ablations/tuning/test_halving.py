@@ -13,7 +13,7 @@ from builders import record_of
 from toys import Toy, examples, toy_tasks, tune_toy
 
 from ablations.execution.driver import CommonFailureError
-from ablations.execution.engines import Ended, Event
+from ablations.execution.engines import Ended, Event, Failed
 from ablations.execution.signals import OutOfTimeError
 from ablations.records import Store
 from ablations.runs import Run
@@ -82,6 +82,41 @@ def test_a_trial_of_many_seeds_goes_on_at_the_seed_where_a_driver_was_stopped(tm
     assert examples(task) == [6 * 512 * 3] * 4
     own, *_ = task.trials.get_trials()
     assert own.state.name == "COMPLETE"
+
+
+def test_a_driver_killed_before_it_reports_a_seed_counts_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = paired_task(tmp_path, 4)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(halving, "_report", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tune_toy(tmp_path, [task])
+    tune_toy(tmp_path, [task])
+    assert examples(task) == [6 * 512 * 3] * 4
+    assert {tuple(trial.user_attrs["seeds"]) for trial in task.trials.get_trials()} == {tuple(range(1000, 1006))}
+
+
+def test_a_trial_that_fails_with_one_seed_ends_with_all(tmp_path: Path) -> None:
+    task = replace(paired_task(tmp_path, 4), seeds=2)
+    failing = task.runs_of(SimpleNamespace(params={}, number=0))[1].seed  # type: ignore[arg-type]
+
+    class FailsWith(Toy):
+        def execute(self, runs: Iterable[Run]) -> Iterator[Event]:
+            for run in runs:
+                yield from [Failed(run, "no", "")] if run.seed == failing else super().execute([run])
+
+    store = Store(tmp_path, "toy-tuning", "smoke")
+    claims = StorageClaims(task.trials._storage, "claims")
+    halving.tune([task], lambda at: FailsWith(at, {}), claims, store, Tracker(), lambda line: None)
+    failed = task.trials.get_trials()[0]
+    assert failed.state.name == "FAIL"
+    records = [store.read(run.run_id) for run in task.runs_of(failed)]
+    assert [record and record.status for record in records] == ["pruned", "failed"]
 
 
 def test_trials_of_few_seeds_are_halved_by_their_mean(tmp_path: Path) -> None:

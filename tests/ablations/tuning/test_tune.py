@@ -4,7 +4,9 @@ import json
 import math
 import subprocess
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -12,8 +14,10 @@ from processes import PASSWORD, call, command
 
 from ablations import tune
 from ablations.records import PROVENANCE, RunRecord
+from ablations.study import load_study
 from ablations.tracking.tracker import Tracker
-from ablations.tuning.task import FIRST_SEED
+from ablations.tuning.storage import open_storage
+from ablations.tuning.task import FIRST_SEED, find_or_create_task
 
 TINY = ["num_1x1", "--protocol", "smoke", "--variants", "0x"]
 
@@ -102,6 +106,15 @@ def test_trials_of_another_setting_are_not_mixed_in(
     assert "MLflow:  here" in said
     with pytest.raises(ValueError, match=r"was tuned with another base \(train.epochs: 1, now 3\)"):
         tune.main([*TINY, *tasks])
+
+
+def test_trials_of_other_code_are_not_mixed_in(tmp_path: Path) -> None:
+    storage, study = open_storage(f"journal:{tmp_path / 'trials.log'}"), load_study("num_1x1")
+    run = study.expand("smoke", 1)[0]
+    options: dict[str, Any] = {"overrides": [], "objective": "accuracy", "num_trials": 4, "seeds": 1}
+    assert find_or_create_task(study, run, storage, "url", **options).num_ended() == 0
+    with pytest.raises(ValueError, match=r"was tuned with another code \( *, now pooling 1234\)"):
+        find_or_create_task(study, replace(run, code="pooling 1234"), storage, "url", **options)
 
 
 def trials_of(url: str) -> dict[str, list[optuna.trial.FrozenTrial]]:

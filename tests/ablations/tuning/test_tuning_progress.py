@@ -8,10 +8,11 @@ from rich.console import Console
 from toys import Toy, examples, toy_tasks, tune_toy
 
 from ablations import tune
+from ablations.execution.time_left import TimeLeft
 from ablations.records import Store
 from ablations.tracking.tracker import Tracker
 from ablations.tuning import halving
-from ablations.tuning.progress import TuningDisplay, stretches
+from ablations.tuning.progress import TuningDisplay, rung_of, stretches
 from ablations.tuning.session import winners_table
 from ablations.tuning.storage import StorageClaims
 from ablations.tuning.task import rungs_of, winners_of
@@ -98,6 +99,16 @@ def test_dry_run_of_what_does_not_fit_into_memory_is_one_line(monkeypatch: pytes
     def too_large(*_: object) -> float:
         raise RuntimeError("CUDA out of memory.\nTried to allocate")
 
-    monkeypatch.setattr("ablations.execution.worker.probe", too_large)
+    monkeypatch.setattr("ablations.execution.worker.seconds_per_image", too_large)
     with pytest.raises(ValueError, match=r"^variant '2x' cannot be trained here: CUDA out of memory"):
         tune.main(["num_1x1", "--protocol", "smoke", "--variants", "0x", "--dry-run"])
+
+
+@pytest.mark.parametrize(
+    ("variants", "trials", "workers", "trainings"), [(1, 40, 16, 10), (1, 20, 4, 5), (6, 20, 2, 32.25)]
+)
+def test_workers_wait_for_each_other_at_every_rung(variants: int, trials: int, workers: int, trainings: float) -> None:
+    rungs = rungs_of("accuracy", 1)
+    work = {s: share for k in range(variants) for s, share in stretches(str(k), rungs, 0, trials, is_paired=False)}
+    left = TimeLeft(work, workers, sum(work.values()), stage_of=rung_of)
+    assert left.seconds(0.0) == pytest.approx(trainings)
