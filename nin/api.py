@@ -130,7 +130,7 @@ def fit(
     *,
     seed: int = 0,
     progress: bool = True,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     threads: int = 0,
     **changes: object,
 ) -> History:
@@ -158,7 +158,8 @@ def fit(
             on_eval(point)
 
         with cpu_threads(threads or _suitable_threads(network, data, spec)):
-            return train(network, data, spec, on_point, seed=seed, checkpoint=checkpoint)
+            file = None if checkpoint is None else Path(checkpoint)
+            return train(network, data, spec, on_point, seed=seed, checkpoint=file)
 
 
 def _require_same_shapes(network: nn.Module, data: ImageData) -> None:
@@ -210,7 +211,8 @@ def probabilities(
         if not isinstance(images, Tensor):
             raise ValueError("images: a bare network takes a tensor; files need a trained network (load_trained)")
         device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-        return nin.model.predict(network, images.to(device)).cpu()
+        parts = torch.split(images, nin.predict.BATCH)
+        return torch.cat([nin.model.predict(network, part.to(device)).cpu() for part in parts])
     shape = network.card.image_shape
     if isinstance(images, Tensor):
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != shape:

@@ -218,9 +218,11 @@ FORMATS: dict[str, Format] = {
 
 
 def _require_free(path: Path, page: Path, first: Sequence[str]) -> None:
-    """Raise ValueError unless `path` is free, or an earlier export of the same network in the same form wrote it."""
-    if path.exists() and not (page.is_file() and page.read_text().startswith("\n".join(first) + "\n")):
-        raise ValueError(f"{path} exists and is not this network in this form: remove it, or choose another --out")
+    """Raise ValueError unless `path` and its page are free, or an earlier export of the same network in the same form wrote them."""
+    is_ours = page.is_file() and page.read_text().startswith("\n".join(first) + "\n")
+    taken = path if path.exists() else page
+    if taken.exists() and not is_ours:
+        raise ValueError(f"{taken} exists and is not this network in this form: remove it, or choose another --out")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ class Score:
 
     loss          mean cross-entropy in nats, without label smoothing
     accuracy      fraction of images whose largest logit is the label's
-    dead_classes  classes that are never predicted on the set
+    dead_classes  classes of the set that are never predicted on it
     """
 
     loss: float
@@ -49,7 +49,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class History:
-    """A finished training: its learning curve and how it ended.
+    """A training's learning curve and how it ended.
 
     outcome  "finished"; "diverged": a loss was not finite, and training stopped there; "collapsed": validation accuracy was
              never distinguishable from guessing; "paused": training can resume

@@ -114,6 +114,8 @@ def _opened(path: str | Path) -> "Iterator[Image]":
         raise DataError(f"there is no file {path}") from error
     except IsADirectoryError as error:
         raise DataError(f"{path} is a folder: name the images in it, such as {path}/*.jpg") from error
+    except MemoryError:
+        raise
     except Exception as error:  # PIL's decoders raise errors of any type
         why = one_line(error) or type(error).__name__
         raise DataError(f"{path} cannot be read as an image ({why}): repair or remove it") from error

@@ -68,8 +68,10 @@ def synchronize(device: torch.device) -> None:
 
 
 def timestamp(device: torch.device) -> float | torch.Event:
-    """Return the time now; on an accelerator an event in its queue, for which the host does not wait."""
-    if not is_accelerator(device):
+    """Return the time now; on an accelerator but Apple's an event in its queue, for which the host does not wait."""
+    if device.type == "mps":  # on which reading the time of an event may wait for ever (pytorch/pytorch#162872)
+        synchronize(device)
+    if device.type == "mps" or not is_accelerator(device):
         return time.perf_counter()
     event = torch.Event(device, enable_timing=True)
     event.record()

@@ -16,7 +16,7 @@ from nin.sizes import layers
 from nin.spec import ModelSpec, Shape, TrainSpec
 from nin.train import train
 
-IN_PLACE = ("ReLU", "Dropout", "Flatten", "Identity")  # layers whose output needs no memory of its own, or little
+IN_PLACE = ("ReLU", "Flatten", "Identity")  # layers whose output needs no memory of its own, or little
 
 
 def training_memory(model: ModelSpec, data: ImageData, spec: TrainSpec) -> int:
@@ -67,14 +67,15 @@ def _peak_apart(work: Callable[[], None], device: torch.device) -> int:
         return peak_bytes(work, device)
 
 
-def activation_bytes(model: ModelSpec, in_shape: Shape, num_classes: int, precision: str) -> int:
-    """Count the bytes of one image's activations: the outputs of all layers that need memory of their own.
+def activation_bytes(model: ModelSpec, in_shape: Shape, num_classes: int, precision: str, is_training: bool) -> int:
+    """Count the bytes of one image's activations: the outputs of all layers that need memory of their own, dropout only in training.
 
-    Precision is "float32", "bf16" or "float16". The input and the backward pass's other needs, such as the positions of maxima, are
-    not counted.
+    Precision is "float32", "bf16" or "float16". The input and the backward pass's other needs, such as the positions of maxima or
+    the mask of dropout, are not counted.
     """
+    without = IN_PLACE if is_training and model.dropout else (*IN_PLACE, "Dropout")
     rows = layers(model, in_shape, num_classes)
-    elements = sum(torch.Size(row.output_shape).numel() for row in rows if row.kind not in IN_PLACE)
+    elements = sum(torch.Size(row.output_shape).numel() for row in rows if row.kind not in without)
     return elements * BYTES[precision]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nin.blocks import Maxout, weight_layers
 from nin.heads import HEADS
+from nin.machine import is_accelerator
 from nin.registry import Registry
 from nin.spec import MAX_SIDE, ModelSpec, Shape, choose, stream
 from nin.text import reason
@@ -73,17 +74,20 @@ def build_model(spec: ModelSpec, in_shape: Shape, num_classes: int, seed: int = 
     trunk = choose(TRUNKS, spec.trunk, "trunk")
     head = choose(HEADS, spec.head, "head")
     feature_shape = _feature_shape(spec, in_shape)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(seed, "trunk biases"))
+    device = torch.get_default_device()
+    devices = [device] if is_accelerator(device) else []
+    seed_by = torch.manual_seed if devices else torch.default_generator.manual_seed  # the first seeds every device
+    with torch.random.fork_rng(devices=devices, device_type=device.type):
+        seed_by(stream(seed, "trunk biases"))
         network_trunk = trunk(in_shape[0], spec)
-        torch.manual_seed(stream(seed, "head biases"))
+        seed_by(stream(seed, "head biases"))
         network_head = head(feature_shape, num_classes, spec)
         parts = {"trunk": network_trunk, "head": network_head}
-        if torch.get_default_device().type == "meta":  # has no numbers, and drawing none takes long
+        if device.type == "meta":  # has no numbers, and drawing none takes long
             parts = {}
         for name, part in parts.items():
             for i, layer in enumerate(weight_layers(part)):
-                torch.manual_seed(stream(seed, f"{name} weights {i}"))
+                seed_by(stream(seed, f"{name} weights {i}"))
                 init(layer.weight)
             if spec.init == "kaiming":
                 _keep_variance(part)

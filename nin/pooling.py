@@ -103,7 +103,8 @@ class LogSumExpPool(GlobalPool):
         """(N, C, H, W) -> (N, C)."""
         num_positions = x_NCHW.shape[2] * x_NCHW.shape[3]
         r = self.sharpness
-        return (torch.logsumexp(r * x_NCHW.float(), dim=(2, 3)) - math.log(num_positions)) / r
+        smooth_NC = (torch.logsumexp(r * x_NCHW.float(), dim=(2, 3)) - math.log(num_positions)) / r
+        return smooth_NC.to(r.dtype)
 
 
 class GeMPool(GlobalPool):
@@ -118,7 +119,7 @@ class GeMPool(GlobalPool):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C)."""
         x_NCHW = x_NCHW.float().clamp(min=self.SMALLEST)
-        return x_NCHW.pow(self.power).mean(dim=(2, 3)).pow(1 / self.power)
+        return x_NCHW.pow(self.power).mean(dim=(2, 3)).pow(1 / self.power).to(self.power.dtype)
 
 
 class StochasticPool(GlobalPool):
@@ -129,15 +130,16 @@ class StochasticPool(GlobalPool):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C)."""
-        a_NCP = x_NCHW.flatten(2).clamp(min=0)
+        a_NCP = x_NCHW.flatten(2).float().clamp(min=0)  # a sum in bf16 may exceed what is there to draw from
         total_NC1 = a_NCP.sum(dim=2, keepdim=True)
         if not self.training:
             smallest = torch.finfo(a_NCP.dtype).tiny
-            return (a_NCP.square().sum(dim=2, keepdim=True) / total_NC1.clamp(min=smallest)).squeeze(2)
+            mean_NC1 = a_NCP.square().sum(dim=2, keepdim=True) / total_NC1.clamp(min=smallest)
+            return mean_NC1.squeeze(2).to(x_NCHW.dtype)
         # The drawn position is the first at which the running sum passes a uniform share of the total.
-        threshold_NC1 = total_NC1.float() * torch.rand(total_NC1.shape, device=a_NCP.device)
-        drawn_NC1 = (a_NCP.float().cumsum(dim=2) <= threshold_NC1).sum(dim=2, keepdim=True)
-        return a_NCP.gather(2, drawn_NC1.clamp(max=a_NCP.shape[2] - 1)).squeeze(2)
+        threshold_NC1 = total_NC1 * torch.rand(total_NC1.shape, device=a_NCP.device)
+        drawn_NC1 = (a_NCP.cumsum(dim=2) <= threshold_NC1).sum(dim=2, keepdim=True)
+        return a_NCP.gather(2, drawn_NC1.clamp(max=a_NCP.shape[2] - 1)).squeeze(2).to(x_NCHW.dtype)
 
 
 class AttentionPool(GlobalPool):
@@ -184,7 +186,7 @@ class SimPool(GlobalPool):
         """(N, C, H, W) -> (N, C)."""
         kind = "cpu" if x_NCHW.is_meta else x_NCHW.device.type  # where nothing is computed, there is no autocast
         with torch.autocast(kind, enabled=False):  # powers and their roots lose precision in bf16
-            return self._attended(x_NCHW.float())
+            return self._attended(x_NCHW.to(self.norm.weight.dtype))
 
     def _attended(self, x_NCHW: Tensor) -> Tensor:
         x_NPC = x_NCHW.flatten(2).transpose(1, 2)
@@ -209,7 +211,10 @@ class SpatialPyramidPool(GlobalPool):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, 14 C)."""
-        return torch.cat([F.adaptive_max_pool2d(x_NCHW, cells).flatten(1) for cells in self.GRIDS], dim=1)
+        # On an Apple GPU it is wrong where cells differ in size (pytorch/pytorch#190064).
+        there_NCHW = x_NCHW.cpu() if x_NCHW.device.type == "mps" else x_NCHW
+        cells_NF = [F.adaptive_max_pool2d(there_NCHW, cells).flatten(1) for cells in self.GRIDS]
+        return torch.cat(cells_NF, dim=1).to(x_NCHW.device)
 
 
 class FlattenPool(GlobalPool):

@@ -1,8 +1,8 @@
 """The number formats that networks train in, and which of them a device multiplies natively.
 
 A device without instructions for bf16 emulates it: a processor with AVX-512 but not its bf16 part takes more than twice as long for
-`quick` in bf16 as in float32, one without AVX-512 nine times as long. So "auto" takes the narrowest format that the device supports
-natively.
+`quick` in bf16 as in float32, one without AVX-512 nine times as long. So "auto" takes a format of 16 bits only where the device
+supports it natively.
 """
 
 import os

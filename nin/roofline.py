@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class Machine:
     """A device's limits: FLOP/s in matrix products by precision, bytes/s of its memory (read + written) and from the host.
 
-    bus  bytes/s from the host; 0 for a CPU, whose memory is the host's
+    bus  bytes/s from the host; 0 for a device that shares the host's memory
     """
 
     device: str
@@ -156,7 +156,7 @@ def machine_line(machine: Machine) -> str:
     parts.append(f"{machine.bandwidth / 1e9:,.1f} GB/s copying memory (read + written)")
     if machine.bus:
         parts.append(f"{machine.bus / 1e9:,.1f} GB/s from the host")
-    threads = "" if machine.bus else f", {machine.threads} threads"
+    threads = f", {machine.threads} threads" if machine.device.startswith("cpu") else ""
     return f"{machine.device}{threads}: {', '.join(parts)}"
 
 

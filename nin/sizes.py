@@ -6,6 +6,7 @@ them. The functions that count import torch, so that a wrong request is refused 
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -81,7 +82,10 @@ def layers(spec: ModelSpec, in_shape: "Shape", num_classes: int) -> list[LayerRo
 
 
 def layer_rows(network: "nn.Module", image_1CHW: "Tensor") -> list[LayerRow]:
-    """Return a row per layer of a built network, from a forward pass of one image in evaluation mode."""
+    """Return a row per layer of a built network, from a forward pass of one image in evaluation mode.
+
+    A last row has the parameters and FLOPs that no layer accounts for, such as the class token of a vision transformer.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     from nin.model import evaluating
@@ -104,12 +108,31 @@ def layer_rows(network: "nn.Module", image_1CHW: "Tensor") -> list[LayerRow]:
         for name, module in layer_modules(network)
     ]
     try:
-        with evaluating(network), counter:
+        with evaluating(network), counter, _attention_by_products():
             network(image_1CHW)
     finally:
         for hook in hooks:
             hook.remove()
+    params = _params(network) - sum(row.params for row in rows)
+    flops = counter.get_total_flops() - sum(row.flops for row in rows)
+    if params > 0 or flops > 0:
+        rows.append(LayerRow("", "not in a layer", "", (), max(params, 0), max(flops, 0)))
     return rows
+
+
+@contextmanager
+def _attention_by_products() -> "Iterator[None]":
+    """Context in which attention is computed by matrix products, which torch counts on every device, and not by fused kernels."""
+    from torch.backends import mha
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    before = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        mha.set_fastpath_enabled(before)
 
 
 def layer_modules(module: "nn.Module", name: str = "") -> "Iterator[tuple[str, nn.Module]]":

@@ -105,6 +105,8 @@ def _through_torchvision(dataset: str, *entries: str) -> Callable[[Path], Source
             train, test = (getattr(datasets, dataset)(root, **part) for part in parts)
             classes = getattr(train, "classes", [str(digit) for digit in range(10)])
             return Source(_as_split(train, len(classes)), _as_split(test, len(classes)), tuple(classes))
+        except (MemoryError, PermissionError):
+            raise
         except Exception as error:  # torchvision lets through whatever its parsers stumble on
             where = " or ".join(str(root / entry) for entry in entries)
             raise DataError(

@@ -38,7 +38,7 @@ class ModelSpec:
     inner_kernel   size of those "1x1" convolutions; 3 is the depth-matched control, which is no NiN
     activation     layers after each convolution of a NiN block (`nin.blocks.ACTIVATIONS`)
     first_kernel, first_stride  geometry of the first convolution in pixels; 0: the layout's own
-    width          factor on every hidden channel count of the trunk
+    width          factor on every hidden channel count of the trunk, and on a wide class block
     hidden         units of each fully connected hidden layer of an FC head
     dropout        probability of zeroing a unit, wherever the published network drops units
     class_block    "narrow": the spatial convolution of the class block already has K channels (Dive into Deep Learning);
@@ -220,7 +220,10 @@ def changed(spec: AnySpec, changes: Mapping[str, object]) -> AnySpec:
         name: value.item() if hasattr(value, "item") else value for name, value in changes.items()
     }
     for name, value in values.items():
-        require_type(name, value, choose(types, name, f"field of {type(spec).__name__}"))
+        wanted = choose(types, name, f"field of {type(spec).__name__}")
+        require_type(name, value, wanted)
+        if wanted is float:
+            values[name] = float(value)  # 2 and 2.0 are one run
     return replace(spec, **values)
 
 

@@ -4,11 +4,14 @@
 there as tensors until the end of the epoch. On the CPU they are read at each evaluation.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count, islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +24,12 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, O
 from nin._malloc import keep_freed_memory
 from nin.blocks import last_layer
 from nin.checkpoint import Checkpoint
-from nin.data import ImageData, Split
+from nin.data import AUGMENTATIONS, ImageData, Split
 from nin.fast import fast_layers, is_finite
 from nin.history import Evaluation, History, Score
 from nin.machine import seconds_between, timestamp
 from nin.precision import autocast, precision_on
-from nin.registry import Registry
+from nin.registry import Registry, digest
 from nin.spec import TRAINER_VERSION, TrainSpec, choose, stream
 
 EVAL_BATCH = 500  # images; larger ones are slower on a CPU, whose caches they leave
@@ -79,7 +82,8 @@ def train(
 
     checkpoint   file in which the state is saved at evaluations. If it exists, training resumes from it; `on_eval` first
                  receives the earlier points. On a CPU the result equals an uninterrupted training. The file is not removed.
-    pause_after  pause at the first evaluation after this many training images (outcome "paused"); 0: never
+    pause_after  pause at the first evaluation after this many training images, on a GPU at the end of its epoch (outcome
+                 "paused"); 0: never
 
     Raises ValueError for an unknown optimizer or schedule, and as `require_batches` does.
     """
@@ -104,6 +108,8 @@ def train(
             "seed": seed,
             "network": repr(model),
             "data": data.checksum,
+            "data settings": asdict(data.spec),
+            "code": _sources(model, data, spec),
             "trainer": TRAINER_VERSION,
         }
         parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
@@ -115,9 +121,9 @@ def train(
     def has_to_pause() -> bool:
         return bool(pause_after and curve and curve[-1].examples >= pause_after)
 
-    if has_to_pause():
-        return History("paused", curve)
     clock = _Clock(device, curve)
+    if has_to_pause():
+        return History("paused", curve, clock.seconds_before)
     steps_done = grid.steps[len(curve) - 1] if curve else 0
     batches = _batches_from(steps_done, grid, data, spec, seed)
     unread: list[tuple[int, _Accumulator, _Accumulator]] = []
@@ -145,6 +151,25 @@ def train(
             saved.save_if_due(curve)
     outcome = "finished" if has_left_chance(curve, data.val.labels) else "collapsed"
     return History(outcome, curve, clock.seconds_before)
+
+
+def _sources(model: nn.Module, data: ImageData, spec: TrainSpec) -> dict[str, str]:
+    """Return digests of the code from elsewhere that takes part: network, optimiser, schedule, augmentation.
+
+    Code without a source, such as that of a Python prompt, has none.
+    """
+    used: list[Any] = [
+        *{type(module) for module in model.modules()},
+        OPTIMIZERS[spec.optimizer],
+        SCHEDULES[spec.schedule],
+    ]
+    used.append(AUGMENTATIONS[data.spec.augment])
+    sources: dict[str, str] = {}
+    for each in used:
+        if each.__module__.partition(".")[0] not in ("nin", "torch"):
+            with suppress(OSError, TypeError):
+                sources[f"{each.__module__}.{each.__qualname__}"] = digest(inspect.getsource(each).encode())
+    return sources
 
 
 def _make_optimizer(model: nn.Module, spec: TrainSpec, scaler: GradScaler) -> Optimizer:

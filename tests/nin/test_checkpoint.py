@@ -1,6 +1,7 @@
 """A training that was killed goes on from its checkpoint, to the end that it would have come to."""
 
 import errno
+import inspect
 import math
 import warnings
 import zipfile
@@ -9,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from nin import checkpoint
 from nin.checkpoint import last_point
 from nin.data import ImageData, load
 from nin.history import Evaluation, History
 from nin.model import Network, build_model
+from nin.pooling import GlobalPool
 from nin.spec import DataSpec, ModelSpec, TrainSpec
 from nin.train import train
 
@@ -187,6 +190,39 @@ def test_a_checkpoint_of_other_layers_weights_or_images_is_not_used(data: ImageD
         with pytest.warns(UserWarning, match=f"it is of another training: other {others}"):
             train(network, images, SPEC, checkpoint=path, pause_after=1)
         trained(data, SPEC, path := tmp_path / f"{others}.pt")
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("change", [{"augment": "none"}, {"normalize": False}, {"image_size": 32}])
+def test_a_checkpoint_of_other_data_settings_is_not_used(
+    data: ImageData, tmp_path: Path, change: dict[str, object]
+) -> None:
+    trained(data, SPEC, path := tmp_path / "run.pt")
+    other = replace(data, spec=replace(data.spec, **change))  # type: ignore[arg-type]
+    with pytest.warns(UserWarning, match="it is of another training: other data settings"):
+        trained(other, SPEC, path)
+
+
+class Doubled(GlobalPool):
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return 2 * x_NCHW.mean(dim=(2, 3))
+
+
+@pytest.mark.usefixtures("always")
+def test_a_checkpoint_of_changed_code_is_not_used(
+    data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.pt"
+    network = build_model(MODEL, data.in_shape, data.num_classes)
+    assert isinstance(network.head, nn.Sequential)
+    network.head[2] = Doubled((10, 3, 3))
+    paused = train(network, data, SPEC, checkpoint=path, pause_after=200)
+    again = train(network, data, SPEC, checkpoint=path, pause_after=200)
+    assert again.curve == paused.curve
+    assert again.seconds_before == paused.curve[-1].seconds
+    monkeypatch.setattr(inspect, "getsource", lambda code: "return 3 * x_NCHW.mean(dim=(2, 3))")
+    with pytest.warns(UserWarning, match="it is of another training: other code"):
+        train(network, data, SPEC, checkpoint=path)
 
 
 @pytest.mark.usefixtures("always")

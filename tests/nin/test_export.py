@@ -300,6 +300,15 @@ def test_nothing_is_overwritten_unasked(there: str, tmp_path: Path) -> None:
     assert out.read_bytes() == before
 
 
+def test_a_page_that_is_no_card_of_this_network_stays(tmp_path: Path) -> None:
+    keep(make(), tmp_path)
+    page = tmp_path / "README.md"
+    page.write_text("something of value")
+    with pytest.raises(ValueError, match=r"README.md exists and is not this network in this form"):
+        main(["2x:0", "--results", str(tmp_path), "--format", "pt2", "--out", str(tmp_path / "README")])
+    assert page.read_text() == "something of value"
+
+
 def test_a_triton_model_of_another_network_stays(tmp_path: Path) -> None:
     card = make().card
     (tmp_path / "a.onnx").write_text("one network")

@@ -269,6 +269,20 @@ def test_each_data_set_that_is_damaged_is_one_line_and_left_alone(
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), MemoryError("Unable to allocate 146 MiB")])
+def test_files_that_cannot_be_read_now_are_not_called_damaged(
+    error: Exception, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    WRITERS["cifar-10"](root, monkeypatch)
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("pickle.load", refuse)
+    with pytest.raises((DataError, MemoryError), match=r"cannot be read from .*Permission denied|Unable to allocate"):
+        load(DataSpec(name="cifar-10", val_examples=2), root)
+
+
 def test_a_label_beyond_the_classes_is_damage(root: Path) -> None:
     write(mnist_files() | {"train-labels-idx1-ubyte": idx(np.full(20, 10, np.uint8))}, root / "MNIST" / "raw")
     with pytest.raises(DataError, match="labels go beyond 10 classes"):

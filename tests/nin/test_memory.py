@@ -45,7 +45,7 @@ def test_a_wide_layer_needs_its_weights_gradients_and_momentum(data: ImageData, 
 def test_memory_grows_by_at_least_the_activations_of_an_image(data: ImageData) -> None:
     spec = ModelSpec(layout="small", width=0.25)
     small, large = (training_memory(spec, data, TrainSpec(batch_size=n)) for n in (32, 128))
-    counted = activation_bytes(spec, data.in_shape, 10, "float32")
+    counted = activation_bytes(spec, data.in_shape, 10, "float32", is_training=True)
     assert counted <= (large - small) / 96 <= 2 * counted
 
 
@@ -53,8 +53,10 @@ def test_activations_by_hand() -> None:
     """One 5x5 convolution with padding and a ReLU in place, 3x3 pooling that overhangs, and so on: what each layer puts out."""
     spec = ModelSpec(layout="small", num_1x1=0)
     sizes = [96 * 28 * 28, 96 * 14 * 14, 192 * 14 * 14, 192 * 7 * 7, 256 * 7 * 7, 256 * 3 * 3, 10 * 3 * 3, 10]
-    assert activation_bytes(spec, (1, 28, 28), 10, "float32") == 4 * sum(sizes)
-    assert activation_bytes(spec, (1, 28, 28), 10, "bf16") == 2 * sum(sizes)
+    assert activation_bytes(spec, (1, 28, 28), 10, "float32", is_training=False) == 4 * sum(sizes)
+    assert activation_bytes(spec, (1, 28, 28), 10, "bf16", is_training=False) == 2 * sum(sizes)
+    dropped = sum(sizes) + 256 * 3 * 3  # what dropout puts out, before the class block
+    assert activation_bytes(spec, (1, 28, 28), 10, "float32", is_training=True) == 4 * dropped
 
 
 def test_measuring_leaves_the_random_state_alone(data: ImageData) -> None:

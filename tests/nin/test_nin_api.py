@@ -229,6 +229,22 @@ def test_what_a_caller_gets_wrong_is_one_line(
     assert "\n" not in str(error.value)
 
 
+def test_a_bare_network_takes_any_number_of_images(data: nin.ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nin.build("lenet", data.in_shape)
+    x_NCHW, _ = next(data.batches(data.test, 10))
+    whole = nin.probabilities(network, x_NCHW)
+    monkeypatch.setattr("nin.predict.BATCH", 4)
+    seen: list[int] = []
+    network.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    torch.testing.assert_close(nin.probabilities(network, x_NCHW), whole)
+    assert seen == [4, 4, 2]
+
+
+def test_a_checkpoint_may_be_named_by_a_string(data: nin.ImageData, tmp_path: Path) -> None:
+    network = nin.build("lenet", data.in_shape)
+    assert len(nin.fit(network, data, checkpoint=str(tmp_path / "run.pt"), epochs=1, progress=False).curve)
+
+
 @pytest.mark.parametrize(("small", "threads", "used"), [(5.0, 0, 1), (0.0, 0, 3), (5.0, 2, 2)])
 def test_a_small_network_is_trained_on_one_thread_unless_told_otherwise(
     data: nin.ImageData, small: float, threads: int, used: int, monkeypatch: pytest.MonkeyPatch

@@ -121,6 +121,14 @@ def test_stochastic_pooling_in_training_draws_values_in_proportion() -> None:
     assert float((drawn == 3).float().mean()) == pytest.approx(0.75, abs=0.01)
 
 
+def test_stochastic_pooling_in_bf16_never_draws_what_has_no_probability() -> None:
+    torch.manual_seed(0)
+    maps_NCHW = torch.rand(64, 1, 6, 6, generator=torch.Generator().manual_seed(3)).bfloat16()
+    maps_NCHW[:, :, -1, -1] = 0
+    for _ in range(200):
+        assert (pooled("stochastic", maps_NCHW, training=True) > 0).all()
+
+
 def test_stochastic_pooling_of_zeros_is_zero() -> None:
     for training in (True, False):
         assert (pooled("stochastic", torch.zeros(2, 3, 4, 4), training) == 0).all()

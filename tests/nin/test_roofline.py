@@ -11,9 +11,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from nin import measure, roofline
+from nin.pooling import POOLINGS
 from nin.precision import choose_precision
 from nin.roofline import LayerCost, Machine, conclusion, figure, layer_costs, least_seconds
-from nin.sizes import NETWORKS, layers
+from nin.sizes import NETWORKS, layers, size
+from nin.spec import ModelSpec
 
 MACHINE = Machine("a card", 1, {"bf16": 100e12, "float32": 50e12}, bandwidth=1e12, bus=1e9)  # ridge: 100 FLOP/byte
 
@@ -38,6 +40,14 @@ def test_bytes_are_what_comes_in_what_goes_out_and_the_weights(precision: str, s
     assert costs["trunk.1"].bytes_moved == size * 2 * maps  # a sigmoid
     assert costs["trunk.2"].bytes_moved == size * (maps + maps // 4)  # 2x2 pooling
     assert costs["head.1"].bytes_moved == size * (3 * 400 + 3 * 120 + 400 * 120 + 120)
+
+
+@pytest.mark.parametrize("head", ["nin", "linear"])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_every_pooling_is_measured_in_16_bits(pooling: str, head: str) -> None:
+    spec = ModelSpec(layout="small", width=0.25, pooling=pooling, head=head)
+    costs = layer_costs(spec, (1, 28, 28), 10, batch=2, precision="bf16")
+    assert sum(cost.flops for cost in costs) == 2 * round(size(spec, (1, 28, 28), 10).gflops * 1e9)
 
 
 def test_layers_that_do_nothing_when_evaluating_are_left_out() -> None:

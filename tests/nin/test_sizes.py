@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from nin.model import build_model
 from nin.pooling import POOLINGS
-from nin.sizes import NETWORKS, first_fully_connected, layers, size
+from nin.sizes import NETWORKS, first_fully_connected, layer_rows, layers, size
 from nin.spec import ModelSpec
 
 
@@ -63,6 +65,42 @@ def test_counting_draws_no_random_numbers_and_allocates_no_weights() -> None:
     vast = ModelSpec(head="alexnet", hidden=2_000_000)  # 4·10^12 weights between the hidden layers: 16 TB
     assert size(vast, (1, 224, 224), 10).params_head == 9600 * 2_000_000 + 2_000_000**2 + 12 * 2_000_000 + 10
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("head", ["nin", "linear"])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_a_built_network_has_the_layers_of_its_specification(pooling: str, head: str) -> None:
+    spec = ModelSpec(layout="small", width=0.25, pooling=pooling, head=head)
+    network = build_model(spec, (1, 28, 28), 10)
+    assert layer_rows(network, torch.zeros(1, 1, 28, 28)) == layers(spec, (1, 28, 28), 10)
+
+
+def test_what_belongs_to_no_layer_has_a_row_of_its_own() -> None:
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.class_token = nn.Parameter(torch.zeros(1, 1, 8))
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.last = nn.Linear(8, 10)
+
+        def forward(self, x_N784: Tensor) -> Tensor:
+            x_NTC = torch.cat([self.class_token.expand(len(x_N784), 1, 8), x_N784.reshape(len(x_N784), -1, 8)], dim=1)
+            logits_NK: Tensor = self.last(self.attention(x_NTC, x_NTC, x_NTC, need_weights=False)[0][:, 0])
+            return logits_NK
+
+    network = Attending()
+    rows = layer_rows(network, torch.zeros(1, 1, 28, 28))
+    assert [row.name for row in rows][-1] == "not in a layer"
+    assert sum(row.params for row in rows) == sum(parameter.numel() for parameter in network.parameters())
+    num_tokens = 1 + 98
+    assert sum(row.flops for row in rows) == 2 * (4 * num_tokens * 64 + 2 * num_tokens**2 * 8 + 80)
+
+
+def test_building_leaves_the_random_numbers_of_every_device_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("an accelerator's stream was set"))
+    spec = ModelSpec(layout="small", width=0.125, num_1x1=1)
+    build_model(spec, (1, 28, 28), 10)
+    layers(spec, (1, 28, 28), 10)
 
 
 @pytest.mark.parametrize("head", ["nin", "linear"])

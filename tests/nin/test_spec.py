@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from nin.spec import DataSpec, ModelSpec, TrainSpec, choose, hint, parse_value, require_type, stream
+from nin.spec import DataSpec, ModelSpec, TrainSpec, changed, choose, hint, parse_value, require_type, stream
 
 
 @pytest.mark.parametrize("module", ["nin.spec", "nin.history", "nin.cli", "nin.measure"])
@@ -129,5 +129,6 @@ def test_a_text_of_another_type_is_refused(text: str, wanted: type, message: str
 
 def test_an_int_is_a_float_and_a_bool_is_no_int() -> None:
     require_type("train.lr", 1, float)
+    assert type(changed(ModelSpec(), {"width": 2}).width) is float  # else it would have another identity than 2.0
     with pytest.raises(ValueError, match=r"^train\.epochs=True must be int$"):
         require_type("train.epochs", True, int)
