@@ -238,7 +238,7 @@ def test_a_script_without_a_guard_is_refused_before_any_worker_starts(tmp_path: 
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("module", ["run", "tune"])
+@pytest.mark.parametrize("module", ["run", pytest.param("tune", marks=pytest.mark.slow)])
 def test_a_command_called_by_a_script_without_a_guard_is_refused(module: str, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(
         f'from ablations.{module} import main\nmain(["num_1x1", "--protocol", "smoke", "--variants", "0x"])\n'
