@@ -9,6 +9,9 @@ back at once. glibc's own 32 MB would leave the activations of such a layer besi
 until the next evaluation; these settle in the gaps, which then are too small for the next step's activations. With 65,536 units and
 batches of 64 that took 15 MB more at each step, up to 12 GB.
 
+What one training has left is given back when the next begins: in pieces that the next could not use, it added up to 5.7 GB in the
+process of three trainings of `maxout3` under `standard`.
+
 Each step walks through the kept memory from end to end. Pages of 2 MB make that faster than pages of 4 kB (`d2l` by 2 %, `full` by
 4 %, on an Intel Xeon). Linux provides them on request.
 """
@@ -30,7 +33,7 @@ LARGE_WEIGHTS = 16 * 2**20  # bytes of one layer's weights
 
 
 def keep_freed_memory(model: nn.Module) -> None:
-    """Make this process keep and reuse freed memory, in large pages, unless a layer of `model` is very large.
+    """Make this process keep and reuse freed memory from now on, in large pages, unless a layer of `model` is very large.
 
     Results do not change. Without glibc the function does nothing.
     """
@@ -40,9 +43,8 @@ def keep_freed_memory(model: nn.Module) -> None:
     largest = max((weights.nbytes for weights in model.parameters()), default=0)
     for option, value in (GIVE_BACK if largest > LARGE_WEIGHTS else KEEP).items():
         library.mallopt(option, value)
-    if largest > LARGE_WEIGHTS:
-        library.malloc_trim(0)  # what earlier networks have left
-    else:
+    library.malloc_trim(0)  # what earlier networks have left
+    if largest <= LARGE_WEIGHTS:
         _reserve_huge_pages()
 
 
