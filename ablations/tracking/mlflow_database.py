@@ -56,7 +56,7 @@ def make_database(uri: str) -> None:
     from sqlalchemy import make_url
 
     database = make_url(uri).database if uri.startswith("sqlite") else None
-    if not database or Path(database).exists():
+    if not database or Path(database).exists() or not Path(database).parent.is_dir():  # which FileLock would make
         return
     path = Path(database)
     new = path.with_name(f".{path.name}.new")
