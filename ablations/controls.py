@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ablations.runs import Run
-from nin.sizes import NetworkSize, size
+from nin.sizes import size
 from nin.spec import DataSpec, ModelSpec, Shape
 
 WIDTH_STEPS = 1000  # widths are multiples of a thousandth: finer than a channel in any of our layouts
@@ -22,12 +22,11 @@ def matched(run: Run, other: Run, field: str, by: str, shape_of: Callable[[DataS
     """
     if field not in ("width", "hidden") or by not in ("params", "gflops"):
         raise ValueError(f"cannot match {by!r} by {field!r}: sizes are params or gflops, fields width or hidden")
-    in_shape, num_classes = shape_of(run.data)
 
-    def size_by(model: ModelSpec) -> float:
-        return _size_by(size(model, in_shape, num_classes), by)
+    def size_by(model: ModelSpec, data: DataSpec) -> float:
+        return float(getattr(size(model, *shape_of(data)), by))
 
-    wanted = _size_by(size(other.model, *shape_of(other.data)), by)
+    wanted = size_by(other.model, other.data)
 
     def candidate(steps: int) -> ModelSpec:
         if field == "hidden":
@@ -37,13 +36,9 @@ def matched(run: Run, other: Run, field: str, by: str, shape_of: Callable[[DataS
     low, high = 1, 8 * (WIDTH_STEPS if field == "width" else 4096)
     while high - low > 1:
         middle = (low + high) // 2
-        if size_by(candidate(middle)) < wanted:
+        if size_by(candidate(middle), run.data) < wanted:
             low = middle
         else:
             high = middle
-    nearest = min((low, high), key=lambda steps: abs(size_by(candidate(steps)) - wanted))
+    nearest = min((low, high), key=lambda steps: abs(size_by(candidate(steps), run.data) - wanted))
     return replace(run, model=candidate(nearest))
-
-
-def _size_by(network: NetworkSize, by: str) -> float:
-    return float(getattr(network, by))

@@ -75,7 +75,7 @@ def plan_tuning(study: Study, request: TuningRequest, console: Console) -> None:
     work: dict[Stretch, float] = {}
     for run in runs:
         shares = dict(stretches(run.variant, rungs, 0, request.trials, is_paired))
-        seconds = _seconds_per_image(run, device, request.engine.threads) * worker.images_passed(run, device)
+        seconds = _seconds(run, device, request.engine.threads, {})
         work |= {stretch: share * seconds for stretch, share in shares.items()}
         rows.append([run.variant, str(request.trials), f"{sum(shares.values()):g}", minutes_text(seconds / 60)])
     minutes = (TimeLeft(work, at_a_time, sum(work.values()), stage_of=rung_of).seconds(0.0) or 0.0) / 60
@@ -99,10 +99,15 @@ def _precision_line(device: str, precision: str) -> str:
     return slow_precision(device, precision) or f"precision {precision}, as asked for"
 
 
-def _seconds_per_image(run: Run, device: str, threads: int) -> float:
-    """Seconds of training per image, by a probe. Raises ValueError if the run cannot be trained here."""
+def _seconds(run: Run, device: str, threads: int, paces: dict[str, float]) -> float:
+    """Seconds that the run takes, by a probe. Raises ValueError if it cannot be trained here.
+
+    paces  seconds per image of the variants probed before, whose pace is the same at every length; the run's is added
+    """
     try:
-        return worker.seconds_per_image(run, device, threads)
+        if run.variant not in paces:
+            paces[run.variant] = worker.seconds_per_image(run, device, threads)
+        return paces[run.variant] * worker.images_passed(run, device)
     except RuntimeError as error:  # torch's, when there is too little memory
         raise ValueError(f"variant {run.variant!r} cannot be trained here: {one_line(error)}") from error
 
@@ -157,13 +162,11 @@ def _print_plan(part: Part, device: str, threads: int, overrides: Sequence[str],
     header = ("variant", "role", "runs to do", "parameters", "trunk", "head", "GFLOP/image", "minutes/run")
     rows: list[list[str]] = []
     seconds_by_role = dict.fromkeys(ROLES, 0.0)
-    paces: dict[str, float] = {}  # of variants, whatever the length
+    paces: dict[str, float] = {}
     for run in {(run.variant, run.length): run for run in part.runs}.values():
         to_do = sum((other.variant, other.length) == (run.variant, run.length) for other in part.missing)
         network = sizes[run.run_id]
-        if run.variant not in paces:
-            paces[run.variant] = _seconds_per_image(run, device, threads)
-        seconds_each = paces[run.variant] * worker.images_passed(run, device)
+        seconds_each = _seconds(run, device, threads, paces)
         seconds_by_role[run.role] += seconds_each * to_do
         sizes_of_it = [f"{n:,}" for n in (network.params, network.params_trunk, network.params_head)]
         rows.append(

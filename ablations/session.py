@@ -34,7 +34,7 @@ from ablations.execution.progress import fraction_done, say, warn
 from ablations.execution.signals import OutOfTimeError, handle_signals, time_limit
 from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord, Store
-from ablations.reporting.files import Report, load_covered_records, write_report
+from ablations.reporting.files import NoRecordsError, Report, load_covered_records, write_report
 from ablations.reporting.formatting import listed
 from ablations.reporting.terminal import print_summary, print_text
 from ablations.runs import Run, length_name, parse_overrides
@@ -400,10 +400,10 @@ def _conclude_all(
             [run for run in part.shared if not part.store.has_result(run)], part.store
         ):
             part.store.write(record)
-        if not load_covered_records(part.study, request.protocol, part.store, request.overrides).records:
-            say(console, f"{part.study.name}: no run has ended yet")
-        else:
+        try:
             reports[part.study.name] = _conclude(part, trackers[part.study.name], request, console)
+        except NoRecordsError:
+            say(console, f"{part.study.name}: no run has ended yet")
     return reports
 
 

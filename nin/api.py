@@ -210,9 +210,7 @@ def probabilities(
     if not isinstance(network, TrainedNetwork):
         if not isinstance(images, Tensor):
             raise ValueError("images: a bare network takes a tensor; files need a trained network (load_trained)")
-        device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-        parts = torch.split(images, nin.predict.BATCH)
-        return torch.cat([nin.model.predict(network, part.to(device)).cpu() for part in parts])
+        return nin.predict.in_batches(network, images)
     shape = network.card.image_shape
     if isinstance(images, Tensor):
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != shape:

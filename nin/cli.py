@@ -27,8 +27,7 @@ MAX_PER_CORE = 8  # workers, or threads of one: with more, nothing gets faster a
 PLAIN_WIDTH = 140  # characters of a line where no terminal says how wide it is
 WAIT_NOTICE_SEC = 5.0  # wait after which a notice names its cause
 NO_MEMORY = (
-    "out of memory",
-    *("failed to map segment", "annot allocate memory", "can't allocate memory", "not enough memory"),
+    *("out of memory", "failed to map segment", "annot allocate memory", "can't allocate memory", "not enough memory"),
     *("can't start new thread", "bad_alloc", "error return without exception set"),
 )
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
@@ -155,8 +154,9 @@ def notice_if_slow(what: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether the error, of Python, a loading library or a starting thread, means that memory has run out."""
-    return isinstance(error, MemoryError) or any(sign in str(error) for sign in NO_MEMORY)
+    """Return whether the error, of Python, torch, Ray, a loading library or a starting thread, means that memory has run out."""
+    is_named_so = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's and Ray's
+    return is_named_so or any(sign in str(error) for sign in NO_MEMORY)
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:

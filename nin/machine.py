@@ -69,9 +69,8 @@ def synchronize(device: torch.device) -> None:
 
 def timestamp(device: torch.device) -> float | torch.Event:
     """Return the time now; on an accelerator but Apple's an event in its queue, for which the host does not wait."""
-    if device.type == "mps":  # on which reading the time of an event may wait for ever (pytorch/pytorch#162872)
-        synchronize(device)
-    if device.type == "mps" or not is_accelerator(device):
+    if not is_accelerator(device) or device.type == "mps":
+        synchronize(device)  # reading the time of an Apple GPU's event may wait for ever (pytorch/pytorch#162872)
         return time.perf_counter()
     event = torch.Event(device, enable_timing=True)
     event.record()

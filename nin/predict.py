@@ -17,7 +17,7 @@ from nin.cli import OneLineParser, add_run_argument, exit_with, output_console, 
 
 if TYPE_CHECKING:
     from rich.table import Table
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from nin.spec import Shape
     from nin.weights import TrainedNetwork
@@ -43,12 +43,17 @@ def read_images(paths: Sequence[Path], shape: "Shape", invert: bool = False) -> 
 
 def probabilities(trained: "TrainedNetwork", images_NCHW: "Tensor") -> "Tensor":
     """Return class probabilities (N, K) of images (N, C, H, W), uint8 in the data set's own size."""
+    return in_batches(trained.classifier(), images_NCHW)
+
+
+def in_batches(network: "nn.Module", x_NCHW: "Tensor") -> "Tensor":
+    """Return class probabilities (N, K) on the CPU, of BATCH images at a time on the network's device."""
     import torch
 
     from nin.model import predict
 
-    classifier = trained.classifier()
-    return torch.cat([predict(classifier, batch) for batch in torch.split(images_NCHW, BATCH)])
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    return torch.cat([predict(network, batch.to(device)).cpu() for batch in torch.split(x_NCHW, BATCH)])
 
 
 def seems_inverted(image_CHW: "Tensor") -> bool:

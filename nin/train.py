@@ -158,12 +158,8 @@ def _sources(model: nn.Module, data: ImageData, spec: TrainSpec) -> dict[str, st
 
     Code without a source, such as that of a Python prompt, has none.
     """
-    used: list[Any] = [
-        *{type(module) for module in model.modules()},
-        OPTIMIZERS[spec.optimizer],
-        SCHEDULES[spec.schedule],
-    ]
-    used.append(AUGMENTATIONS[data.spec.augment])
+    named = (OPTIMIZERS[spec.optimizer], SCHEDULES[spec.schedule], AUGMENTATIONS[data.spec.augment])
+    used: set[Any] = {*map(type, model.modules()), *named}
     sources: dict[str, str] = {}
     for each in used:
         if each.__module__.partition(".")[0] not in ("nin", "torch"):

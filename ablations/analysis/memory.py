@@ -40,7 +40,7 @@ def memory_lines(by_variant: Mapping[str, list[RunRecord]], task: str) -> pd.Dat
         peaks = [getattr(record, measure) / 1e6 for record in records]
         fit = linregress(batches, peaks)
         copies = 1 if task == "prediction" else state_copies(run.train)
-        counted = activation_bytes(run.model, *shape(run.data), records[0].precision, task == "training")
+        counted = activation_bytes(run.model, *shape(run.data), records[0].precision, is_training=task == "training")
         rows.append(
             {
                 "network": network,

@@ -51,6 +51,10 @@ class CoveredRecords(NamedTuple):
     num_others: int
 
 
+class NoRecordsError(ValueError):
+    """A study has no record to report on."""
+
+
 def load_covered_records(study: Study, protocol: str, store: Store, overrides: Sequence[str] = ()) -> CoveredRecords:
     """Find the records of the study's own runs, every variant and seed on disk.
 
@@ -94,7 +98,7 @@ def _of_older_data(records: Sequence[RunRecord]) -> list[RunRecord]:
 
 
 def read_report(study: Study, protocol: str, store: Store, overrides: Sequence[str] = ()) -> Report:
-    """Summarise the records; writes nothing. Raises ValueError if there is none."""
+    """Summarise the records; writes nothing. Raises NoRecordsError if there is none."""
     from ablations.analysis.summary import summarise
     from ablations.reporting.answer import answer, grounds
     from ablations.reporting.caveats import caveats
@@ -102,7 +106,7 @@ def read_report(study: Study, protocol: str, store: Store, overrides: Sequence[s
     records, damaged, others = load_covered_records(study, protocol, store, overrides)
     if not records:
         place = results_option(store.folder.parents[1])
-        raise ValueError(
+        raise NoRecordsError(
             f"no runs of study {study.name!r} under {protocol!r} in {store.folder}: "
             f"make them with {command(study, protocol, overrides, place)}"
         )
@@ -144,7 +148,7 @@ def write_report(
 ) -> Report:
     """Write the report into the store's folder; with `force=False` only if the records have changed since.
 
-    Raises ValueError if there is no record to report on.
+    Raises NoRecordsError if there is no record to report on.
     """
     report = read_report(study, protocol, store, overrides)
     records = report.records

@@ -173,14 +173,14 @@ def _finish_rung(
         live = Trial(task.trials, trial._trial_id)
         failed = [record for record in ours if record.status == "failed"]
         before = trial.user_attrs if task.is_paired else {}  # of its earlier seeds; otherwise ours go on from there
-        seeds = before.get("seeds", [])[: rung.step]
-        is_counted = len(before.get("seeds", [])) > len(seeds)  # by a driver that was killed before it reported
+        seeds = before.get("seeds", [])
+        is_counted = len(seeds) > rung.step  # by a driver that was killed before it reported
         worst = max(before.get("outcome", OUTCOMES[0]), _outcome(ours), key=OUTCOMES.index) if not failed else "failed"
         live.set_user_attr("outcome", worst)
         num_examples = before.get("examples", 0) + (0 if is_counted else sum(record.examples_seen for record in ours))
         # The record of a run that failed has none, though an earlier rung saw some
         live.set_user_attr("examples", max(num_examples, trial.user_attrs.get("examples", 0)))
-        live.set_user_attr("seeds", seeds + [record.run.seed for record in ours])
+        live.set_user_attr("seeds", seeds[: rung.step] + [record.run.seed for record in ours])
         live.set_user_attr("params", ours[0].params_trunk + ours[0].params_head)
         live.set_user_attr("gflops", ours[0].gflops)
         for record in ours:

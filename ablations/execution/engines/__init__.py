@@ -102,7 +102,5 @@ def attempt(task: Task, run: Run, tell: Callable[[Event], None]) -> Ended | Fail
         try:
             return Ended(run, *task(run, lambda point: tell(Progressed(run, point))))
         except Exception as error:
-            name = type(error).__name__
-            # Errors of torch and Ray are called that, whatever they say.
-            out_of_memory = name == "OutOfMemoryError" or is_out_of_memory(error)
-            return Failed(run, one_line(f"{name}: {error}"), traceback.format_exc(), out_of_memory)
+            line = one_line(f"{type(error).__name__}: {error}")
+            return Failed(run, line, traceback.format_exc(), is_out_of_memory(error))
