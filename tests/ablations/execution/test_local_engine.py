@@ -92,7 +92,9 @@ def test_the_next_run_is_asked_for_when_it_can_start_and_what_ended_was_told() -
     for event in LocalEngine(fake_tasks.succeed, workers=2).execute(runs()):
         if isinstance(event, Ended):
             ended.add(event.run)
-    assert asked == [0, 0, 1, 2, 3]
+    assert len(asked) == 5
+    # Two may end at the same moment, but never is one asked for while two are at work.
+    assert all(told >= started - 1 for started, told in enumerate(asked))
 
 
 def test_closing_stops_the_workers_at_once() -> None:
