@@ -41,8 +41,10 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
     at_a_time = min(request.engine.workers or default_workers(device), max(1, missing))
     minutes_by_role = dict.fromkeys(ROLES, 0.0)
     for part in parts:
-        for role, seconds in _print_plan(part, device, request.engine.threads, request.overrides, console).items():
+        for role, seconds in _print_plan(part, device, request.engine.threads, console).items():
             minutes_by_role[role] += seconds / at_a_time / 60
+        last_look = looks[-1] if looks else 0
+        print_text(console, detectable_line(part.study, part.runs, part.store, request.overrides, last_look))
     for precision in dict.fromkeys(run.train.precision for part in parts for run in part.runs):
         say(console, _precision_line(device, precision))
     minutes = sum(minutes_by_role.values())
@@ -112,16 +114,19 @@ def _seconds(run: Run, device: str, threads: int, paces: dict[str, float]) -> fl
         raise ValueError(f"variant {run.variant!r} cannot be trained here: {one_line(error)}") from error
 
 
-def detectable_line(study: Study, runs: Sequence[Run], store: Store, overrides: Sequence[str] = ()) -> str:
+def detectable_line(
+    study: Study, runs: Sequence[Run], store: Store, overrides: Sequence[str] = (), last_look: int = 0
+) -> str:
     """State the minimum detectable difference, from the spread of existing records, else from the protocol's assumption.
 
     overrides  changed settings of the runs ("train.lr=0.05"), whose records count alone
+    last_look  seeds at the last look of a design with looks; 0 without looks
 
     The spread is that of the baseline and of confirmatory variants whose runs all learned: a single one that collapsed in some
     seeds, or a control that nothing is claimed of, would stand for all.
     """
     protocol = PROTOCOLS[runs[0].protocol]
-    num_seeds = len({run.seed for run in runs})
+    num_seeds = last_look or len({run.seed for run in runs})
     num_comparisons = len({run.variant for run in runs if run.role == "confirmatory"})
     if not num_comparisons:
         return "These variants have no declared comparison."
@@ -153,7 +158,7 @@ def detectable_line(study: Study, runs: Sequence[Run], store: Store, overrides: 
     )
 
 
-def _print_plan(part: Part, device: str, threads: int, overrides: Sequence[str], console: Console) -> dict[str, float]:
+def _print_plan(part: Part, device: str, threads: int, console: Console) -> dict[str, float]:
     """Show a study's runs, their sizes, and their times by a short timed probe.
 
     Returns seconds by role, of all runs to do one at a time.
@@ -176,5 +181,4 @@ def _print_plan(part: Part, device: str, threads: int, overrides: Sequence[str],
     console.print(fitting_table(header, rows, console.width, ("trunk", "head", "GFLOP/image", "role")))
     if part.shared:
         print_text(console, f"{counted(len(part.shared), 'more run')} shared with a study above, which trains them")
-    print_text(console, detectable_line(part.study, part.runs, part.store, overrides))
     return seconds_by_role

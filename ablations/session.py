@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ablations.analysis import sequential
+from ablations.analysis.lengths import of_verdicts
 from ablations.analysis.memory import MEASURES
 from ablations.execution.data import of_other_data, prepare
 from ablations.execution.driver import CommonFailureError, drive
@@ -221,7 +222,7 @@ def require_whole(study: Study, request: Request) -> None:
             f"--until-decided: {listed(others)} in {store.folder} would be decided on as well, but --variants leaves "
             f"{'it' if len(others) == 1 else 'them'} out: name all, or choose another --results"
         )
-    longest = max((record.run.length for record in results), default=0)
+    longest = of_verdicts(study, results)
     if request.lengths and longest > max(request.lengths):
         raise ValueError(
             f"--until-decided decides at the longest length in {store.folder}, {length_name(longest)}, which --lengths leaves out: "
@@ -231,6 +232,10 @@ def require_whole(study: Study, request: Request) -> None:
 
 def declared_looks(study: Study, request: Request) -> tuple[int, ...]:
     """Numbers of seeds at which the request looks. Raises ValueError for looks that cannot be."""
+    if study.answers != "accuracy":
+        raise ValueError(
+            f"--until-decided decides by accuracy, which is not what {study.cli_name} asks about; choose --seeds instead"
+        )
     if request.max_seeds > MAX_SEEDS:
         raise ValueError(f"--max-seeds {request.max_seeds}: must be at most {MAX_SEEDS}")
     first = study.declared_seeds(request.protocol) if request.seeds is None else request.seeds

@@ -3,6 +3,7 @@
 Everything a run needs is resolved here, before anything is executed. Imports no torch, so studies can be listed at once.
 """
 
+import csv
 import importlib
 import os
 import pkgutil
@@ -21,6 +22,8 @@ from nin.spec import DataSpec, Shape, changed, choose, hint
 
 # Characters that separate variants on the command line or mean something in Markdown and in matplotlib's texts
 NO_NAME = re.compile(r"[,|\n*`<\[\]\\$]|^[_#>]|^(\d+[.)]|[-+]) ")
+PUBLISHED_COLUMNS = ("network", "train_loss", "test_accuracy")
+LARGEST_MARGIN = 0.1  # a larger one was meant in points
 MAX_SEEDS = 10_000  # runs of a variant; all are made before the first is executed
 MEMORY = {"memory": "training", "prediction memory": "prediction"}  # task whose memory each kind of study measures
 ANSWERS = ("accuracy", "failures", *MEMORY)
@@ -103,6 +106,7 @@ class Study:
     targets    validation accuracy that counts as "trained", by protocol; the protocol's own where there is none.
                Declared before the runs, never taken from the runs that are compared
     protocols  those under which the question makes sense
+    left_out   variants that cannot be built for a protocol's images, by protocol; not trained there unless named
     name, question  set by `load_study`: the file's name, and its docstring's first paragraph
     file       set by `load_study`: the study's file, where it is none of this package's own
     """
@@ -119,6 +123,7 @@ class Study:
     margin: float = 0.003
     targets: Mapping[str, float] = field(default_factory=dict)
     protocols: tuple[str, ...] = tuple(PROTOCOLS)
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
     name: str = ""
     question: str = ""
     file: str = ""
@@ -133,6 +138,7 @@ class Study:
             choose(dict.fromkeys(ROLES), variant.role, f"role of variant {name!r}")
             if variant.match:
                 choose(self.variants, variant.match.variant, f"variant that {name!r} is matched with")
+                self._require_end_of_matches(name)
             if NO_NAME.search(name):
                 raise ValueError(
                     f"variant {name!r}: the name must have no comma, bar, line break, *, `, <, [, ], backslash or $, and not begin "
@@ -146,10 +152,33 @@ class Study:
         for protocol in {*self.protocols, *self.targets}:
             choose(PROTOCOLS, protocol, "protocol")
         choose(dict.fromkeys(ANSWERS), self.answers, "kind of answer")
-        for name in (name for pair in self.contrasts for name in pair):
-            choose(self.variants, name, "variant of a contrast")
+        for pair in self.contrasts:
+            if isinstance(pair, str) or len(pair) != 2:
+                raise ValueError(f"contrast {pair!r}: must be two variants, ('one', 'other')")
+            for name in pair:
+                choose(self.variants, name, "variant of a contrast")
         for factor in self.factors:
             choose(settings_types(), factor, "factor")
+        if len(self.factors) not in (0, 2):
+            raise ValueError(f"factors {self.factors!r}: must be two fields, or none")
+        if not 0 < self.margin < LARGEST_MARGIN:
+            raise ValueError(
+                f"margin {self.margin!r}: must be a fraction above 0 and below {LARGEST_MARGIN}; 0.003 is 0.3 points"
+            )
+        for protocol, names in self.left_out.items():
+            choose(PROTOCOLS, protocol, "protocol")
+            for name in names:
+                choose(self.variants, name, "variant left out")
+        if self.published:
+            choose(PROTOCOLS, self.published.protocol, "protocol of published runs")
+
+    def _require_end_of_matches(self, name: str) -> None:
+        seen, match = {name}, self.variants[name].match
+        while match and match.variant in self.variants:
+            if match.variant in seen:
+                raise ValueError(f"variant {name!r}: is matched with itself, directly or by way of others")
+            seen.add(match.variant)
+            match = self.variants[match.variant].match
 
     @property
     def confirmatory(self) -> list[str]:
@@ -204,7 +233,7 @@ class Study:
         overrides  "train.lr=0.05": changes to every run, checked for name and type
         lengths    those of the protocol's lengths of training that are asked for; all of them by default
 
-        A control whose size cannot be told from another's (in tiny networks) is left out. Raises ValueError for names or
+        A control that comes out as the very network of another variant (in tiny networks) is left out. Raises ValueError for names or
         values that do not exist, or if two variants come out as the same network.
         """
         base = choose(PROTOCOLS, protocol, "protocol")
@@ -215,8 +244,9 @@ class Study:
         num_seeds = self.declared_seeds(protocol) if seeds is None else seeds
         if not isinstance(num_seeds, int) or not 1 <= num_seeds <= MAX_SEEDS:
             raise ValueError(f"--seeds {num_seeds!r}: must be 1 or more, at most {MAX_SEEDS}, and a whole number")
-        chosen = list(self.variants) if variants is None else [self.baseline]
-        chosen += [name for name in self.named(variants or ()) if name not in chosen]
+        unfit = set(self.left_out.get(protocol, ())).difference(variants or ())
+        wanted = self.variants if variants is None else [self.baseline, *self.named(variants)]
+        chosen = [name for name in dict.fromkeys(wanted) if name not in unfit]
         changes = parse_overrides(overrides)
         shape_of = cache(_shape)  # of a folder it takes a look into every file
         resolved = [
@@ -346,6 +376,12 @@ def _load_file(path: Path) -> Study:
     published = path.parent / study.published.file
     if not published.is_file():
         raise ValueError(f"{path}: the file of published runs {published} does not exist")
+    for name in study.published.networks:
+        choose(study.variants, name, "variant with published runs")
+    with published.open(newline="") as file:
+        header = next(csv.reader(line for line in file if not line.startswith("#")), [])
+    if missing := [column for column in PUBLISHED_COLUMNS if column not in header]:
+        raise ValueError(f"{published}: has no column {missing[0]!r}; it needs {', '.join(PUBLISHED_COLUMNS)}")
     return replace(study, published=replace(study.published, file=str(published.resolve())))
 
 

@@ -18,13 +18,15 @@ Accuracies = dict[str, dict[int, float]]  # by variant and seed
 
 
 def of_verdicts(study: Study, results: Sequence[RunRecord]) -> int:
-    """The length whose verdicts are the study's: the longest that the baseline and some variant have been trained to.
+    """The length whose verdicts are the study's: the longest that the baseline and a declared comparison have been trained to.
 
-    0 where runs are of epochs, not of a length.
+    Where no length has one, the longest that the baseline and any variant have. 0 where runs are of epochs, not of a length.
     """
     variants = {length: accuracies.keys() for length, accuracies in _by_length(results).items()}
     compared = [length for length, names in variants.items() if study.baseline in names and len(names) > 1]
-    return max(compared or variants, default=0)
+    declared = {*study.confirmatory, *study.pairs.values()}
+    answering = [length for length in compared if variants[length] & declared]
+    return max(answering or compared or variants, default=0)
 
 
 def by_length(study: Study, results: Sequence[RunRecord]) -> pd.DataFrame:

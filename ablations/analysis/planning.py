@@ -83,7 +83,7 @@ def prob_decided(
 
 
 def seeds_needed(difference: float, sd_difference: float, margin: float, num_comparisons: int = 1) -> float:
-    """The smallest number of seeds in all at which `prob_decided` reaches WANTED_POWER.
+    """About the smallest number of seeds in all at which `prob_decided` reaches WANTED_POWER; by simulation, which is not quite steady.
 
     Infinite beyond MAX_PLANNED_SEEDS: near the margin neither a difference nor equivalence is soon shown. nan if undefined.
     """

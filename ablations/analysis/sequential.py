@@ -71,12 +71,16 @@ def nominal_levels(looks: tuple[int, ...], alpha: float) -> tuple[float, ...]:
     levels, walk = [], START
     for k, fraction in enumerate(fractions):
         wanted = spent[k] - (spent[k - 1] if k else 0.0)
-        edge = optimize.brentq(
-            lambda edge, walk=walk, fraction=fraction, wanted=wanted: 2 * walk.above(fraction, edge) - wanted,
-            0.0,
-            FARTHEST * math.sqrt(fraction),
-            xtol=1e-12,
-        )
+        farthest = FARTHEST * math.sqrt(fraction)
+        if wanted <= 2 * walk.above(fraction, farthest):
+            edge = farthest  # the first of very many seeds: next to nothing may be spent there
+        else:
+            edge = optimize.brentq(
+                lambda edge, walk=walk, fraction=fraction, wanted=wanted: 2 * walk.above(fraction, edge) - wanted,
+                0.0,
+                farthest,
+                xtol=1e-12,
+            )
         levels.append(float(2 * special.ndtr(-edge / math.sqrt(fraction))))
         walk = walk.within(fraction, edge)
     return tuple(levels)

@@ -93,7 +93,8 @@ def _missing(study: Study, protocol: str, summary: Summary) -> Iterator[Caveat]:
     if len(compared) and compared.min() < declared and not summary.looks:  # after looks, decided comparisons lack none
         some = " of some variants" if compared.min() < compared.max() else ""
         yield Caveat("the missing seeds", f"{compared.min()} of {declared} declared{some} are trained")
-    untrained = [name for name in (study.baseline, *study.confirmatory) if name not in set(table["variant"])]
+    accounted = {*table["variant"], *study.left_out.get(protocol, ())}
+    untrained = [name for name in (study.baseline, *study.confirmatory) if name not in accounted]
     if untrained:
         far = f" to {length_name(summary.length)} images" if len(summary.by_length) else ""
         yield Caveat(

@@ -1,8 +1,8 @@
 """Does the memory that training needs grow linearly with the batch?
 
 LeNet, AlexNet, VGG-11 and NiN, batches of 1 to 512: a line per network, its fixed part (weights, gradients, the optimiser's
-state, workspace) and its slope per image (activations). `d2l` and `full` have the published widths. Each run is two steps long:
-what counts is memory.
+state, workspace) and its slope per image (activations). `d2l` and `full` have the published widths. Each run is one or two
+steps long: what counts is memory.
 """
 
 from ablations.study import Study, Variant

@@ -139,6 +139,7 @@ def with_winners(
         pairs=pairs,
         contrasts=(),
         factors=(),
+        left_out={},
         name=tuned_name(study.name),
         question=f"With each variant tuned: {study.question}",
     )

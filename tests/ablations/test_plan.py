@@ -26,6 +26,11 @@ def test_what_a_design_finds_is_judged_by_runs_that_learned_and_are_compared(tmp
     assert "standard deviation between seeds 0.50 points, measured" in line
 
 
+def test_a_design_with_looks_is_judged_by_its_last(tmp_path: Path) -> None:
+    runs, store = NUM_1X1.expand("smoke", 3), filled(tmp_path, lambda run: record_of(run, test_accuracy=0.8))
+    assert detectable_line(NUM_1X1, runs, store, last_look=12).startswith("With 12 seeds and ")
+
+
 def test_a_plan_that_finds_nothing_says_so(tmp_path: Path) -> None:
     store = filled(tmp_path, lambda run: record_of(run, test_accuracy=0.1 + 0.8 * run.seed), seeds=2)
     line = detectable_line(NUM_1X1, NUM_1X1.expand("smoke", 2), store)

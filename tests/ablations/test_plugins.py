@@ -316,6 +316,11 @@ def test_published_runs_lie_beside_the_file(study_file: Path) -> None:
     with pytest.raises(ValueError, match=r"the file of published runs .*theirs\.csv does not exist"):
         load_study(study_file)
     theirs = study_file.with_name("theirs.csv")
+    theirs.write_text("# theirs\nnetwork,test_accuracy\ntheirs,0.7\n")
+    with pytest.raises(
+        ValueError, match=r"theirs\.csv: has no column 'train_loss'; it needs network, train_loss, test"
+    ):
+        load_study(study_file)
     theirs.write_text("network,train_loss,test_accuracy\ntheirs,0.4,0.7\n")
     study = load_study(study_file)
     assert study.published is not None

@@ -337,6 +337,14 @@ def test_looks_are_refused_that_would_decide_on_more_than_is_asked_for(
     assert len(scripted.executed) == trained
 
 
+def test_looks_at_accuracy_are_refused_to_a_study_of_failures(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="decides by accuracy, which is not what class_block asks about"):
+        run_until_decided(
+            load_study("class_block"), replace(until_decided(tmp_path), variants=None), Console(quiet=True)
+        )
+    assert not (tmp_path / "class_block").exists()
+
+
 def test_runs_of_changed_settings_have_looks_of_their_own(toy: Toy, tmp_path: Path) -> None:
     store, changed = Store(tmp_path, "num_1x1", "smoke"), ["train.lr=0.01"]
     for overrides in ([], changed):

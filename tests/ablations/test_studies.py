@@ -12,6 +12,8 @@ from ablations.records import Store
 from ablations.reporting.files import write_report
 from ablations.studies import best
 from ablations.study import MEMORY, Study, load_study, study_names
+from nin.data import shape
+from nin.sizes import size
 from nin.spec import ModelSpec
 
 # Studies that answer in a way of their own are run by default; the others are slow tests.
@@ -45,6 +47,25 @@ def test_every_study_runs_and_reports(name: str, tmp_path: Path) -> None:
     text = run_briefly(load_study(name), tmp_path)
     assert text.startswith(f"# {name}: ")
     assert "Without results" not in text or "left out" in text  # in tiny networks controls coincide
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "heads" else pytest.mark.slow) for name in study_names()]
+)
+def test_every_network_can_be_built_for_the_images_of_every_protocol(name: str) -> None:
+    study = load_study(name)
+    for protocol in study.protocols:
+        runs = study.expand(protocol, 1)
+        assert all(size(run.model, *shape(run.data)).params for run in runs)
+        assert {run.variant for run in runs}.isdisjoint(study.left_out.get(protocol, ()))
+
+
+def test_a_variant_left_out_is_trained_where_it_is_named() -> None:
+    heads = load_study("heads")
+    runs = heads.expand("digits", 1, ["alexnet+nin"])
+    assert "alexnet+nin" in {run.variant for run in runs}
+    assert "alexnet+nin" not in {run.variant for run in heads.expand("digits", 1, ["confirmatory"])}
+    assert "alexnet+nin" in {run.variant for run in heads.expand("quick", 1, ["confirmatory"])}
 
 
 @pytest.mark.parametrize(("name", "task"), [("batch_memory", "training"), ("prediction_memory", "prediction")])

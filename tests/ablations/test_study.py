@@ -14,7 +14,7 @@ from ablations.execution.driver import costs_of
 from ablations.protocols import PROTOCOLS
 from ablations.reproduce import reproduce_command
 from ablations.runs import parse_length, parse_overrides
-from ablations.study import Study, Variant, load_study, study_names
+from ablations.study import Match, Published, Study, Variant, load_study, study_names
 from nin.data import shape
 from nin.sizes import size
 from nin.spec import DataSpec, ModelSpec, TrainSpec
@@ -43,6 +43,7 @@ def test_every_study_expands_under_each_of_its_protocols(name: str) -> None:
         runs = study.expand(protocol)
         assert len({run.run_id for run in runs}) == len(runs)
         own = {name for name, variant in study.variants.items() if variant.match is None}
+        own -= set(study.left_out.get(protocol, ()))
         assert own <= {run.variant for run in runs} <= set(study.variants)
         assert {run.seed for run in runs} == set(range(study.seeds or PROTOCOLS[protocol].seeds))
 
@@ -242,6 +243,18 @@ def test_the_command_of_a_study_with_looks_has_them() -> None:
             ({"variants": {"a": Variant(), name: Variant()}}, "the name must have no comma, bar")
             for name in ("b,c", "3*3 s2*", "#1", "> 3", "1. a", "- a", "_a", "$x$", "[a]")
         ),
+        ({"contrasts": ("ab",)}, "must be two variants"),
+        ({"contrasts": (("a", "b", "a"),)}, "must be two variants"),
+        ({"factors": ("model.head",)}, "must be two fields, or none"),
+        ({"margin": -1}, "must be a fraction above 0"),
+        ({"margin": 0.3}, "0.003 is 0.3 points"),
+        ({"left_out": {"smoke": ("c",)}}, "unknown variant left out 'c'"),
+        ({"variants": {"a": Variant(), "b": Variant(match=Match("b", "params"))}}, "is matched with itself"),
+        (
+            {"variants": {"a": Variant(match=Match("b", "params")), "b": Variant(match=Match("a", "params"))}},
+            "is matched with itself, directly or by way of others",
+        ),
+        ({"published": Published("runs.csv", {}, "smok")}, "unknown protocol of published runs 'smok'"),
         ({"answers": "memory"}, "must end in its train.batch_size"),
     ],
 )

@@ -91,6 +91,13 @@ def test_a_longest_training_without_a_variant_to_compare_decides_nothing_yet(rec
     assert lengths.of_verdicts(STUDY, some) == 10_000
 
 
+def test_a_control_alone_at_the_longest_length_does_not_take_the_answer_away(records: list[RunRecord]) -> None:
+    study = replace(STUDY, variants={**STUDY.variants, "3x": replace(STUDY.variants["3x"], role="control")})
+    some = [record for record in records if record.run.length == 10_000 or record.run.variant != "0x"]
+    assert lengths.of_verdicts(study, some) == 10_000
+    assert lengths.of_verdicts(study, [record for record in some if record.run.variant != "0x"]) == 40_000
+
+
 def test_one_length_has_no_table_of_lengths(records: list[RunRecord]) -> None:
     short = [record for record in records if record.run.length == 10_000]
     assert not len(lengths.by_length(STUDY, short))

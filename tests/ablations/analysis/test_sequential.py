@@ -57,6 +57,12 @@ def test_a_single_look_spends_all() -> None:
     assert nominal_levels((7,), 0.0125) == pytest.approx([0.0125])
 
 
+def test_the_first_of_very_many_seeds_may_spend_nothing() -> None:
+    levels = nominal_levels(looks(3, 10_000), 0.05 / 12)
+    assert 0 <= levels[0] < 1e-12
+    assert levels[-1] == pytest.approx(0.05 / 12, rel=0.5)
+
+
 def test_all_looks_together_have_the_wanted_error(rng: np.random.Generator) -> None:
     """Of 200,000 random walks."""
     levels = nominal_levels(LOOKS, 0.05)
