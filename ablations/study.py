@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from types import ModuleType
 
@@ -138,7 +139,6 @@ class Study:
             choose(dict.fromkeys(ROLES), variant.role, f"role of variant {name!r}")
             if variant.match:
                 choose(self.variants, variant.match.variant, f"variant that {name!r} is matched with")
-                self._require_end_of_matches(name)
             if NO_NAME.search(name):
                 raise ValueError(
                     f"variant {name!r}: the name must have no comma, bar, line break, *, `, <, [, ], backslash or $, and not begin "
@@ -149,6 +149,13 @@ class Study:
                 raise ValueError(
                     f"variant {name!r} of a study of memory: must end in its train.batch_size, {batch_size}"
                 )
+        matches = {name: [variant.match.variant] for name, variant in self.variants.items() if variant.match}
+        try:
+            TopologicalSorter(matches).prepare()
+        except CycleError as error:
+            raise ValueError(
+                f"variant {error.args[1][0]!r}: is matched with itself, directly or by way of others"
+            ) from None
         for protocol in {*self.protocols, *self.targets}:
             choose(PROTOCOLS, protocol, "protocol")
         choose(dict.fromkeys(ANSWERS), self.answers, "kind of answer")
@@ -172,18 +179,15 @@ class Study:
         if self.published:
             choose(PROTOCOLS, self.published.protocol, "protocol of published runs")
 
-    def _require_end_of_matches(self, name: str) -> None:
-        seen, match = {name}, self.variants[name].match
-        while match and match.variant in self.variants:
-            if match.variant in seen:
-                raise ValueError(f"variant {name!r}: is matched with itself, directly or by way of others")
-            seen.add(match.variant)
-            match = self.variants[match.variant].match
-
     @property
     def confirmatory(self) -> list[str]:
         """The variants that the study declares to compare with the baseline."""
         return [name for name in self.variants if self.role(name) == "confirmatory"]
+
+    @property
+    def compared(self) -> list[str]:
+        """The variants that the answer is about: the tuned ones of a tuned study, else the confirmatory ones."""
+        return list(self.pairs.values()) if self.pairs else self.confirmatory
 
     def role(self, variant: str) -> str:
         """One of ROLES."""
@@ -378,7 +382,7 @@ def _load_file(path: Path) -> Study:
         raise ValueError(f"{path}: the file of published runs {published} does not exist")
     for name in study.published.networks:
         choose(study.variants, name, "variant with published runs")
-    with published.open(newline="") as file:
+    with published.open(newline="", encoding="utf-8-sig") as file:
         header = next(csv.reader(line for line in file if not line.startswith("#")), [])
     if missing := [column for column in PUBLISHED_COLUMNS if column not in header]:
         raise ValueError(f"{published}: has no column {missing[0]!r}; it needs {', '.join(PUBLISHED_COLUMNS)}")

@@ -24,7 +24,7 @@ def of_verdicts(study: Study, results: Sequence[RunRecord]) -> int:
     """
     variants = {length: accuracies.keys() for length, accuracies in _by_length(results).items()}
     compared = [length for length, names in variants.items() if study.baseline in names and len(names) > 1]
-    declared = {*study.confirmatory, *study.pairs.values()}
+    declared = set(study.compared) - {study.pairs.get(study.baseline, study.baseline)}
     answering = [length for length in compared if variants[length] & declared]
     return max(answering or compared or variants, default=0)
 

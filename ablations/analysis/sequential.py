@@ -71,19 +71,22 @@ def nominal_levels(looks: tuple[int, ...], alpha: float) -> tuple[float, ...]:
     levels, walk = [], START
     for k, fraction in enumerate(fractions):
         wanted = spent[k] - (spent[k - 1] if k else 0.0)
-        farthest = FARTHEST * math.sqrt(fraction)
-        if wanted <= 2 * walk.above(fraction, farthest):
-            edge = farthest  # the first of very many seeds: next to nothing may be spent there
-        else:
-            edge = optimize.brentq(
-                lambda edge, walk=walk, fraction=fraction, wanted=wanted: 2 * walk.above(fraction, edge) - wanted,
-                0.0,
-                farthest,
-                xtol=1e-12,
-            )
+        edge = _edge(walk, fraction, wanted)
         levels.append(float(2 * special.ndtr(-edge / math.sqrt(fraction))))
         walk = walk.within(fraction, edge)
     return tuple(levels)
+
+
+def _edge(walk: "_Walk", fraction: float, wanted: float) -> float:
+    """Boundary beyond which the walk lies with this probability, both sides together; at most FARTHEST deviations."""
+
+    def excess(edge: float) -> float:
+        return 2 * walk.above(fraction, edge) - wanted
+
+    farthest = FARTHEST * math.sqrt(fraction)
+    if excess(farthest) >= 0:  # the first of very many seeds: next to nothing may be spent there
+        return farthest
+    return float(optimize.brentq(excess, 0.0, farthest, xtol=1e-12))
 
 
 def decide(

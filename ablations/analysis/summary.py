@@ -179,7 +179,7 @@ def _elsewhere(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> tuple
     return tuple(
         name
         for name, group in by_variant.items()
-        if (name in study.pairs.values() if study.pairs else study.role(name) == "confirmatory")
+        if name in study.compared
         and any(devices.get(r.run.seed, device) != device for r in group if (device := r.environment.get("device")))
     )
 

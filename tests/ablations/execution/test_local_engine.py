@@ -81,7 +81,8 @@ def test_out_of_memory_lowers_the_number_side_by_side_before_a_run_fails(tmp_pat
     assert Counter(event.run for event in events if isinstance(event, Ended | Failed)) == dict.fromkeys(RUNS, 1)
 
 
-def test_the_next_run_is_asked_for_when_it_can_start_and_what_ended_was_told() -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_next_run_is_asked_for_when_it_can_start_and_what_ended_was_told(workers: int) -> None:
     ended, asked = set[Run](), list[int]()
 
     def runs() -> Iterator[Run]:
@@ -89,12 +90,14 @@ def test_the_next_run_is_asked_for_when_it_can_start_and_what_ended_was_told() -
             asked.append(len(ended))
             yield run
 
-    for event in LocalEngine(fake_tasks.succeed, workers=2).execute(runs()):
+    for event in LocalEngine(fake_tasks.succeed, workers=workers).execute(runs()):
         if isinstance(event, Ended):
             ended.add(event.run)
     assert len(asked) == 5
+    if workers == 1:
+        assert asked == [0, 1, 2, 3, 4]
     # Two may end at the same moment, but never is one asked for while two are at work.
-    assert all(told >= started - 1 for started, told in enumerate(asked))
+    assert all(started - workers < told <= started for started, told in enumerate(asked))
 
 
 def test_closing_stops_the_workers_at_once() -> None:
