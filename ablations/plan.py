@@ -17,12 +17,13 @@ from ablations.reporting.files import load_covered_records
 from ablations.reporting.formatting import duration_text, listed, minutes_text
 from ablations.reporting.terminal import fitting_table, print_text
 from ablations.runs import Run, parse_overrides
-from ablations.session import Part, Request, declared_looks, find_parts, require_whole
+from ablations.session import Part, Request, find_parts
 from ablations.study import ROLES, Study
 from ablations.tuning.progress import Stretch, rung_of, stretches
 from ablations.tuning.session import TuningRequest, runs_to_tune
 from ablations.tuning.spaces import space_of
 from ablations.tuning.task import OBJECTIVES, compares_seeds, rungs_of
+from ablations.until_decided import declared_looks, require_whole
 from nin.machine import choose_device
 from nin.precision import choose_precision, slow_precision
 from nin.text import counted, one_line
@@ -33,6 +34,7 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
     parts = find_parts(studies, request)
     require_room(request.engine)
     looks = declared_looks(studies[0], request) if request.max_seeds else ()
+    last_look = looks[-1] if looks else 0
     if looks:
         require_whole(studies[0], request)
         parts[0].store.require_looks(looks, request.overrides)
@@ -43,7 +45,6 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
     for part in parts:
         for role, seconds in _print_plan(part, device, request.engine.threads, console).items():
             minutes_by_role[role] += seconds / at_a_time / 60
-        last_look = looks[-1] if looks else 0
         print_text(console, detectable_line(part.study, part.runs, part.store, request.overrides, last_look))
     for precision in dict.fromkeys(run.train.precision for part in parts for run in part.runs):
         say(console, _precision_line(device, precision))

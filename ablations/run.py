@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     max_seeds = _max_seeds(arguments, studies)
 
     # From here on something is executed, and what that needs is worth the time it takes to load.
-    from ablations.session import Request, run_studies, run_until_decided
+    from ablations.session import Request, run_studies
+    from ablations.until_decided import run_until_decided
 
     request = Request(
         protocol=arguments.protocol,

@@ -21,7 +21,7 @@ NEVER = {
     **dict.fromkeys(
         [
             f"ablations.{name}"
-            for name in ("execution", "tracking", "analysis", "reporting", "tuning", "session", "plan")
+            for name in ("execution", "tracking", "analysis", "reporting", "tuning", "session", "until_decided", "plan")
         ],
         ("argparse", "nin.cli.OneLineParser", "ablations.cli"),  # plain values below the command lines
     ),
@@ -78,6 +78,7 @@ LAYERS = (
     ("ablations.commands",),
     ("ablations.run", "ablations.tune", "ablations.report", "ablations.publish"),
     ("ablations.answers", "ablations.api", "ablations.cli", "ablations.plan"),
+    ("ablations.until_decided",),
     ("ablations.session",),
     ("ablations.tuning",),
     ("ablations.reporting",),

@@ -19,10 +19,11 @@ from ablations.execution.signals import OutOfTimeError, time_limit
 from ablations.records import RunRecord, Store
 from ablations.reporting.files import read_report, write_report
 from ablations.runs import Run
-from ablations.session import LEAST_BUDGET, Request, find_part, find_parts, run_studies, run_until_decided
+from ablations.session import Request, find_part, find_parts, run_studies
 from ablations.study import load_study
 from ablations.tracking.tracker import Tracker, finish
 from ablations.tuning.winners import Winner, tuned_path
+from ablations.until_decided import LEAST_BUDGET, run_until_decided
 from nin.history import Evaluation
 
 NUM_1X1 = load_study("num_1x1")
@@ -387,7 +388,7 @@ def test_all_looks_share_one_budget(
 
     monkeypatch.setattr("ablations.session.time_limit", noted)
     monkeypatch.setattr(
-        "ablations.session.time", SimpleNamespace(monotonic=itertools.count(0, seconds_of_a_look).__next__)
+        "ablations.until_decided.time", SimpleNamespace(monotonic=itertools.count(0, seconds_of_a_look).__next__)
     )
     run_until_decided(NUM_1X1, replace(until_decided(tmp_path), budget=100), Console(quiet=True))
     assert given == [100, left]

@@ -1,0 +1,86 @@
+"""Add seeds to undecided comparisons in looks that are declared beforehand (`--until-decided`)."""
+
+import time
+from dataclasses import replace
+
+from rich.console import Console
+
+from ablations.analysis import sequential
+from ablations.analysis.lengths import of_verdicts
+from ablations.execution.progress import say
+from ablations.protocols import PROTOCOLS
+from ablations.records import Store
+from ablations.reporting.files import load_covered_records
+from ablations.reporting.formatting import listed
+from ablations.runs import length_name, parse_overrides
+from ablations.session import Outcome, Request, run_studies
+from ablations.study import MAX_SEEDS, Study
+from nin.spec import choose
+
+LEAST_BUDGET = 1.0  # seconds of a look for which no time is left: it trains nothing, and counts what remains
+
+
+def run_until_decided(study: Study, request: Request, console: Console, ends_with_signals: bool = False) -> Outcome:
+    """Execute the study in looks that are declared beforehand, with more seeds for what is not decided, as `run_studies` does.
+
+    The first look has the seeds of the request or the protocol, every variant and every length; later ones have the baseline and
+    the comparisons that are still undecided, at the longest length alone. The looks are written down before the first run, and
+    another call must have the same.
+
+    Raises ValueError for looks that cannot be, or that differ from those declared, or for results in the folder that would be
+    compared as well but are not asked for.
+    """
+    protocol = choose(PROTOCOLS, request.protocol, "protocol")
+    looks = declared_looks(study, request)
+    require_whole(study, request)
+    deadline = time.monotonic() + request.budget
+    outcome = run_studies([study], replace(request, seeds=looks[0]), console, ends_with_signals, looks)
+    for num_seeds in looks[1:]:
+        report = outcome.reports.get(study.name)
+        if report is None or outcome.remaining or outcome.failed or outcome.stopped:
+            break
+        table = report.summary.variants
+        undecided = list(table[table["verdict"] == sequential.UNDECIDED]["variant"])
+        if not undecided:
+            break
+        say(console, f"look at {num_seeds} seeds: {', '.join(undecided)} not decided yet")
+        longest = request.lengths or protocol.lengths
+        # A change of train.examples has left one length.
+        lengths = [max(longest)] if longest and "train.examples" not in parse_overrides(request.overrides) else None
+        left = max(LEAST_BUDGET, deadline - time.monotonic())
+        more = replace(request, seeds=num_seeds, variants=undecided, lengths=lengths, budget=left)
+        outcome = run_studies([study], more, console, ends_with_signals)
+    return outcome
+
+
+def require_whole(study: Study, request: Request) -> None:
+    """Raise ValueError if the folder has comparisons or lengths that the report decides on but the request leaves out."""
+    store = Store(request.results, study.name, request.protocol)
+    results = [
+        r for r in load_covered_records(study, request.protocol, store, request.overrides).records if r.is_result
+    ]
+    asked = study.confirmatory if request.variants is None else study.named(request.variants)
+    others = [name for name in study.confirmatory if name in {r.run.variant for r in results} and name not in asked]
+    if others:
+        raise ValueError(
+            f"--until-decided: {listed(others)} in {store.folder} would be decided on as well, but --variants leaves "
+            f"{'it' if len(others) == 1 else 'them'} out: name all, or choose another --results"
+        )
+    longest = of_verdicts(study, results)
+    if request.lengths and longest > max(request.lengths):
+        raise ValueError(
+            f"--until-decided decides at the longest length in {store.folder}, {length_name(longest)}, which --lengths leaves out: "
+            "add it, or choose another --results"
+        )
+
+
+def declared_looks(study: Study, request: Request) -> tuple[int, ...]:
+    """Numbers of seeds at which the request looks. Raises ValueError for looks that cannot be."""
+    if study.answers != "accuracy":
+        raise ValueError(
+            f"--until-decided decides by accuracy, which is not what {study.cli_name} asks about; choose --seeds instead"
+        )
+    if request.max_seeds > MAX_SEEDS:
+        raise ValueError(f"--max-seeds {request.max_seeds}: must be at most {MAX_SEEDS}")
+    first = study.declared_seeds(request.protocol) if request.seeds is None else request.seeds
+    return sequential.looks(first, request.max_seeds)
