@@ -45,8 +45,8 @@ class PrimaryTest:
     error      its standard error
     freedom    degrees of freedom of `error`
     num_seeds  seeds that both have, or the smaller number of runs for "welch"
-    method     "moderated" over several variants; "paired" for a single one; "welch" where fewer than two seeds are shared, or no
-               difference varies
+    method     "moderated" over several variants; "paired" for a single one; "welch" where fewer than two seeds are shared, or the
+               difference does not vary
     """
 
     estimate: float
@@ -86,7 +86,8 @@ def moderate(accuracies: ArrayLike) -> tuple[Array, Array]:
     """Moderated variances of paired differences, and their degrees of freedom.
 
     `accuracies` have the shape (..., 1 + variants, seeds), the baseline first; both results have (..., variants). A single
-    variant keeps its own variance. Variances are nan where no difference varies. Needs two seeds.
+    variant keeps its own variance. A difference that does not vary has a variance of nan: others' spread tells nothing of it.
+    Needs two seeds.
     """
     y = np.asarray(accuracies, dtype=float)
     num_variants, num_seeds = y.shape[-2] - 1, y.shape[-1]
@@ -109,7 +110,8 @@ def moderate(accuracies: ArrayLike) -> tuple[Array, Array]:
     excess = np.clip((correlation - EQUAL_CORRELATION) / (1 - EQUAL_CORRELATION), 0, 1)
     independent = num_variants / (1 + (num_variants - 1) * excess**2) if num_seeds >= FEWEST_SEEDS else 1.0
     freedom = np.minimum(prior_freedom + own_freedom, own_freedom * independent)
-    return np.maximum(variance, MIN_OWN_SHARE * floored), np.broadcast_to(freedom, seen.shape).copy()
+    variance = np.where(seen > 0, np.maximum(variance, MIN_OWN_SHARE * floored), NAN)
+    return variance, np.broadcast_to(freedom, seen.shape).copy()
 
 
 def paired_tests(
@@ -118,7 +120,7 @@ def paired_tests(
     """Tests of the `family` against the baseline; `samples` are accuracies by variant and seed.
 
     A variant's variance is moderated together with those of the family that have all the seeds which it shares with the baseline.
-    Where no paired difference varies at all (networks that agree run by run), Welch's test takes its place.
+    Where a paired difference does not vary at all (networks that agree run by run), Welch's test takes its place.
     """
     base = samples[baseline]
     family = [name for name in family if name in samples and name != baseline]

@@ -148,6 +148,17 @@ def test_two_seeds_pool_no_freedom(rng: np.random.Generator) -> None:
     assert moderate(rng.normal(0, 1, (5, 2)))[1] == pytest.approx([1.0] * 4)
 
 
+def test_a_constant_difference_borrows_no_variance_from_others(rng: np.random.Generator) -> None:
+    base, other = rng.normal(90, 1, (2, 3))
+    samples = {
+        name: by_seed(x) for name, x in {"base": base, "same": base, "shifted": base + 1, "other": other}.items()
+    }
+    tests = paired_tests(samples, "base", ["same", "shifted", "other"])
+    assert tests["same"] == welch_test(samples["same"], samples["base"])
+    assert tests["shifted"] == welch_test(samples["shifted"], samples["base"])
+    assert tests["other"].method == "moderated"
+
+
 # Samples that are not complete
 
 
