@@ -4,7 +4,8 @@ A study without an entry is answered in the same form, with the names of its var
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -217,29 +218,46 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
         others = tuned[tuned["variant"] != study.baseline]
     if not len(base) or not len(others):
         return PlainAnswer(NOT_ANSWERED, "")
+    by_name = {each.variant: each for each in each_row(table)}
     named = others[others["variant"] == claim.variant]
     row = next(each_row(named if len(named) else others.sort_values("p_holm")))
     words = claim if len(named) else Claim()  # the claim's are about its own variant
+    measured, baseline = (by_name[study.pairs.get(name, name)] for name in (row.variant, study.baseline))
+    also = claim.also(measured, baseline) if claim.also else ""
+    effect = "; ".join(part for part in (f"{difference_text(row)} points", also) if part)
+    if {baseline.n, *others["n"]} == {1}:
+        return PlainAnswer("no verdict: each variant has one seed", effect)
     relation = {**RELATIONS, **words.relations}.get(row.verdict, UNDECIDED)
     answer = relation.format(subject=words.subject or f"`{row.variant}`", object=words.object or f"`{study.baseline}`")
-    measured, baseline = (
-        next(each_row(table[table["variant"] == study.pairs.get(name, name)])) for name in (row.variant, study.baseline)
-    )
     if differs_by_little(row, study.margin):
         answer += BY_LITTLE
     failed = [f"{failures(each)} with `{each.variant}`" for each in (measured, baseline) if failures(each)]
     if failed:
         setting = "with these settings" if study.pairs else "at this learning rate"
         answer += f", but {listed(failed)}: this measures training {setting}, not the best accuracy that can be reached"
-    by_verdict: dict[str, list[str]] = {}
-    for other in each_row(others):
-        if other.variant != row.variant:
-            by_verdict.setdefault(_short_verdict(other, study.margin), []).append(other.variant)
-    verdicts = [f"{few(by_verdict[verdict])} {verdict}" for verdict in SHORT_VERDICTS if verdict in by_verdict]
-    if verdicts:
-        answer += f"; compared with `{study.baseline}`{claim.explained}: {'; '.join(verdicts)}"
-    also = claim.also(measured, baseline) if claim.also else ""
-    return PlainAnswer(answer, "; ".join(part for part in (f"{difference_text(row)} points", also) if part))
+    rest = [other for other in each_row(others) if other.variant != row.variant]
+    if rest:
+        counts = {other.variant: failures(by_name[study.pairs.get(other.variant, other.variant)]) for other in rest}
+        verdicts = _listed_verdicts(rest, counts, study.margin)
+        answer += f"; compared with `{study.baseline}`{claim.explained}: {verdicts}"
+    return PlainAnswer(answer, effect)
+
+
+def _listed_verdicts(rows: Sequence[Any], failed: Mapping[str, str], margin: float) -> str:
+    """Such as "`1x` and `4x` worse (3 of 3 collapsed with `4x`); `3x` undecided".
+
+    failed  by variant, how many of its runs did not learn; empty where all did
+    """
+    by_verdict = defaultdict[str, list[str]](list)
+    for row in rows:
+        by_verdict[_short_verdict(row, margin)].append(row.variant)
+    parts = []
+    for verdict in sorted(by_verdict, key=SHORT_VERDICTS.index):
+        names = by_verdict[verdict]
+        counts = [failed[name] + (f" with `{name}`" if len(names) > 1 else "") for name in names if failed[name]]
+        note = f" ({listed(counts)})" if counts and verdict != "undecided" else ""
+        parts.append(f"{few(names)} {verdict}{note}")
+    return "; ".join(parts)
 
 
 def differs_by_little(row: Any, margin: float) -> bool:

@@ -102,11 +102,11 @@ def _accuracy_notes(study: Study, table: pd.DataFrame, looks: Sequence[int]) -> 
             "*Unreliable*: some runs did not learn. Where a tenth of runs collapse, Student's interval of the mean covers 27, 41 and "
             "65 % at 3, 5 and 10 runs, not 95 %. *Runs that failed to learn* gives the share that learned and their mean."
         )
-    detectable = confirmatory["detectable"].dropna()
+    detectable = undecided["detectable"].dropna()
     if len(detectable):
         lines.append(
-            f"Minimum detectable difference at 80 % power, given the spread between seeds: {detectable_text(detectable, 2)}. "
-            "A smaller difference that was not found is undecided, not absent."
+            "Minimum detectable difference of inconclusive comparisons at 80 % power, given the spread between seeds: "
+            f"{detectable_text(detectable, 2)}. A smaller difference that was not found is undecided, not absent."
         )
     return "\n\n".join(lines)
 

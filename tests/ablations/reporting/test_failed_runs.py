@@ -131,6 +131,25 @@ def test_an_answer_names_the_networks_whose_runs_failed(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_verdict_on_a_variant_whose_runs_failed_says_so(tmp_path: Path) -> None:
+    def collapses(run: Run) -> RunRecord:
+        if run.variant == "4x":
+            return record_of(run, status="collapsed", test_accuracy=0.1 + 0.001 * run.seed, dead_classes=9)
+        return plain(run)
+
+    store = filled(tmp_path, collapses)
+    write_report(NUM_1X1, "smoke", store)
+    assert "`1x` and `4x` worse (3 of 3 collapsed with `4x`)" in opening(store)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_seed_each_gives_no_verdict(tmp_path: Path) -> None:
+    store = filled(tmp_path, plain, seeds=1)
+    write_report(NUM_1X1, "smoke", store)
+    assert "training images: no verdict: each variant has one seed.**" in opening(store)
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_without_a_single_result_a_report_says_so(tmp_path: Path) -> None:
     store = filled(tmp_path, lambda run: record_of(run, status="failed", error="no", test_accuracy=math.nan, curve=[]))
     write_report(NUM_1X1, "smoke", store)
