@@ -8,7 +8,7 @@ from rich.console import Console
 from ablations.analysis import planning, stats
 from ablations.execution import worker
 from ablations.execution.data import prepare
-from ablations.execution.launch import default_workers, require_room
+from ablations.execution.launch import default_workers, require_folder, require_room
 from ablations.execution.progress import say
 from ablations.execution.time_left import TimeLeft
 from ablations.protocols import PROTOCOLS
@@ -18,10 +18,11 @@ from ablations.reporting.formatting import duration_text, listed, minutes_text
 from ablations.reporting.terminal import fitting_table, print_text
 from ablations.runs import Run, parse_overrides
 from ablations.session import Part, Request, find_parts
-from ablations.study import ROLES, Study
+from ablations.study import MEMORY, ROLES, Study
 from ablations.tuning.progress import Stretch, rung_of, stretches
 from ablations.tuning.session import TuningRequest, runs_to_tune
 from ablations.tuning.spaces import space_of
+from ablations.tuning.storage import require_url
 from ablations.tuning.task import OBJECTIVES, compares_seeds, rungs_of
 from ablations.until_decided import declared_looks, require_whole
 from nin.machine import choose_device
@@ -33,6 +34,7 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
     """Show each study's table and an estimate of the total time, from a few training steps. Writes nothing."""
     parts = find_parts(studies, request)
     require_room(request.engine)
+    require_folder(request.results)
     looks = declared_looks(studies[0], request) if request.max_seeds else ()
     last_look = looks[-1] if looks else 0
     if looks:
@@ -45,14 +47,18 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
     for part in parts:
         for role, seconds in _print_plan(part, device, request.engine.threads, console).items():
             minutes_by_role[role] += seconds / at_a_time / 60
-        print_text(console, detectable_line(part.study, part.runs, part.store, request.overrides, last_look))
+        if part.study.answers not in MEMORY:
+            print_text(console, detectable_line(part.study, part.runs, part.store, request.overrides, last_look))
     for precision in dict.fromkeys(run.train.precision for part in parts for run in part.runs):
         say(console, _precision_line(device, precision))
     minutes = sum(minutes_by_role.values())
+    how_long = f"{duration_text(minutes)} with {at_a_time} at a time on {device}"
+    if any(part.study.answers in MEMORY for part in parts):
+        how_long = (f"{how_long}, and " if minutes else "") + "a step or two for each that measures memory"
     by_role = ", ".join(f"{role} {share / minutes:.0%}" for role, share in minutes_by_role.items() if share)
     say(
         console,
-        f"{counted(missing, 'run')} to do, {duration_text(minutes)} with {at_a_time} at a time on {device}"
+        f"{counted(missing, 'run')} to do, {how_long}"
         + (f" ({by_role}; --variants confirmatory leaves out controls)" if minutes_by_role["control"] else ""),
     )
     if len(looks) > 1:
@@ -69,6 +75,8 @@ def plan_tuning(study: Study, request: TuningRequest, console: Console) -> None:
     """Show what tuning from the first trial on would train, and how long it takes. Trains a few steps to see, and writes nothing."""
     runs = runs_to_tune(study, request)
     require_room(request.engine)
+    require_folder(request.results)
+    require_url(request.storage)
     prepare(runs, console)
     device = choose_device(request.engine.device).type
     at_a_time = request.engine.workers or default_workers(device)
@@ -162,6 +170,8 @@ def detectable_line(
 def _print_plan(part: Part, device: str, threads: int, console: Console) -> dict[str, float]:
     """Show a study's runs, their sizes, and their times by a short timed probe.
 
+    Runs that measure memory are not timed: a probe would take as long as they do.
+
     Returns seconds by role, of all runs to do one at a time.
     """
     sizes = prepare(part.runs, console)
@@ -172,12 +182,11 @@ def _print_plan(part: Part, device: str, threads: int, console: Console) -> dict
     for run in {(run.variant, run.length): run for run in part.runs}.values():
         to_do = sum((other.variant, other.length) == (run.variant, run.length) for other in part.missing)
         network = sizes[run.run_id]
-        seconds_each = _seconds(run, device, threads, paces)
-        seconds_by_role[run.role] += seconds_each * to_do
+        seconds_each = math.nan if part.study.answers in MEMORY else _seconds(run, device, threads, paces)
+        seconds_by_role[run.role] += 0.0 if math.isnan(seconds_each) else seconds_each * to_do
+        minutes = "–" if math.isnan(seconds_each) else minutes_text(seconds_each / 60)
         sizes_of_it = [f"{n:,}" for n in (network.params, network.params_trunk, network.params_head)]
-        rows.append(
-            [run.name, run.role, str(to_do), *sizes_of_it, f"{network.gflops:.4f}", minutes_text(seconds_each / 60)]
-        )
+        rows.append([run.name, run.role, str(to_do), *sizes_of_it, f"{network.gflops:.4f}", minutes])
     print_text(console, f"{part.study.name}: {part.study.question}")
     console.print(fitting_table(header, rows, console.width, ("trunk", "head", "GFLOP/image", "role")))
     if part.shared:

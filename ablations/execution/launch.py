@@ -53,9 +53,11 @@ class EngineOptions:
         if not 0 < self.gpu_share <= 1:
             raise ValueError(f"gpu_share={self.gpu_share!r}: must be above 0 and at most 1")
         if self.address and self.engine != "ray":
-            raise ValueError(f"address={self.address!r}: is a Ray cluster's; say engine ray as well")
+            raise ValueError(f"address={self.address!r}: names a Ray cluster, and needs engine 'ray'")
         if self.gpu_share != 1 and self.engine != "ray":
-            raise ValueError(f"gpu_share={self.gpu_share!r}: is Ray's; here --workers says how many runs share the GPU")
+            raise ValueError(
+                f"gpu_share={self.gpu_share!r}: needs engine 'ray'; without it --workers says how many runs share the GPU"
+            )
         require_time("time_limit", self.time_limit)
 
 
@@ -137,10 +139,18 @@ def require_time(name: str, seconds: float) -> None:
         raise ValueError(f"{name}={seconds!r}: must be seconds, above 0")
 
 
-def require_writable(results: Path) -> None:
-    """Raise ValueError unless the folder can be written to and the databases in it can be addressed."""
+def require_folder(results: Path) -> None:
+    """Raise ValueError unless the databases in the folder can be addressed, and it is there or can be made. Writes nothing."""
     if "?" in str(results.resolve()):
         raise ValueError(f"--results {results}: a '?' ends the name of a database's file; choose another folder")
+    there = next(folder for folder in (results.resolve(), *results.resolve().parents) if folder.exists())
+    if not there.is_dir():
+        raise ValueError(f"--results {results}: {there} is not a folder; choose another folder")
+
+
+def require_writable(results: Path) -> None:
+    """Raise ValueError unless the folder can be written to, and meets `require_folder`; make it."""
+    require_folder(results)
     try:
         results.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=results):

@@ -39,7 +39,7 @@ from ablations.tracking.tracker import finish
 from ablations.tuning.halving import tune
 from ablations.tuning.progress import TuningDisplay
 from ablations.tuning.report import TuningReport, write_tuning_report
-from ablations.tuning.storage import StorageClaims, one_line_errors, open_storage
+from ablations.tuning.storage import StorageClaims, one_line_errors, open_storage, require_url
 from ablations.tuning.task import OBJECTIVES, Rung, Task, find_or_create_task
 from ablations.tuning.winners import Winner, earlier_winners, tuned_name, tuned_path, tuning_name
 from nin.cli import notice_if_slow, sqlite_url
@@ -96,6 +96,7 @@ def tune_study(
     require_guard()
     runs = runs_to_tune(study, request)
     require_room(request.engine)
+    require_url(request.storage)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     prepare(runs, console)  # here, so that no trial is spent on a name that does not exist, and workers find the data
     require_writable(request.results)
@@ -104,9 +105,9 @@ def tune_study(
     store = Store(request.results, tuning.name, request.protocol)
     for name in (study.name, tuned_name(study.name), tuning.name):
         Store(request.results, name, request.protocol).require_unpublished()
-    store.checkpoints_folder.mkdir(parents=True, exist_ok=True)
     url = request.storage or sqlite_url(request.results / "optuna.db")
     tasks, claims = _open_tasks(study, runs, request, url)
+    store.checkpoints_folder.mkdir(parents=True, exist_ok=True)
     if ends_with_signals:
         handle_signals()
 

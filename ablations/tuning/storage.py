@@ -130,8 +130,29 @@ def one_line_errors(url: str, consequence: str) -> Iterator[None]:
         raise _in_one_line(url, error, consequence) from error
 
 
+def require_url(url: str) -> None:
+    """Raise ValueError unless the text is empty, a database URL, "journal:FILE" or "grpc://HOST:PORT". Connects to nothing."""
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    if not url or url.startswith("journal:"):
+        return
+    if url.startswith("grpc://"):
+        host, _, port = url.removeprefix("grpc://").partition(":")
+        if not host or not (port or str(GRPC_PORT)).isdigit():
+            raise ValueError(f"--storage {url!r}: must be grpc://HOST:PORT")
+        return
+    try:
+        make_url(url)
+    except ArgumentError as error:
+        raise ValueError(
+            f"--storage {redacted(url)}: must be a database URL such as sqlite:///trials.db, journal:FILE or grpc://HOST:PORT"
+        ) from error
+
+
 def open_storage(url: str) -> "BaseStorage":
     """Open a database URL, "journal:FILE" or "grpc://HOST:PORT". Raises ValueError, in one line, if it cannot be used."""
+    require_url(url)
     try:
         return _with_wait_notices(_opened(url), f"trials at {url}")
     except ValueError:
@@ -154,8 +175,6 @@ def _opened(url: str) -> "BaseStorage":
     if not url.startswith("grpc://"):
         return _database(url)
     host, _, port = url.removeprefix("grpc://").partition(":")
-    if not host or not (port or str(GRPC_PORT)).isdigit():
-        raise ValueError(f"--storage {url!r}: must be grpc://HOST:PORT")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         proxy = GrpcStorageProxy(host=host, port=int(port or GRPC_PORT))

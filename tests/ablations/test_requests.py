@@ -21,11 +21,12 @@ TINY = ["--protocol", "smoke", "--variants", "0x", "--set", "train.epochs=2"]
         ([], "name a study, or give --all"),
         (["num_1x1", "--protocol", "smoke", "--results", "what?"], "choose another folder"),
         (["num_1x1,heads", "--variants", "2x"], "several studies takes roles alone"),
+        (["receptive_field", "--protocol", "paper"], "does not run under protocol 'paper'; it runs under smoke, quick"),
         (["num_1x1-tuned"], "it is num_1x1 with the option --tuned"),
         (["num_1x1", "--budget", "25"], "must be a time such as"),
         (["num_1x1", "--protocol", "smok"], "nearest is 'smoke'"),
         (["num_1x1", "--protocol", "smoke", "--variants", "5x"], "choose one of 0x, 1x"),
-        (["num_1x1", "--protocol", "smoke", "--set", "train.lr=fast"], "must be float"),
+        (["num_1x1", "--protocol", "smoke", "--set", "train.lr=fast"], "must be a number"),
         (["num_1x1", "--protocol", "smoke", "--set", "train.momentun=1"], "nearest is 'train.momentum'"),
         (["num_1x1", "--protocol", "smoke", "--set", "data.name=syntetic"], "nearest is 'synthetic'"),
         (["num_1x1", "--protocol", "smoke", "--set", "model.head=nni"], "nearest is 'nin'"),
@@ -43,8 +44,9 @@ TINY = ["--protocol", "smoke", "--variants", "0x", "--set", "train.epochs=2"]
         (["num_1x1", "--protocol", "smoke", "--set", "train.lr=1e999"], "finite"),
         (["num_1x1", "--protocol", "smoke", "--workers", "none"], "must be 1 or more, and a whole number"),
         (["num_1x1", "--protocol", "smoke", "--retries", "some"], "some: must be 0 or more, and a whole number"),
+        (["num_1x1", "--protocol", "smoke", "--seeds", "some"], "some: must be 1 or more, and a whole number"),
         (["num_1x1", "--protocol", "smoke", "--gpu-share", "half"], "half: must be above 0 and at most 1"),
-        (["num_1x1", "--protocol", "smoke", "--gpu-share", "0.5"], "gpu_share=0.5: is Ray's"),
+        (["num_1x1", "--protocol", "smoke", "--gpu-share", "0.5"], "gpu_share=0.5: needs engine 'ray'"),
         (["num_1x1", "--protocol", "smoke", "--results", "/proc/nowhere"], "cannot write there"),
     ],
 )
@@ -162,6 +164,13 @@ def test_more_than_there_can_be_is_refused_and_not_tried(asked: list[str], also:
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize("also", [[], ["--dry-run"]])
+def test_results_that_lie_in_a_file_are_refused(also: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file is not a folder"):
+        run.main(["num_1x1", "--protocol", "smoke", "--results", str(tmp_path / "file" / "results"), *also])
+
+
 def test_dry_run_says_what_later_looks_may_add(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["num_1x1", "--protocol", "smoke", "--variants", "0x", "--results", str(tmp_path), "--dry-run"]
     assert run.main([*asked, "--until-decided", "--max-seeds", "6"]) == 0
@@ -188,6 +197,14 @@ def test_dry_run_shows_sizes_and_time_and_writes_nothing(tmp_path: Path) -> None
     ):
         assert wanted in done.stdout
     assert not any(tmp_path.iterdir())
+
+
+def test_dry_run_of_memory_takes_no_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ablations.execution.worker.seconds_per_image", lambda *_: pytest.fail("it was timed"))
+    assert run.main(["batch_memory", "--protocol", "smoke", "--results", str(tmp_path), "--dry-run"]) == 0
+    assert "40 runs to do, a step or two for each that measures memory\n" in capsys.readouterr().out
 
 
 def test_dry_run_says_in_one_line_what_is_too_large_to_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ TINY = ["num_1x1", "--protocol", "smoke", "--variants", "0x"]
         (["--trials", "0"], "--trials"),
         (["--storage", "postgresql://me:secret@127.0.0.1:1/none"], "cannot be used"),
         (["--storage", "sqlite:////nowhere/at/all.db"], "cannot be used"),
-        (["--storage", "nonsense"], "cannot be used"),
+        (["--storage", "nonsense"], "must be a database URL such as"),
         (["--storage", "journal:/nowhere/at/all.log"], "cannot be used"),
         (["--storage", "grpc://127.0.0.1:port"], "must be grpc://HOST:PORT"),
         (["--budget", "25"], "must be a time such as"),
@@ -63,9 +63,25 @@ def test_nothing_is_tuned_into_published_results(published: str, tmp_path: Path)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [PROVENANCE]
 
 
-def test_a_dry_run_refuses_what_the_search_refuses(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--workers 100000"):
-        tune.main([*TINY, "--results", str(tmp_path), "--workers", "100000", "--dry-run"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ["--workers", "100000"],
+        ["--storage", "nonsense"],
+        ["--storage", "grpc://127.0.0.1:port"],
+        ["--results", "a-file/results"],
+    ],
+    ids=" ".join,
+)
+def test_a_dry_run_refuses_what_the_search_refuses(
+    asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a-file").touch()
+    for also in ([], ["--dry-run"]):
+        with pytest.raises(ValueError, match=f"^{asked[0]} "):
+            tune.main([*TINY, *asked, *also])
+    assert [path.name for path in tmp_path.iterdir()] == ["a-file"]
 
 
 def test_a_storage_of_an_incompatible_optuna_is_one_line(tmp_path: Path) -> None:

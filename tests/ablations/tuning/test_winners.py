@@ -147,7 +147,7 @@ def damaged(**fields: object) -> str:
         ("{", "is damaged"),
         ('{"variants": {"2x": {"a": 1}}}', "is damaged"),
         (damaged(params={"lr": 0.1}), "is damaged.*unknown field of a run 'lr'"),
-        (damaged(params={"train.lr": "high"}), "is damaged.*train.lr='high' must be float"),
+        (damaged(params={"train.lr": "high"}), "is damaged.*train.lr='high' must be a number"),
         (damaged(params=[1]), "is damaged"),
         (damaged(base=None), "is damaged"),
         (damaged(seeds="1000"), "is damaged"),
