@@ -7,9 +7,9 @@
 # Published records are copied into results/, so that only missing runs are trained. Finished and interrupted runs are
 # kept there. `python -m ablations.publish STUDY --protocol PROTOCOL` publishes a study.
 set -euo pipefail
-part=${1:?cpu or gpu} minutes=${2:?minutes}
-if [[ $part != cpu && $part != gpu ]]; then
-    echo "$part: must be cpu or gpu" >&2
+part=${1-} minutes=${2-}
+if [[ $# != 2 || ! $part =~ ^(cpu|gpu)$ || ! $minutes =~ ^[0-9]+$ ]]; then
+    echo "usage: results/continue.sh cpu|gpu MINUTES" >&2
     exit 2
 fi
 end=$((SECONDS + 60 * minutes))
