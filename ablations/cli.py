@@ -49,7 +49,9 @@ def add_study_options(
         help=f"data, network, training and number of seeds: {', '.join(PROTOCOLS)} (default: quick)",
     )
     if "seeds" in selects:
-        group.add_argument("--seeds", type=int, metavar="N", help="runs per variant (default: the protocol's number)")
+        group.add_argument(
+            "--seeds", type=positive, metavar="N", help="runs per variant (default: the protocol's number)"
+        )
     if "variants" in selects:
         group.add_argument(
             "--variants",

@@ -243,7 +243,7 @@ class Study:
         base = choose(PROTOCOLS, protocol, "protocol")
         if protocol not in self.protocols:
             raise ValueError(
-                f"study {self.name!r} does not run under protocol {protocol!r}: {', '.join(self.protocols)}"
+                f"study {self.name!r} does not run under protocol {protocol!r}; it runs under {', '.join(self.protocols)}"
             )
         num_seeds = self.declared_seeds(protocol) if seeds is None else seeds
         if not isinstance(num_seeds, int) or not 1 <= num_seeds <= MAX_SEEDS:
@@ -304,11 +304,13 @@ class Study:
                 kept[run.run_id] = run
             elif self.variants[name].match is None:
                 other = kept[run.run_id].variant
-                same = f"variants {other!r} and {name!r} are the same run once everything is resolved"
+                same = f"variants {other!r} and {name!r} are the same run"
                 held = [
                     key for key in overrides if key in {**self.variants[other].settings, **self.variants[name].settings}
                 ]
-                raise ValueError(f"--set {held[0]}: is what the study is about; {same}" if held else same)
+                raise ValueError(
+                    f"--set {held[0]}: is what the study is about; {same}" if held else f"{self.cli_name}: {same}"
+                )
         return list(kept.values())
 
 
@@ -360,6 +362,8 @@ def load_study(name: str | Path) -> Study:
         original = name.removesuffix("-tuned")
         if Path(f"{name}.py").is_file():
             raise ValueError(f"unknown study {name!r}: for the file here write ./{name}.py")
+        if "," in name:
+            raise ValueError(f"unknown study {name!r}: this takes a single one")
         if original in there:
             raise ValueError(f"unknown study {name!r}: it is {original} with the option --tuned")
         raise ValueError(f"unknown study {name!r}: {hint(name, there)}")

@@ -210,7 +210,10 @@ def probabilities(
     if not isinstance(network, TrainedNetwork):
         if not isinstance(images, Tensor):
             raise ValueError("images: a bare network takes a tensor; files need a trained network (load_trained)")
-        return nin.predict.in_batches(network, images)
+        try:
+            return nin.predict.in_batches(network, images)
+        except RuntimeError as error:
+            raise ValueError(f"images: the network does not take {tuple(images.shape)} ({one_line(error)})") from error
     shape = network.card.image_shape
     if isinstance(images, Tensor):
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != shape:

@@ -73,7 +73,7 @@ def choose_images(right_RN: "Tensor", count: int) -> list[int]:
     return right[: count - num_wrong] + wrong[:num_wrong]
 
 
-def class_map_figure(trained: Sequence["TrainedNetwork"], images: "Split") -> "Figure":
+def class_map_figure(trained: "TrainedNetwork | Sequence[TrainedNetwork]", images: "Split") -> "Figure":
     """Draw a row per image: the image, and for each network the maps of its label and of the likeliest other class.
 
     A network's two maps of an image share one scale, symmetric about zero.
@@ -81,6 +81,9 @@ def class_map_figure(trained: Sequence["TrainedNetwork"], images: "Split") -> "F
     import torch
     from matplotlib.figure import Figure
 
+    from nin.weights import TrainedNetwork
+
+    trained = [trained] if isinstance(trained, TrainedNetwork) else trained
     rows, classes = len(images.labels), trained[0].card.classes
     figure = Figure(figsize=(COLUMN_INCHES * (1 + 2 * len(trained)), ROW_INCHES * rows + 0.8), layout="constrained")
     figure.suptitle(CAPTION, fontsize=8)

@@ -97,7 +97,7 @@ def _imported(name: str) -> str:
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     """Add --num-classes, --input and --set, which describe or change a network that is named."""
-    parser.add_argument("--num-classes", type=int, default=10, metavar="K", help="number of classes (default: 10)")
+    parser.add_argument("--num-classes", type=positive, default=10, metavar="K", help="number of classes (default: 10)")
     parser.add_argument(
         "--input", metavar="CxHxW", help="shape of an image, such as 3x32x32 (default: the network's own)"
     )

@@ -314,9 +314,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
     arguments = _parser().parse_args(argv)
     require_per_core("--threads", arguments.threads)
-    for option in ("batch", "num_classes"):
-        if getattr(arguments, option) < 1:
-            raise ValueError(f"--{option.replace('_', '-')} {getattr(arguments, option)}: must be 1 or more")
+    if arguments.batch < 1:
+        raise ValueError(f"--batch {arguments.batch}: must be 1 or more")
     if arguments.out:
         require_figure_file(arguments.out)
     spec, in_shape = choose(NETWORKS, arguments.network, "network")

@@ -227,16 +227,19 @@ def changed(spec: AnySpec, changes: Mapping[str, object]) -> AnySpec:
     return replace(spec, **values)
 
 
+TYPE_WORDS: Mapping[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
 def require_type(key: str, value: object, wanted: type) -> None:
     """Raise ValueError unless the value is of that type; an int is a float as well, a bool is no int."""
     if type(value) is not wanted and not (wanted is float and type(value) is int):
-        raise ValueError(f"{key}={value!r} must be {wanted.__name__}")
+        raise ValueError(f"{key}={value!r} must be {TYPE_WORDS[wanted]}")
 
 
 def parse_value(text: str, wanted: type) -> Any:
     """Return the value of that type that a command line gives as text: 3 for "3" and int, True for "true" and bool.
 
-    Raises ValueError ("must be int") for any other text.
+    Raises ValueError ("must be a whole number") for any other text.
     """
     if wanted is str:
         return text
@@ -247,7 +250,7 @@ def parse_value(text: str, wanted: type) -> Any:
     except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError):  # all that ast may raise
         value = None
     if type(value) is not wanted:
-        raise ValueError(f"must be {'true or false' if wanted is bool else wanted.__name__}")
+        raise ValueError(f"must be {TYPE_WORDS[wanted]}")
     return value
 
 

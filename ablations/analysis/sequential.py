@@ -57,7 +57,10 @@ def looks(first: int, most: int) -> tuple[int, ...]:
     Raises ValueError unless 2 <= first <= most.
     """
     if not 2 <= first <= most:
-        raise ValueError(f"looks need 2 or more first seeds, and at least as many at most; not {first} and {most}")
+        raise ValueError(
+            f"--until-decided looks first at {first} seeds (--seeds, or the protocol's): must be 2 or more, and at most the last "
+            f"look (--max-seeds {most})"
+        )
     num = min(MAX_LOOKS, 1 + int(math.log(most / first) / math.log(STEP) + 1e-9))
     inner = np.geomspace(first, most, num).round().astype(int) if num > 1 else [first]
     return tuple(sorted({first, *(int(n) for n in inner), most}))

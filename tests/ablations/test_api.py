@@ -163,7 +163,7 @@ def test_a_study_of_the_package_is_run_by_name(tmp_path: Path) -> None:
         ),
         (
             lambda folder: run_study(POOLINGS, protocol="smoke", set={"model.pooling": "avg"}, results=folder),
-            "are the same run once everything is resolved",
+            "are the same run",
         ),
         (
             lambda folder: run_study(POOLINGS, protocol="smoke", engine="slurm", results=folder),
@@ -174,7 +174,7 @@ def test_a_study_of_the_package_is_run_by_name(tmp_path: Path) -> None:
         (lambda folder: EngineOptions(threads=0), "threads=0: must be 1 or more"),
         (
             lambda folder: EngineOptions(address="head:10001"),
-            "address='head:10001': is a Ray cluster's; say engine ray",
+            "address='head:10001': names a Ray cluster, and needs engine 'ray'",
         ),
         (lambda folder: EngineOptions(gpu_share=2), "gpu_share=2: must be above 0 and at most 1"),
         (lambda folder: EngineOptions(time_limit=0), "time_limit=0: must be seconds, above 0"),

@@ -395,7 +395,7 @@ def test_all_looks_share_one_budget(
 
 
 def test_looks_at_no_seeds_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="looks need 2 or more first seeds"):
+    with pytest.raises(ValueError, match=r"looks first at 0 seeds .* must be 2 or more"):
         run_until_decided(NUM_1X1, replace(until_decided(tmp_path), seeds=0), Console(quiet=True))
 
 

@@ -83,6 +83,7 @@ def test_figure_shows_each_network_its_label_and_the_strongest_other_class() -> 
     parts = figure.subfigs
     assert [part.get_suptitle() for part in parts] == ["image", "2x seed 0", "0x seed 0"]
     assert [len(part.axes) for part in parts] == [2, 4, 4]
+    assert [part.get_suptitle() for part in class_map_figure(trained[0], images).subfigs] == ["image", "2x seed 0"]
     probabilities_K = trained[1].classifier(probabilities=True)(images.images).detach()[1]
     label = int(images.labels[1])
     other = int(probabilities_K.argsort(descending=True)[0])

@@ -38,7 +38,7 @@ def test_any_field_input_and_number_of_classes_can_be_set(capsys: pytest.Capture
     [
         (["lenet", "--compare", "nin-cifr"], "unknown network 'nin-cifr': the nearest is 'nin-cifar'"),
         (["nin-d2l", "--set", "num1x1=3"], "unknown --set key 'num1x1': the nearest is 'num_1x1'"),
-        (["nin-d2l", "--set", "num_1x1=two"], "num_1x1 must be int"),
+        (["nin-d2l", "--set", "num_1x1=two"], "num_1x1 must be a whole number"),
         (["nin-d2l", "--set", "num_1x1=-1"], "must be 0 or more"),
         (["nin-d2l", "--set", "class_relu=1"], "class_relu must be true or false"),
         (["nin-d2l", "--set", "head=alexnt"], "nearest is 'alexnet'"),

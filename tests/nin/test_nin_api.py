@@ -188,7 +188,7 @@ def test_a_bar_is_for_terminals(is_terminal: bool, monkeypatch: pytest.MonkeyPat
             lambda data: nin.build("nin-d2l", num_1x2=3),
             "unknown field of ModelSpec 'num_1x2': the nearest is 'num_1x1'",
         ),
-        (lambda data: nin.build("nin-d2l", num_1x1="3"), "num_1x1='3' must be int"),
+        (lambda data: nin.build("nin-d2l", num_1x1="3"), "num_1x1='3' must be a whole number"),
         (lambda data: nin.build("nin-d2l", (1, 28, 28)), "images of 28x28 px are too small"),
         (lambda data: nin.build(nin.ModelSpec()), "in_shape: a ModelSpec does not say"),
         (lambda data: nin.layers(torch.nn.Identity()), "in_shape: this module does not say"),
@@ -205,6 +205,10 @@ def test_a_bar_is_for_terminals(is_terminal: bool, monkeypatch: pytest.MonkeyPat
             "the network has 3 outputs; the data has images of",
         ),
         (lambda data: nin.load_data("/tmp/pets"), "for a folder of images write folder:/tmp/pets"),
+        (
+            lambda data: nin.probabilities(nin.build("lenet"), torch.zeros(3)),
+            "images: the network does not take (3,) (",
+        ),
         (lambda data: nin.probabilities(nin.build("lenet"), ["a.png"]), "images: a bare network takes a tensor"),
         (
             lambda data: nin.probabilities(make(), next(data.batches(data.test, 2))[0]),
