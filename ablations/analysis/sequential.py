@@ -204,7 +204,7 @@ def _level(looks: tuple[int, ...], look: int, alpha: float) -> float:
 def _prob_decided_at_last(test: PrimaryTest, fraction: float, margin: float, level: float, level_alike: float) -> float:
     """Predicted probability that the last look decides, given what is seen at this fraction of its seeds, without a prior.
 
-    A comparison that cannot be tested yet (no difference varies) may still be decided.
+    A comparison that cannot be tested yet (its difference does not vary) may still be decided.
     """
     if not test.error > 0:
         return 1.0

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from processes import PASSWORD, free_port
+from toy_engine import Toy
 
 from ablations.tracking import mlflow_database
+from ablations.tracking.tracker import Tracker
 from nin.cli import sqlite_url
 
 
@@ -39,6 +41,15 @@ def new_databases_are_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the figures, which have tests of their own and take most of a report's time."""
     monkeypatch.setattr("ablations.reporting.figures.FIGURES", {})
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch, undrawn: None) -> Toy:
+    """Let sessions execute runs by an engine that trains nothing, and track nothing."""
+    engine = Toy()
+    monkeypatch.setattr("ablations.session.make_engine", lambda *_, **__: engine)
+    monkeypatch.setattr("ablations.session.open_tracker", lambda *_: Tracker())
+    return engine
 
 
 def program(name: str) -> str:

@@ -1,0 +1,178 @@
+"""Seeds are added in looks that are declared before the first run, to what is not decided."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from builders import record_of
+from rich.console import Console
+from toy_engine import Toy
+
+from ablations.execution.engines import Ended, Event, Started
+from ablations.records import Store
+from ablations.reporting.files import read_report, write_report
+from ablations.runs import Run
+from ablations.session import Request, run_studies
+from ablations.study import load_study
+from ablations.until_decided import LEAST_BUDGET, run_until_decided
+
+NUM_1X1 = load_study("num_1x1")
+
+
+class Scripted(Toy):
+    """Runs come out as the test says: accuracies by variant, and a little from seed to seed."""
+
+    def __init__(self, accuracies: dict[str, float]) -> None:
+        super().__init__()
+        self.accuracies = accuracies
+
+    def execute(self, runs: Iterable[Run]) -> Iterator[Event]:
+        for run in runs:
+            self.executed.append(run)
+            spread = 0.004 * ((7 * run.seed + 3 * len(run.variant)) % 5 - 2) if run.variant != "2x" else 0.0
+            yield Started(run)
+            yield Ended(run, record_of(run, test_accuracy=self.accuracies[run.variant] + spread))
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch, toy: Toy) -> Scripted:
+    engine = Scripted({"2x": 0.8, "0x": 0.9, "1x": 0.803, "3x": 0.5})
+    monkeypatch.setattr("ablations.session.make_engine", lambda *_, **__: engine)
+    return engine
+
+
+def until_decided(results: Path, max_seeds: int = 12) -> Request:
+    return Request("smoke", seeds=5, variants=["0x", "1x", "3x"], results=results, max_seeds=max_seeds)
+
+
+def test_seeds_are_added_to_what_is_undecided_and_to_the_baseline_alone(scripted: Scripted, tmp_path: Path) -> None:
+    outcome = run_until_decided(NUM_1X1, until_decided(tmp_path), Console(quiet=True))
+    seeds = {name: sum(run.variant == name for run in scripted.executed) for name in scripted.accuracies}
+    assert seeds["0x"] == seeds["3x"] == 5
+    assert seeds["1x"] == seeds["2x"] > 5
+    table = outcome.reports["num_1x1"].summary.variants.set_index("variant")
+    assert (table.loc["0x", "verdict"], table.loc["3x", "verdict"]) == ("better", "worse")
+    assert table.loc["0x", "decided_at"] == 5
+    assert "decided at 5 seeds" in outcome.reports["num_1x1"].grounds
+
+
+def test_looks_are_declared_before_the_first_run_and_stay_as_they_are(scripted: Scripted, tmp_path: Path) -> None:
+    run_until_decided(NUM_1X1, until_decided(tmp_path), Console(quiet=True))
+    store = Store(tmp_path, "num_1x1", "smoke")
+    assert (store.looks()[0], store.looks()[-1]) == (5, 12)
+    trained = len(scripted.executed)
+    run_until_decided(NUM_1X1, until_decided(tmp_path), Console(quiet=True))
+    assert len(scripted.executed) == trained
+    with pytest.raises(ValueError, match=r"looks at 5, .* were declared .* go on with --seeds 5 --max-seeds 12"):
+        run_until_decided(NUM_1X1, until_decided(tmp_path, 20), Console(quiet=True))
+
+
+def test_a_change_of_the_length_holds_in_every_look(scripted: Scripted, tmp_path: Path) -> None:
+    asked = replace(until_decided(tmp_path), protocol="digits", overrides=["train.examples=5000"])
+    run_until_decided(NUM_1X1, asked, Console(quiet=True))
+    assert {run.train.examples for run in scripted.executed} == {5000}
+    assert max(run.seed for run in scripted.executed) >= 5
+
+
+@pytest.mark.parametrize(
+    ("variants", "lengths", "said"),
+    [
+        (["0x"], None, r"1x and 3x in .* would be decided on as well, .*: name all, or choose another --results"),
+        (["0x", "1x", "3x"], [10_000], r"decides at the longest length in .*, 40k, which --lengths leaves out"),
+    ],
+)
+def test_looks_are_refused_that_would_decide_on_more_than_is_asked_for(
+    scripted: Scripted, tmp_path: Path, variants: list[str], lengths: list[int] | None, said: str
+) -> None:
+    before = replace(until_decided(tmp_path), protocol="digits", seeds=2, max_seeds=0, lengths=[40_000])
+    run_studies([NUM_1X1], before, Console(quiet=True))
+    trained = len(scripted.executed)
+    with pytest.raises(ValueError, match=said):
+        run_until_decided(
+            NUM_1X1, replace(before, max_seeds=12, variants=variants, lengths=lengths), Console(quiet=True)
+        )
+    assert len(scripted.executed) == trained
+
+
+def test_looks_at_accuracy_are_refused_to_a_study_of_failures(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="decides by accuracy, which is not what class_block asks about"):
+        run_until_decided(
+            load_study("class_block"), replace(until_decided(tmp_path), variants=None), Console(quiet=True)
+        )
+    assert not (tmp_path / "class_block").exists()
+
+
+def test_runs_of_changed_settings_have_looks_of_their_own(toy: Toy, tmp_path: Path) -> None:
+    store, changed = Store(tmp_path, "num_1x1", "smoke"), ["train.lr=0.01"]
+    for overrides in ([], changed):
+        for run in NUM_1X1.expand("smoke", 5, ["0x"], overrides):
+            accuracy = 0.5 + 0.3 * (run.variant == "0x") + 0.001 * run.seed**2
+            store.write(record_of(run, test_accuracy=accuracy))
+    fixed = write_report(NUM_1X1, "smoke", store, changed).grounds
+    store.declare_looks((5, 12))
+    assert write_report(NUM_1X1, "smoke", store, changed, force=False).grounds == fixed
+    assert "decided at 5 seeds" in write_report(NUM_1X1, "smoke", store, force=False).grounds
+    store.declare_looks((5, 8), changed)
+    assert (store.looks(), store.looks(changed)) == ((5, 12), (5, 8))
+    assert store.looks(["train.lr=1e-2"]) == (5, 8), "the same setting in other words"
+    write_report(NUM_1X1, "smoke", store, changed, force=False)
+    assert "decided at 5 seeds" in (store.folder / "report.md").read_text(), "the looks are new, if no record is"
+
+
+def test_the_table_by_length_has_the_verdicts_after_looks(tmp_path: Path) -> None:
+    """A difference that one look at five seeds finds, and the first of several looks does not."""
+    store = Store(tmp_path, "num_1x1", "digits")
+    store.declare_looks((5, 12))
+    for run in NUM_1X1.expand("digits", 5, ["0x"]):
+        scatter = 0.004 * (-1, 1, -1, 1, 0)[(run.seed + run.model.num_1x1) % 5]
+        store.write(record_of(run, test_accuracy=0.5 + 0.0075 * (run.variant == "0x") + scatter))
+    table = read_report(NUM_1X1, "digits", store).summary.by_length
+    verdicts = table[table["variant"] == "0x"].set_index("length")["verdict"]
+    assert dict(verdicts) == {10_000: "better", 40_000: "undecided"}
+
+
+@pytest.mark.parametrize(("seconds_of_a_look", "left"), [(40, 60), (400, LEAST_BUDGET)])
+def test_all_looks_share_one_budget(
+    scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds_of_a_look: int, left: float
+) -> None:
+    given: list[float] = []
+
+    @contextmanager
+    def noted(seconds: float) -> Iterator[None]:
+        given.append(seconds)
+        yield
+
+    monkeypatch.setattr("ablations.session.time_limit", noted)
+    monkeypatch.setattr(
+        "ablations.until_decided.time", SimpleNamespace(monotonic=itertools.count(0, seconds_of_a_look).__next__)
+    )
+    run_until_decided(NUM_1X1, replace(until_decided(tmp_path), budget=100), Console(quiet=True))
+    assert given == [100, left]
+
+
+def test_looks_at_no_seeds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"looks first at 0 seeds .* must be 2 or more"):
+        run_until_decided(NUM_1X1, replace(until_decided(tmp_path), seeds=0), Console(quiet=True))
+
+
+def test_a_damaged_declaration_of_looks_is_one_line(tmp_path: Path) -> None:
+    store = Store(tmp_path, "num_1x1", "smoke")
+    store.folder.mkdir(parents=True)
+    for content in ("{", '"5"', "[5, null]"):
+        store.looks_path().write_text(content)
+        with pytest.raises(ValueError, match=r"looks\.json is damaged"):
+            print(store.looks())
+
+
+def test_a_comparison_that_more_seeds_would_hardly_decide_stops_and_is_said_to(toy: Toy, tmp_path: Path) -> None:
+    store, accuracies = Store(tmp_path, "num_1x1", "smoke"), {"2x": (0.24, 0.98), "0x": (1.0, 0.885)}
+    store.declare_looks((2, 4))
+    for run in NUM_1X1.expand("smoke", 2, ["0x"]):
+        store.write(record_of(run, test_accuracy=accuracies[run.variant][run.seed]))
+    report = write_report(NUM_1X1, "smoke", store)
+    assert report.summary.variants.set_index("variant").loc["0x", "verdict"] == "futile"
+    assert "0x is not decided, and more seeds would hardly decide it" in report.grounds
