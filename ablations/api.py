@@ -135,7 +135,7 @@ def run_study(
     variants      only these, and the baseline
     set           changes to every run, such as {"train.lr": 0.05}
     results       the folder that records are kept in; re-running skips finished runs
-    engine        "local" (processes on this machine), "ray", or `EngineOptions` for all other options of the engine
+    engine        "local" (processes on this machine), "ray", or `EngineOptions` with all options of the engine, workers and device too
     workers       runs at a time; 0: one per core, or 1 on a GPU
     keep_weights  keep each run's trained network, for `nin.load_trained`
     budget        seconds of training, after which it stops; call again to continue
@@ -153,6 +153,8 @@ def run_study(
     study = _named(study)
     if isinstance(variants, str) or not isinstance(variants, Sequence | None):
         raise ValueError(f"variants={variants!r}: must be a list, such as [{str(variants)!r}]")
+    if isinstance(engine, EngineOptions) and (workers, device) != (0, "auto"):
+        raise ValueError("workers, device: give them in the EngineOptions")
     options = engine if isinstance(engine, EngineOptions) else EngineOptions(engine, workers=workers, device=device)
     request = Request(
         protocol=protocol,

@@ -50,7 +50,7 @@ def add_study_options(
     )
     if "seeds" in selects:
         group.add_argument(
-            "--seeds", type=positive, metavar="N", help="runs per variant (default: the protocol's number)"
+            "--seeds", type=positive, metavar="N", help="runs per variant (default: the study's, else the protocol's)"
         )
     if "variants" in selects:
         group.add_argument(

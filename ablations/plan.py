@@ -8,7 +8,7 @@ from rich.console import Console
 from ablations.analysis import planning, stats
 from ablations.execution import worker
 from ablations.execution.data import prepare
-from ablations.execution.launch import default_workers, require_folder, require_room
+from ablations.execution.launch import default_workers, require_room
 from ablations.execution.progress import say
 from ablations.execution.time_left import TimeLeft
 from ablations.protocols import PROTOCOLS
@@ -20,9 +20,8 @@ from ablations.runs import Run, parse_overrides
 from ablations.session import Part, Request, find_parts
 from ablations.study import MEMORY, ROLES, Study
 from ablations.tuning.progress import Stretch, rung_of, stretches
-from ablations.tuning.session import TuningRequest, runs_to_tune
+from ablations.tuning.session import TuningRequest, require_possible, runs_to_tune
 from ablations.tuning.spaces import space_of
-from ablations.tuning.storage import require_url
 from ablations.tuning.task import OBJECTIVES, compares_seeds, rungs_of
 from ablations.until_decided import declared_looks, require_whole
 from nin.machine import choose_device
@@ -34,7 +33,6 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
     """Show each study's table and an estimate of the total time, from a few training steps. Writes nothing."""
     parts = find_parts(studies, request)
     require_room(request.engine)
-    require_folder(request.results)
     looks = declared_looks(studies[0], request) if request.max_seeds else ()
     last_look = looks[-1] if looks else 0
     if looks:
@@ -53,7 +51,7 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
         say(console, _precision_line(device, precision))
     minutes = sum(minutes_by_role.values())
     how_long = f"{duration_text(minutes)} with {at_a_time} at a time on {device}"
-    if any(part.study.answers in MEMORY for part in parts):
+    if any(part.missing and part.study.answers in MEMORY for part in parts):
         how_long = (f"{how_long}, and " if minutes else "") + "a step or two for each that measures memory"
     by_role = ", ".join(f"{role} {share / minutes:.0%}" for role, share in minutes_by_role.items() if share)
     say(
@@ -74,9 +72,7 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
 def plan_tuning(study: Study, request: TuningRequest, console: Console) -> None:
     """Show what tuning from the first trial on would train, and how long it takes. Trains a few steps to see, and writes nothing."""
     runs = runs_to_tune(study, request)
-    require_room(request.engine)
-    require_folder(request.results)
-    require_url(request.storage)
+    require_possible(study, request)
     prepare(runs, console)
     device = choose_device(request.engine.device).type
     at_a_time = request.engine.workers or default_workers(device)

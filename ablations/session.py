@@ -24,6 +24,7 @@ from ablations.execution.launch import (
     make_engine,
     make_probe,
     require_count,
+    require_folder,
     require_guard,
     require_time,
     require_writable,
@@ -174,6 +175,7 @@ def find_parts(studies: Sequence[Study], request: Request) -> list[Part]:
 
     With weights to keep, each study has its own.
     """
+    require_folder(request.results)
     parts: list[Part] = []
     seen: set[str] = set()
     for study in studies:

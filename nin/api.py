@@ -16,6 +16,7 @@ import nin.data
 import nin.model
 import nin.predict
 import nin.weights
+from nin.cli import is_out_of_memory
 from nin.data import ImageData
 from nin.history import Evaluation, History
 from nin.machine import choose_device, cpu_threads
@@ -213,7 +214,10 @@ def probabilities(
         try:
             return nin.predict.in_batches(network, images)
         except RuntimeError as error:
-            raise ValueError(f"images: the network does not take {tuple(images.shape)} ({one_line(error)})") from error
+            if is_out_of_memory(error):
+                raise
+            these = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
+            raise ValueError(f"images: the network does not take {these} ({one_line(error)})") from error
     shape = network.card.image_shape
     if isinstance(images, Tensor):
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != shape:

@@ -227,7 +227,12 @@ def changed(spec: AnySpec, changes: Mapping[str, object]) -> AnySpec:
     return replace(spec, **values)
 
 
-TYPE_WORDS: Mapping[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+TYPE_WORDS: Mapping[type, str] = {
+    int: "a whole number without a point",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+}
 
 
 def require_type(key: str, value: object, wanted: type) -> None:

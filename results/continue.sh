@@ -8,7 +8,7 @@
 # kept there. `python -m ablations.publish STUDY --protocol PROTOCOL` publishes a study.
 set -euo pipefail
 part=${1-} minutes=${2-}
-if [[ $# != 2 || ! $part =~ ^(cpu|gpu)$ || ! $minutes =~ ^[0-9]+$ ]]; then
+if [[ $# != 2 || ! $part =~ ^(cpu|gpu)$ || ! $minutes =~ ^(0|[1-9][0-9]*)$ ]]; then
     echo "usage: results/continue.sh cpu|gpu MINUTES" >&2
     exit 2
 fi

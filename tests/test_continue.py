@@ -78,7 +78,7 @@ def test_time_that_is_up_in_the_last_command_is_not_the_end(project: Path) -> No
     assert "--tuned" in (project / "asked").read_text()
 
 
-@pytest.mark.parametrize("arguments", ["", "cpu", "tpu 1", "cpu 2h", "cpu 1 1"])
+@pytest.mark.parametrize("arguments", ["", "cpu", "tpu 1", "cpu 2h", "cpu 08", "cpu 1 1"])
 def test_other_arguments_are_refused(arguments: str, project: Path) -> None:
     done = continued(project, *arguments.split())
     assert (done.returncode, done.stderr) == (2, "usage: results/continue.sh cpu|gpu MINUTES\n")

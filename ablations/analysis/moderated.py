@@ -86,15 +86,13 @@ def moderate(accuracies: ArrayLike) -> tuple[Array, Array]:
     """Moderated variances of paired differences, and their degrees of freedom.
 
     `accuracies` have the shape (..., 1 + variants, seeds), the baseline first; both results have (..., variants). A single
-    variant keeps its own variance. A difference that does not vary has a variance of nan: others' spread tells nothing of it.
-    Needs two seeds.
+    variant keeps its own variance. Variances are nan where no difference varies; where only some do not, leave those out before,
+    since their zero would draw the common variance down. Needs two seeds.
     """
     y = np.asarray(accuracies, dtype=float)
     num_variants, num_seeds = y.shape[-2] - 1, y.shape[-1]
     own_freedom = num_seeds - 1.0
-    seen = (y[..., 1:, :] - y[..., :1, :]).var(axis=-1, ddof=1)
-    rounding = (ROUNDING * np.abs(y).max(axis=(-2, -1)))[..., None] ** 2
-    seen = np.where(seen > rounding, seen, 0.0)
+    seen = _paired_variances(y)
     mean = seen.mean(axis=-1, keepdims=True)
     mean = np.where(mean > 0, mean, NAN)
     if num_variants == 1:
@@ -110,8 +108,7 @@ def moderate(accuracies: ArrayLike) -> tuple[Array, Array]:
     excess = np.clip((correlation - EQUAL_CORRELATION) / (1 - EQUAL_CORRELATION), 0, 1)
     independent = num_variants / (1 + (num_variants - 1) * excess**2) if num_seeds >= FEWEST_SEEDS else 1.0
     freedom = np.minimum(prior_freedom + own_freedom, own_freedom * independent)
-    variance = np.where(seen > 0, np.maximum(variance, MIN_OWN_SHARE * floored), NAN)
-    return variance, np.broadcast_to(freedom, seen.shape).copy()
+    return np.maximum(variance, MIN_OWN_SHARE * floored), np.broadcast_to(freedom, seen.shape).copy()
 
 
 def paired_tests(
@@ -120,7 +117,7 @@ def paired_tests(
     """Tests of the `family` against the baseline; `samples` are accuracies by variant and seed.
 
     A variant's variance is moderated together with those of the family that have all the seeds which it shares with the baseline.
-    Where a paired difference does not vary at all (networks that agree run by run), Welch's test takes its place.
+    A difference that does not vary at all (networks that agree run by run) has Welch's test, and is left out of the others' variances.
     """
     base = samples[baseline]
     family = [name for name in family if name in samples and name != baseline]
@@ -136,15 +133,19 @@ def paired_tests(
         elif not peers or not np.isfinite(values).all():
             tests |= dict.fromkeys(ours, UNKNOWN)
         else:
-            variance, freedom = moderate(values)
+            varies = _paired_variances(values) > 0
+            constant = {name for name, does in zip(peers, varies, strict=True) if not does}
+            peers = [name for name in peers if name not in constant]
+            values = values[np.r_[True, varies]]
+            variance, freedom = moderate(values) if peers else (np.empty(0), np.empty(0))
             method: Method = "moderated" if len(peers) > 1 else "paired"
             for name in ours:
-                k = peers.index(name) if name in finite else None
-                if k is None:
+                if name not in finite:
                     tests[name] = UNKNOWN
-                elif math.isnan(variance[k]):
+                elif name in constant:
                     tests[name] = welch_test(samples[name], base)
                 else:
+                    k = peers.index(name)
                     difference = float((values[k + 1] - values[0]).mean())
                     error = math.sqrt(variance[k] / len(seeds))
                     tests[name] = PrimaryTest(difference, error, float(freedom[k]), len(seeds), method)
@@ -174,6 +175,13 @@ def contrast_test(cells: Sequence[ArrayLike], weights: Sequence[float]) -> Prima
 def sample_variance(x: Array) -> float:
     """Unbiased variance of at least two values, and exactly 0 for values that differ by rounding only."""
     return float(x.var(ddof=1)) if np.ptp(x) > ROUNDING * np.abs(x).max() else 0.0
+
+
+def _paired_variances(y: Array) -> Array:
+    """Variances (..., variants) of the differences of (..., 1 + variants, seeds) to the first; exactly 0 for rounding alone."""
+    seen = (y[..., 1:, :] - y[..., :1, :]).var(axis=-1, ddof=1)
+    rounding = (ROUNDING * np.abs(y).max(axis=(-2, -1)))[..., None] ** 2
+    return np.where(seen > rounding, seen, 0.0)
 
 
 def _residual_variance(y: Array) -> Array:

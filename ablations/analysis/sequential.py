@@ -58,7 +58,7 @@ def looks(first: int, most: int) -> tuple[int, ...]:
     """
     if not 2 <= first <= most:
         raise ValueError(
-            f"--until-decided looks first at {first} seeds (--seeds, or the protocol's): must be 2 or more, and at most the last "
+            f"--until-decided looks first at {first} seeds (--seeds): must be 2 or more, and at most the last "
             f"look (--max-seeds {most})"
         )
     num = min(MAX_LOOKS, 1 + int(math.log(most / first) / math.log(STEP) + 1e-9))
@@ -204,7 +204,7 @@ def _level(looks: tuple[int, ...], look: int, alpha: float) -> float:
 def _prob_decided_at_last(test: PrimaryTest, fraction: float, margin: float, level: float, level_alike: float) -> float:
     """Predicted probability that the last look decides, given what is seen at this fraction of its seeds, without a prior.
 
-    A comparison that cannot be tested yet (its difference does not vary) may still be decided.
+    A comparison that cannot be tested yet (neither side varies) may still be decided.
     """
     if not test.error > 0:
         return 1.0

@@ -66,7 +66,7 @@ class Comparison:
     """A variant against the baseline, in test accuracy (differences as fractions: 0.01 is one point).
 
     difference    variant minus baseline, with the 95 % interval of the primary test: paired by seed, variances moderated over the
-                  confirmatory comparisons; Welch's for exploratory ones, and where fewer than two seeds are shared
+                  confirmatory comparisons; Welch's for exploratory ones, and where fewer than two seeds are shared or it does not vary
     p             of the primary test; p_holm corrected over the confirmatory comparisons, nan for others
     p_dunnett     many-to-one comparison that assumes equal variances, nan for more than MAX_DUNNETT variants
     p_sign_flip   exact, over differences of equal seeds; corrected like p

@@ -143,9 +143,14 @@ def require_folder(results: Path) -> None:
     """Raise ValueError unless the databases in the folder can be addressed, and it is there or can be made. Writes nothing."""
     if "?" in str(results.resolve()):
         raise ValueError(f"--results {results}: a '?' ends the name of a database's file; choose another folder")
-    there = next(folder for folder in (results.resolve(), *results.resolve().parents) if folder.exists())
-    if not there.is_dir():
-        raise ValueError(f"--results {results}: {there} is not a folder; choose another folder")
+    try:
+        there = next(folder for folder in (results.resolve(), *results.resolve().parents) if folder.exists())
+        if not there.is_dir():
+            raise ValueError(
+                f"--results {results}: cannot write there ({there} is not a folder); choose another folder"
+            )
+    except OSError as error:  # a folder above that may not be read
+        raise _unwritable(results, error) from error
 
 
 def require_writable(results: Path) -> None:
@@ -156,9 +161,11 @@ def require_writable(results: Path) -> None:
         with tempfile.TemporaryFile(dir=results):
             pass
     except OSError as error:
-        raise ValueError(
-            f"--results {results}: cannot write there ({error.strerror}); choose another folder"
-        ) from error
+        raise _unwritable(results, error) from error
+
+
+def _unwritable(results: Path, error: OSError) -> ValueError:
+    return ValueError(f"--results {results}: cannot write there ({error.strerror}); choose another folder")
 
 
 def require_guard() -> None:

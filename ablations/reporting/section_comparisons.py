@@ -147,9 +147,12 @@ def _test_sentence(table: pd.DataFrame) -> str:
     """Name the test of the declared comparisons."""
     confirmatory = table[table["role"] == "confirmatory"]
     test = "The test pairs runs of equal seed, which share their first weights and the order of images"
-    if len(confirmatory) and (confirmatory["test"] == "welch").all():
-        test = "The test is Welch's, of all runs, since fewer than two seeds are shared"
-    return f"{test}{_shared_variances(confirmatory) if len(confirmatory) > 1 else ''}."
+    why = "since fewer than two seeds are shared, or the difference does not vary"
+    is_welch = confirmatory["test"] == "welch"
+    if len(confirmatory) and is_welch.all():
+        return f"The test is Welch's, of all runs, {why}."
+    instead = f" Of {listed(confirmatory['variant'][is_welch])} it is Welch's, {why}." if is_welch.any() else ""
+    return f"{test}{_shared_variances(confirmatory[~is_welch]) if len(confirmatory) > 1 else ''}.{instead}"
 
 
 def _bracket_note(table: pd.DataFrame) -> str:

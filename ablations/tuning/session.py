@@ -19,6 +19,7 @@ from ablations.execution.launch import (
     EngineOptions,
     make_engine,
     make_probe,
+    require_folder,
     require_guard,
     require_room,
     require_time,
@@ -95,16 +96,13 @@ def tune_study(
 
     require_guard()
     runs = runs_to_tune(study, request)
-    require_room(request.engine)
-    require_url(request.storage)
+    require_possible(study, request)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     prepare(runs, console)  # here, so that no trial is spent on a name that does not exist, and workers find the data
     require_writable(request.results)
     tuning = replace(study, name=tuning_name(study.name), question=f"Tuning of: {study.question}")
     runs = tuple(replace(run, study=tuning.name) for run in runs)  # whose checkpoints are kept there
     store = Store(request.results, tuning.name, request.protocol)
-    for name in (study.name, tuned_name(study.name), tuning.name):
-        Store(request.results, name, request.protocol).require_unpublished()
     url = request.storage or sqlite_url(request.results / "optuna.db")
     tasks, claims = _open_tasks(study, runs, request, url)
     store.checkpoints_folder.mkdir(parents=True, exist_ok=True)
@@ -199,6 +197,15 @@ def _open_tasks(
             for run in runs
         ]
         return tasks, StorageClaims(storage, f"internal: claims of {study.name}/{request.protocol}")
+
+
+def require_possible(study: Study, request: TuningRequest) -> None:
+    """Raise ValueError for an engine, a storage or a folder of results that a search cannot have. Writes nothing."""
+    require_room(request.engine)
+    require_url(request.storage)
+    require_folder(request.results)
+    for name in (study.name, tuned_name(study.name), tuning_name(study.name)):
+        Store(request.results, name, request.protocol).require_unpublished()
 
 
 def runs_to_tune(study: Study, request: TuningRequest) -> tuple[Run, ...]:

@@ -144,7 +144,7 @@ def require_url(url: str) -> None:
         return
     try:
         make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:  # the second of a port
         raise ValueError(
             f"--storage {redacted(url)}: must be a database URL such as sqlite:///trials.db, journal:FILE or grpc://HOST:PORT"
         ) from error

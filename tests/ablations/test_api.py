@@ -176,6 +176,10 @@ def test_a_study_of_the_package_is_run_by_name(tmp_path: Path) -> None:
             lambda folder: EngineOptions(address="head:10001"),
             "address='head:10001': names a Ray cluster, and needs engine 'ray'",
         ),
+        (
+            lambda folder: run_study(POOLINGS, engine=EngineOptions(), workers=2),
+            "workers, device: give them in the EngineOptions",
+        ),
         (lambda folder: EngineOptions(gpu_share=2), "gpu_share=2: must be above 0 and at most 1"),
         (lambda folder: EngineOptions(time_limit=0), "time_limit=0: must be seconds, above 0"),
         (lambda folder: run_study(POOLINGS, retries=-1, results=folder), "retries=-1: must be 0 or more"),

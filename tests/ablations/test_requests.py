@@ -48,6 +48,7 @@ TINY = ["--protocol", "smoke", "--variants", "0x", "--set", "train.epochs=2"]
         (["num_1x1", "--protocol", "smoke", "--gpu-share", "half"], "half: must be above 0 and at most 1"),
         (["num_1x1", "--protocol", "smoke", "--gpu-share", "0.5"], "gpu_share=0.5: needs engine 'ray'"),
         (["num_1x1", "--protocol", "smoke", "--results", "/proc/nowhere"], "cannot write there"),
+        (["num_1x1", "--protocol", "smoke", "--results", "a" * 300], "cannot write there"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_nothing_written(

@@ -207,7 +207,7 @@ def test_a_bar_is_for_terminals(is_terminal: bool, monkeypatch: pytest.MonkeyPat
         (lambda data: nin.load_data("/tmp/pets"), "for a folder of images write folder:/tmp/pets"),
         (
             lambda data: nin.probabilities(nin.build("lenet"), torch.zeros(3)),
-            "images: the network does not take (3,) (",
+            "images: the network does not take float32 (3,) (",
         ),
         (lambda data: nin.probabilities(nin.build("lenet"), ["a.png"]), "images: a bare network takes a tensor"),
         (

@@ -148,15 +148,17 @@ def test_two_seeds_pool_no_freedom(rng: np.random.Generator) -> None:
     assert moderate(rng.normal(0, 1, (5, 2)))[1] == pytest.approx([1.0] * 4)
 
 
-def test_a_constant_difference_borrows_no_variance_from_others(rng: np.random.Generator) -> None:
-    base, other = rng.normal(90, 1, (2, 3))
-    samples = {
-        name: by_seed(x) for name, x in {"base": base, "same": base, "shifted": base + 1, "other": other}.items()
-    }
-    tests = paired_tests(samples, "base", ["same", "shifted", "other"])
-    assert tests["same"] == welch_test(samples["same"], samples["base"])
-    assert tests["shifted"] == welch_test(samples["shifted"], samples["base"])
-    assert tests["other"].method == "moderated"
+def test_a_constant_difference_borrows_no_variance_from_others_and_lends_none(rng: np.random.Generator) -> None:
+    base, one, other = rng.normal(90, 1, (3, 3))
+    runs = {"base": base, "same": base, "one": one, "shifted": base + 1, "other": other}
+    samples = {name: by_seed(x) for name, x in runs.items()}
+    tests = paired_tests(samples, "base", ["same", "one", "shifted", "other"])
+    for name in ("same", "shifted"):
+        assert tests[name] == welch_test(samples[name], samples["base"])
+    varying = paired_tests(samples, "base", ["one", "other"])
+    assert varying["one"].method == "moderated"
+    assert {name: tests[name] for name in varying} == varying
+    assert paired_tests(samples, "base", ["same"])["same"].method == "welch"
 
 
 # Samples that are not complete

@@ -58,8 +58,9 @@ def test_nothing_is_tuned_into_published_results(published: str, tmp_path: Path)
     folder = tmp_path / published / "smoke"
     folder.mkdir(parents=True)
     (folder / PROVENANCE).touch()
-    with pytest.raises(ValueError, match="published results, which are never added to"):
-        tune.main([*TINY, "--results", str(tmp_path)])
+    for also in ([], ["--dry-run"]):
+        with pytest.raises(ValueError, match="published results, which are never added to"):
+            tune.main([*TINY, "--results", str(tmp_path), *also])
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [PROVENANCE]
 
 
@@ -69,6 +70,7 @@ def test_nothing_is_tuned_into_published_results(published: str, tmp_path: Path)
         ["--workers", "100000"],
         ["--storage", "nonsense"],
         ["--storage", "grpc://127.0.0.1:port"],
+        ["--storage", "postgresql://host:port/trials"],
         ["--results", "a-file/results"],
     ],
     ids=" ".join,
