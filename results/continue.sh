@@ -39,8 +39,6 @@ done
 
 case $part in
 cpu)
-    continued run nonlinearity --protocol standard
-    continued run dropout --protocol standard
     continued run num_1x1 --protocol standard
     continued run num_1x1 --protocol standard --variants confirmatory --until-decided
     continued run heads --protocol standard --variants confirmatory --until-decided
