@@ -130,8 +130,12 @@ class Study:
     file: str = ""
 
     def __post_init__(self) -> None:
-        choose(self.variants or {"": None}, self.baseline, "baseline")
+        if not isinstance(self.variants, Mapping) or not self.variants:
+            raise ValueError(f"variants {self.variants!r}: must map names to Variant(...), one of them the baseline")
+        choose(self.variants, self.baseline, "baseline")
         for name, variant in self.variants.items():
+            if not isinstance(name, str):
+                raise ValueError(f"variant {name!r}: the name must be a string")
             if not isinstance(variant, Variant):
                 raise ValueError(
                     f"variant {name!r}: {variant!r} is not a Variant; write Variant(model={{'dropout': 0.1}})"

@@ -117,6 +117,8 @@ def load_data(
 
     Raises ValueError for a name or value that does not exist, `nin.data.DataError` for files that are missing or damaged.
     """
+    if not isinstance(data, str | DataSpec):
+        raise ValueError(f"data={data!r}: must be a data set's name or a DataSpec")
     spec = changed(DataSpec(name=data) if isinstance(data, str) else data, changes).for_seed(seed)
     if root is None:
         spec = replace(spec, name=link_folder(spec.name))
@@ -149,6 +151,8 @@ def fit(
     Raises ValueError for a name or value that does not exist, or a network of other images or classes. A training that diverges is
     an outcome, not an error.
     """
+    if not isinstance(network, nn.Module) or not isinstance(data, ImageData):
+        raise ValueError("fit takes a network, as from nin.build(...), and data, as from nin.load_data(...)")
     spec = choose(SETTINGS, training, "training").train if isinstance(training, str) else training
     spec = changed(spec, changes)
     _require_same_shapes(network, data)

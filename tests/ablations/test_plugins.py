@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import call
@@ -14,7 +15,7 @@ from ablations import plugins
 from ablations.execution.worker import execute
 from ablations.plugins import GROUP, SPAWNED_SCRIPT, Plugin, for_workers, install, load_file, load_plugins
 from ablations.run import main
-from ablations.study import Study, load_study
+from ablations.study import Study, Variant, load_study
 from nin.blocks import ACTIVATIONS, Activation
 from nin.pooling import POOLINGS, AveragePool
 from nin.registry import ADDITIONS, Registry
@@ -327,9 +328,16 @@ def test_published_runs_lie_beside_the_file(study_file: Path) -> None:
     assert study.published.file == str(theirs)
 
 
-def test_a_study_without_variants_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown baseline 'a'"):
-        Study("a", {})
+@pytest.mark.parametrize("variants", [{}, ["a", "b"], None])
+def test_variants_that_are_no_variants_are_refused(variants: Any) -> None:
+    with pytest.raises(ValueError, match=r"variants .*: must map names to Variant\(\.\.\.\)"):
+        Study("a", variants)
+
+
+def test_a_name_of_a_variant_is_a_string() -> None:
+    names: Any = {"a": Variant(), 1: Variant()}
+    with pytest.raises(ValueError, match="variant 1: the name must be a string"):
+        Study("a", names)
 
 
 def test_listing_studies_loads_no_torch(tmp_path: Path) -> None:

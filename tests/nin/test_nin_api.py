@@ -194,6 +194,12 @@ def test_a_bar_is_for_terminals(is_terminal: bool, monkeypatch: pytest.MonkeyPat
         (lambda data: nin.layers(torch.nn.Identity()), "in_shape: this module does not say"),
         (lambda data: nin.layers(nin.build("lenet"), num_1x1=2), "num_1x1: a network that was built"),
         (lambda data: nin.load_data("fashion"), "unknown data set 'fashion': the nearest is 'fashion-mnist'"),
+        (lambda data: nin.load_data(None), "data=None: must be a data set's name or a DataSpec"),
+        (lambda data: nin.fit("lenet", data), "fit takes a network, as from nin.build(...), and data"),
+        (
+            lambda data: nin.fit(nin.build("lenet"), "synthetic"),
+            "fit takes a network, as from nin.build(...), and data",
+        ),
         (lambda data: nin.fit(nin.build("lenet"), data, "quik"), "unknown training 'quik': the nearest is 'quick'"),
         (lambda data: nin.fit(nin.build("lenet"), data, epoch=1), "unknown field of TrainSpec 'epoch'"),
         (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from builders import filled, opening, plain, record_of, text_of
+from builders import accuracy, filled, opening, plain, record_of, text_of
 from scipy import stats as scipy_stats
 
 from ablations.records import RunRecord, Store
@@ -130,6 +130,13 @@ def test_differences_of_unequal_seeds_and_of_another_test_are_said(tmp_path: Pat
         if run.variant == "2x" or run.seed < 3:
             store.write(plain(run))
     assert "minus the baseline's, over the seeds that both have. The test pairs runs" in accuracy_notes(store)
+    alike = Store(tmp_path / "alike", "num_1x1", "smoke")
+    for run in NUM_1X1.expand("smoke", 3, ["0x", "1x", "3x"]):
+        copied = replace(run, model=replace(run.model, num_1x1=2)) if run.variant == "3x" else run
+        alike.write(record_of(run, test_accuracy=accuracy(copied)))
+    assert "other comparisons. Of 3x it is Welch's, since fewer than two seeds are shared, or the" in accuracy_notes(
+        alike
+    )
     apart = Store(tmp_path, "heads", "smoke")
     study = load_study("heads")
     for run in study.expand("smoke", 6):
