@@ -16,7 +16,6 @@ import nin.data
 import nin.model
 import nin.predict
 import nin.weights
-from nin.cli import is_out_of_memory
 from nin.data import ImageData
 from nin.history import Evaluation, History
 from nin.machine import choose_device, cpu_threads
@@ -217,9 +216,9 @@ def probabilities(
             raise ValueError("images: a bare network takes a tensor; files need a trained network (load_trained)")
         try:
             return nin.predict.in_batches(network, images)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
             these = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
             raise ValueError(f"images: the network does not take {these} ({one_line(error)})") from error
     shape = network.card.image_shape

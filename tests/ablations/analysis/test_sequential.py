@@ -43,7 +43,7 @@ def test_looks_grow_by_about_the_same_factor(first: int, most: int, expected: tu
 
 @pytest.mark.parametrize(("first", "most"), [(1, 5), (5, 3)])
 def test_impossible_looks_are_named(first: int, most: int) -> None:
-    with pytest.raises(ValueError, match=f"not {first} and {most}"):
+    with pytest.raises(ValueError, match=rf"first at {first} seeds .*--max-seeds {most}\)"):
         looks(first, most)
 
 
