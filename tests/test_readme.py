@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import dedent
 
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def test_every_option_shown_is_an_option(module: str, capsys: pytest.CaptureFixt
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where commands run in the order of their pages: a study that is deployed has to be trained first."""
     place = tmp_path_factory.mktemp("commands")
-    (example,) = python_examples(EXTENDING, "STUDY = Study(")
+    (example,) = python_examples(EXTENDING, 'baseline="0.5"')
     (place / "my_study.py").write_text(example)
     return place
 
@@ -145,20 +146,22 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 def python_examples(text: str, containing: str) -> list[str]:
-    return [code for code in re.findall(r"```python\n(.*?)```", text, re.S) if containing in code]
+    return [dedent(code) for code in re.findall(r"```python\n(.*?)```", text, re.S) if containing in code]
 
 
 @pytest.mark.parametrize("page", ["README.md", pytest.param("docs/extending.md", marks=pytest.mark.slow)])
-def test_the_example_of_a_study_runs(page: str) -> None:
-    namespace: dict[str, object] = {}
-    (example,) = python_examples(TEXTS[page], "STUDY = Study(")
-    exec(example, namespace)
-    study = namespace["STUDY"]
-    assert isinstance(study, Study)
-    brief = ["train.epochs=1", "data.train_examples=64", "data.val_examples=50", "data.test_examples=50"]
-    runs = replace(study, name="example", question="?").expand("smoke", 1, overrides=brief)
-    assert len(runs) == len(study.variants)
-    assert all(execute(run).record.is_result for run in runs[:1])
+def test_the_examples_of_studies_run(page: str) -> None:
+    examples = python_examples(TEXTS[page], "STUDY = Study(")
+    assert examples
+    for example in examples:
+        namespace: dict[str, object] = {}
+        exec(example, namespace)
+        study = namespace["STUDY"]
+        assert isinstance(study, Study)
+        brief = ["train.epochs=1", "data.train_examples=64", "data.val_examples=50", "data.test_examples=50"]
+        runs = replace(study, name="example", question="?").expand("smoke", 1, overrides=brief)
+        assert len(runs) == len(study.variants)
+        assert all(execute(run).record.is_result for run in runs[:1])
 
 
 @pytest.mark.slow
