@@ -178,9 +178,11 @@ def _print_plan(part: Part, device: str, threads: int, console: Console) -> dict
     for run in {(run.variant, run.length): run for run in part.runs}.values():
         to_do = sum((other.variant, other.length) == (run.variant, run.length) for other in part.missing)
         network = sizes[run.run_id]
-        seconds_each = math.nan if part.study.answers in MEMORY else _seconds(run, device, threads, paces)
-        seconds_by_role[run.role] += 0.0 if math.isnan(seconds_each) else seconds_each * to_do
-        minutes = "–" if math.isnan(seconds_each) else minutes_text(seconds_each / 60)
+        minutes = "–"
+        if part.study.answers not in MEMORY:
+            seconds_each = _seconds(run, device, threads, paces)
+            seconds_by_role[run.role] += seconds_each * to_do
+            minutes = minutes_text(seconds_each / 60)
         sizes_of_it = [f"{n:,}" for n in (network.params, network.params_trunk, network.params_head)]
         rows.append([run.name, run.role, str(to_do), *sizes_of_it, f"{network.gflops:.4f}", minutes])
     print_text(console, f"{part.study.name}: {part.study.question}")

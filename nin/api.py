@@ -116,9 +116,10 @@ def load_data(
 
     Raises ValueError for a name or value that does not exist, `nin.data.DataError` for files that are missing or damaged.
     """
-    if not isinstance(data, str | DataSpec):
+    spec = DataSpec(name=data) if isinstance(data, str) else data
+    if not isinstance(spec, DataSpec):
         raise ValueError(f"data={data!r}: must be a data set's name or a DataSpec")
-    spec = changed(DataSpec(name=data) if isinstance(data, str) else data, changes).for_seed(seed)
+    spec = changed(spec, changes).for_seed(seed)
     if root is None:
         spec = replace(spec, name=link_folder(spec.name))
     return nin.data.load(spec, None if root is None else Path(root), choose_device(device))
@@ -219,14 +220,13 @@ def probabilities(
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            these = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
-            raise ValueError(f"images: the network does not take {these} ({one_line(error)})") from error
+            raise ValueError(f"images: the network does not take {_kind(images)} ({one_line(error)})") from error
     shape = network.card.image_shape
     if isinstance(images, Tensor):
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != shape:
             raise ValueError(
                 f"images: a trained network takes bytes, uint8 (N, {', '.join(map(str, shape))}), such as data.test.images; "
-                f"these are {str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
+                f"these are {_kind(images)}"
             )
         return nin.predict.probabilities(network, images.cpu())
     paths = [images] if isinstance(images, str | Path) else images
@@ -234,3 +234,8 @@ def probabilities(
     for note in notes:
         warnings.warn(note, stacklevel=2)
     return nin.predict.probabilities(network, pixels)
+
+
+def _kind(images: Tensor) -> str:
+    """Type and shape in words, such as "uint8 (2, 1, 28, 28)"."""
+    return f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"

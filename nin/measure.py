@@ -91,8 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return roofline.main(words[1:])
     arguments = _parser().parse_intermixed_args(words)
-    if not 1 <= arguments.num_classes <= MAX_CLASSES:
-        raise ValueError(f"--num-classes {arguments.num_classes}: must be 1 or more and at most {MAX_CLASSES}")
+    if arguments.num_classes > MAX_CLASSES:
+        raise ValueError(f"--num-classes {arguments.num_classes}: must be at most {MAX_CLASSES}")
     if not arguments.networks and not arguments.compare:
         raise ValueError(f"name a network ({', '.join(NETWORKS)}), or --compare")
     changes = spec_changes(arguments.overrides)

@@ -244,7 +244,7 @@ def require_type(key: str, value: object, wanted: type) -> None:
 def parse_value(text: str, wanted: type) -> Any:
     """Return the value of that type that a command line gives as text: 3 for "3" and int, True for "true" and bool.
 
-    Raises ValueError ("must be a whole number") for any other text.
+    Raises ValueError ("must be a whole number without a point") for any other text.
     """
     if wanted is str:
         return text

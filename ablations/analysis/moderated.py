@@ -134,22 +134,29 @@ def paired_tests(
             tests |= dict.fromkeys(ours, UNKNOWN)
         else:
             varies = _paired_variances(values) > 0
-            constant = {name for name, does in zip(peers, varies, strict=True) if not does}
-            peers = [name for name in peers if name not in constant]
-            values = values[np.r_[True, varies]]
-            variance, freedom = moderate(values) if peers else (np.empty(0), np.empty(0))
-            method: Method = "moderated" if len(peers) > 1 else "paired"
+            varying = [name for name, does in zip(peers, varies, strict=True) if does]
+            together = _moderated_tests(varying, values[np.r_[True, varies]])
             for name in ours:
-                if name not in finite:
-                    tests[name] = UNKNOWN
-                elif name in constant:
-                    tests[name] = welch_test(samples[name], base)
+                if name in together:
+                    tests[name] = together[name]
                 else:
-                    k = peers.index(name)
-                    difference = float((values[k + 1] - values[0]).mean())
-                    error = math.sqrt(variance[k] / len(seeds))
-                    tests[name] = PrimaryTest(difference, error, float(freedom[k]), len(seeds), method)
+                    tests[name] = welch_test(samples[name], base) if name in finite else UNKNOWN
     return {name: tests[name] for name in family}
+
+
+def _moderated_tests(names: Sequence[str], values: Array) -> dict[str, PrimaryTest]:
+    """Tests of the named variants, whose variances are moderated together; `values` (1 + variants, seeds), the baseline first."""
+    if not names:
+        return {}
+    variances, freedoms = moderate(values)
+    num_seeds = values.shape[1]
+    method: Method = "moderated" if len(names) > 1 else "paired"
+    return {
+        name: PrimaryTest(float(difference), math.sqrt(variance / num_seeds), float(freedom), num_seeds, method)
+        for name, difference, variance, freedom in zip(
+            names, (values[1:] - values[0]).mean(axis=1), variances, freedoms, strict=True
+        )
+    }
 
 
 def welch_test(variant: Mapping[int, float], baseline: Mapping[int, float]) -> PrimaryTest:

@@ -141,10 +141,11 @@ def require_time(name: str, seconds: float) -> None:
 
 def require_folder(results: Path) -> None:
     """Raise ValueError unless the databases in the folder can be addressed, and it is there or can be made. Writes nothing."""
-    if "?" in str(results.resolve()):
+    place = results.resolve()
+    if "?" in str(place):
         raise ValueError(f"--results {results}: a '?' ends the name of a database's file; choose another folder")
     try:
-        there = next(folder for folder in (results.resolve(), *results.resolve().parents) if folder.exists())
+        there = next(folder for folder in (place, *place.parents) if folder.exists())
         if not there.is_dir():
             raise ValueError(
                 f"--results {results}: cannot write there ({there} is not a folder); choose another folder"
@@ -154,8 +155,7 @@ def require_folder(results: Path) -> None:
 
 
 def require_writable(results: Path) -> None:
-    """Raise ValueError unless the folder can be written to, and meets `require_folder`; make it."""
-    require_folder(results)
+    """Make the folder, which has met `require_folder`. Raise ValueError unless it can be written to."""
     try:
         results.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=results):

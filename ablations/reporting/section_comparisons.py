@@ -152,7 +152,7 @@ def _test_sentence(table: pd.DataFrame) -> str:
     if len(confirmatory) and is_welch.all():
         return f"The test is Welch's, of all runs, {why}."
     instead = f" Of {listed(confirmatory['variant'][is_welch])} it is Welch's, {why}." if is_welch.any() else ""
-    return f"{test}{_shared_variances(confirmatory[~is_welch]) if len(confirmatory) > 1 else ''}.{instead}"
+    return f"{test}{_shared_variances(confirmatory[~is_welch])}.{instead}"
 
 
 def _bracket_note(table: pd.DataFrame) -> str:

@@ -132,16 +132,15 @@ def one_line_errors(url: str, consequence: str) -> Iterator[None]:
 
 def require_url(url: str) -> None:
     """Raise ValueError unless the text is empty, a database URL, "journal:FILE" or "grpc://HOST:PORT". Connects to nothing."""
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import ArgumentError
-
     if not url or url.startswith("journal:"):
         return
     if url.startswith("grpc://"):
-        host, _, port = url.removeprefix("grpc://").partition(":")
-        if not host or not (port or str(GRPC_PORT)).isdigit():
-            raise ValueError(f"--storage {url!r}: must be grpc://HOST:PORT")
+        _host_and_port(url)
         return
+
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
         make_url(url)
     except (ArgumentError, ValueError) as error:  # the second of a port
@@ -174,12 +173,20 @@ def _opened(url: str) -> "BaseStorage":
         return JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
     if not url.startswith("grpc://"):
         return _database(url)
-    host, _, port = url.removeprefix("grpc://").partition(":")
+    host, port = _host_and_port(url)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        proxy = GrpcStorageProxy(host=host, port=int(port or GRPC_PORT))
+        proxy = GrpcStorageProxy(host=host, port=port)
     proxy.get_all_studies()  # asks whether it is there
     return proxy
+
+
+def _host_and_port(url: str) -> tuple[str, int]:
+    """Split grpc://HOST:PORT; the port may be missing. Raises ValueError for anything else."""
+    host, _, port = url.removeprefix("grpc://").partition(":")
+    if not host or not (port or str(GRPC_PORT)).isdigit():
+        raise ValueError(f"--storage {url!r}: must be grpc://HOST:PORT")
+    return host, int(port or GRPC_PORT)
 
 
 def _with_wait_notices(storage: "BaseStorage", name: str) -> "BaseStorage":
