@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ablations.analysis.memory import MEASURES
-from ablations.execution.data import of_other_data, prepare
+from ablations.execution.data import of_other_data, prepare, require_effects
 from ablations.execution.driver import CommonFailureError, drive
 from ablations.execution.engines import Engine
 from ablations.execution.launch import (
@@ -185,6 +185,7 @@ def find_parts(studies: Sequence[Study], request: Request) -> list[Part]:
             part = replace(part, shared=shared, missing=[run for run in part.missing if run.run_id not in seen])
         seen |= {run.run_id for run in part.missing}
         parts.append(part)
+    require_effects((run for part in parts for run in part.runs), request.overrides)
     return parts
 
 

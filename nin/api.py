@@ -19,10 +19,10 @@ import nin.weights
 from nin.data import ImageData
 from nin.history import Evaluation, History
 from nin.machine import choose_device, cpu_threads
-from nin.model import Network, build_model
+from nin.model import Network, build_model, shape_text
 from nin.progress import progress_bar
 from nin.settings import SETTINGS
-from nin.sizes import NETWORKS, layer_rows
+from nin.sizes import NETWORKS, layer_rows, require_effect
 from nin.sources import link_folder
 from nin.spec import DataSpec, ModelSpec, Shape, TrainSpec, changed, choose
 from nin.text import one_line
@@ -53,9 +53,10 @@ def build(
     seed      seed of the weights, layer by layer: networks that share a trunk start with the same one
     changes   fields of `ModelSpec`, such as num_1x1=3 or pooling="max"
 
-    Raises ValueError for a name or value that does not exist, or images that are too small for the network.
+    Raises ValueError for a name or value that does not exist, a change that the network has no part for, or images that are
+    too small for it.
     """
-    return build_model(*_resolved(network, in_shape, changes), num_classes, seed)
+    return build_model(*_resolved(network, in_shape, num_classes, changes), num_classes, seed)
 
 
 def layers(
@@ -71,7 +72,7 @@ def layers(
 
     if not isinstance(network, nn.Module):
         with torch.device("meta"):  # which has shapes but no numbers
-            network = build_model(*_resolved(network, in_shape, changes), num_classes)
+            network = build_model(*_resolved(network, in_shape, num_classes, changes), num_classes)
     elif changes:
         raise ValueError(f"{', '.join(changes)}: a network that was built cannot be changed; name it, or give its spec")
     in_shape = in_shape or getattr(network, "in_shape", None)
@@ -86,7 +87,7 @@ def layers(
 
 
 def _resolved(
-    network: str | ModelSpec, in_shape: Shape | None, changes: Mapping[str, object]
+    network: str | ModelSpec, in_shape: Shape | None, num_classes: int, changes: Mapping[str, object]
 ) -> tuple[ModelSpec, Shape]:
     """Return the specification with its changes, and the shape of its images."""
     spec, known_shape = (network, None) if isinstance(network, ModelSpec) else choose(NETWORKS, network, "network")
@@ -95,7 +96,9 @@ def _resolved(
         raise ValueError("in_shape: a ModelSpec does not say the size of its images; name it, such as (1, 28, 28)")
     if len(in_shape) != 3 or min(in_shape) < 1:
         raise ValueError(f"in_shape={in_shape}: must be channels, height and width, such as (1, 28, 28)")
-    return changed(spec, changes), in_shape
+    spec = changed(spec, changes)
+    require_effect(changes, [(spec, in_shape, num_classes)])
+    return spec, in_shape
 
 
 def load_data(
@@ -220,13 +223,13 @@ def probabilities(
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise ValueError(f"images: the network does not take {_kind(images)} ({one_line(error)})") from error
+            raise ValueError(f"images: the network does not take {shape_text(images)} ({one_line(error)})") from error
     shape = network.card.image_shape
     if isinstance(images, Tensor):
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != shape:
             raise ValueError(
                 f"images: a trained network takes bytes, uint8 (N, {', '.join(map(str, shape))}), such as data.test.images; "
-                f"these are {_kind(images)}"
+                f"these are {shape_text(images)}"
             )
         return nin.predict.probabilities(network, images.cpu())
     paths = [images] if isinstance(images, str | Path) else images
@@ -234,8 +237,3 @@ def probabilities(
     for note in notes:
         warnings.warn(note, stacklevel=2)
     return nin.predict.probabilities(network, pixels)
-
-
-def _kind(images: Tensor) -> str:
-    """Type and shape in words, such as "uint8 (2, 1, 28, 28)"."""
-    return f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nin.cli import OneLineParser, add_run_argument, exit_with, positive, require_figure_file
-from nin.text import counted
+from nin.text import counted, one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,14 +39,16 @@ def class_maps(network: "Network", x_NCHW: "Tensor") -> "Tensor":
     """Return a map per class, (N, K, H', W'), of images (N, C, H, W) preprocessed as for the network, in evaluation mode.
 
     With average pooling, a map's mean is the class's logit but for the bias of a last linear layer.
-    Raises ValueError if the head has no maps that belong to classes.
+    Raises ValueError if the head has no maps that belong to classes, or for what is no network or no such images.
     """
     import torch
     from torch import nn
 
-    from nin.model import evaluating
+    from nin.model import Network, evaluating, shape_text
     from nin.pooling import GlobalPool
 
+    if not isinstance(network, Network) or not isinstance(x_NCHW, torch.Tensor):
+        raise ValueError("class_maps takes a network, as from nin.build(...), and images as a tensor (N, C, H, W)")
     head: Any = network.head
     place = next((i for i, layer in enumerate(head) if isinstance(layer, GlobalPool)), None)
     if place is None:
@@ -54,7 +56,12 @@ def class_maps(network: "Network", x_NCHW: "Tensor") -> "Tensor":
     if not head[place].channel_by_channel:
         raise ValueError(f"its {type(head[place]).__name__} mixes maps and positions, so no map belongs to a class")
     with evaluating(network):
-        maps_NCHW: Tensor = head[:place](network.trunk(x_NCHW))
+        try:
+            maps_NCHW: Tensor = head[:place](network.trunk(x_NCHW))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ValueError(f"images: the network does not take {shape_text(x_NCHW)} ({one_line(error)})") from error
         if not isinstance(head[-1], nn.Linear):
             return maps_NCHW
         if head[-1].in_features != maps_NCHW.shape[1]:

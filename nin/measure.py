@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nin.cli import OneLineParser, add_network_options, exit_with, output_console
-from nin.sizes import NETWORKS, first_fully_connected, image_shape, layers, product, size, spec_changes
+from nin.sizes import NETWORKS, first_fully_connected, image_shape, layers, product, require_effect, size, spec_changes
 from nin.spec import ModelSpec, Shape, choose
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in arguments.networks or COMPARED:
         spec, in_shape = choose(NETWORKS, name, "network")
         requests[name] = replace(spec, **changes), image_shape(arguments.input) if arguments.input else in_shape
+    require_effect(changes, ((*network, arguments.num_classes) for network in requests.values()))
 
     # Everything is counted before anything is printed, so a request that is wrong in one network prints nothing.
     if arguments.compare:

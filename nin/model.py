@@ -133,6 +133,11 @@ def predict(network: nn.Module, x_NCHW: Tensor) -> Tensor:
         return torch.softmax(network(x_NCHW).float(), dim=1)
 
 
+def shape_text(images: Tensor) -> str:
+    """Return type and shape in words, such as "uint8 (2, 1, 28, 28)"."""
+    return f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
+
+
 def _feature_shape(spec: ModelSpec, in_shape: Shape) -> Shape:
     """Return the shape of the trunk's output, from a pass on the meta device, which computes and stores nothing."""
     with torch.device("meta"), torch.no_grad():
@@ -147,7 +152,7 @@ def _feature_shape(spec: ModelSpec, in_shape: Shape) -> Shape:
                 ) from error
             raise ValueError(
                 f"images of {height}x{width} px are too small for trunk {spec.trunk!r} in layout {spec.layout!r}: "
-                f"choose larger images (data.image_size), or another layout ({reason(error)})"
+                f"choose larger images (data.image_size in studies), or another layout ({reason(error)})"
             ) from error
     channels, height, width = features.shape[1:]
     return channels, height, width

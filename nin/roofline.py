@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nin.cli import OneLineParser, add_network_options, require_figure_file, require_per_core
-from nin.sizes import NETWORKS, image_shape, layer_modules, layers, product, spec_changes
+from nin.sizes import NETWORKS, image_shape, layer_modules, layers, product, require_effect, spec_changes
 from nin.spec import DEVICES, PRECISIONS, ModelSpec, Shape, choose
 from nin.text import text_table
 
@@ -319,7 +319,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.out:
         require_figure_file(arguments.out)
     spec, in_shape = choose(NETWORKS, arguments.network, "network")
-    spec = replace(spec, **spec_changes(arguments.overrides))
+    changes = spec_changes(arguments.overrides)
+    spec = replace(spec, **changes)
     in_shape = image_shape(arguments.input) if arguments.input else in_shape
 
     import torch
@@ -330,6 +331,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(arguments.threads)
     device, batch = choose_device(arguments.device), arguments.batch
     precision = precision_on(device, arguments.precision)
+    require_effect(changes, [(spec, in_shape, arguments.num_classes)])
     layers(spec, in_shape, arguments.num_classes)  # refuses an impossible network before anything is measured
     for path in filter(None, (arguments.out, arguments.json)):
         path.parent.mkdir(parents=True, exist_ok=True)  # a failure here comes before the measuring

@@ -5,9 +5,9 @@ convolutions and matrix products in a forward pass of one image, two per multipl
 them. The functions that count import torch, so that a wrong request is refused without waiting for it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -155,6 +155,42 @@ def first_fully_connected(spec: ModelSpec, in_shape: "Shape", num_classes: int) 
             inputs, outputs = rows[i - 1].output_shape[0], row.output_shape[0]
             return f"{product(features, '·')} → {outputs}", inputs * outputs
     return None
+
+
+def unread_fields(spec: ModelSpec, in_shape: "Shape", num_classes: int) -> set[str]:
+    """Return the fields that this network does not read, whose values therefore change nothing, such as LeNet's num_1x1."""
+    import torch
+
+    read: set[str] = set()
+
+    class Watched(ModelSpec):
+        def __getattribute__(self, name: str) -> Any:
+            read.add(name)
+            return super().__getattribute__(name)
+
+    watched = Watched(**vars(spec))
+    read.clear()  # of what the checks of its values read
+    network, image = _on_meta(watched, in_shape, num_classes)
+    with torch.no_grad():
+        network(image)
+    everything = {field.name for field in fields(ModelSpec)}
+    return set() if "__dict__" in read else everything - read
+
+
+def require_effect(changes: Iterable[str], networks: Iterable[tuple[ModelSpec, "Shape", int]]) -> None:
+    """Raise ValueError if a change of one of these fields changes none of the networks.
+
+    changes   fields of `ModelSpec`
+    networks  specification, shape of the images and number of classes of each
+    """
+    without, kinds = set(changes), set[str]()
+    for spec, in_shape, num_classes in networks:
+        if without:
+            without &= unread_fields(spec, in_shape, num_classes)
+            kinds.add(f"trunk {spec.trunk!r} with head {spec.head!r}")
+    if without:
+        place = kinds.pop() if len(kinds) == 1 else "any of these networks"
+        raise ValueError(f"{', '.join(sorted(without))}: would change nothing in {place}")
 
 
 def _on_meta(spec: ModelSpec, in_shape: "Shape", num_classes: int) -> tuple["Network", "Tensor"]:

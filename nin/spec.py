@@ -9,6 +9,7 @@ import ast
 import difflib
 import hashlib
 import math
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, get_type_hints
@@ -30,7 +31,7 @@ AnySpec = TypeVar("AnySpec", "ModelSpec", "DataSpec", "TrainSpec")
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A network: a trunk (features) and a head (logits). Every field is meaningful for every trunk and head, or ignored.
+    """A network: a trunk (features) and a head (logits). Fields that they have no part for are ignored (`nin.sizes.unread_fields`).
 
     trunk, layout  feature extractor, and its published geometry (`nin.trunks.TRUNKS`, `nin.trunks.NIN_LAYOUTS`)
     head, pooling  classifier (`nin.heads.HEADS`) and, where it has one, its global pooling (`nin.pooling.POOLINGS`)
@@ -179,8 +180,12 @@ def stream(seed: int, name: str) -> int:
     """Return the 63-bit seed of one named random stream of a run.
 
     Streams ("trunk weights 0", "order-3", "dropout", ...) are independent, so that a variant that draws more numbers from one
-    of them sees the same numbers as every other variant in the rest.
+    of them sees the same numbers as every other variant in the rest. Raises ValueError for a seed that is no whole number.
     """
+    try:
+        operator.index(seed)
+    except TypeError:
+        raise ValueError(f"seed={seed!r} must be {TYPE_WORDS[int]}") from None
     return int.from_bytes(hashlib.sha256(f"{name}:{seed}".encode()).digest()[:8]) >> 1
 
 

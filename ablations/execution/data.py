@@ -9,9 +9,9 @@ from rich.console import Console
 from ablations.execution.progress import say, warn
 from ablations.execution.worker import load_cached, network_size
 from ablations.records import RunRecord
-from ablations.runs import Run
-from nin.data import ImageData
-from nin.sizes import NetworkSize
+from ablations.runs import Run, by_part, parse_overrides
+from nin.data import ImageData, shape
+from nin.sizes import NetworkSize, require_effect
 from nin.sources import can_change
 from nin.spec import DataSpec
 
@@ -43,6 +43,13 @@ def _remarks(run: Run, data: ImageData) -> list[str]:
         f"train.batch_size={run.train.batch_size:,} is more than the {num_images:,} training images of {data.name}: "
         "every step takes all of them"
     ]
+
+
+def require_effects(runs: Iterable[Run], overrides: Iterable[str]) -> None:
+    """Raise ValueError for a change of the network ("model.num_1x1=3") that changes none of the runs."""
+    changes = by_part(parse_overrides(overrides))["model"]
+    networks = {run.model: run.data for run in runs} if changes else {}
+    require_effect(changes, ((model, *shape(data)) for model, data in networks.items()))
 
 
 def of_other_data(records: Iterable[RunRecord]) -> list[RunRecord]:

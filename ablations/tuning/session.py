@@ -13,7 +13,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.table import Table
 
-from ablations.execution.data import prepare
+from ablations.execution.data import prepare, require_effects
 from ablations.execution.engines import Engine, Event
 from ablations.execution.launch import (
     EngineOptions,
@@ -215,6 +215,7 @@ def runs_to_tune(study: Study, request: TuningRequest) -> tuple[Run, ...]:
     others = [] if study.searches else study.confirmatory
     chosen = study.named(request.variants or [study.baseline, *others])
     runs = study.expand(request.protocol, 1, chosen, request.overrides)
+    require_effects(runs, request.overrides)
     longest = max(run.length for run in runs)  # whose verdict is the study's
     runs = tuple(run for run in runs if run.length == longest)
     if any(run.data.val_examples == 0 for run in runs):

@@ -30,6 +30,8 @@ def test_any_field_input_and_number_of_classes_can_be_set(capsys: pytest.Capture
     assert "total 138,357,544 parameters" in capsys.readouterr().out  # torchvision's
     assert main(["--compare", "nin-d2l", "--set", "num_1x1=4"]) == 0
     assert "2,438,274" in capsys.readouterr().out
+    assert main(["--compare", "lenet", "nin-d2l", "--set", "num_1x1=4"]) == 0, "which one of them has"
+    assert "2,438,274" in capsys.readouterr().out
     assert main(["nin-small", "--set", "class_relu=False", "--set", "width=0.25", "--set", "inner_kernel=3"]) == 0
 
 
@@ -40,6 +42,7 @@ def test_any_field_input_and_number_of_classes_can_be_set(capsys: pytest.Capture
         (["nin-d2l", "--set", "num1x1=3"], "unknown --set key 'num1x1': the nearest is 'num_1x1'"),
         (["nin-d2l", "--set", "num_1x1=two"], "num_1x1 must be a whole number"),
         (["nin-d2l", "--set", "num_1x1=-1"], "must be 0 or more"),
+        (["lenet", "alexnet", "--set", "num_1x1=3"], "num_1x1: would change nothing in any of these networks"),
         (["nin-d2l", "--set", "class_relu=1"], "class_relu must be true or false"),
         (["nin-d2l", "--set", "head=alexnt"], "nearest is 'alexnet'"),
         (["nin-d2l", "--input", "3x32"], "must be channels, height and width"),

@@ -189,6 +189,20 @@ def test_a_bar_is_for_terminals(is_terminal: bool, monkeypatch: pytest.MonkeyPat
             "unknown field of ModelSpec 'num_1x2': the nearest is 'num_1x1'",
         ),
         (lambda data: nin.build("nin-d2l", num_1x1="3"), "num_1x1='3' must be a whole number"),
+        (
+            lambda data: nin.build("lenet", num_1x1=3),
+            "num_1x1: would change nothing in trunk 'lenet' with head 'lenet'",
+        ),
+        (lambda data: nin.build("lenet", seed="x"), "seed='x' must be a whole number"),
+        (
+            lambda data: nin.class_maps(make(), torch.zeros(1, 1, 28, 28)),
+            "class_maps takes a network, as from nin.build",
+        ),
+        (lambda data: nin.class_maps(nin.build("nin-small"), [[0.0]]), "class_maps takes a network, as from nin.build"),
+        (
+            lambda data: nin.class_maps(nin.build("nin-small"), torch.zeros(1, 3, 28, 28)),
+            "images: the network does not take float32 (1, 3, 28, 28) (",
+        ),
         (lambda data: nin.build("nin-d2l", (1, 28, 28)), "images of 28x28 px are too small"),
         (lambda data: nin.build(nin.ModelSpec()), "in_shape: a ModelSpec does not say"),
         (lambda data: nin.layers(torch.nn.Identity()), "in_shape: this module does not say"),

@@ -1,6 +1,7 @@
 """Sizes as the course quotes them."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ from torch import Tensor, nn
 
 from nin.model import build_model
 from nin.pooling import POOLINGS
-from nin.sizes import NETWORKS, first_fully_connected, layer_rows, layers, size
+from nin.sizes import NETWORKS, first_fully_connected, layer_rows, layers, size, unread_fields
 from nin.spec import ModelSpec
+from nin.trunks import TRUNKS, nin_trunk
 
 
 @pytest.mark.parametrize(
@@ -52,6 +54,38 @@ def test_flops_are_two_per_weight_and_output_pixel(name: str) -> None:
         channels, *pixels = row.output_shape
         weights = row.params - channels if row.params else 0
         assert row.flops == 2 * weights * math.prod(pixels), row
+
+
+NIN_FIELDS = {"num_1x1", "inner_kernel", "activation", "first_kernel", "first_stride", "class_block", "class_relu"}
+
+
+@pytest.mark.parametrize(
+    ("name", "unread"),
+    [
+        ("nin-d2l", {"hidden"}),
+        ("alexnet", NIN_FIELDS | {"pooling"}),
+        ("lenet", NIN_FIELDS | {"pooling", "hidden", "dropout"}),
+    ],
+)
+def test_fields_that_a_network_does_not_read_are_those_it_has_no_part_for(name: str, unread: set[str]) -> None:
+    assert unread_fields(*NETWORKS[name], 10) == unread
+
+
+def test_a_field_that_is_read_by_way_of_a_copy_or_in_the_forward_pass_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(nn.Module):
+        def __init__(self, spec: ModelSpec) -> None:
+            super().__init__()
+            self.spec = spec
+
+        def forward(self, x_NCHW: Tensor) -> Tensor:
+            return x_NCHW * self.spec.width
+
+    monkeypatch.setitem(TRUNKS, "late", lambda channels, spec: Late(spec))
+    monkeypatch.setitem(TRUNKS, "copy", lambda channels, spec: nin_trunk(channels, replace(spec, layout="small")))
+    late = unread_fields(ModelSpec(trunk="late", head="linear"), (1, 28, 28), 10)
+    assert "width" not in late
+    assert "num_1x1" in late
+    assert unread_fields(ModelSpec(trunk="copy", layout="small"), (1, 28, 28), 10) == set()
 
 
 def test_a_convolution_has_in_times_out_times_kernel_weights_and_twice_that_per_pixel_in_flops() -> None:
