@@ -32,14 +32,14 @@ def add_study_options(
 ) -> None:
     """Add STUDY, --protocol, --set, --import and --results, and those of --seeds, --variants and --lengths that are selected.
 
-    several  whether STUDY may be several names
+    several  whether STUDY may be several names, and `study` is a list
     """
     parser.formatter_class = argparse.RawDescriptionHelpFormatter  # examples keep their lines
     parser.add_argument(
         "study",
-        nargs="?",
+        nargs="*" if several else "?",
         metavar="STUDY",
-        help=f"a study's name (ablations.run --list) or file{'; join several with commas' if several else ''}",
+        help=f"{'names' if several else 'a name'} of studies (ablations.run --list) or their files",
     )
     group = parser.add_argument_group("which runs")
     group.add_argument(

@@ -134,7 +134,7 @@ def detectable_line(
     num_seeds = last_look or len({run.seed for run in runs})
     num_comparisons = len({run.variant for run in runs if run.role == "confirmatory"})
     if not num_comparisons:
-        return "These variants have no declared comparison."
+        return "No confirmatory variant is among these, so no difference is tested."
     longest = max(run.length for run in runs)
     records = [
         record

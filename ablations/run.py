@@ -36,13 +36,13 @@ DEFAULT_MAX_SEEDS = 12  # the default last look of --until-decided
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_intermixed_args(argv)
     if arguments.list:
         list_studies()
         return SUCCESS
     load_plugins(arguments.imports)
     variants = names(arguments.variants, "variant")
-    studies = _studies(arguments, variants or ())
+    studies = _studies(arguments, variants)
     max_seeds = _max_seeds(arguments, studies)
 
     # From here on something is executed, and what that needs is worth the time it takes to load.
@@ -73,20 +73,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _exit_status(run_studies(studies, request, output_console(), ends_with_signals=True))
 
 
-def _studies(arguments: argparse.Namespace, variants: Sequence[str]) -> list[Study]:
-    """Load the requested studies."""
-    if arguments.all == (arguments.study is not None):
+def _studies(arguments: argparse.Namespace, variants: Sequence[str] | None) -> list[Study]:
+    """Load the requested studies, of several those that have a variant of the requested roles."""
+    if arguments.all == bool(arguments.study):
         wanted = "name studies or give --all, not both" if arguments.all else "name a study, or give --all"
         raise ValueError(f"{wanted}: {', '.join(study_names())}")
     choose(PROTOCOLS, arguments.protocol, "protocol")
-    chosen = list(dict.fromkeys(names(arguments.study, "study") or study_names()))
-    if len(chosen) > 1 and not set(variants) <= set(ROLES):
+    requested = names(",".join(arguments.study), "study") if arguments.study else None
+    chosen = list(dict.fromkeys(requested or study_names()))
+    if len(chosen) > 1 and not set(variants or ()) <= set(ROLES):
         raise ValueError(f"--variants of several studies takes roles alone: {', '.join(ROLES)}")
     studies = [load_study(name) for name in chosen]
     for name, num in Counter(study.name for study in studies).items():
         if num > 1:
             raise ValueError(f"{num} of these studies are called {name!r}, and would share a folder: rename a file")
-    return [study for study in studies if not arguments.all or arguments.protocol in study.protocols]
+    if arguments.all:
+        studies = [study for study in studies if arguments.protocol in study.protocols]
+    with_variants = [study for study in studies if variants is None or study.named(variants)]
+    if not with_variants:
+        raise ValueError(
+            f"--variants {arguments.variants}: no such variant in {', '.join(study.name for study in studies)}"
+        )
+    return with_variants
 
 
 def _max_seeds(arguments: argparse.Namespace, studies: Sequence[Study]) -> int:
