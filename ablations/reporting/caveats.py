@@ -95,14 +95,16 @@ def _missing(study: Study, protocol: str, summary: Summary) -> Iterator[Caveat]:
         yield Caveat("the missing seeds", f"{compared.min()} of {declared} declared{some} are trained")
     accounted = {*table["variant"], *study.left_out.get(protocol, ())}
     untrained = [name for name in (study.baseline, *study.confirmatory) if name not in accounted]
+    far = f" to {length_name(summary.length)} images" if len(summary.by_length) else ""
     if untrained:
-        far = f" to {length_name(summary.length)} images" if len(summary.by_length) else ""
         yield Caveat(
             "the missing variants", f"{few(untrained)} {agreeing(untrained, 'is', 'are')} not trained{far} yet"
         )
     roles = {study.role(name) for name in study.variants}
     if "control" in roles and "control" not in set(table["role"]):
-        yield Caveat("controls of equal size or depth", "none is trained yet, so size or depth may explain differences")
+        yield Caveat(
+            "controls of equal size or depth", f"none is trained{far} yet, so size or depth may explain differences"
+        )
 
 
 def _seeds(study: Study, summary: Summary) -> Iterator[Caveat]:

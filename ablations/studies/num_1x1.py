@@ -22,4 +22,4 @@ DEPTH = {
     "3x3": Variant(model={"inner_kernel": 3}, role="control"),
 }
 
-STUDY = Study(baseline="2x", variants=COUNTS | SIZES | DEPTH)
+STUDY = Study(baseline="2x", variants=COUNTS | SIZES | DEPTH, contrasts=(("1x", "0x"),))

@@ -69,6 +69,7 @@ def test_variants_that_are_trained_to_shorter_lengths_alone_are_missing_at_the_l
     records = [clear(run) for run in runs if run.variant != "1x" or run.length == 10_000]
     listed = dict(caveats(NUM_1X1, "digits", summarise(NUM_1X1, "digits", records)))
     assert listed["the missing variants"] == "`1x`, `3x` and `4x` are not trained to 40k images yet"
+    assert listed["controls of equal size or depth"].startswith("none is trained to 40k images yet")
     facts = what_was_run(NUM_1X1, "digits", records, [], [])
     assert "but not all of them of every variant" in facts
     assert "Without results for some seeds or training lengths: 1x." in facts
