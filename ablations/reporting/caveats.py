@@ -145,11 +145,13 @@ def _undecided_rates(study: Study, table: pd.DataFrame) -> Iterator[Caveat]:
 
 def _undecided_effect(study: Study, factors: pd.DataFrame) -> Iterator[Caveat]:
     """The effect that answers a study of two factors."""
-    effect = CLAIMS[study.name].effect if study.name in CLAIMS else ""
-    if effect and len(factors):
-        for row in each_row(factors[(factors["effect"] == effect) & ~(factors["p"] <= ALPHA)]):
-            ends = f"{row.difference_low:+.2f} to {row.difference_high:+.2f}"
-            yield Caveat("more seeds", f"the interval of the {effect}, {ends} points, includes 0")
+    claim = CLAIMS.get(study.name)
+    if claim and claim.effect and len(factors):
+        of = "gap_" if claim.gap_first else ""
+        for _, row in factors[(factors["effect"] == claim.effect) & ~(factors[f"{of}p"] <= ALPHA)].iterrows():
+            ends = f"{row[f'{of}difference_low']:+.2f} to {row[f'{of}difference_high']:+.2f}"
+            of_gap = " of train minus test accuracy" if of else ""
+            yield Caveat("more seeds", f"{claim.effect}: the interval, {ends} points{of_gap}, includes 0")
 
 
 def _undecided_as_tuned(tuned: pd.DataFrame) -> Iterator[Caveat]:

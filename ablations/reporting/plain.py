@@ -48,9 +48,10 @@ class Claim:
     subject     what a sentence calls that variant; by default its name
     object      what a sentence calls the baseline
     effect      the row of `Summary.factors` that answers the question, in place of a variant
-    positive, negative  the answer where that effect is above or below zero
-    neither     the answer where that effect is not shown
-    gap_positive, gap_negative  what is added where its effect on the gap between training and test accuracy is above or below zero
+    positive, negative  the answer where that effect on accuracy is above or below zero
+    neither     the answer where it is not shown
+    gap_positive, gap_negative, gap_neither  the same of its effect on the gap between training and test accuracy
+    gap_first   whether the question is about the gap, which then comes first
     question    a shorter form of the study's question
     note        explains the variants' names
     relations   sentences by verdict, in place of those in RELATIONS and UNDECIDED
@@ -66,6 +67,8 @@ class Claim:
     neither: str = ""
     gap_positive: str = ""
     gap_negative: str = ""
+    gap_neither: str = ""
+    gap_first: bool = False
     question: str = ""
     note: str = ""
     relations: Mapping[str, str] = field(default_factory=dict)
@@ -77,14 +80,10 @@ class Claim:
         return f" ({self.note})" if self.note else ""
 
 
-def _memory_and_overfitting(row: Any, base: Any) -> str:
-    """Memory, gap and test loss of both, as far as they were measured and are finite."""
+def _overfitting(row: Any, base: Any) -> str:
+    """Gap and test loss of both, as far as they are finite."""
     gaps = [100 * each.generalization_gap_mean for each in (row, base)]
     parts = {
-        f"memory {megabytes_text(row.peak_memory_mb)} against {megabytes_text(base.peak_memory_mb)}": (
-            row.peak_memory_mb,
-            base.peak_memory_mb,
-        ),
         f"train minus test accuracy {gaps[0]:.1f} against {gaps[1]:.1f} points": gaps,
         f"test loss {row.test_loss_mean:.2f} against {base.test_loss_mean:.2f}": (
             row.test_loss_mean,
@@ -92,6 +91,13 @@ def _memory_and_overfitting(row: Any, base: Any) -> str:
         ),
     }
     return "; ".join(text for text, values in parts.items() if all(map(math.isfinite, values)))
+
+
+def _memory_and_overfitting(row: Any, base: Any) -> str:
+    """Memory as well, where it was measured."""
+    memory = [each.peak_memory_mb for each in (row, base)]
+    text = f"memory {megabytes_text(memory[0])} against {megabytes_text(memory[1])}"
+    return "; ".join([*([text] if all(map(math.isfinite, memory)) else []), _overfitting(row, base)])
 
 
 def _level(row: Any, base: Any) -> str:
@@ -129,12 +135,14 @@ CLAIMS: Mapping[str, Claim] = {
         note="trunk and head",
     ),
     "dropout": Claim(
-        effect="interaction of head alexnet and dropout 0.0",
-        positive="no: dropout does more for NiN's head than for a fully connected one",
-        negative="yes: a fully connected head needs dropout more than NiN's",
-        neither="undecided: dropout is not shown to change the accuracy of one head more than that of the other",
-        gap_positive="dropout reduces the overfitting of a fully connected head more",
-        gap_negative="dropout reduces the overfitting of NiN's head more",
+        effect="head alexnet instead of head nin, over dropout 0.5 and dropout 0.0",
+        positive="the fully connected head is more accurate",
+        negative="NiN's head is more accurate",
+        neither="neither is shown to be more accurate",
+        gap_positive="yes: a fully connected head overfits more than NiN's, averaged over networks with and without dropout",
+        gap_negative="no: a fully connected head overfits less than NiN's, averaged over networks with and without dropout",
+        gap_neither="undecided: neither head is shown to overfit more than the other",
+        gap_first=True,
     ),
     "pooling": Claim("max", "maximum pooling", "average pooling"),
     "wide_mlp": Claim(
@@ -158,6 +166,7 @@ CLAIMS: Mapping[str, Claim] = {
             verdict: f"with noisy labels, {relation}"
             for verdict, relation in {**RELATIONS, stats.INCONCLUSIVE: UNDECIDED}.items()
         },
+        also=_overfitting,
     ),
     "batch_memory": Claim(),
     "prediction_memory": Claim(),
@@ -273,20 +282,25 @@ def _short_verdict(row: Any, margin: float) -> str:
 
 
 def _of_factors(claim: Claim, summary: Summary) -> PlainAnswer:
-    """An interaction of two factors, in accuracy and in the generalisation gap, which is exploratory: its p is not corrected."""
+    """An effect of two factors on accuracy and on the generalisation gap, which is exploratory: its p is not corrected."""
     table = summary.factors
     found = table[table["effect"] == claim.effect] if len(table) else table
     if not len(found):
         return PlainAnswer(NOT_ANSWERED, "")
     row = next(each_row(found))
     gap = signed_text(row.gap_difference, row.gap_difference_low, row.gap_difference_high)
-    effect = f"{difference_text(row)} points of accuracy; {gap} of train minus test accuracy"
+    accuracy, overfitting = claim.neither, claim.gap_neither
     if row.p <= ALPHA:
-        answer = claim.positive if row.difference > 0 else claim.negative
-    else:
-        answer = claim.neither or "undecided: no interaction of the two factors is shown"
-    if row.gap_p <= ALPHA and (of_gap := claim.gap_positive if row.gap_difference > 0 else claim.gap_negative):
-        answer += f"; {of_gap}"
+        accuracy = claim.positive if row.difference > 0 else claim.negative
+    if row.gap_p <= ALPHA:
+        overfitting = claim.gap_positive if row.gap_difference > 0 else claim.gap_negative
+    parts = [
+        (accuracy, f"{difference_text(row)} points of accuracy"),
+        (overfitting, f"{gap} points of train minus test accuracy"),
+    ]
+    if claim.gap_first:
+        parts.reverse()
+    answer, effect = ("; ".join(filter(None, texts)) for texts in zip(*parts, strict=True))
     is_shown = row.p <= ALPHA or row.gap_p <= ALPHA
     return PlainAnswer(f"{answer} (exploratory)" if is_shown else answer, effect)
 

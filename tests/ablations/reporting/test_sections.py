@@ -1,16 +1,20 @@
 """The report's sections on controls, factors, memory, failures and published runs."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from builders import accuracy, filled, opening, plain, record_of, text_of
 from scipy import stats as scipy_stats
 
+from ablations.analysis.summary import summarise
 from ablations.records import RunRecord, Store
-from ablations.reporting.caveats import in_short
+from ablations.reporting.caveats import caveats, in_short
 from ablations.reporting.files import read_report, write_report
+from ablations.reporting.plain import plain_answer
 from ablations.reporting.section_comparisons import accuracy_sections
 from ablations.reporting.section_published import published_sections
 from ablations.reporting.section_training import failure_sections, generalization_sections
@@ -250,6 +254,35 @@ def test_factors_are_compared_within_each_setting_of_the_rest(tmp_path: Path) ->
     interactions = factors[factors.index.str.startswith("interaction")]
     assert interactions.abs().tolist() == pytest.approx([10, 20])
     assert [("train_fraction 0.1" in name) for name in interactions.index] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("fc", "answer"),
+    [
+        ((0.0, 0.05), "yes: a fully connected head overfits more .*; neither is shown to be more accurate"),
+        ((0.0, -0.05), "no: a fully connected head overfits less .*; neither is shown to be more accurate"),
+        ((0.1, 0.0), "undecided: neither head is shown to overfit more .*; the fully connected head is more accurate"),
+        ((-0.1, 0.05), "yes: a fully connected head overfits more .*; NiN's head is more accurate"),
+    ],
+)
+def test_a_question_about_overfitting_is_answered_by_the_gap_first(fc: tuple[float, float], answer: str) -> None:
+    """A fully connected head differs by this much in accuracy, and in the gap between training and test accuracy."""
+    noise = np.random.default_rng(0)
+
+    def made(run: Run) -> RunRecord:
+        is_fc = run.model.head == "alexnet"
+        reached, gap = 0.8 + fc[0] * is_fc + noise.normal(0, 0.001), 0.02 + fc[1] * is_fc + noise.normal(0, 0.001)
+        return record_of(run, test_accuracy=reached, train_accuracy=reached + gap)
+
+    study = load_study("dropout")
+    summary = summarise(study, "smoke", [made(run) for run in study.expand("smoke", 3)])
+    found = plain_answer(study, summary)
+    assert re.match(rf"{answer} \(exploratory\)$", found.answer)
+    assert float(found.effect.split()[0]) == pytest.approx(100 * fc[1], abs=0.1), found.effect
+    asks_for_seeds = [
+        caveat for caveat in caveats(study, "smoke", summary) if "train minus test accuracy" in caveat.why
+    ]
+    assert bool(asks_for_seeds) is answer.startswith("undecided")
 
 
 @pytest.mark.usefixtures("undrawn")
