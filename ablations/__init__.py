@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ablations.api import Results, load_results, run_study
+    from ablations.catalog import load_study, study_names
     from ablations.execution.launch import EngineOptions
-    from ablations.study import Match, Published, Study, Variant, load_study, study_names
+    from ablations.study import Match, Published, Study, Variant
 
 __all__ = [
     "EngineOptions",
@@ -32,8 +33,9 @@ __all__ = [
 
 _MODULES = {
     "ablations.api": ("Results", "load_results", "run_study"),
+    "ablations.catalog": ("load_study", "study_names"),
     "ablations.execution.launch": ("EngineOptions",),
-    "ablations.study": ("Match", "Published", "Study", "Variant", "load_study", "study_names"),
+    "ablations.study": ("Match", "Published", "Study", "Variant"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ablations.analysis.moderated import ALPHA
 from ablations.analysis.summary import Summary, each_row
+from ablations.catalog import load_study, study_names
 from ablations.execution.progress import warn
 from ablations.protocols import PROTOCOLS
 from ablations.records import OVERRIDES, PROVENANCE, Store
@@ -21,7 +22,7 @@ from ablations.reporting.files import Report, read_report
 from ablations.reporting.formatting import listed, p_is, with_changes
 from ablations.reporting.plain import CLAIMS, Claim, capitalised, plain_answer
 from ablations.runs import length_name
-from ablations.study import MEMORY, Study, load_study, study_names
+from ablations.study import MEMORY, Study
 from ablations.tuning.winners import load_tuned
 from nin.text import counted, one_line
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from rich.console import Console
 
+from ablations.catalog import load_study, require_name
 from ablations.execution.launch import EngineOptions, require_guard
 from ablations.plugins import load_plugins
 from ablations.records import Store, curves_frame, runs_frame
@@ -28,7 +29,7 @@ from ablations.reporting.formatting import unmarked
 from ablations.reporting.terminal import summary_rows
 from ablations.runs import with_data_name
 from ablations.session import Request, run_studies
-from ablations.study import Study, load_study, require_name
+from ablations.study import Study
 from nin.cli import output_console
 from nin.spec import choose
 

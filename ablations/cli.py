@@ -8,10 +8,11 @@ import textwrap
 from collections.abc import Collection
 from pathlib import Path
 
+from ablations.catalog import load_study, study_names
 from ablations.execution.launch import EngineOptions
 from ablations.protocols import PROTOCOLS
 from ablations.runs import parse_length, with_data_name
-from ablations.study import ROLES, load_study, study_names
+from ablations.study import ROLES
 from nin.cli import positive
 from nin.spec import DEVICES
 

@@ -14,13 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ablations.catalog import load_study
 from ablations.cli import add_study_options, epilog
 from ablations.plugins import load_plugins
 from ablations.records import OVERRIDES, PROVENANCE, RunRecord, Store, write_atomically
 from ablations.reporting.files import load_covered_records, write_report
 from ablations.reporting.html import write_index
 from ablations.reproduce import cli_arguments, reproduce_command
-from ablations.study import Study, load_study
+from ablations.study import Study
 from ablations.tuning.winners import load_tuned, tuned_path
 from nin.cli import SUCCESS, OneLineParser, exit_with
 from nin.text import counted

@@ -6,10 +6,10 @@ Without a study, write index.html: the question, answer and figure of every repo
 from collections.abc import Sequence
 from pathlib import Path
 
+from ablations.catalog import load_study
 from ablations.cli import add_study_options, epilog
 from ablations.plugins import load_plugins
 from ablations.records import Store
-from ablations.study import load_study
 from ablations.tuning.winners import load_tuned
 from nin.cli import SUCCESS, OneLineParser, exit_with, output_console
 

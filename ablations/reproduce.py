@@ -4,10 +4,11 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from ablations.catalog import study_names
 from ablations.plugins import imports
 from ablations.protocols import PROTOCOLS
 from ablations.runs import Run, length_name, parse_overrides
-from ablations.study import Study, study_names
+from ablations.study import Study
 
 
 def reproduce_command(

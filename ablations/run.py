@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ablations.catalog import load_study, study_names
 from ablations.cli import (
     add_engine_options,
     add_study_options,
@@ -24,7 +25,7 @@ from ablations.cli import (
 )
 from ablations.plugins import load_plugins
 from ablations.protocols import PROTOCOLS
-from ablations.study import ROLES, Study, load_study, study_names
+from ablations.study import ROLES, Study
 from nin.cli import SOME_RUN_FAILED, SUCCESS, OneLineParser, count, exit_with, output_console, positive
 from nin.spec import choose
 

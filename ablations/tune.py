@@ -9,9 +9,9 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from ablations.catalog import load_study
 from ablations.cli import add_engine_options, add_study_options, engine_options, epilog, list_studies, names, seconds
 from ablations.plugins import load_plugins
-from ablations.study import load_study
 from ablations.tuning.task import MAX_HALVED_SEEDS, OBJECTIVES
 from nin.cli import SOME_RUN_FAILED, SUCCESS, OneLineParser, exit_with, output_console, positive
 from nin.text import redacted

@@ -19,12 +19,12 @@ from ablations.answers import (
     reference_answers,
     update_pages,
 )
+from ablations.catalog import load_study, study_names
 from ablations.protocols import PROTOCOLS
 from ablations.publish import main
 from ablations.records import Store
 from ablations.reporting.files import read_report
 from ablations.reporting.plain import CLAIMS, Claim
-from ablations.study import load_study, study_names
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = Path("results/reference")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ablations import run, tune
+from ablations.catalog import load_study
 from ablations.protocols import PROTOCOLS
-from ablations.study import load_study
 
 SCRIPT = Path(__file__).parent.parent / "results" / "continue.sh"
 RECORD = Path("heads/standard/runs/0123456789abcdef.json")

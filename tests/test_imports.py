@@ -48,10 +48,8 @@ ONLY = {
 ONLY_IN_NIN = {"pandas": ("nin.api", "nin.history")}
 
 # All that a package imports when it is imported, beside the standard library. Listing studies loads no torch.
-STUDIES = (
-    *("nin.registry", "nin.settings", "nin.spec"),
-    *("ablations.plugins", "ablations.protocols", "ablations.runs", "ablations.studies", "ablations.study"),
-)
+STUDY = ("nin.registry", "nin.settings", "nin.spec", "ablations.protocols", "ablations.runs", "ablations.study")
+CATALOG = (*STUDY, "ablations.plugins", "ablations.studies")
 NOTHING_ELSE_THAN = {
     "nin.spec": (),
     "nin.registry": (),
@@ -67,10 +65,11 @@ NOTHING_ELSE_THAN = {
     "nin.predict": ("nin.cli", "nin.text"),
     "nin.cam": ("nin.cli", "nin.text"),
     "ablations.plugins": ("nin.registry",),
-    "ablations.protocols": STUDIES,
+    "ablations.protocols": STUDY,
     "ablations.runs": ("nin.registry", "nin.spec"),
-    "ablations.study": STUDIES,
-    "ablations.studies": STUDIES,
+    "ablations.study": STUDY,
+    "ablations.studies": (*STUDY, "ablations.studies"),
+    "ablations.catalog": CATALOG,
 }
 
 # From the commands down: a module imports from its own layer and those below, never from one above.
@@ -85,7 +84,9 @@ LAYERS = (
     ("ablations.execution",),
     ("ablations.tracking", "ablations.analysis"),
     ("ablations.records", "ablations.reproduce"),
-    ("ablations.studies", "ablations.study"),
+    ("ablations.catalog",),
+    ("ablations.studies",),
+    ("ablations.study",),
     ("ablations.controls",),
     ("ablations.runs", "ablations.protocols"),
     ("ablations.plugins", "ablations.servers"),

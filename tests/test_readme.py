@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 import torch
 
+from ablations.catalog import load_study
 from ablations.execution.worker import execute
-from ablations.study import Study, load_study
+from ablations.study import Study
 from nin import pooling
 from nin.data import DATASETS, load
 from nin.model import build_model

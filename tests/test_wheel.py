@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from builders import record_of
 
+from ablations.catalog import load_study
 from ablations.records import Store
-from ablations.study import load_study
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("nin", "ablations", "pyproject.toml", "README.md", "LICENSE")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ablations.catalog import load_study
 from ablations.records import RunRecord, Store, pack_correctness
 from ablations.runs import Run
-from ablations.study import load_study
 from nin.history import Evaluation
 
 NUM_TEST = 200

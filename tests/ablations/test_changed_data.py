@@ -14,12 +14,12 @@ from processes import call
 from rich.console import Console
 
 from ablations import report, run
+from ablations.catalog import load_study
 from ablations.execution.data import of_other_data, prepare
 from ablations.execution.engines import Ended, Event, Started
 from ablations.records import Store
 from ablations.reporting.files import load_covered_records
 from ablations.runs import Run
-from ablations.study import load_study
 from ablations.tracking.tracker import Tracker
 from nin.data import load
 from nin.images import Decoded, decode

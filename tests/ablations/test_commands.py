@@ -12,7 +12,7 @@ import pytest
 from processes import free_port
 
 from ablations import commands, servers
-from ablations.study import load_study
+from ablations.catalog import load_study
 from ablations.tracking.mlflow_tree import open_tracker
 
 ROOT = Path(__file__).parent.parent.parent

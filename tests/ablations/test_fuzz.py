@@ -132,7 +132,7 @@ def assert_record_or_one_line(content: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["../../outside", "/etc/passwd", "..", "a/b", "smoke/../../x"])
 def test_a_name_that_leads_out_of_the_results_is_no_study_and_no_protocol(name: str) -> None:
-    from ablations.study import load_study
+    from ablations.catalog import load_study
 
     with pytest.raises(ValueError, match=r"unknown study|cannot be read|SyntaxError"):
         load_study(name)

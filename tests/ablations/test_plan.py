@@ -4,10 +4,10 @@ from pathlib import Path
 
 from builders import filled, record_of
 
+from ablations.catalog import load_study
 from ablations.plan import detectable_line
 from ablations.records import RunRecord
 from ablations.runs import Run
-from ablations.study import load_study
 
 NUM_1X1 = load_study("num_1x1")
 

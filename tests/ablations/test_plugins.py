@@ -12,10 +12,11 @@ import pytest
 from processes import call
 
 from ablations import plugins
+from ablations.catalog import load_study
 from ablations.execution.worker import execute
 from ablations.plugins import GROUP, SPAWNED_SCRIPT, Plugin, for_workers, install, load_file, load_plugins
 from ablations.run import main
-from ablations.study import Study, Variant, load_study
+from ablations.study import Study, Variant
 from nin.blocks import ACTIVATIONS, Activation
 from nin.pooling import POOLINGS, AveragePool
 from nin.registry import ADDITIONS, Registry

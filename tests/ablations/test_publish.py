@@ -15,12 +15,13 @@ from builders import record_of
 from ablations import run
 from ablations.analysis.stats import EQUIVALENT, compare
 from ablations.answers import published_reports
+from ablations.catalog import load_study
 from ablations.publish import main
 from ablations.records import PROVENANCE, Store
 from ablations.reporting.axes import Tables
 from ablations.reporting.figures import figures_of
 from ablations.reporting.files import load_covered_records, write_report
-from ablations.study import Study, load_study
+from ablations.study import Study
 from ablations.tuning.winners import Winner, load_tuned, tuned_path
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"

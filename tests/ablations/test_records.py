@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from builders import record_of, smoke_runs
 
+from ablations.catalog import load_study
 from ablations.records import Store, curves_frame, runs_frame, write_atomically
-from ablations.study import load_study
 
 RUN = smoke_runs()[0]
 

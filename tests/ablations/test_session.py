@@ -12,12 +12,12 @@ from builders import plain, record_of
 from rich.console import Console
 from toy_engine import Toy
 
+from ablations.catalog import load_study
 from ablations.execution.engines import Ended, Event, Started
 from ablations.execution.signals import OutOfTimeError, time_limit
 from ablations.records import RunRecord, Store
 from ablations.runs import Run
 from ablations.session import Request, find_part, find_parts, run_studies
-from ablations.study import load_study
 from ablations.tracking.tracker import Tracker, finish
 from ablations.tuning.winners import Winner, tuned_path
 from nin.history import Evaluation

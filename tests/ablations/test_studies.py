@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from small_files import WRITERS
 
+from ablations.catalog import load_study, study_names
 from ablations.execution.worker import execute
 from ablations.protocols import PROTOCOLS
 from ablations.records import Store
 from ablations.reporting.files import write_report
 from ablations.studies import best
-from ablations.study import MEMORY, Study, load_study, study_names
+from ablations.study import MEMORY, Study
 from nin.data import shape
 from nin.sizes import size
 from nin.spec import ModelSpec

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 import ablations.runs
+from ablations.catalog import load_study, study_names
 from ablations.execution.driver import costs_of
 from ablations.protocols import PROTOCOLS
 from ablations.reproduce import reproduce_command
 from ablations.runs import parse_length, parse_overrides
-from ablations.study import Match, Published, Study, Variant, load_study, study_names
+from ablations.study import Match, Published, Study, Variant
 from nin.data import shape
 from nin.sizes import size
 from nin.spec import DataSpec, ModelSpec, TrainSpec
@@ -104,7 +105,7 @@ def test_run_id_outlives_new_fields_that_are_at_their_default(monkeypatch: pytes
 
 
 def test_run_id_is_the_same_in_another_process() -> None:
-    code = "from ablations.study import *; print([r.run_id for r in load_study('num_1x1').expand('quick', variants=['1x'])])"
+    code = "from ablations.catalog import *; print([r.run_id for r in load_study('num_1x1').expand('quick', variants=['1x'])])"
     printed = [
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}
@@ -196,7 +197,7 @@ def test_controls_are_not_confirmatory() -> None:
 
 
 def test_listing_studies_loads_no_torch() -> None:
-    code = "import sys; from ablations.study import *; [load_study(n) for n in study_names()]; print('torch' in sys.modules)"
+    code = "import sys; from ablations.catalog import *; [load_study(n) for n in study_names()]; print('torch' in sys.modules)"
     listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert listed.stdout == "False\n"
 

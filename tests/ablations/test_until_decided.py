@@ -12,12 +12,12 @@ from builders import record_of
 from rich.console import Console
 from toy_engine import Toy
 
+from ablations.catalog import load_study
 from ablations.execution.engines import Ended, Event, Started
 from ablations.records import Store
 from ablations.reporting.files import read_report, write_report
 from ablations.runs import Run
 from ablations.session import Request, run_studies
-from ablations.study import load_study
 from ablations.until_decided import LEAST_BUDGET, run_until_decided
 
 NUM_1X1 = load_study("num_1x1")

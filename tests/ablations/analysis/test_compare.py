@@ -8,10 +8,10 @@ import pytest
 from builders import filled, plain, record_of
 
 from ablations.analysis.compare import compare_folders
+from ablations.catalog import load_study
 from ablations.records import RunRecord, Store
 from ablations.report import main
 from ablations.runs import Run
-from ablations.study import load_study
 
 NUM_1X1 = load_study("num_1x1")
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from ablations.analysis.published import ANCHORS, anchors
-from ablations.study import load_study, study_names
+from ablations.catalog import load_study, study_names
 
 TABLE = pd.read_csv(ANCHORS, comment="#", keep_default_na=False)
 

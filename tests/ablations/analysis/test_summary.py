@@ -11,13 +11,13 @@ from scipy.stats import ttest_ind
 
 from ablations.analysis.stats import wilson
 from ablations.analysis.summary import AddedSeeds, Summary, summarise
+from ablations.catalog import load_study
 from ablations.records import RunRecord, pack_correctness
 from ablations.reporting.answer import grounds
 from ablations.reporting.files import Report
 from ablations.reporting.provenance import what_was_run
 from ablations.reporting.sections import sections
 from ablations.runs import Run
-from ablations.study import load_study
 from ablations.tuning.winners import Winner, with_winners
 from nin.spec import DataSpec
 

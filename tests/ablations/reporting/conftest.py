@@ -3,9 +3,9 @@
 import pytest
 from builders import filled, plain
 
+from ablations.catalog import load_study
 from ablations.records import Store
 from ablations.reporting.files import write_report
-from ablations.study import load_study
 
 NUM_1X1 = load_study("num_1x1")
 

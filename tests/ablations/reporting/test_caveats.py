@@ -9,12 +9,13 @@ import pytest
 from builders import record_of, smoke_runs
 
 from ablations.analysis.summary import budget, summarise
+from ablations.catalog import load_study
 from ablations.records import RunRecord
 from ablations.reporting.answer import grounds
 from ablations.reporting.caveats import Caveat, caveats, caveats_text, in_short
 from ablations.reporting.provenance import what_was_run
 from ablations.runs import Run
-from ablations.study import Match, Study, Variant, load_study
+from ablations.study import Match, Study, Variant
 
 WITH_CONTROLS = load_study("num_1x1")
 NUM_1X1 = replace(  # without controls, whose widths take a second to find

@@ -10,11 +10,11 @@ import pytest
 from builders import filled, opening, plain, record_of, text_of
 from rich.console import Console
 
+from ablations.catalog import load_study
 from ablations.records import RunRecord, Store
 from ablations.reporting.files import write_report
 from ablations.reporting.terminal import print_summary
 from ablations.runs import Run
-from ablations.study import load_study
 
 NUM_1X1 = load_study("num_1x1")
 OWN = ["0x", "1x", "3x", "4x"]

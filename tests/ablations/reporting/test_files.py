@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from builders import filled, plain, record_of, text_of
 
+from ablations.catalog import load_study
 from ablations.records import Store
 from ablations.report import main
 from ablations.reporting.figures import FIGURES
 from ablations.reporting.files import load_covered_records, write_report
-from ablations.study import load_study
 
 NUM_1X1 = load_study("num_1x1")
 

@@ -14,13 +14,13 @@ import pandas as pd
 import pytest
 from builders import filled, plain
 
+from ablations.catalog import load_study
 from ablations.records import Store
 from ablations.report import main
 from ablations.reporting.axes import Tables
 from ablations.reporting.figures import figures_of
 from ablations.reporting.files import write_report
 from ablations.reporting.html import report_page, write_index
-from ablations.study import load_study
 
 NUM_1X1 = load_study("num_1x1")
 SEEDS = 3

@@ -11,11 +11,11 @@ from scipy import stats as scipy_stats
 
 from ablations.analysis.moderated import paired_tests
 from ablations.analysis.summary import summarise
+from ablations.catalog import load_study
 from ablations.records import RunRecord, Store
 from ablations.reporting.files import load_covered_records, write_report
 from ablations.reporting.section_comparisons import accuracy_sections
 from ablations.runs import Run
-from ablations.study import load_study
 
 NUM_1X1 = load_study("num_1x1")
 OWN = ["0x", "1x", "3x", "4x"]

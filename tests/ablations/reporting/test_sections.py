@@ -11,6 +11,7 @@ from builders import accuracy, filled, opening, plain, record_of, text_of
 from scipy import stats as scipy_stats
 
 from ablations.analysis.summary import summarise
+from ablations.catalog import load_study
 from ablations.records import RunRecord, Store
 from ablations.reporting.caveats import caveats, in_short
 from ablations.reporting.files import read_report, write_report
@@ -19,7 +20,6 @@ from ablations.reporting.section_comparisons import accuracy_sections
 from ablations.reporting.section_published import published_sections
 from ablations.reporting.section_training import failure_sections, generalization_sections
 from ablations.runs import Run
-from ablations.study import load_study
 
 NUM_1X1 = load_study("num_1x1")
 

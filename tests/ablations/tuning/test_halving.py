@@ -12,12 +12,12 @@ import torch
 from builders import record_of
 from toys import Toy, examples, toy_tasks, tune_toy
 
+from ablations.catalog import load_study
 from ablations.execution.driver import CommonFailureError
 from ablations.execution.engines import Ended, Event, Failed
 from ablations.execution.signals import OutOfTimeError
 from ablations.records import Store
 from ablations.runs import Run
-from ablations.study import load_study
 from ablations.tracking.tracker import Tracker
 from ablations.tuning import halving
 from ablations.tuning.storage import StorageClaims

@@ -3,7 +3,7 @@
 import pytest
 from toys import NUM_1X1
 
-from ablations.study import load_study
+from ablations.catalog import load_study
 from ablations.tuning.spaces import NUISANCE, Choice, Range, space_of
 
 

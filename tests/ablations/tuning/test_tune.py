@@ -13,8 +13,8 @@ import pytest
 from processes import PASSWORD, call, command
 
 from ablations import tune
+from ablations.catalog import load_study
 from ablations.records import PROVENANCE, RunRecord
-from ablations.study import load_study
 from ablations.tracking.tracker import Tracker
 from ablations.tuning.storage import open_storage
 from ablations.tuning.task import FIRST_SEED, find_or_create_task

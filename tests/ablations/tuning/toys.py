@@ -6,10 +6,10 @@ from pathlib import Path
 
 import optuna
 
+from ablations.catalog import load_study
 from ablations.execution.engines import Ended, Event, Failed, Started
 from ablations.records import RunRecord, Store
 from ablations.runs import Run
-from ablations.study import load_study
 from ablations.tracking.tracker import Tracker
 from ablations.tuning import halving
 from ablations.tuning.spaces import Range
