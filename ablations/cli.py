@@ -40,7 +40,9 @@ def add_study_options(
         "study",
         nargs="*" if several else "?",
         metavar="STUDY",
-        help=f"{'names' if several else 'a name'} of studies (ablations.run --list) or their files",
+        help="names or files of studies, separated by spaces or commas (ablations.run --list)"
+        if several
+        else "a study's name (ablations.run --list) or file",
     )
     group = parser.add_argument_group("which runs")
     group.add_argument(

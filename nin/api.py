@@ -24,7 +24,7 @@ from nin.progress import progress_bar
 from nin.settings import SETTINGS
 from nin.sizes import NETWORKS, layer_rows, require_effect
 from nin.sources import link_folder
-from nin.spec import DataSpec, ModelSpec, Shape, TrainSpec, changed, choose
+from nin.spec import DataSpec, ModelSpec, Shape, TrainSpec, changed, choose, is_whole
 from nin.text import one_line
 from nin.train import train
 from nin.weights import TrainedNetwork, find
@@ -94,7 +94,7 @@ def _resolved(
     in_shape = in_shape or known_shape
     if in_shape is None:
         raise ValueError("in_shape: a ModelSpec does not say the size of its images; name it, such as (1, 28, 28)")
-    if len(in_shape) != 3 or min(in_shape) < 1:
+    if len(in_shape) != 3 or not all(is_whole(n) and n >= 1 for n in in_shape):
         raise ValueError(f"in_shape={in_shape}: must be channels, height and width, such as (1, 28, 28)")
     spec = changed(spec, changes)
     require_effect(changes, [(spec, in_shape, num_classes)])
@@ -158,6 +158,8 @@ def fit(
         raise ValueError("fit takes a network, as from nin.build(...), and data, as from nin.load_data(...)")
     spec = choose(SETTINGS, training, "training").train if isinstance(training, str) else training
     spec = changed(spec, changes)
+    if threads < 0:
+        raise ValueError(f"threads={threads}: must be 0 or more")
     _require_same_shapes(network, data)
     with progress_bar(spec.images(len(data.train.labels)), shown=progress) as show:
 
@@ -215,6 +217,8 @@ def probabilities(
 
     Raises ValueError for images of another kind than the network takes.
     """
+    if invert and isinstance(images, Tensor):
+        raise ValueError("invert: is for image files; subtract a tensor of bytes from 255")
     if not isinstance(network, TrainedNetwork):
         if not isinstance(images, Tensor):
             raise ValueError("images: a bare network takes a tensor; files need a trained network (load_trained)")
@@ -222,7 +226,7 @@ def probabilities(
             return nin.predict.in_batches(network, images)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:
+        except (RuntimeError, IndexError) as error:
             raise ValueError(f"images: the network does not take {shape_text(images)} ({one_line(error)})") from error
     shape = network.card.image_shape
     if isinstance(images, Tensor):

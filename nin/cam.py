@@ -47,7 +47,7 @@ def class_maps(network: "Network", x_NCHW: "Tensor") -> "Tensor":
     from nin.model import Network, evaluating, shape_text
     from nin.pooling import GlobalPool
 
-    if not isinstance(network, Network) or not isinstance(x_NCHW, torch.Tensor):
+    if not isinstance(network, Network) or not isinstance(x_NCHW, torch.Tensor) or x_NCHW.dim() != 4:
         raise ValueError("class_maps takes a network, as from nin.build(...), and images as a tensor (N, C, H, W)")
     head: Any = network.head
     place = next((i for i, layer in enumerate(head) if isinstance(layer, GlobalPool)), None)

@@ -83,13 +83,17 @@ def add_run_argument(parser: argparse.ArgumentParser, *, several: bool = False) 
         action="append",
         type=_imported,
         metavar="MODULE",
-        help="load a module that adds the network's pooling or the like",
+        help="load a module, by name or file, that adds the network's pooling or the like",
     )
 
 
 def _imported(name: str) -> str:
     try:
-        importlib.import_module(name)
+        if name.endswith(".py"):
+            sys.path.append(str(Path(name).resolve().parent))
+            importlib.import_module(Path(name).stem)
+        else:
+            importlib.import_module(name)
     except Exception as error:
         raise argparse.ArgumentTypeError(f"{name!r}: {reason(error)}") from error
     return name

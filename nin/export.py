@@ -283,6 +283,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(
             f"--triton {arguments.triton}: torch imports a package `triton`; call the folder something else"
         )
+    if arguments.name is not None and not arguments.mlflow and not arguments.triton:
+        raise ValueError("--name: is the name in MLflow or Triton; give --mlflow or --triton too")
     if arguments.name is not None and not re.fullmatch(r"[\w-]+", arguments.name):
         raise ValueError(f"--name {arguments.name!r}: only letters, digits, '_' and '-'")
     if arguments.mlflow and importlib.util.find_spec("mlflow") is None:

@@ -15,7 +15,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nin.cli import OneLineParser, add_network_options, exit_with, output_console
-from nin.sizes import NETWORKS, first_fully_connected, image_shape, layers, product, require_effect, size, spec_changes
+from nin.sizes import (
+    NETWORKS,
+    first_fully_connected,
+    image_shape,
+    layers,
+    product,
+    require_effect,
+    size,
+    spec_changes,
+    unread_fields,
+)
 from nin.spec import ModelSpec, Shape, choose
 
 if TYPE_CHECKING:
@@ -102,6 +112,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         requests[name] = replace(spec, **changes), image_shape(arguments.input) if arguments.input else in_shape
     require_effect(changes, ((*network, arguments.num_classes) for network in requests.values()))
 
+    unchanged = [
+        f"--set changes nothing of {name}: {', '.join(sorted(unread))}"
+        for name, network in requests.items()
+        if (unread := unread_fields(*network, arguments.num_classes) & changes.keys())
+    ]
+
     # Everything is counted before anything is printed, so a request that is wrong in one network prints nothing.
     if arguments.compare:
         output_console().print(_comparison(requests, arguments.num_classes))
@@ -109,6 +125,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         counted = [(name, *network, arguments.num_classes) for name, network in requests.items()]
         parts = (part for one in counted for part in (_layer_table(*one), _summary(*one[1:])))
         output_console().print(*parts, sep="\n")
+    if unchanged:
+        print(*unchanged, sep="\n")
     return 0
 
 

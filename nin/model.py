@@ -13,7 +13,7 @@ from nin.blocks import Maxout, weight_layers
 from nin.heads import HEADS
 from nin.machine import is_accelerator
 from nin.registry import Registry
-from nin.spec import MAX_SIDE, ModelSpec, Shape, choose, stream
+from nin.spec import MAX_SIDE, ModelSpec, Shape, choose, is_whole, stream
 from nin.text import reason
 from nin.trunks import TRUNKS
 
@@ -68,8 +68,8 @@ def build_model(spec: ModelSpec, in_shape: Shape, num_classes: int, seed: int = 
     under every pooling. The caller's random state is left as it was.
     Raises ValueError for an unknown name in `spec`, for no classes, or if the trunk cannot take the images, such as too small ones.
     """
-    if num_classes < 1:
-        raise ValueError(f"num_classes={num_classes}: must be 1 or more")
+    if not is_whole(num_classes) or num_classes < 1:
+        raise ValueError(f"num_classes={num_classes}: must be 1 or more, and a whole number")
     init = choose(INITS, spec.init, "init")
     trunk = choose(TRUNKS, spec.trunk, "trunk")
     head = choose(HEADS, spec.head, "head")

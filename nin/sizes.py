@@ -72,7 +72,10 @@ def _size(spec: ModelSpec, in_shape: "Shape", num_classes: int, additions: tuple
     network, image = _on_meta(spec, in_shape, num_classes)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        network(image)
+        returned = tuple(network(image).shape)
+    if returned != (1, num_classes):
+        wanted = f"logits (N, K), here (1, {num_classes})"
+        raise ValueError(f"the network returns {returned} in the place of {wanted}; does its pooling return (N, C)?")
     return NetworkSize(_params(network.trunk), _params(network.head), counter.get_total_flops() / 1e9)
 
 

@@ -9,9 +9,9 @@ import ast
 import difflib
 import hashlib
 import math
-import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, TypeVar, get_type_hints
 
 T = TypeVar("T")
@@ -182,11 +182,14 @@ def stream(seed: int, name: str) -> int:
     Streams ("trunk weights 0", "order-3", "dropout", ...) are independent, so that a variant that draws more numbers from one
     of them sees the same numbers as every other variant in the rest. Raises ValueError for a seed that is no whole number.
     """
-    try:
-        operator.index(seed)
-    except TypeError:
-        raise ValueError(f"seed={seed!r} must be {TYPE_WORDS[int]}") from None
+    if not is_whole(seed):
+        raise ValueError(f"seed={seed!r} must be {TYPE_WORDS[int]}")
     return int.from_bytes(hashlib.sha256(f"{name}:{seed}".encode()).digest()[:8]) >> 1
+
+
+def is_whole(value: object) -> bool:
+    """Return whether the value is a whole number, of Python or numpy."""
+    return isinstance(value, Integral)
 
 
 def hint(name: object, valid: Iterable[str]) -> str:

@@ -149,7 +149,7 @@ def load(path: Path) -> TrainedNetwork:
         network = build_model(card.model, card.in_shape, len(card.classes))
     except ValueError as error:
         code = card.environment.get("plugins")
-        needs = f"{path} needs the code of {code}: import it first (--import); " if code else ""
+        needs = f"{path} needs the code of {code}: import it first (--import MODULE, or a file); " if code else ""
         raise ValueError(f"{needs}{error}") from error
     for addition in added({f"model.{name}": value for name, value in asdict(card.model).items()}):
         if addition.digest not in card.environment.get("plugins", ""):

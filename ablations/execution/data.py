@@ -1,7 +1,7 @@
 """Prepare data before runs execute: load it once, describe it, and find results that rest on other data."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from rich.console import Console
@@ -11,7 +11,7 @@ from ablations.execution.worker import load_cached, network_size
 from ablations.records import RunRecord
 from ablations.runs import Run, by_part, parse_overrides
 from nin.data import ImageData, shape
-from nin.sizes import NetworkSize, require_effect
+from nin.sizes import NetworkSize, require_effect, unread_fields
 from nin.sources import can_change
 from nin.spec import DataSpec
 
@@ -23,10 +23,11 @@ def prepare(runs: Sequence[Run], console: Console) -> dict[str, NetworkSize]:
     """
     sizes: dict[Run, NetworkSize] = {}
     seen = set[str]()
+    variants: dict[Hashable, Run] = {}
     for run in dict.fromkeys(replace(run, seed=0) for run in runs):
         data = load_cached(run.data, "cpu")
         sizes[run] = network_size(run, data)
-        summary, remarks = data.notes[:1], [*data.notes[1:], *_remarks(run, data)]
+        summary, remarks = data.notes[:1], [*data.notes[1:], *_remarks(run, data), *_same_network(run, data, variants)]
         for line in (line for line in summary if line not in seen):
             say(console, line)
         for line in (line for line in remarks if line not in seen):
@@ -43,6 +44,22 @@ def _remarks(run: Run, data: ImageData) -> list[str]:
         f"train.batch_size={run.train.batch_size:,} is more than the {num_images:,} training images of {data.name}: "
         "every step takes all of them"
     ]
+
+
+def _same_network(run: Run, data: ImageData, variants: dict[Hashable, Run]) -> Iterator[str]:
+    """Say so if the run's network and training are those of another variant, but for fields that the network does not read.
+
+    variants  the first run of each network and training so far; the run's is added
+    """
+    unread = unread_fields(run.model, data.in_shape, data.num_classes)
+    parts = {name: value for name, value in vars(run.model).items() if name not in unread}
+    other = variants.setdefault((run.study, *parts.items(), run.data, run.train), run)
+    names = [name for name in sorted(unread) if getattr(run.model, name) != getattr(other.model, name)]
+    if other.variant != run.variant and names:
+        yield (
+            f"variants {other.variant!r} and {run.variant!r} of {run.study} are the same network: {', '.join(names)} "
+            f"would change nothing in trunk {run.model.trunk!r} with head {run.model.head!r}"
+        )
 
 
 def require_effects(runs: Iterable[Run], overrides: Iterable[str]) -> None:

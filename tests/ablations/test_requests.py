@@ -125,6 +125,20 @@ def test_two_files_of_one_name_are_refused_and_a_name_given_twice_counts_once(
     assert capsys.readouterr().out.count("How many 1x1 convolutions") == 1
 
 
+def test_variants_that_are_the_same_network_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their runs would differ in name alone, and the comparison would be undecided for good."""
+    lenet = '{"trunk": "lenet", "head": "lenet"'
+    file = tmp_path / "mine.py"
+    variants = (
+        f'{{"a": Variant({lenet}}}), "b": Variant({lenet}, "num_1x1": 1}}), "c": Variant({lenet}, "width": 2.0}})}}'
+    )
+    file.write_text(f"from ablations.study import Study, Variant\nSTUDY = Study('a', {variants})\n")
+    assert run.main([str(file), "--protocol", "smoke", "--results", str(tmp_path / "r"), "--dry-run"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("are the same network") == 1
+    assert "variants 'a' and 'b' of mine are the same network: num_1x1 would change nothing in trunk 'lenet'" in said
+
+
 def test_a_dry_run_refuses_other_looks_than_were_declared(tmp_path: Path) -> None:
     Store(tmp_path, "num_1x1", "smoke").declare_looks((2, 3))
     asked = ["num_1x1", "--protocol", "smoke", "--results", str(tmp_path), "--until-decided", "--max-seeds", "6"]

@@ -31,7 +31,9 @@ def test_any_field_input_and_number_of_classes_can_be_set(capsys: pytest.Capture
     assert main(["--compare", "nin-d2l", "--set", "num_1x1=4"]) == 0
     assert "2,438,274" in capsys.readouterr().out
     assert main(["--compare", "lenet", "nin-d2l", "--set", "num_1x1=4"]) == 0, "which one of them has"
-    assert "2,438,274" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "2,438,274" in shown
+    assert shown.endswith("--set changes nothing of lenet: num_1x1\n")
     assert main(["nin-small", "--set", "class_relu=False", "--set", "width=0.25", "--set", "inner_kernel=3"]) == 0
 
 

@@ -193,6 +193,15 @@ def test_a_bar_is_for_terminals(is_terminal: bool, monkeypatch: pytest.MonkeyPat
             lambda data: nin.build("lenet", num_1x1=3),
             "num_1x1: would change nothing in trunk 'lenet' with head 'lenet'",
         ),
+        (lambda data: nin.build("nin-small", (1, 28.0, 28)), "must be channels, height and width"),
+        (lambda data: nin.build("lenet", num_classes=2.5), "num_classes=2.5: must be 1 or more, and a whole number"),
+        (lambda data: nin.fit(nin.build("lenet"), data, threads=-2), "threads=-2: must be 0 or more"),
+        (lambda data: nin.probabilities(nin.build("nin-small"), torch.zeros(1, 28, 28)), "float32 (1, 28, 28)"),
+        (
+            lambda data: nin.probabilities(nin.build("lenet"), torch.zeros(1, 1, 28, 28), invert=True),
+            "invert: is for image",
+        ),
+        (lambda data: nin.class_maps(nin.build("nin-small"), torch.zeros(1, 28, 28)), "class_maps takes a network"),
         (lambda data: nin.build("lenet", seed="x"), "seed='x' must be a whole number"),
         (
             lambda data: nin.class_maps(make(), torch.zeros(1, 1, 28, 28)),

@@ -131,7 +131,8 @@ def test_a_network_of_other_code_is_used_with_import(
         words += ["--format", "torchscript"]
     with pytest.raises(ValueError, match=rf"needs the code of {name}\.py"):
         command(words)
-    assert command([*words, "--import", name]) == 0
+    by_file = command is nin.cam.main
+    assert command([*words, "--import", f"{name}.py" if by_file else name]) == 0
     keep(TrainedNetwork(trained.network, replace(card, environment={"plugins": f"{name}.py 0123"})), Path("results"))
     with pytest.raises(ValueError, match=f"the code of pooling '{name}' has changed since"):
         command([*words, "--import", name])

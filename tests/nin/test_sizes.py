@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nin.model import build_model
-from nin.pooling import POOLINGS
+from nin.pooling import POOLINGS, GlobalPool
 from nin.sizes import NETWORKS, first_fully_connected, layer_rows, layers, size, unread_fields
 from nin.spec import ModelSpec
 from nin.trunks import TRUNKS, nin_trunk
@@ -86,6 +86,18 @@ def test_a_field_that_is_read_by_way_of_a_copy_or_in_the_forward_pass_is_read(mo
     assert "width" not in late
     assert "num_1x1" in late
     assert unread_fields(ModelSpec(trunk="copy", layout="small"), (1, 28, 28), 10) == set()
+
+
+def test_a_pooling_that_does_not_flatten_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class KeepsPixels(GlobalPool):
+        def forward(self, x_NCHW: Tensor) -> Tensor:
+            return x_NCHW.mean(dim=(2, 3), keepdim=True)
+
+    monkeypatch.setitem(POOLINGS, "pixels", KeepsPixels)
+    with pytest.raises(
+        ValueError, match=r"returns \(1, 10, 1, 1\) in the place of logits .*does its pooling return \(N, C\)"
+    ):
+        size(ModelSpec(layout="small", pooling="pixels"), (1, 28, 28), 10)
 
 
 def test_a_convolution_has_in_times_out_times_kernel_weights_and_twice_that_per_pixel_in_flops() -> None:

@@ -77,7 +77,8 @@ def test_a_network_of_code_that_is_not_loaded_says_what_to_import(tmp_path: Path
     path = tmp_path / "mine.safetensors"
     path.write_bytes(to_bytes(trained.network, card))
     with pytest.raises(
-        ValueError, match=r"needs the code of my_study\.py 0123456789abcdef: import it first \(--import\)"
+        ValueError,
+        match=r"needs the code of my_study\.py 0123456789abcdef: import it first \(--import MODULE, or a file\)",
     ):
         load(path)
 

@@ -259,10 +259,16 @@ def test_factors_are_compared_within_each_setting_of_the_rest(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("fc", "answer"),
     [
-        ((0.0, 0.05), "yes, .*: a fully connected head overfits more .*; neither is shown to be more accurate"),
-        ((0.0, -0.05), "no, .*: a fully connected head overfits less .*; neither is shown to be more accurate"),
+        (
+            (0.0, 0.05),
+            "a hint that it is: .* a fully connected head overfits more .*; neither is shown to be more accurate",
+        ),
+        (
+            (0.0, -0.05),
+            "a hint that it is not: .* a fully connected head overfits less .*; neither is shown to be more accurate",
+        ),
         ((0.1, 0.0), "undecided: neither head is shown to overfit more .*; the fully connected head is more accurate"),
-        ((-0.1, 0.05), "yes, .*: a fully connected head overfits more .*; NiN's head is more accurate"),
+        ((-0.1, 0.05), "a hint that it is: .* a fully connected head overfits more .*; NiN's head is more accurate"),
     ],
 )
 def test_a_question_about_overfitting_is_answered_by_the_gap_first(fc: tuple[float, float], answer: str) -> None:
