@@ -9,6 +9,7 @@ import pytest
 
 from ablations import run, tune
 from ablations.catalog import load_study
+from ablations.cli import names
 from ablations.protocols import PROTOCOLS
 
 SCRIPT = Path(__file__).parent.parent / "results" / "continue.sh"
@@ -47,7 +48,9 @@ def test_every_command_is_one_and_has_the_time_that_is_left(project: Path, part:
             parser = {"ablations.run": run._parser, "ablations.tune": tune._parser}[module]()
             options = parser.parse_args(arguments)
             assert 0 < options.budget <= 600
-            for name in options.study.split(","):
+            for name in (
+                names(",".join(options.study) if isinstance(options.study, list) else options.study, "study") or ()
+            ):
                 load_study(name).expand(options.protocol, 1, options.variants and options.variants.split(","))
                 assert options.protocol in PROTOCOLS
 
