@@ -98,7 +98,7 @@ def _memory_and_overfitting(row: Any, base: Any) -> str:
     """Memory as well, where it was measured."""
     memory = [each.peak_memory_mb for each in (row, base)]
     text = f"memory {megabytes_text(memory[0])} against {megabytes_text(memory[1])}"
-    return "; ".join([*([text] if all(map(math.isfinite, memory)) else []), _overfitting(row, base)])
+    return "; ".join(filter(None, [text if all(map(math.isfinite, memory)) else "", _overfitting(row, base)]))
 
 
 def _level(row: Any, base: Any) -> str:
