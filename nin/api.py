@@ -19,7 +19,7 @@ import nin.weights
 from nin.data import ImageData
 from nin.history import Evaluation, History
 from nin.machine import choose_device, cpu_threads
-from nin.model import Network, build_model, shape_text
+from nin.model import Network, build_model, refusing, shape_text
 from nin.progress import progress_bar
 from nin.settings import SETTINGS
 from nin.sizes import NETWORKS, layer_rows, require_effect
@@ -222,12 +222,8 @@ def probabilities(
     if not isinstance(network, TrainedNetwork):
         if not isinstance(images, Tensor):
             raise ValueError("images: a bare network takes a tensor; files need a trained network (load_trained)")
-        try:
+        with refusing(images):
             return nin.predict.in_batches(network, images)
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, IndexError) as error:
-            raise ValueError(f"images: the network does not take {shape_text(images)} ({one_line(error)})") from error
     shape = network.card.image_shape
     if isinstance(images, Tensor):
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != shape:

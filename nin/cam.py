@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nin.cli import OneLineParser, add_run_argument, exit_with, positive, require_figure_file
-from nin.text import counted, one_line
+from nin.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ def class_maps(network: "Network", x_NCHW: "Tensor") -> "Tensor":
     import torch
     from torch import nn
 
-    from nin.model import Network, evaluating, shape_text
+    from nin.model import Network, evaluating, refusing
     from nin.pooling import GlobalPool
 
     if not isinstance(network, Network) or not isinstance(x_NCHW, torch.Tensor) or x_NCHW.dim() != 4:
@@ -56,12 +56,8 @@ def class_maps(network: "Network", x_NCHW: "Tensor") -> "Tensor":
     if not head[place].channel_by_channel:
         raise ValueError(f"its {type(head[place]).__name__} mixes maps and positions, so no map belongs to a class")
     with evaluating(network):
-        try:
+        with refusing(x_NCHW):
             maps_NCHW: Tensor = head[:place](network.trunk(x_NCHW))
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            raise ValueError(f"images: the network does not take {shape_text(x_NCHW)} ({one_line(error)})") from error
         if not isinstance(head[-1], nn.Linear):
             return maps_NCHW
         if head[-1].in_features != maps_NCHW.shape[1]:

@@ -283,10 +283,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(
             f"--triton {arguments.triton}: torch imports a package `triton`; call the folder something else"
         )
-    if arguments.name is not None and not arguments.mlflow and not arguments.triton:
-        raise ValueError("--name: is the name in MLflow or Triton; give --mlflow or --triton too")
     if arguments.name is not None and not re.fullmatch(r"[\w-]+", arguments.name):
         raise ValueError(f"--name {arguments.name!r}: only letters, digits, '_' and '-'")
+    if arguments.name is not None and not arguments.mlflow and not arguments.triton:
+        raise ValueError("--name: is the name in MLflow or Triton; give --mlflow or --triton too")
     if arguments.mlflow and importlib.util.find_spec("mlflow") is None:
         raise ValueError("--mlflow: MLflow is not installed: python -m pip install mlflow")
 

@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     unchanged = [
         f"--set changes nothing of {name}: {', '.join(sorted(unread))}"
         for name, network in requests.items()
-        if (unread := unread_fields(*network, arguments.num_classes) & changes.keys())
+        if changes and (unread := unread_fields(*network, arguments.num_classes) & changes.keys())
     ]
 
     # Everything is counted before anything is printed, so a request that is wrong in one network prints nothing.

@@ -14,7 +14,7 @@ from nin.heads import HEADS
 from nin.machine import is_accelerator
 from nin.registry import Registry
 from nin.spec import MAX_SIDE, ModelSpec, Shape, choose, is_whole, stream
-from nin.text import reason
+from nin.text import one_line, reason
 from nin.trunks import TRUNKS
 
 # Weights of convolutions and linear layers; biases keep PyTorch's default, as in the textbook's notebooks.
@@ -136,6 +136,17 @@ def predict(network: nn.Module, x_NCHW: Tensor) -> Tensor:
 def shape_text(images: Tensor) -> str:
     """Return type and shape in words, such as "uint8 (2, 1, 28, 28)"."""
     return f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
+
+
+@contextmanager
+def refusing(images: Tensor) -> Iterator[None]:
+    """Context of a forward pass in which images that the network does not take raise ValueError, in one line."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(f"images: the network does not take {shape_text(images)} ({one_line(error)})") from error
 
 
 def _feature_shape(spec: ModelSpec, in_shape: Shape) -> Shape:

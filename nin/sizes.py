@@ -59,8 +59,7 @@ class LayerRow:
 
 def size(spec: ModelSpec, in_shape: "Shape", num_classes: int) -> NetworkSize:
     """Count the network of `spec` for images of in_shape = (C, H, W). Raises ValueError as `build_model` does."""
-    additions = added({f"model.{name}": value for name, value in vars(spec).items()})
-    return _size(spec, in_shape, num_classes, tuple(additions))
+    return _size(spec, in_shape, num_classes, _additions(spec))
 
 
 @lru_cache(maxsize=4096)
@@ -160,8 +159,16 @@ def first_fully_connected(spec: ModelSpec, in_shape: "Shape", num_classes: int) 
     return None
 
 
-def unread_fields(spec: ModelSpec, in_shape: "Shape", num_classes: int) -> set[str]:
+def unread_fields(spec: ModelSpec, in_shape: "Shape", num_classes: int) -> frozenset[str]:
     """Return the fields that this network does not read, whose values therefore change nothing, such as LeNet's num_1x1."""
+    return _unread_fields(spec, in_shape, num_classes, _additions(spec))
+
+
+@lru_cache(maxsize=4096)
+def _unread_fields(
+    spec: ModelSpec, in_shape: "Shape", num_classes: int, additions: tuple[Addition, ...]
+) -> frozenset[str]:
+    """Watch once for each version of the added code that the specification names."""
     import torch
 
     read: set[str] = set()
@@ -176,8 +183,12 @@ def unread_fields(spec: ModelSpec, in_shape: "Shape", num_classes: int) -> set[s
     network, image = _on_meta(watched, in_shape, num_classes)
     with torch.no_grad():
         network(image)
-    everything = {field.name for field in fields(ModelSpec)}
-    return set() if "__dict__" in read else everything - read
+    everything = frozenset(field.name for field in fields(ModelSpec))
+    return frozenset() if "__dict__" in read else everything - read
+
+
+def _additions(spec: ModelSpec) -> tuple[Addition, ...]:
+    return tuple(added({f"model.{name}": value for name, value in vars(spec).items()}))
 
 
 def require_effect(changes: Iterable[str], networks: Iterable[tuple[ModelSpec, "Shape", int]]) -> None:

@@ -356,7 +356,7 @@ def test_the_cards_way_from_a_file_to_bytes_is_that_of_training(kind: str, tmp_p
         (["nothing"], "no trained network 'nothing'"),
         (["2x:0", "--format", "pt2", "--triton", "models"], "--triton needs --format onnx"),
         (["2x:0", "--triton", "somewhere/triton"], "torch imports a package `triton`"),
-        (["2x:0", "--name", "../x", "--mlflow"], "only letters"),
+        (["2x:0", "--name", "../x"], "only letters"),
         (["2x:0", "--name", "mine"], "--name: is the name in MLflow or Triton"),
     ],
 )
