@@ -98,7 +98,8 @@ class Study:
     targets    validation accuracy that counts as "trained", by protocol; the protocol's own where there is none.
                Declared before the runs, never taken from the runs that are compared
     protocols  those under which the question makes sense
-    left_out   variants that cannot be built for a protocol's images, by protocol; not trained there unless named
+    left_out   variants that cannot be built for a protocol's images, or repeat another variant there, by protocol; not trained
+               there unless named
     name, question  set by `load_study`: the file's name, and its docstring's first paragraph
     file       set by `load_study`: the study's file, where it is none of this package's own
     """

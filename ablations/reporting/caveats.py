@@ -93,15 +93,17 @@ def _missing(study: Study, protocol: str, summary: Summary) -> Iterator[Caveat]:
     if len(compared) and compared.min() < declared and not summary.looks:  # after looks, decided comparisons lack none
         some = " of some variants" if compared.min() < compared.max() else ""
         yield Caveat("the missing seeds", f"{compared.min()} of {declared} declared{some} are trained")
-    accounted = {*table["variant"], *study.left_out.get(protocol, ())}
-    untrained = [name for name in (study.baseline, *study.confirmatory) if name not in accounted]
+    asked_for = [name for name in study.variants if name not in study.left_out.get(protocol, ())]
+    trained = set(table["variant"])
+    untrained = [
+        name for name in asked_for if name not in trained and study.role(name) in ("baseline", "confirmatory")
+    ]
     far = f" to {length_name(summary.length)} images" if len(summary.by_length) else ""
     if untrained:
         yield Caveat(
             "the missing variants", f"{few(untrained)} {agreeing(untrained, 'is', 'are')} not trained{far} yet"
         )
-    roles = {study.role(name) for name in study.variants}
-    if "control" in roles and "control" not in set(table["role"]):
+    if "control" in map(study.role, asked_for) and "control" not in set(table["role"]):
         yield Caveat(
             "controls of equal size or depth", f"none is trained{far} yet, so size or depth may explain differences"
         )

@@ -59,6 +59,13 @@ def test_seeds_variants_and_controls_that_are_not_trained_are_named() -> None:
     assert listed["controls of equal size or depth"].startswith("none is trained yet")
 
 
+def test_a_control_that_the_protocol_leaves_out_is_not_missing() -> None:
+    heads = load_study("heads")
+    assert heads.left_out["smoke"] == ("nin+alexnet@params",)
+    assert "controls of equal size or depth" not in found(heads)
+    assert "controls of equal size or depth" in found(replace(heads, left_out={}), variants=heads.confirmatory)
+
+
 def test_a_baseline_that_is_not_trained_is_missing() -> None:
     records = [clear(run) for run in smoke_runs(seeds=2, variants=OWN) if run.variant != "2x"]
     listed = dict(caveats(NUM_1X1, "smoke", summarise(NUM_1X1, "smoke", records)))
