@@ -131,7 +131,10 @@ def one_line_errors(url: str, consequence: str) -> Iterator[None]:
 
 
 def require_url(url: str) -> None:
-    """Raise ValueError unless the text is empty, a database URL, "journal:FILE" or "grpc://HOST:PORT". Connects to nothing."""
+    """Raise ValueError unless the text is empty, "journal:FILE", "grpc://HOST:PORT", or the URL of a database with a driver here.
+
+    Connects to nothing.
+    """
     if not url or url.startswith("journal:"):
         return
     if url.startswith("grpc://"):
@@ -142,7 +145,9 @@ def require_url(url: str) -> None:
     from sqlalchemy.exc import ArgumentError
 
     try:
-        make_url(url)
+        make_url(url).get_dialect().import_dbapi()
+    except ImportError as error:  # of the database's driver
+        raise _in_one_line(url, error, "nothing in it was changed") from error
     except (ArgumentError, ValueError) as error:  # the second of a port
         raise ValueError(
             f"--storage {redacted(url)}: must be a database URL such as sqlite:///trials.db, journal:FILE or grpc://HOST:PORT"

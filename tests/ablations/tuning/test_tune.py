@@ -29,6 +29,8 @@ TINY = ["num_1x1", "--protocol", "smoke", "--variants", "0x"]
         (["--storage", "postgresql://me:secret@127.0.0.1:1/none"], "cannot be used"),
         (["--storage", "sqlite:////nowhere/at/all.db"], "cannot be used"),
         (["--storage", "nonsense"], "must be a database URL such as"),
+        (["--storage", "foo://bar", "--dry-run"], "must be a database URL such as"),
+        (["--storage", "oracle://host", "--dry-run"], "cannot be used (ModuleNotFoundError: No module named"),
         (["--storage", "journal:/nowhere/at/all.log"], "cannot be used"),
         (["--storage", "grpc://127.0.0.1:port"], "must be grpc://HOST:PORT"),
         (["--budget", "25"], "must be a time such as"),
