@@ -152,7 +152,8 @@ def headline(rows: Sequence[Row], reports: Sequence[tuple[Study, str, Report]], 
     seeds = f"{row.n} {'seed' if row.n == '1' else 'seeds'}"
     has_interval = " to " in row.effect
     words = [
-        f"**After {row.length} training images: {_with_changes(report, answer)}** (protocol `{protocol}`, n = {seeds}).",
+        f"**After {row.length} training images (repetitions counted): {_with_changes(report, answer)}**",
+        f"(protocol `{protocol}`, n = {seeds}).",
         f"{claim.subject} minus {claim.object}: {row.effect} of test accuracy{' (95 % interval)' if has_interval else ''}."
         if has_answered
         else "",
@@ -164,7 +165,7 @@ def headline(rows: Sequence[Row], reports: Sequence[tuple[Study, str, Report]], 
         [
             " ".join(word for word in words if word),
             "",
-            f"![Differences of test accuracy to two 1x1 convolutions]({link}/{row.folder}/figures/{figure}.png)",
+            f"![Differences in test accuracy from {claim.object}]({link}/{row.folder}/figures/{figure}.png)",
         ]
     )
 

@@ -7,6 +7,7 @@ from ablations.runs import Run
 from nin.sizes import size
 from nin.spec import DataSpec, ModelSpec, Shape
 
+MAX_MISS = 0.1  # by which a size may miss at the end of the range; within it, whole channels decide
 WIDTH_STEPS = 1000  # widths are multiples of a thousandth: finer than a channel in any of our layouts
 
 
@@ -33,7 +34,8 @@ def matched(run: Run, other: Run, field: str, by: str, shape_of: Callable[[DataS
             return replace(run.model, hidden=steps)
         return replace(run.model, width=steps / WIDTH_STEPS)
 
-    low, high = 1, 8 * (WIDTH_STEPS if field == "width" else 4096)
+    largest = 8 * (WIDTH_STEPS if field == "width" else 4096)
+    low, high = 1, largest
     while high - low > 1:
         middle = (low + high) // 2
         if size_by(candidate(middle), run.data) < wanted:
@@ -41,4 +43,10 @@ def matched(run: Run, other: Run, field: str, by: str, shape_of: Callable[[DataS
         else:
             high = middle
     nearest = min((low, high), key=lambda steps: abs(size_by(candidate(steps), run.data) - wanted))
+    found = size_by(candidate(nearest), run.data)
+    if (low == 1 or high == largest) and abs(found - wanted) > MAX_MISS * wanted:
+        raise ValueError(
+            f"variant {run.variant!r} cannot have the {by} of {other.variant!r}, {wanted:,.9g}: with any {field} it has {found:,.9g} "
+            f"{'or more' if found > wanted else 'at most'}"
+        )
     return replace(run, model=candidate(nearest))

@@ -34,8 +34,8 @@ class Protocol:
 
 NO_CLASS_RELU = (
     "The class block is wide and its last layer learns at a tenth of the rate, as in the authors' code. Unlike theirs and the "
-    "textbook's, it has no ReLU after the class maps, with which some seeds lose classes for good; study class_block compares these "
-    "choices."
+    "textbook's, it has no ReLU after the class maps, because with one some runs never predict some class; study class_block compares "
+    "these choices."
 )
 
 SMOKE = Protocol(
@@ -63,7 +63,8 @@ QUICK = Protocol(
 
 STANDARD = Protocol(
     name="standard",
-    purpose="most answers in the README: the narrow network, all training images, three lengths of training; hours on 2 cores",
+    purpose="the source of most answers in the README, with the narrow network, all training images and three lengths of training; "
+    "hours on 2 cores",
     model=QUICK.model,
     data=DataSpec(split=BY_SEED),
     train=replace(QUICK.train, batch_size=64, lr=0.03, eval_every=20_000),
@@ -103,7 +104,7 @@ D2L = Protocol(
 D2L_1_0 = replace(
     D2L,
     name="d2l-1.0",
-    purpose="the same as the textbook's first edition in print has it (its package d2l 1.0): lr 0.05",
+    purpose="the same with the settings of the textbook's first printed edition (its package d2l 1.0): lr 0.05",
     train=replace(D2L.train, lr=0.05),
 )
 

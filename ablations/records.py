@@ -11,6 +11,8 @@ import hashlib
 import json
 import math
 import os
+import re
+import time
 import uuid
 from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 RESULTS = ("finished", "diverged", "collapsed")  # outcomes that are kept; "failed" is tried again
 TRIALS = ("paused", "pruned", "learned")  # statuses of tuning trials, which are never results
 NAN = math.nan
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")  # names of files that `write_atomically` has not finished
+ABANDONED_SEC = 3600.0  # after which no process is still writing one
 OVERRIDES = "settings.json"  # what --set changed in published runs
 PROVENANCE = "PROVENANCE.md"  # the mark of a folder of published results, which nothing is trained into
 
@@ -198,7 +202,14 @@ class Store:
             )
 
     def write(self, record: RunRecord) -> None:
-        """Write `record`, replacing an earlier one of the run; a result's checkpoint is removed."""
+        """Write `record`, replacing an earlier one of the run; a result's checkpoint is removed.
+
+        A result in another precision, which "auto" and "bf16" can have under one identity, is set aside.
+        """
+        with suppress(ValueError):  # what is damaged is replaced
+            earlier = self.read(record.run_id)
+            if earlier is not None and earlier.is_result and earlier.precision != record.precision:
+                self.set_aside(earlier)
         write_atomically(self._path(record.run_id), json.dumps(asdict(record), indent=1))
         if record.is_result:
             self.drop_checkpoints([record.run_id])
@@ -213,12 +224,20 @@ class Store:
             if file.name.partition(".")[0] in run_ids:
                 file.unlink(missing_ok=True)
 
+    def drop_leftovers(self) -> None:
+        """Remove what writes of processes that were killed have left in the folders of records and weights."""
+        for folder in (self.runs_folder, self.weights_folder):
+            for file in folder.glob(".*"):
+                with suppress(OSError):  # another driver was faster
+                    if TEMPORARY.fullmatch(file.name) and time.time() - file.stat().st_mtime > ABANDONED_SEC:
+                        file.unlink()
+
     def set_aside(self, record: RunRecord) -> None:
-        """Move a result that is to be trained again out of the way, with its weights, into a folder named after its data."""
+        """Move a result that is to be trained again out of the way, with its weights, into a folder named after data and precision."""
         on_disk = self.read_all([record.run])[0].get(record.run_id)
         if on_disk is None or (on_disk.data_checksum, on_disk.started_at) != (record.data_checksum, record.started_at):
             return  # another driver was here
-        folder = self.superseded_folder / record.data_checksum[:12]
+        folder = self.superseded_folder / f"{record.data_checksum[:12]}-{record.precision}"
         folder.mkdir(parents=True, exist_ok=True)
         for path in (self._path(record.run_id), self._weights_path(record.run_id)):
             with suppress(FileNotFoundError):

@@ -8,7 +8,8 @@ studies, all first seeds run before any second seed.
 import math
 import sys
 import threading
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -173,20 +174,28 @@ def run_studies(
 def find_parts(studies: Sequence[Study], request: Request) -> list[Part]:
     """Find each study's finished and missing runs, as `find_part` does. A run that several lack is missing in the first alone.
 
-    With weights to keep, each study has its own.
+    With weights to keep, each study has its own. So has one that names a precision, since "auto" of another may be a different one.
     """
     require_folder(request.results)
     parts: list[Part] = []
-    seen: set[str] = set()
+    asked = defaultdict[str, set[str]](set)  # precisions by run_id
     for study in studies:
         part = find_part(study, request)
         if not request.keep_weights:
-            shared = [run for run in part.missing if run.run_id in seen]
-            part = replace(part, shared=shared, missing=[run for run in part.missing if run.run_id not in seen])
-        seen |= {run.run_id for run in part.missing}
+            shared = [run for run in part.missing if _takes_one_of(run, asked[run.run_id])]
+            part = replace(
+                part, shared=shared, missing=[run for run in part.missing if not _takes_one_of(run, asked[run.run_id])]
+            )
+        for run in part.missing:
+            asked[run.run_id].add(run.train.precision)
         parts.append(part)
     require_effects((run for part in parts for run in part.runs), request.overrides)
     return parts
+
+
+def _takes_one_of(run: Run, precisions: Collection[str]) -> bool:
+    """Tell whether a result of the same run in one of these precisions, as runs name them, is one of this run."""
+    return run.train.precision in precisions or (run.train.precision == "auto" and bool(precisions))
 
 
 def find_part(study: Study, request: Request) -> Part:
@@ -231,9 +240,7 @@ def find_part(study: Study, request: Request) -> Part:
     outdated += [record for record in unmeasured if record not in outdated]
     old = {record.run_id for record in outdated}
     finished = {run_id for run_id, record in records.items() if record.is_result and run_id not in old}
-    adopted = _results_of_other_studies([run for run in runs if run.run_id not in finished], store)
-    old |= {record.run_id for record in of_other_data(adopted)}
-    adopted = [record for record in adopted if record.run_id not in old and _is_measured(study, record)]
+    adopted = _results_of_other_studies(study, [run for run in runs if run.run_id not in finished], store)
     finished |= {record.run_id for record in adopted}
     done = {run_id for run_id in finished if store.is_whole(run_id)}
     if finished != done:
@@ -246,10 +253,11 @@ def _is_measured(study: Study, record: RunRecord) -> bool:
     return study.answers not in MEMORY or bool(getattr(record, MEASURES[MEMORY[study.answers]]))
 
 
-def _results_of_other_studies(runs: Sequence[Run], store: Store) -> list[RunRecord]:
+def _results_of_other_studies(study: Study, runs: Sequence[Run], store: Store) -> list[RunRecord]:
     """Find results of these runs in other studies of the same protocol; a run's identity does not depend on its study.
 
-    Where several have a run, the newest counts, since data may have changed since an older one.
+    Where several have a run, the newest counts, since data may have changed since an older one. Results on other data than there
+    are now do not count, nor those without the memory that the study is about.
     """
     found: dict[str, RunRecord] = {}
     if not runs:
@@ -262,7 +270,8 @@ def _results_of_other_studies(runs: Sequence[Run], store: Store) -> list[RunReco
         for record in other.read_all(run for run in runs if run.run_id in there)[0].values():
             if record.is_result and (record.run_id not in found or record.started_at > found[record.run_id].started_at):
                 found[record.run_id] = record
-    return list(found.values())
+    old = {record.run_id for record in of_other_data(found.values())}
+    return [record for record in found.values() if record.run_id not in old and _is_measured(study, record)]
 
 
 def _write_prepared(parts: Sequence[Part], looks: Sequence[int], overrides: Sequence[str]) -> None:
@@ -303,6 +312,7 @@ def _execute(
     for part in parts:  # a driver that is killed leaves checkpoints of runs that are done
         unfinished = {run.run_id for run in (*part.missing, *part.shared)}
         part.store.drop_checkpoints({run.run_id for run in part.runs} - unfinished)
+        part.store.drop_leftovers()
     outputs = {name: (store, trackers[name]) for name, store in stores.items()}
     probe = make_probe(engine, request.engine.threads)
     with time_limit(request.budget):
@@ -331,9 +341,8 @@ def _conclude_all(
     """Copy the results that studies share, and conclude each study that has records; return reports by the study's name."""
     reports: dict[str, Report] = {}
     for part in parts:
-        for record in _results_of_other_studies(
-            [run for run in part.shared if not part.store.has_result(run)], part.store
-        ):
+        lacking = [run for run in part.shared if not part.store.has_result(run)]
+        for record in _results_of_other_studies(part.study, lacking, part.store):
             part.store.write(record)
         try:
             reports[part.study.name] = _conclude(part, trackers[part.study.name], request, console)

@@ -295,7 +295,7 @@ class Study:
     def _distinct(self, runs: Mapping[str, Run], overrides: Mapping[str, object]) -> list[Run]:
         """Drop controls that equal an existing network; any other pair of equal networks is an error."""
         kept: dict[str, Run] = {}
-        for name, run in runs.items():
+        for name, run in sorted(runs.items(), key=lambda item: self.variants[item[0]].match is not None):
             if run.run_id not in kept:
                 kept[run.run_id] = run
             elif self.variants[name].match is None:
@@ -307,7 +307,7 @@ class Study:
                 raise ValueError(
                     f"--set {held[0]}: is what the study is about; {same}" if held else f"{self.cli_name}: {same}"
                 )
-        return list(kept.values())
+        return [run for run in runs.values() if kept[run.run_id] is run]
 
 
 def _shape(data: DataSpec) -> tuple[Shape, int]:

@@ -158,6 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import torch
 
+    from nin.predict import in_batches
     from nin.spec import stream
     from nin.weights import find, load, load_data
 
@@ -176,13 +177,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     drawn = test.take(torch.randperm(len(test.labels), generator=generator)[:MAX_CANDIDATES])
     right = []
     for network in trained:
-        with torch.no_grad():
-            logits_NK = network.classifier()(drawn.images)
-        if not bool(logits_NK.isfinite().all()):
+        probabilities_NK = in_batches(network.classifier(), drawn.images)
+        if not bool(probabilities_NK.isfinite().all()):
             raise ValueError(
                 f"{network.card.name} has no class maps: its logits are not finite, as after a run that diverged"
             )
-        right.append(logits_NK.argmax(dim=1) == drawn.labels)
+        right.append(probabilities_NK.argmax(dim=1) == drawn.labels)
     right_RN = torch.stack(right)
     chosen = drawn.take(torch.tensor(choose_images(right_RN, arguments.images)))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

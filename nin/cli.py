@@ -5,7 +5,7 @@ Imports only the standard library when it is loaded.
 
 import argparse
 import gc
-import importlib
+import importlib.util
 import logging
 import os
 import sys
@@ -90,8 +90,12 @@ def add_run_argument(parser: argparse.ArgumentParser, *, several: bool = False) 
 def _imported(name: str) -> str:
     try:
         if name.endswith(".py"):
-            sys.path.append(str(Path(name).resolve().parent))
-            importlib.import_module(Path(name).stem)
+            sys.path.append(str(Path(name).resolve().parent))  # what it imports may lie beside it
+            spec = importlib.util.spec_from_file_location(f"nin_file_{Path(name).stem}", name)
+            assert spec is not None  # of any name with this suffix
+            assert spec.loader is not None
+            module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
         else:
             importlib.import_module(name)
     except Exception as error:

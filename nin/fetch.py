@@ -169,13 +169,17 @@ def _from_debian(scratch: Path) -> Path:
     raise _FetchError("the package does not hold the data set")
 
 
+def torchvision_parts(dataset: str) -> tuple[dict[str, str | bool], dict[str, str | bool]]:
+    """Return the arguments with which torchvision's class of that name gives its training and its test images."""
+    return ({"split": "train"}, {"split": "test"}) if dataset == "SVHN" else ({"train": True}, {"train": False})
+
+
 def _download(dataset: str, folder: Path, limit_sec: int) -> None:
     """Download by torchvision in its own process, since looking up a host can hang regardless of a socket's time-out."""
-    parts = "({'split': 'train'}, {'split': 'test'})" if dataset == "SVHN" else "({'train': True}, {'train': False})"
     code = (
         f"import socket, sys; socket.setdefaulttimeout({SOCKET_TIMEOUT_SEC})\n"
         "from nin._torchvision import datasets\n"
-        f"for part in {parts}: getattr(datasets, sys.argv[1])(sys.argv[2], download=True, **part)"
+        f"for part in {torchvision_parts(dataset)}: getattr(datasets, sys.argv[1])(sys.argv[2], download=True, **part)"
     )
     _run([sys.executable, "-c", code, dataset, str(folder)], Path(__file__).parents[1], limit_sec)
 

@@ -78,7 +78,7 @@ def digest(source: bytes) -> str:
 def source_of(module: Mapping[str, Any]) -> bytes:
     """Return the source of a module, given its globals: its file, or all files of its package; empty if it has none.
 
-    Code that was sent without its file carries its source in `__source__`.
+    Line ends are those of Unix. Code that was sent without its file carries its source in `__source__`.
     """
     if "__source__" in module:
         return str(module["__source__"]).encode()
@@ -87,4 +87,4 @@ def source_of(module: Mapping[str, Any]) -> bytes:
     files = sorted(file for folder in folders for file in folder.rglob("*.py"))
     if not files and module.get("__file__"):
         files = [Path(module["__file__"])]
-    return b"\0".join(file.read_bytes() for file in files if file.is_file())
+    return b"\0".join(file.read_bytes().replace(b"\r\n", b"\n") for file in files if file.is_file())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nin.fetch import DataError, data_root, fashion_mnist, fetch_by_torchvision
+from nin.fetch import DataError, data_root, fashion_mnist, fetch_by_torchvision, torchvision_parts
 from nin.folders import ImageFolder, find
 from nin.images import decode, is_grey
 from nin.images import notes as image_notes
@@ -98,11 +98,8 @@ def _through_torchvision(dataset: str, *entries: str) -> Callable[[Path], Source
 
         if not all((root / entry).exists() for entry in entries):
             fetch_by_torchvision(dataset, root)
-        parts: Any = (
-            ({"split": "train"}, {"split": "test"}) if dataset == "SVHN" else ({"train": True}, {"train": False})
-        )
         try:
-            train, test = (getattr(datasets, dataset)(root, **part) for part in parts)
+            train, test = (getattr(datasets, dataset)(root, **part) for part in torchvision_parts(dataset))
             classes = getattr(train, "classes", [str(digit) for digit in range(10)])
             return Source(_as_split(train, len(classes)), _as_split(test, len(classes)), tuple(classes))
         except (MemoryError, PermissionError):

@@ -351,7 +351,10 @@ class Grid:
                 f"{images:,} training images with {num_points:,} evaluations: at most {MAX_POINTS:,} can be kept; choose a "
                 "shorter training, a smaller train.evals_per_epoch or a larger train.eval_every"
             )
-        if spec.eval_every:
+        if spec.eval_every and images // spec.eval_every > last:  # several evaluations would fall on a step
+            seen = [self.examples_at(step) // spec.eval_every for step in range(last)]
+            points = {step for step in range(1, last) if seen[step] > seen[step - 1]}
+        elif spec.eval_every:
             points = {self._step_at(k * spec.eval_every) for k in range(1, math.ceil(images / spec.eval_every))}
         else:
             within = {math.ceil(self.steps_per_epoch * k / parts) for k in range(1, parts + 1)}

@@ -165,7 +165,9 @@ class _Shared:
 
     def _is_done(self, run: Run) -> bool:
         store = self._sessions[run.study].store
-        return store.stamp(run) != self._stamps[run] or store.is_done(run)
+        if store.has_result(run):
+            return store.is_whole(run.run_id)  # another driver may keep no weights
+        return store.stamp(run) != self._stamps[run]
 
     def _mark_done(self, run: Run) -> None:
         del self.left[run]

@@ -162,6 +162,8 @@ def seconds_per_image(run: Run, device: str, threads: int = 1) -> float:
     steps = replace(run.train, examples=num_steps * batch_size, eval_every=batch_size)
     with cpu_threads(threads), torch.random.fork_rng(devices=[]):  # a notebook's stay as they are
         points = train(model, part, steps, seed=run.seed).curve
+    if len(points) == 1:  # it has diverged
+        return points[0].seconds / points[0].examples
     return min(
         (after.seconds - before.seconds) / (after.examples - before.examples) for before, after in pairwise(points)
     )

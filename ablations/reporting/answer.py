@@ -16,6 +16,7 @@ from ablations.reporting.formatting import (
     interval_text,
     listed,
     megabytes_text,
+    named,
     p_is,
     p_text,
     with_changes,
@@ -54,7 +55,7 @@ def grounds(study: Study, protocol: str, summary: Summary) -> str:
     compared = summary.variants
     if study.pairs and len(compared):
         compared = compared[compared["variant"].isin(study.pairs.values())]
-    failed = [f"{row.variant} ({failures(row)})" for row in each_row(compared) if failures(row)]
+    failed = [f"`{row.variant}` ({failures(row)})" for row in each_row(compared) if failures(row)]
     note = f"These numbers include runs that did not learn: {listed(failed)}." if failed else ""
     if study.pairs:
         parts = [_tuned_sentence(study, protocol, summary), note]
@@ -68,24 +69,24 @@ def _tuned_sentence(study: Study, protocol: str, summary: Summary) -> str:
     table = summary.tuned
     others = table[table["variant"] != study.baseline] if len(table) else table
     if not len(others):
-        return f"Under `{protocol}` there are no results of both {study.baseline} and a variant as tuned."
+        return f"Under `{protocol}` there are no results of both `{study.baseline}` and a variant as tuned."
     verdicts = _verdicts(
         others.rename(columns=lambda name: name.removesuffix("_tuned")).assign(decided_at=0), study.margin
     )
     (base,) = each_row(table[table["variant"] == study.baseline])
     interval = interval_text(base.accuracy_mean_tuned, base.accuracy_low_tuned, base.accuracy_high_tuned, 100, " %")
     changed = others["variant"][others["verdict_fixed"] != others["verdict_tuned"]]
-    changes = f"Tuning changes the verdict on {listed(changed)}" if len(changed) else "Tuning changes no verdict"
+    changes = f"Tuning changes the verdict on {named(changed)}" if len(changed) else "Tuning changes no verdict"
     draws = draws_text(dict(zip(table["variant"], table["draw"], strict=True)))
     return (
         "Each variant has the hyperparameters that tuning found for it. "
-        f"{_baseline(f'tuned baseline {study.baseline}', protocol, interval, base.n)} {verdicts} {changes}. {capitalised(draws)}."
+        f"{_baseline(f'tuned baseline `{study.baseline}`', protocol, interval, base.n)} {verdicts} {changes}. {capitalised(draws)}."
     )
 
 
 def _published_sentence(protocol: str, summary: Summary) -> str:
     parts = [
-        f"**{row.variant} {100 * row.median_ours:.1f} % (n = {row.n_ours}) against {100 * row.median_theirs:.1f} % "
+        f"**`{row.variant}` {100 * row.median_ours:.1f} % (n = {row.n_ours}) against {100 * row.median_theirs:.1f} % "
         f"(n = {row.n_theirs}), {p_is(row.p_location)}**"
         for row in each_row(summary.published)
     ]
@@ -127,9 +128,7 @@ def _failure_sentence(study: Study, protocol: str, summary: Summary) -> str:
     parts = []
     for (count, num), variants in variants_by_count.items():
         share = stats.wilson(count, num)
-        parts.append(
-            f"**{count} of {num}** ({100 * share.low:.0f} to {100 * share.high:.0f} %) with {listed(variants)}"
-        )
+        parts.append(f"**{count} of {num}** ({100 * share.low:.0f} to {100 * share.high:.0f} %) with {named(variants)}")
     counts = f"Under `{protocol}`, share of runs that collapsed, diverged or never predict some class at the end: {'; '.join(parts)}."
     return " ".join([counts, *_failure_comparisons(study, summary.variants)])
 
@@ -142,7 +141,7 @@ def _failure_comparisons(study: Study, table: pd.DataFrame) -> list[str]:
     by_outcome: dict[str, list[str]] = {"fewer": [], "more": [], "undecided": []}
     for name, (difference, p) in tests.items():
         outcome = "undecided" if not p <= ALPHA else "fewer" if difference < 0 else "more"
-        by_outcome[outcome].append(name if outcome == "undecided" else f"{name} ({p_text(p)})")
+        by_outcome[outcome].append(f"`{name}`" if outcome == "undecided" else f"`{name}` ({p_text(p)})")
     said = [
         f"**{outcome} with {listed(names)}**"
         for outcome, names in by_outcome.items()
@@ -150,7 +149,7 @@ def _failure_comparisons(study: Study, table: pd.DataFrame) -> list[str]:
     ]
     if by_outcome["undecided"]:
         said.append(f"undecided with {listed(by_outcome['undecided'])}")
-    return [f"Compared with {study.baseline} (Fisher's exact test, corrected p): {'; '.join(said)}."]
+    return [f"Compared with `{study.baseline}` (Fisher's exact test, corrected p): {'; '.join(said)}."]
 
 
 def _accuracy_sentence(study: Study, protocol: str, summary: Summary) -> str:
@@ -159,14 +158,15 @@ def _accuracy_sentence(study: Study, protocol: str, summary: Summary) -> str:
     base = table[table["variant"] == study.baseline] if len(table) else table
     others = table[table["role"] == "confirmatory"] if len(table) else table
     if not len(base):
-        return f"Under `{protocol}` the baseline {study.baseline} has no results yet."
+        return f"Under `{protocol}` the baseline `{study.baseline}` has no results yet."
     if not len(others):
         more = (
             "train another variant with `--variants`" if study.confirmatory else "the study declares no other variant"
         )
-        return f"Under `{protocol}` nothing is compared with {study.baseline} yet: {more}."
+        return f"Under `{protocol}` nothing is compared with `{study.baseline}` yet: {more}."
     row = base.iloc[0]
-    return f"{_baseline(f'baseline {study.baseline}', protocol, accuracy_text(row, ' %'), row.n)} {_verdicts(others, study.margin)}"
+    baseline = _baseline(f"baseline `{study.baseline}`", protocol, accuracy_text(row, " %"), row.n)
+    return f"{baseline} {_verdicts(others, study.margin)}"
 
 
 def _verdicts(others: pd.DataFrame, margin: float) -> str:
@@ -183,13 +183,13 @@ def _verdicts(others: pd.DataFrame, margin: float) -> str:
             corrected = f"decided at {other.decided_at} seeds" if other.decided_at else f"corrected {p_is(p)}"
             relation = "is equivalent, differing" if verdict == "equivalent" else f"is {verdict}"
             small = f", less than the margin of {100 * margin:g}" if differs_by_little(other, margin) else ""
-            parts.append(f"**{other.variant} {relation} by {gap}{small}, {corrected}**")
+            parts.append(f"**`{other.variant}` {relation} by {gap}{small}, {corrected}**")
         if parts:
             sentences.append("; ".join(parts))
     futile = list(others[others["verdict"] == sequential.FUTILE]["variant"])
     if futile:
         sentences.append(
-            f"{listed(futile)} {agreeing(futile, 'is', 'are')} not decided, and more seeds would hardly decide it"
+            f"{named(futile)} {agreeing(futile, 'is', 'are')} not decided, and more seeds would hardly decide it"
         )
     undecided = others[~others["verdict"].isin(["better", "worse", "equivalent", sequential.FUTILE])]
     names = list(undecided["variant"])
@@ -197,8 +197,8 @@ def _verdicts(others: pd.DataFrame, margin: float) -> str:
     single = list(undecided["variant"][undecided["n"] == 1])
     names = [name for name in names if name not in single]
     if single:
-        sentences.append(f"One seed gives no verdict on {listed(single)}")
+        sentences.append(f"One seed gives no verdict on {named(single)}")
     if names:
         least = f" (minimum detectable difference at 80 % power: {detectable_text(finds, 1)})" if len(finds) else ""
-        sentences.append(f"{listed(names)} {agreeing(names, 'is', 'are')} inconclusive{least}")
+        sentences.append(f"{named(names)} {agreeing(names, 'is', 'are')} inconclusive{least}")
     return ". ".join(sentences) + "."

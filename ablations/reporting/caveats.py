@@ -78,7 +78,8 @@ def _length(study: Study, protocol: str, summary: Summary) -> Iterator[Caveat]:
         ends = (length_name(changed[end].iloc[0]) for end in ("shortest", "longest"))
         yield Caveat(
             "longer training",
-            f"the difference of {few(changed['variant'])} to the baseline changed from {' to '.join(ends)} training images",
+            f"the difference of {few(changed['variant'])} from the baseline is not the same after {' as after '.join(ends)} "
+            "training images",
         )
 
 
@@ -95,9 +96,7 @@ def _missing(study: Study, protocol: str, summary: Summary) -> Iterator[Caveat]:
         yield Caveat("the missing seeds", f"{compared.min()} of {declared} declared{some} are trained")
     asked_for = [name for name in study.variants if name not in study.left_out.get(protocol, ())]
     trained = set(table["variant"])
-    untrained = [
-        name for name in asked_for if name not in trained and study.role(name) in ("baseline", "confirmatory")
-    ]
+    untrained = [name for name in asked_for if name not in trained and study.role(name) in ("baseline", "confirmatory")]
     far = f" to {length_name(summary.length)} images" if len(summary.by_length) else ""
     if untrained:
         yield Caveat(
@@ -153,7 +152,7 @@ def _undecided_effect(study: Study, factors: pd.DataFrame) -> Iterator[Caveat]:
         for _, row in factors[(factors["effect"] == claim.effect) & ~(factors[f"{of}p"] <= ALPHA)].iterrows():
             ends = f"{row[f'{of}difference_low']:+.2f} to {row[f'{of}difference_high']:+.2f}"
             of_gap = " of train minus test accuracy" if of else ""
-            yield Caveat("more seeds", f"{claim.effect}: the interval, {ends} points{of_gap}, includes 0")
+            yield Caveat("more seeds", f"the interval of '{claim.effect}', {ends} points{of_gap}, includes 0")
 
 
 def _undecided_as_tuned(tuned: pd.DataFrame) -> Iterator[Caveat]:
@@ -181,7 +180,7 @@ def _unconfirmed(confirmatory: pd.DataFrame) -> Iterator[Caveat]:
     """Verdicts that rest on the pairing and the shared variances of the primary test."""
     columns = {stats.BETTER: "p_welch", stats.WORSE: "p_welch", stats.EQUIVALENT: "p_welch_equivalent"}
     each = [
-        f"{row.variant} {row.verdict} ({p_is(p)})"
+        f"that `{row.variant}` is {row.verdict} ({p_is(p)})"
         for column in dict.fromkeys(columns.values())
         for row in each_row(confirmatory)
         if columns.get(row.verdict) == column and not (p := getattr(row, column)) < ALPHA
@@ -189,8 +188,8 @@ def _unconfirmed(confirmatory: pd.DataFrame) -> Iterator[Caveat]:
     if each:
         yield Caveat(
             "more seeds",
-            f"Welch's test, corrected, does not confirm {listed(each)}. It neither pairs runs nor shares variances, so with few "
-            "seeds it finds less",
+            f"Welch's test, corrected, does not confirm {listed(each)}. It does not pair runs, and estimates variances from the two "
+            "variants alone, so with few seeds it finds less",
         )
 
 
@@ -250,7 +249,8 @@ def _machines(summary: Summary) -> Iterator[Caveat]:
         names = few(summary.elsewhere)
         yield Caveat(
             "one kind of machine",
-            f"runs of {names} ran on another kind than the baseline's of the same seed, which changes results by rounding",
+            f"some runs of {names} were made on another kind of machine than the baseline's run of the same seed, which changes "
+            "results by rounding",
         )
 
 

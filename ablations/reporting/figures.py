@@ -94,7 +94,8 @@ def reached_target(tables: Tables) -> Figure:
 def accuracy_against_params(tables: Tables) -> Figure:
     """Test accuracy against the number of parameters, with the Pareto front of the means.
 
-    A large triangle at the edge is a mean beyond the axis (its value is in the legend); a small one, an interval that goes on.
+    A large triangle at the edge is a mean beyond the axis (its value is in the legend); a small one, an interval that extends
+    beyond it.
     """
     return _accuracy_against(tables, "params", "parameters")
 
@@ -102,7 +103,8 @@ def accuracy_against_params(tables: Tables) -> Figure:
 def accuracy_against_flops(tables: Tables) -> Figure:
     """Test accuracy against FLOPs of one image's forward pass, with the Pareto front of the means.
 
-    A large triangle at the edge is a mean beyond the axis (its value is in the legend); a small one, an interval that goes on.
+    A large triangle at the edge is a mean beyond the axis (its value is in the legend); a small one, an interval that extends
+    beyond it.
     """
     return _accuracy_against(tables, "gflops", "GFLOP per image, forward")
 
@@ -130,7 +132,7 @@ def _accuracy_against(tables: Tables, column: str, size: str) -> Figure:
         axes.plot([x, x], [low, high], color=colour, linewidth=1)
         _mark_cut(axes, x, low, high, colour)
         axes.plot(x, np.clip(mean, bottom, top), **marker, markersize=6, linestyle="", clip_on=False, label=label)
-    note = "grey: Pareto front; points that would touch are set side by side; an arrow: goes on beyond the axis"
+    note = "grey: Pareto front; points that would touch are set side by side; an arrow: extends beyond the axis"
     axes.set_xlabel(f"{size}, log scale\n({note})", fontsize=9)
     axes.set_ylabel("test accuracy", fontsize=9)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
@@ -176,8 +178,8 @@ def params_by_part(tables: Tables) -> Figure:
 
 
 def differences(tables: Tables) -> Figure:
-    """Forest plot: difference to the baseline in points with 95 % intervals, the equivalence margin shaded. Intervals are
-    not corrected for the number of comparisons, verdicts are. An interval that ends in an arrow goes on beyond the axis; its
+    """Forest plot: difference from the baseline in points with 95 % intervals, the equivalence margin shaded. Intervals are
+    not corrected for the number of comparisons, verdicts are. An interval that ends in an arrow extends beyond the axis; its
     numbers are beside it.
     """
     margin = 100 * tables.study.margin
@@ -214,14 +216,14 @@ def cut_text(row: Any, low: float, high: float) -> str:
 
 
 def difference_against_images(tables: Tables) -> Figure:
-    """Difference of test accuracy to the baseline, with its 95 % interval, against the training images that each training had.
+    """Difference in test accuracy from the baseline, with its 95 % interval, against the training images that each training had.
     The margin within which variants count as equivalent is shaded. Controls and exploratory variants are dashed. If a
     difference exceeds ten points, the axis is logarithmic beyond one point. A triangle at the edge marks an interval that
     extends beyond it.
     """
     baseline = tables.study.baseline
     names = tables.compared_by_length
-    figure = new_figure(tables, f"Difference to {baseline} against training length: 95 % intervals", height=4.6)
+    figure = new_figure(tables, f"Difference from {baseline} against training length: 95 % intervals", height=4.6)
     grid = figure.add_gridspec(1, 2, width_ratios=(2, 1))
     axes, last = new_axes(figure, grid[0]), new_axes(figure, grid[1])
     lengths = np.sort(tables.by_length["length"].unique()).astype(float)

@@ -110,10 +110,15 @@ def with_changes(overrides: Sequence[str]) -> str:
     return f"with {listed(f'`{override}`' for override in overrides)}" if overrides else ""
 
 
+def named(variants: Iterable[str]) -> str:
+    """ "`a`, `b` and `c`"."""
+    return listed(f"`{name}`" for name in variants)
+
+
 def few(variants: Iterable[str]) -> str:
     """ "`a`, `b` and `c`", or "5 variants" of many."""
     names = list(variants)
-    return listed(f"`{name}`" for name in names) if len(names) <= MAX_NAMES else f"{len(names)} variants"
+    return named(names) if len(names) <= MAX_NAMES else f"{len(names)} variants"
 
 
 def seeds_needed_text(num: float) -> str:
@@ -145,11 +150,11 @@ def seeds_text(seeds: Sequence[int]) -> str:
 
 
 def draws_text(draws: Mapping[str, Hashable]) -> str:
-    """ "5 variants have 3 winning settings: the same for 2x, 1x and 3x", given the draw that won for each variant."""
+    """ "5 variants have 3 winning settings: the same for `2x`, `1x` and `3x`", given the draw that won for each variant."""
     variants_by_draw = defaultdict[Hashable, list[str]](list)
     for name, draw in draws.items():
         variants_by_draw[draw].append(name)
-    shared = [listed(names) for names in variants_by_draw.values() if len(names) > 1]
+    shared = [named(names) for names in variants_by_draw.values() if len(names) > 1]
     if not shared:
         return f"all winners of {len(draws)} variants are distinct"
     num = len(variants_by_draw)

@@ -81,6 +81,12 @@ class Claim:
         return f" ({self.note})" if self.note else ""
 
 
+def _where(place: str) -> dict[str, str]:
+    """Sentences that say where the comparison was made, by verdict."""
+    relations = {**RELATIONS, stats.INCONCLUSIVE: UNDECIDED}
+    return {verdict: f"{place}, {relation}" for verdict, relation in relations.items()}
+
+
 def _overfitting(row: Any, base: Any, train: str = "train") -> str:
     """Gap and test loss of both, as far as they are finite. `train` says what training accuracy is measured on."""
     gaps = [100 * each.generalization_gap_mean for each in (row, base)]
@@ -116,8 +122,8 @@ CLAIMS: Mapping[str, Claim] = {
     ),
     "nonlinearity": Claim(
         "mixing",
-        "mixing channels without a ReLU between",
-        "a ReLU after every convolution",
+        "NiN without ReLUs between a block's convolutions",
+        "NiN with a ReLU after every convolution",
         question="Do 1x1 convolutions help by adding non-linearity, or only by mixing channels?",
     ),
     "num_1x1_head": Claim(
@@ -134,14 +140,17 @@ CLAIMS: Mapping[str, Claim] = {
         "NiN's",
         question="Is NiN's head as accurate as fully connected ones?",
         note="trunk and head",
+        relations=_where("on NiN's trunk"),
     ),
     "dropout": Claim(
         effect="head alexnet instead of head nin, over dropout 0.5 and dropout 0.0",
         positive="the fully connected head is more accurate",
         negative="NiN's head is more accurate",
         neither="neither is shown to be more accurate",
-        gap_positive="a hint that it is: with all images, a fully connected head overfits more (mean with and without dropout)",
-        gap_negative="a hint that it is not: with all images, a fully connected head overfits less (mean with and without dropout)",
+        gap_positive="a hint that it is: with all images, a fully connected head overfits more, averaged over networks with and "
+        "without dropout",
+        gap_negative="a hint that it is not: with all images, a fully connected head overfits less, averaged over networks with and "
+        "without dropout",
         gap_neither="undecided: neither head is shown to overfit more than the other",
         gap_first=True,
     ),
@@ -163,10 +172,7 @@ CLAIMS: Mapping[str, Claim] = {
         "65536 noisy",
         "a layer of 65,536 units",
         "one of 1,024",
-        relations={
-            verdict: f"with noisy labels, {relation}"
-            for verdict, relation in {**RELATIONS, stats.INCONCLUSIVE: UNDECIDED}.items()
-        },
+        relations=_where("with noisy labels"),
         also=partial(_overfitting, train="accuracy on the noisy training labels"),
     ),
     "batch_memory": Claim(),

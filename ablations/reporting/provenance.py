@@ -40,7 +40,8 @@ def what_was_run(
         for name in study.variants
     }
     lacking = [name for name, num in num_done.items() if num < len(seeds) * num_lengths]
-    same = "but not all of them of" if any(num_done[name] for name in lacking) else "the same for"
+    is_partial = any(num_done[name] for name in lacking)
+    same = "; some variants lack some of these runs (see below)" if is_partial else ", the same for every variant"
     validation = (
         f"the test set, evaluated {train.evals_per_epoch} times an epoch"
         if data.val_examples == 0
@@ -51,18 +52,18 @@ def what_was_run(
     has_nin_head = any(r.run.model.head == "nin" for r in records)
     purpose = [f"Protocol `{protocol}`: {settings.purpose}.", settings.note, settings.nin_note if has_nin_head else ""]
     devices = {r.environment.get("device", "") for r in records}
+    checksums = {r.data_checksum[:12] for r in records if r.data_checksum}
     facts = [
         " ".join(part for part in purpose if part),
-        f"Seeds {seeds_text(seeds)}, {same} every variant. Variants: {len({r.run.variant for r in records})} of "
-        f"{len(study.variants)}.",
+        f"Seeds {seeds_text(seeds)}{same}. Variants: {len({r.run.variant for r in records})} of {len(study.variants)}.",
         f"Training: {_lengths_text(records, given('train.epochs'))}; "
         f"batch {given('train.batch_size')}; {given('train.optimizer')}, lr {given('train.lr')}, momentum {given('train.momentum')}, "
         f"weight decay {given('train.weight_decay')}, schedule {given('train.schedule')}, {_precisions_text(records)}; "
         f"weights {given('model.init')}.",
         _tuning_fact(study)
         + (f"; changed from the protocol by {', '.join(f'`--set {o}`' for o in overrides)}." if overrides else "."),
-        f"Data: {listed({r.run.data.name for r in records})}, checksum "
-        f"{listed({r.data_checksum[:12] for r in records if r.data_checksum})}. "
+        f"Data: {listed({r.run.data.name for r in records})}, {'checksum' if len(checksums) == 1 else 'checksums'} "
+        f"{listed(checksums)}. "
         "Train accuracy is on training images, in evaluation mode after the last step. "
         f"Validation accuracy (targets, curves) is on {validation}. "
         f"Test accuracy is on the test set after the last step{', read once' if data.val_examples else ''}.",
@@ -79,7 +80,7 @@ def what_was_run(
     if lacking:
         untrained = [name for name in lacking if not num_done[name]]
         partial = [name for name in lacking if num_done[name]]
-        left_out = " (a control that comes out as a network that is there already is left out)"
+        left_out = " (a control that would be identical to another variant is left out)"
         is_control = all(study.variants[name].match for name in untrained)
         if untrained:
             facts.append(f"Not trained: {listed(untrained)}{left_out if is_control else ''}.")

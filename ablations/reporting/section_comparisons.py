@@ -91,11 +91,13 @@ def _accuracy_notes(study: Study, table: pd.DataFrame, looks: Sequence[int]) -> 
     if len(nearly):
         known = (f" ({p_is(row.p_equivalent)})" if row.p_equivalent >= 0 else "" for row in each_row(nearly))
         each = listed(f"{name}{p}" for name, p in zip(nearly["variant"], known, strict=True))
-        lines.append(f"Within the margin, but not shown to be equivalent once corrected: {each}.")
+        lines.append(
+            f"The 95 % interval lies within the margin, but after correction equivalence is not shown: {each}."
+        )
     if len(others):
         lines.append(
             "Square brackets mark exploratory results, of variants that the study did not declare as its comparisons. They are "
-            "compared by Welch's test, their p is not corrected, and no claim rests on them."
+            "compared by Welch's test, and their p is not corrected: read them as hints."
         )
     if not table["mean_is_reliable"].all():
         lines.append(
@@ -106,7 +108,7 @@ def _accuracy_notes(study: Study, table: pd.DataFrame, looks: Sequence[int]) -> 
     if len(detectable):
         lines.append(
             "Minimum detectable difference of inconclusive comparisons at 80 % power, given the spread between seeds: "
-            f"{detectable_text(detectable, 2)}. A smaller difference that was not found is undecided, not absent."
+            f"{detectable_text(detectable, 2)}. There may be a smaller difference that these runs could not find."
         )
     return "\n\n".join(lines)
 
@@ -209,11 +211,11 @@ def _detail(table: pd.DataFrame) -> list[str]:
 
 
 def _detail_notes(table: pd.DataFrame, columns: Collection[str]) -> str:
-    """Explain these columns of the table of details."""
-    lines = ["GFLOP is the cost of one image's forward pass."]
+    """Explain these columns of the table of details, in a list."""
+    lines = ["*GFLOP* is the cost of one image's forward pass, two FLOPs per multiply-accumulate."]
     if "memory, MB" in columns:
         lines.append(
-            "Memory is the peak of two training steps: weights, gradients, the optimiser's state, activations."
+            "*Memory* is the peak of two training steps: weights, gradients, the optimiser's state, activations."
         )
     if "interval over seeds and test images" in columns:
         both = table[table["difference_both_low"].notna()]
@@ -227,17 +229,22 @@ def _detail_notes(table: pd.DataFrame, columns: Collection[str]) -> str:
     if "P(better)" in columns:
         lines.append("*P(better)*: the estimated probability that a run of the variant beats one of the baseline.")
     if "Welch's p" in columns:
+        corrected = "Welch's and the sign-flip p are" if "sign-flip p" in columns else "Welch's p is"
+        dunnett = (
+            " Dunnett's is corrected by construction and assumes equal variances." if "Dunnett's p" in columns else ""
+        )
+        has_others = bool((~table["role"].isin(["baseline", "confirmatory"])).any())
+        brackets = " Those in square brackets are not corrected." if has_others else ""
         lines.append(
-            "The other p-values are checks of the declared comparisons by other tests. Welch's and the sign-flip p are corrected by "
-            "Holm's method. Dunnett's is corrected by construction and assumes equal variances. Those in square brackets are not "
-            "corrected."
+            f"The other *p-values* check the declared comparisons by other tests. {corrected} corrected by Holm's method."
+            f"{dunnett}{brackets}"
         )
     if "seeds to decide" in columns:
         lines.append(
             "*Seeds to decide*: the total number of seeds at which an inconclusive comparison gets a verdict with 80 % power. The "
             "first number holds if the true difference is the one seen, the second if it equals the margin."
         )
-    return " ".join(lines)
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def length_sections(study: Study, summary: Summary) -> list[str]:
@@ -268,9 +275,9 @@ def length_sections(study: Study, summary: Summary) -> list[str]:
         rows.append(row)
     return [
         "## Effect of training length",
-        f"Does the difference to {study.baseline} depend on how long networks train? Each length, in training images, is a training "
-        "of its own with a complete schedule. The table has differences in points of test accuracy with 95 % intervals, and the "
-        f"baseline's accuracy{each}. Verdicts are corrected by Holm's method within each length; the study's answer is that of the "
+        f"Does the difference from `{study.baseline}` depend on how long networks train? Each length, in training images, is a "
+        "training of its own with a complete schedule. The table has differences in points of test accuracy with 95 % intervals, and "
+        f"the baseline's accuracy{each}. Verdicts are corrected by Holm's method within each length; the study's answer is that of the "
         f"longest{', whose declared comparisons are those after looks' if summary.looks else ''}. "
         "The last column is the difference after the longest minus that after the shortest, paired by seed, by the same test; "
         f"p of exploratory variants, in square brackets, is Welch's and not corrected.{_bracket_note(table)}",
@@ -323,8 +330,8 @@ def control_sections(table: pd.DataFrame) -> list[str]:
         return []
     return [
         "## At equal size",
-        "Is it the kind of network, or only its size? Each variant is compared with a network of the other kind, whose width "
-        "is chosen so that it has the variant's parameters or FLOPs within "
+        "Is it the kind of network, or only its size? Each variant is compared with a control of the other kind, whose width or "
+        "hidden units are chosen so that it has the variant's parameters or FLOPs within "
         f"{max(1, math.ceil(100 * table['size_off'].max()))} %. {EXPLORATORY}",
         _difference_table(table, "comparison"),
     ]

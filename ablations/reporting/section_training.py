@@ -32,14 +32,14 @@ def convergence_sections(summary: Summary, target: float, figures: Sequence[tupl
     )
     return [
         "## Convergence",
-        f"How many training images until a validation accuracy of {target:.0%}? The target was declared before the runs. *Hits* "
-        "counts the runs that reached it. The median is infinite where fewer than half did. The log-rank test compares the times "
-        "with the baseline's; with fewer than about 10 runs a group it finds differences too readily, so it is a hint and not a "
-        f"claim.{shortest}",
+        f"How many training images does a network need to reach a validation accuracy of {100 * target:.0f} %? The target was declared "
+        "before the runs. *Hits* counts the runs that reached it. The median is infinite where fewer than half did. The log-rank test "
+        "compares the times with the baseline's; with fewer than about 10 runs a group it finds differences too readily, so it is a "
+        f"hint and not a claim.{shortest}",
         _convergence_table(table),
         _convergence_detail_table(table, summary),
-        "The restricted mean counts a run that missed the target with all of its images. The mean height of the curve is the mean "
-        "validation accuracy over the training.",
+        "For the restricted mean, a run that missed the target counts as if it had needed all its training images. The mean height of "
+        "the curve is the mean validation accuracy over the training.",
         figure_line("learning_curves", figures),
         figure_line("examples_to_target", figures),
         figure_line("reached_target", figures),
@@ -165,13 +165,13 @@ def generalization_sections(
         "## Generalisation",
         "The *gap* is accuracy on training images minus that on test images, both in evaluation mode after the last step: it says how "
         f"much a network overfits.{noise} *Test loss* is cross-entropy in nats.{shifted} Means over seeds have 95 % intervals. "
-        "Differences to the baseline, in points, are exploratory (Welch's test).",
+        "Differences from the baseline, in points, are exploratory (Welch's test).",
         markdown_table(rows),
         figure_line("generalization_gap", figures),
     ]
 
 
 def _points(row: Any, measure: str) -> str:
-    """The difference to the baseline in a measure, in points."""
+    """The difference from the baseline in a measure, in points."""
     difference, low, high = (getattr(row, f"{measure}_difference{end}") for end in ("", "_low", "_high"))
     return "" if math.isnan(difference) else signed_text(difference, low, high)

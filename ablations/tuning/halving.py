@@ -204,10 +204,13 @@ def _finish_rung(
 def _worse(task: Task, rung: Rung, trials: Sequence["FrozenTrial"]) -> list["FrozenTrial"]:
     """Select the trials of a rung that are not continued: by the pruner seed by seed, otherwise the worse half.
 
-    A resumed search judges this rung again: trials that have reached later rungs by their value at this one.
+    A resumed search comes to this rung again. If a trial has reached a later one, all that end here have ended; to judge again
+    by what the others have become since could end another.
     """
     from optuna.pruners import WilcoxonPruner
 
+    if any(max(trial.intermediate_values) > rung.step for trial in trials):
+        return []
     if task.is_paired:
         with warnings.catch_warnings(action="ignore"):  # that it is experimental
             pruner = WilcoxonPruner(p_threshold=PRUNED_AT, n_startup_steps=MAX_HALVED_SEEDS)

@@ -274,13 +274,13 @@ def _draw(task: Task, folder: Path, stem: str) -> list[str]:
 
     from ablations.reporting.figures import save
 
-    complete = sum(trial.state.name == "COMPLETE" for trial in task.trials.get_trials())
+    scores = [tuple(trial.values) for trial in task.trials.get_trials() if trial.state.name == "COMPLETE"]
     widths = {"slice": 3.0 * len(task.space), "parallel": max(9.0, 1.4 * len(task.space))}
-    title = f"{task.run.study} under {task.run.protocol}: {task.run.variant}, {complete} complete trials"
+    title = f"{task.run.study} under {task.run.protocol}: {task.run.variant}, {len(scores)} complete trials"
     drawn = []
     with warnings.catch_warnings(), plt.rc_context():
         warnings.simplefilter("ignore")  # of experimental features, and of layouts
-        for kind, (plot, adjust) in _plots(task, complete).items():
+        for kind, (plot, adjust) in _plots(task, scores).items():
             axes = plot(task.trials)
             figure = (axes.flat[0] if hasattr(axes, "flat") else axes).figure
             if adjust:
@@ -294,8 +294,11 @@ def _draw(task: Task, folder: Path, stem: str) -> list[str]:
     return drawn
 
 
-def _plots(task: Task, complete: int) -> dict[str, tuple[Plot, Adjust | None]]:
-    """Optuna's plots by kind, each with the function that adjusts its figure; without those that need more complete trials."""
+def _plots(task: Task, scores: Sequence[tuple[float, ...]]) -> dict[str, tuple[Plot, Adjust | None]]:
+    """Optuna's plots by kind, each with the function that adjusts its figure; without those that need more complete trials.
+
+    scores  of the complete trials
+    """
     from optuna.importance import FanovaImportanceEvaluator
     from optuna.visualization import matplotlib as draw
 
@@ -303,15 +306,16 @@ def _plots(task: Task, complete: int) -> dict[str, tuple[Plot, Adjust | None]]:
         names = [ACCURACY, *task.objective.split(",")[1:]]
         return {"pareto": (partial(draw.plot_pareto_front, target_names=names), None)}
     plots: dict[str, tuple[Plot, Adjust | None]] = {}
-    if complete:
+    if scores:
         plots["history"] = partial(draw.plot_optimization_history, target_name=ACCURACY), None
         plots["rungs"] = draw.plot_intermediate_values, _adjust_rungs
-    if complete >= MIN_COMPLETE:
-        evaluator = FanovaImportanceEvaluator(seed=0)
-        plots["importances"] = (
-            partial(draw.plot_param_importances, evaluator=evaluator, target_name=ACCURACY),
-            None,
-        )
+    if len(scores) >= MIN_COMPLETE:
+        if len(set(scores)) > 1:  # of equal scores Optuna computes no importance
+            evaluator = FanovaImportanceEvaluator(seed=0)
+            plots["importances"] = (
+                partial(draw.plot_param_importances, evaluator=evaluator, target_name=ACCURACY),
+                None,
+            )
         plots["slice"] = partial(draw.plot_slice, target_name=ACCURACY), _adjust_slice
         plots["parallel"] = partial(draw.plot_parallel_coordinate, target_name=ACCURACY), _adjust_parallel
     return plots

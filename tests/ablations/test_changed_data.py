@@ -177,7 +177,7 @@ def test_a_record_that_another_driver_has_made_since_is_not_set_aside(tmp_path: 
     assert store.has_result(each)
     store.set_aside(record_of(each, data_checksum="2" * 64))
     assert not store.has_result(each)
-    assert [path.name for path in store.superseded_folder.iterdir()] == ["2" * 12]
+    assert [path.name for path in store.superseded_folder.iterdir()] == [f"{'2' * 12}-float32"]
 
 
 def test_weights_go_aside_with_their_record(tmp_path: Path) -> None:

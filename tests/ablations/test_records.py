@@ -135,6 +135,32 @@ def test_a_trial_that_collapsed_is_a_sound_record_although_it_has_read_no_test_s
     assert (read.status, read.run.trial) == ("collapsed", 3)
 
 
+def test_a_result_in_another_precision_is_set_aside_before_it_is_replaced(tmp_path: Path) -> None:
+    auto, bf16 = (
+        load_study("num_1x1").expand("quick", 1, ["0x"], [f"train.precision={precision}"])[0]
+        for precision in ("auto", "bf16")
+    )
+    store = Store(tmp_path, "num_1x1", "quick")
+    store.write(record_of(auto, environment={"precision": "float32"}))
+    first = (store.runs_folder / f"{auto.run_id}.json").read_bytes()
+    store.write(record_of(bf16, environment={"precision": "bf16"}))
+    (aside,) = store.superseded_folder.glob(f"*-float32/{auto.run_id}.json")
+    assert aside.read_bytes() == first
+    store.write(record_of(bf16, environment={"precision": "bf16"}))
+    assert len(list(store.superseded_folder.glob("*/*"))) == 1
+
+
+def test_what_killed_writes_have_left_is_removed_once_it_is_old(store: Store) -> None:
+    store.write(record_of(RUN))
+    (record,) = store.runs_folder.iterdir()
+    old, young = (record.with_name(f".{record.name}.{digit * 32}") for digit in "ab")
+    for file in (old, young):
+        file.touch()
+    os.utime(old, (0, 0))
+    store.drop_leftovers()
+    assert set(store.runs_folder.iterdir()) == {record, young}
+
+
 def test_a_record_says_in_which_precision_it_was_computed() -> None:
     """Those from before it was kept have what protocols asked for then, also where a run now asks for auto."""
     auto, float32 = (

@@ -234,6 +234,14 @@ def test_dry_run_says_in_one_line_what_is_too_large_to_train(tmp_path: Path, mon
         run.main(["num_1x1", *TINY, "--dry-run", "--results", str(tmp_path)])
 
 
+def test_dry_run_of_what_diverges_at_the_first_step_has_a_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = ["--set", "train.lr=1e30", "--set", "train.optimizer=sgd"]
+    assert run.main(["num_1x1", *TINY, "--dry-run", "--results", str(tmp_path), *changes]) == 0
+    assert "runs to do, less than a minute" in capsys.readouterr().out
+
+
 def test_dry_run_of_a_forced_precision_says_that_it_is_emulated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,7 @@ from ablations.execution.signals import OutOfTimeError, time_limit
 from ablations.records import RunRecord, Store
 from ablations.runs import Run
 from ablations.session import Request, find_part, find_parts, run_studies
+from ablations.study import Variant
 from ablations.tracking.tracker import Tracker, finish
 from ablations.tuning.winners import Winner, tuned_path
 from nin.history import Evaluation
@@ -227,6 +228,26 @@ def test_a_run_that_two_studies_of_one_command_share_is_executed_once(toy: Toy, 
     assert not any(part.missing for part in find_parts([NUM_1X1, heads], asked))
     weights = find_parts([NUM_1X1, heads], Request("smoke", seeds=2, results=tmp_path, keep_weights=True))
     assert not any(part.shared for part in weights), "each study keeps weights of its own"
+
+
+def test_a_run_whose_precision_is_named_shares_none_that_leaves_it_open(toy: Toy, tmp_path: Path) -> None:
+    """On a processor without bf16 the open one comes to float32, which is no result of the other."""
+    studies = [load_study("nonlinearity"), load_study("precision")]
+    auto = replace(
+        studies[0], name="auto", variants={"2x": Variant(), "0x": Variant(model={"num_1x1": 0})}, baseline="2x"
+    )
+    named = replace(studies[1], protocols=("quick",))
+    asked = Request("quick", seeds=1, results=tmp_path)
+    for first, second, shares in ((auto, named, False), (named, auto, True)):
+        earlier, later = find_parts([first, second], asked)
+        assert {run.run_id for run in earlier.missing} & {run.run_id for run in later.runs}
+        assert bool(later.shared) == shares
+
+
+def test_a_variant_that_is_left_out_but_asked_for_is_in_the_report(toy: Toy, tmp_path: Path) -> None:
+    study = replace(NUM_1X1, left_out={"smoke": ("0x",)})
+    outcome = run_studies([study], request(tmp_path), Console(quiet=True))
+    assert set(outcome.reports["num_1x1"].summary.variants["variant"]) == {"0x", "2x"}
 
 
 def test_published_results_of_another_study_are_not_taken_over(toy: Toy, tmp_path: Path) -> None:

@@ -68,6 +68,30 @@ def test_a_change_that_would_change_nothing_is_refused() -> None:
     assert [(run.variant, run.train.epochs) for run in runs] == [("2x", 2), ("0x", 2)]
 
 
+def test_a_control_of_a_size_that_cannot_be_reached_is_refused() -> None:
+    variants = {
+        "2x": Variant(),
+        "fc": Variant(model={"head": "alexnet"}),
+        "2x@fc": Variant(match=Match("fc", "params", "hidden")),  # whose head has no hidden layer
+        "fc@2x": Variant(model={"head": "alexnet"}, match=Match("2x", "params", "width")),  # whose head alone is larger
+    }
+    study = Study(baseline="2x", variants=variants, name="sizes")
+    with pytest.raises(
+        ValueError, match=r"'2x@fc' cannot have the params of 'fc', 1,722,106: with any hidden it has 113,146"
+    ):
+        study.expand("quick", 1, ["2x@fc"])
+    with pytest.raises(
+        ValueError, match=r"'fc@2x' cannot have the params of '2x', 113,146: with any width it has .* or more"
+    ):
+        study.expand("quick", 1, ["fc@2x"])
+
+
+def test_controls_are_left_out_in_whatever_order_they_are_named() -> None:
+    heads = load_study("heads")
+    for names in (["nin+alexnet", "nin+alexnet@params"], ["nin+alexnet@params", "nin+alexnet"]):
+        assert {run.variant for run in heads.expand("smoke", 1, names)} == {"nin+nin", "nin+alexnet"}
+
+
 def test_d2l_is_the_textbooks_setting() -> None:
     run = next(run for run in load_study("num_1x1").expand("d2l") if run.variant == "2x")
     assert run.model == ModelSpec()

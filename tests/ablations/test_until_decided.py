@@ -175,4 +175,4 @@ def test_a_comparison_that_more_seeds_would_hardly_decide_stops_and_is_said_to(t
         store.write(record_of(run, test_accuracy=accuracies[run.variant][run.seed]))
     report = write_report(NUM_1X1, "smoke", store)
     assert report.summary.variants.set_index("variant").loc["0x", "verdict"] == "futile"
-    assert "0x is not decided, and more seeds would hardly decide it" in report.grounds
+    assert "`0x` is not decided, and more seeds would hardly decide it" in report.grounds

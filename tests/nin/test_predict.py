@@ -131,11 +131,11 @@ def test_a_network_of_other_code_is_used_with_import(
         words += ["--format", "torchscript"]
     with pytest.raises(ValueError, match=rf"needs the code of {name}\.py"):
         command(words)
-    by_file = command is nin.cam.main
-    assert command([*words, "--import", f"{name}.py" if by_file else name]) == 0
+    named = f"{name}.py" if command is nin.cam.main else name
+    assert command([*words, "--import", named]) == 0
     keep(TrainedNetwork(trained.network, replace(card, environment={"plugins": f"{name}.py 0123"})), Path("results"))
     with pytest.raises(ValueError, match=f"the code of pooling '{name}' has changed since"):
-        command([*words, "--import", name])
+        command([*words, "--import", named])
     del POOLINGS[name]
 
 
@@ -145,6 +145,9 @@ def test_a_module_that_cannot_be_imported_is_one_line(capsys: pytest.CaptureFixt
     assert (
         "argument --import: 'my_missing': ModuleNotFoundError: No module named 'my_missing'" in capsys.readouterr().err
     )
+    with pytest.raises(SystemExit):  # of whose name there is a module
+        nin.predict.main(["2x:0", "photo.png", "--import", "nowhere/json.py"])
+    assert "argument --import: 'nowhere/json.py': FileNotFoundError: " in capsys.readouterr().err
 
 
 def test_more_classes_than_there_are_shows_all(picture: Image.Image, tmp_path: Path) -> None:

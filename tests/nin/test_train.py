@@ -293,6 +293,15 @@ def test_a_gpu_is_read_once_an_epoch_and_at_the_end(spec: TrainSpec, last_of_epo
     assert [is_last for _, is_last in Grid(spec, 200).from_point(0)] == last_of_epoch
 
 
+def test_evaluations_closer_than_steps_are_counted_by_steps() -> None:
+    """Points are the steps that pass a multiple of 27 images: not the seventh, from 192 to 200, nor that from 392 to 400."""
+    expected = [step for step in range(1, 22) if step not in (7, 14)]
+    assert Grid(replace(SPEC, examples=600, eval_every=27), 200).steps == expected
+    assert Grid(replace(SPEC, batch_size=50_000, examples=20_000_000, eval_every=1), 50_000).steps == list(
+        range(1, 401)
+    )
+
+
 def test_a_paused_training_of_so_many_images_goes_on_to_the_same_end(data: ImageData, tmp_path: Path) -> None:
     spec = replace(SPEC, examples=600, eval_every=150, schedule="cosine")
     network = build_model(SMALL, data.in_shape, data.num_classes)

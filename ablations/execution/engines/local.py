@@ -38,6 +38,7 @@ class _Worker:
     log: Path
     run: Run
     deadline: float
+    had_company: bool = False  # whether another run was at work at any time of this one's try
 
 
 class LocalEngine:
@@ -72,6 +73,8 @@ class LocalEngine:
                         worker = idle.pop() if idle else self._start(run, Path(logs))
                         self._give(worker, run)
                         working[worker.pipe] = worker
+                        for each in working.values():
+                            each.had_company |= len(working) > 1
                         yield Started(run)
                     while idle:
                         self._dismiss(idle.pop())
@@ -84,8 +87,8 @@ class LocalEngine:
                             idle.append(worker)
                         if isinstance(event, Failed):
                             self._dismiss(worker)
-                            if event.out_of_memory and working:
-                                limit = len(working)
+                            if event.out_of_memory and worker.had_company:
+                                limit = max(1, len(working))
                                 postponed.append(event.run)
                                 event = Postponed(event.run, limit)
                         yield event
@@ -127,7 +130,7 @@ class LocalEngine:
         return _Worker(process, ours, Path(log), run, math.inf)
 
     def _give(self, worker: _Worker, run: Run) -> None:
-        worker.run, worker.deadline = run, time.monotonic() + self.time_limit
+        worker.run, worker.deadline, worker.had_company = run, time.monotonic() + self.time_limit, False
         with suppress(OSError):  # if it has died since, the next read of its pipe says so
             worker.pipe.send(run)
 

@@ -111,8 +111,8 @@ def test_the_lead_sentence_and_the_report_say_after_how_many_images(records: lis
     report = Report(Path(), *words, caveats(STUDY, "digits", summary), summary, records, [])
     parts = sections(STUDY, "digits", report, [("difference_against_images", "x")], (), ())
     assert parts[1:3] == list(words)
-    assert "changed from 10k to 40k training images" in parts[3]
+    assert "is not the same after 10k as after 40k training images" in parts[3]
     assert parts[4].startswith("![")
-    (table,) = (part for part in parts if "after 10k" in part)
+    (table,) = (part for part in parts if "| after 10k" in part)
     assert "after 40k" in table
     assert "+3.13" in table

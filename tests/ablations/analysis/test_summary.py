@@ -230,8 +230,8 @@ def test_winners_that_are_the_same_draw_are_counted_once(tuned: tuple[str, Summa
 def test_the_report_of_a_tuned_study_answers_the_tuned_question(tuned: tuple[str, Summary, str]) -> None:
     answer, _, title = tuned
     assert title == f"# num_1x1-tuned: With each variant tuned: {NUM_1X1.question}"
-    assert "the tuned baseline 2x" in answer
-    assert "0x is better" in answer
-    assert "0x is worse" not in answer
-    assert "Tuning changes the verdict on 0x." in answer
-    assert "3 variants have 2 winning settings: the same for 2x and 0x." in answer
+    assert "the tuned baseline `2x`" in answer
+    assert "`0x` is better" in answer
+    assert "`0x` is worse" not in answer
+    assert "Tuning changes the verdict on `0x`." in answer
+    assert "3 variants have 2 winning settings: the same for `2x` and `0x`." in answer

@@ -111,6 +111,23 @@ def test_a_run_that_fails_when_trained_again_keeps_its_record(
     assert "2x seed 0: failed" in capsys.readouterr().out
 
 
+def test_a_result_that_another_driver_made_without_weights_is_not_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = smoke_runs(seeds=1, variants=["0x"])[0]
+    store = Store(tmp_path, "num_1x1", "smoke", keep_weights=True)
+
+    class Elsewhere(Script):
+        def execute(self, runs: Iterable[Run]) -> Iterator[Event]:
+            Store(tmp_path, "num_1x1", "smoke").write(record_of(run))
+            for each in runs:
+                yield Started(each)
+                yield Ended(each, record_of(each), b"weights")
+
+    driver.drive([run], Elsewhere(), {"num_1x1": (store, Tracker())}, Console())
+    assert store.is_done(run)
+
+
 def test_a_result_keeps_its_own_weights_when_another_driver_comes_late(tmp_path: Path) -> None:
     run = smoke_runs(seeds=1, variants=["0x"])[0]
     store = Store(tmp_path, "num_1x1", "smoke", keep_weights=True)

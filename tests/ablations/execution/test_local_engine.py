@@ -81,6 +81,14 @@ def test_out_of_memory_lowers_the_number_side_by_side_before_a_run_fails(tmp_pat
     assert Counter(event.run for event in events if isinstance(event, Ended | Failed)) == dict.fromkeys(RUNS, 1)
 
 
+@pytest.mark.slow
+def test_runs_that_are_out_of_memory_together_are_both_tried_again(tmp_path: Path) -> None:
+    events = list(LocalEngine(partial(fake_tasks.need_room_together, room=tmp_path), workers=2).execute(RUNS[:2]))
+    kinds = Counter(type(event) for event in events)
+    assert (kinds[Started], kinds[Postponed], kinds[Ended]) == (4, 2, 2)
+    assert [event.side_by_side for event in events if isinstance(event, Postponed)] == [1, 1]
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_next_run_is_asked_for_when_it_can_start_and_what_ended_was_told(workers: int) -> None:
     ended, asked = set[Run](), list[int]()

@@ -79,7 +79,7 @@ def test_variants_that_are_trained_to_shorter_lengths_alone_are_missing_at_the_l
     assert listed["the missing variants"] == "`1x`, `3x` and `4x` are not trained to 40k images yet"
     assert listed["controls of equal size or depth"].startswith("none is trained to 40k images yet")
     facts = what_was_run(NUM_1X1, "digits", records, [], [])
-    assert "but not all of them of every variant" in facts
+    assert "; some variants lack some of these runs (see below)" in facts
     assert "Without results for some seeds or training lengths: 1x." in facts
 
 
@@ -107,7 +107,7 @@ def test_a_verdict_that_welchs_test_does_not_confirm_is_named() -> None:
         return record_of(run, test_accuracy=clear(run).test_accuracy + shift)
 
     why = found(record=paired, seeds=3, variants=["1x"])["more seeds"]
-    assert "does not confirm 1x worse (p = " in why
+    assert "does not confirm that `1x` is worse (p = " in why
 
 
 def test_a_verdict_that_other_test_images_might_undo_is_named() -> None:
@@ -197,7 +197,7 @@ def test_pairs_of_runs_from_two_kinds_of_machine_are_named() -> None:
     def elsewhere(run: Run) -> RunRecord:
         return replace(clear(run), environment={"device": f"cpu ({'a' if run.variant == '3x' else 'b'})"})
 
-    assert found(record=elsewhere)["one kind of machine"].startswith("runs of `3x` ran on another kind")
+    assert found(record=elsewhere)["one kind of machine"].startswith("some runs of `3x` were made on another kind")
     assert "one kind of machine" not in found()
 
 

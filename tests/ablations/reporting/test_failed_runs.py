@@ -101,7 +101,7 @@ def test_collapsed_and_diverged_runs_are_counted_and_kept_in_the_mean(tmp_path: 
     row = write_report(NUM_1X1, "smoke", store).summary.variants.set_index("variant").loc["0x"]
     assert (row["collapsed"], row["diverged"], row["n"]) == (1, 1, 3)
     assert row["test_accuracy_mean"] < 0.4
-    assert "0x (2 of 3 collapsed or diverged)" in opening(store)
+    assert "`0x` (2 of 3 collapsed or diverged)" in opening(store)
     assert "33.33 (6.15 to 79.23)" in text_of(store)  # Wilson's interval of 1 in 3 that trained
     assert "unreliable" in next(line for line in text_of(store).splitlines() if line.startswith("| 0x "))
 
@@ -177,9 +177,9 @@ def test_seeds_are_said_to_be_the_same_only_where_they_are(tmp_path: Path) -> No
     missing = next(run for run in NUM_1X1.expand("smoke", 3) if (run.variant, run.seed) == ("0x@2x-params", 2))
     (store.runs_folder / f"{missing.run_id}.json").unlink()
     write_report(NUM_1X1, "smoke", store)
-    assert "Seeds 0, 1 and 2, but not all of them of every variant" in text_of(store)
+    assert "Seeds 0, 1 and 2; some variants lack some of these runs" in text_of(store)
     assert "Without results for some seeds: 0x@2x-params." in text_of(store)
-    assert "Not trained: 2x@3x-gflops (a control that comes out as a network that is there" in text_of(store)
+    assert "Not trained: 2x@3x-gflops (a control that would be identical" in text_of(store)
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -73,10 +73,10 @@ def test_a_report_opens_with_the_question_the_answer_and_its_certainty(written: 
     )
     interval = f"{100 * base.test_accuracy_low:.2f} to {100 * base.test_accuracy_high:.2f}"
     assert grounds.startswith(
-        f"Under `smoke` the baseline 2x reaches a test accuracy of {100 * base.test_accuracy_mean:.2f} % ({interval}), n = 5 seeds. "
+        f"Under `smoke` the baseline `2x` reaches a test accuracy of {100 * base.test_accuracy_mean:.2f} % ({interval}), n = 5 seeds. "
     )
     assert (
-        f"4x is better by {best.difference:.2f} points ({best.difference_low:.2f} to {best.difference_high:.2f})"
+        f"`4x` is better by {best.difference:.2f} points ({best.difference_low:.2f} to {best.difference_high:.2f})"
         in grounds
     )
     assert heading == "What could change this answer:"
@@ -120,7 +120,9 @@ def test_what_could_have_been_found_is_said_of_each_undecided_variant_and_not_of
     store = filled(tmp_path / "decided", noisy_once)
     rows = write_report(NUM_1X1, "smoke", store).summary.variants.set_index("variant").loc[OWN]
     assert list(rows.index[rows["verdict"] == "inconclusive"]) == ["4x"]
-    assert f"given the spread between seeds: {rows['detectable']['4x']:.2f} points. A smaller" in text_of(store)
+    assert f"given the spread between seeds: {rows['detectable']['4x']:.2f} points. There may be a smaller" in text_of(
+        store
+    )
 
 
 def test_the_report_states_what_it_rests_on(written: Store) -> None:
@@ -156,7 +158,7 @@ def test_an_interval_within_the_margin_that_is_not_equivalent_is_explained() -> 
     three = [record for record in load_covered_records(NUM_1X1, "standard", published).records if record.run.seed < 3]
     table = summarise(NUM_1X1, "standard", three).variants
     assert dict(zip(table["variant"], table["verdict"], strict=True))["0x"] == "inconclusive"
-    assert "not shown to be equivalent once corrected: 0x (p = 0.0577)." in " ".join(
+    assert "after correction equivalence is not shown: 0x (p = 0.0577)." in " ".join(
         accuracy_sections(NUM_1X1, table, [])
     )
 

@@ -214,10 +214,10 @@ def test_a_study_of_failures_begins_with_their_counts(tmp_path: Path) -> None:
     write_report(load_study("class_block"), "smoke", store)
     # Runs end after 1,024 images here; one that diverged counts as given the protocol's 3 epochs of 512.
     assert opening(store).startswith("**After 1,024 to 1,536 training images: runs fail most often with ")
-    failed = "**4 of 4** (51 to 100 %) with narrow relu 1, narrow relu 0.1 and wide relu 1; "
-    assert failed + "**0 of 4** (0 to 49 %) with narrow linear 1," in opening(store)
+    failed = "**4 of 4** (51 to 100 %) with `narrow relu 1`, `narrow relu 0.1` and `wide relu 1`; "
+    assert failed + "**0 of 4** (0 to 49 %) with `narrow linear 1`," in opening(store)
     # Of 4 in 4 against 0 in 4 the exact p is 2 in 70, seven times which is 0.2.
-    assert "undecided with narrow relu 0.1, narrow linear 1" in opening(store)
+    assert "undecided with `narrow relu 0.1`, `narrow linear 1`" in opening(store)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -228,8 +228,8 @@ def test_a_study_of_failures_says_with_which_variants_there_are_fewer(tmp_path: 
     store = filled(tmp_path, of_one_kind, seeds=6, study="class_block")
     write_report(load_study("class_block"), "smoke", store)
     p = 7 * scipy_stats.fisher_exact([[6, 0], [0, 6]]).pvalue
-    assert f"**fewer with narrow relu 0.1 ({p:.4f})" in opening(store)
-    assert "undecided with wide relu 1." in opening(store)
+    assert f"**fewer with `narrow relu 0.1` ({p:.4f})" in opening(store)
+    assert "undecided with `wide relu 1`." in opening(store)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -261,14 +261,14 @@ def test_factors_are_compared_within_each_setting_of_the_rest(tmp_path: Path) ->
     [
         (
             (0.0, 0.05),
-            "a hint that it is: .* a fully connected head overfits more .*; neither is shown to be more accurate",
+            "a hint that it is: .* a fully connected head overfits more.*; neither is shown to be more accurate",
         ),
         (
             (0.0, -0.05),
-            "a hint that it is not: .* a fully connected head overfits less .*; neither is shown to be more accurate",
+            "a hint that it is not: .* a fully connected head overfits less.*; neither is shown to be more accurate",
         ),
         ((0.1, 0.0), "undecided: neither head is shown to overfit more .*; the fully connected head is more accurate"),
-        ((-0.1, 0.05), "a hint that it is: .* a fully connected head overfits more .*; NiN's head is more accurate"),
+        ((-0.1, 0.05), "a hint that it is: .* a fully connected head overfits more.*; NiN's head is more accurate"),
     ],
 )
 def test_a_question_about_overfitting_is_answered_by_the_gap_first(fc: tuple[float, float], answer: str) -> None:
@@ -312,7 +312,7 @@ def test_published_runs_are_laid_beside_ours(tmp_path: Path, monkeypatch: pytest
     assert nin["p_failed"] == pytest.approx(scipy_stats.fisher_exact([[0, 3], [3, 1]]).pvalue)
     text = text_of(store)
     assert "| 3/4 (30 to 95 %)" in text
-    assert "lenet 81.0 % (n = 3) against 71.0 % (n = 3), p = 0.1000" in opening(store)
+    assert "`lenet` 81.0 % (n = 3) against 71.0 % (n = 3), p = 0.1000" in opening(store)
     assert (store.folder / "figures/beside_published.png").exists()
 
 

@@ -10,11 +10,11 @@ import optuna
 import pytest
 import torch
 from builders import record_of
-from toys import Toy, examples, toy_tasks, tune_toy
+from toys import Toy, examples, made_up, toy_tasks, tune_toy
 
 from ablations.catalog import load_study
 from ablations.execution.driver import CommonFailureError
-from ablations.execution.engines import Ended, Event, Failed
+from ablations.execution.engines import Ended, Event, Failed, Started
 from ablations.execution.signals import OutOfTimeError
 from ablations.records import Store
 from ablations.runs import Run
@@ -28,8 +28,46 @@ from nin.spec import DataSpec
 def test_a_known_optimum_is_found(tmp_path: Path) -> None:
     tasks = toy_tasks(tmp_path, 24)
     tune_toy(tmp_path, tasks)
-    for winner in winners_of(tasks).values():
+    winners = winners_of(tasks)
+    assert winners.keys() == {task.run.variant for task in tasks}
+    for winner in winners.values():
         assert winner.params["train.lr"] == pytest.approx(0.01, rel=0.25)
+
+
+def test_a_search_that_is_resumed_after_its_best_trials_diverged_continues_the_same(tmp_path: Path) -> None:
+    """Trials 4 and 5 are the better half of their batch at a quarter of the training, and diverge by the half."""
+    stopped = False
+
+    class Diverging(Toy):
+        def execute(self, runs: Iterable[Run]) -> Iterator[Event]:
+            nonlocal stopped
+            for each in runs:
+                assert each.trial is not None
+                if each.trial >= 4 and self.at == 1.0 and not stopped:
+                    stopped = True
+                    raise OutOfTimeError
+                has_diverged = each.trial in (4, 5) and self.at > 0.25
+                record = made_up(each, round(self.at * 1000), 0.9 - each.trial / 100)
+                yield Started(each)
+                yield Ended(each, replace(record, status="diverged") if has_diverged else record)
+
+    def states(folder: Path) -> list[str]:
+        (task,) = toy_tasks(folder, 8, ["2x"])
+        store = Store(folder, "toy-tuning", "smoke")
+        while True:
+            claims = StorageClaims(task.trials._storage, "claims")
+            try:
+                halving.tune([task], lambda at: Diverging(at, {}), claims, store, Tracker(), lambda line: None)
+                return [trial.state.name for trial in task.trials.get_trials()]
+            except OutOfTimeError:
+                pass
+
+    for name in ("resumed", "whole"):
+        (tmp_path / name).mkdir()
+    resumed = states(tmp_path / "resumed")
+    assert stopped
+    assert resumed == states(tmp_path / "whole")
+    assert resumed[4:] == ["COMPLETE", "PRUNED", "PRUNED", "PRUNED"]
 
 
 @pytest.mark.parametrize("trials", [1, 4, 6, 11])

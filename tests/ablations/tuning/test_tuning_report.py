@@ -90,6 +90,19 @@ def test_titles_of_figures_stay_apart_and_logarithmic_axes_are_readable(
     }
 
 
+def test_trials_that_all_score_alike_have_a_report_without_importances(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = set[str]()
+    monkeypatch.setattr("ablations.reporting.figures.save", lambda _, path: drawn.add(path.name))
+    (task,) = toy_tasks(tmp_path, 20, ["2x"])
+    task = replace(task, space={"train.lr": Range(0.1, 1.0)})  # where nothing learns
+    tune_toy(tmp_path, [task])
+    assert write_tuning_report([task], Store(tmp_path, "toy-tuning", "smoke"), "tune").path.exists()
+    assert "2x-slice" in drawn
+    assert "2x-importances" not in drawn
+
+
 def test_expected_best_accuracy_against_trials_ends_at_the_winner(tmp_path: Path) -> None:
     (task,) = toy_tasks(tmp_path, 6, ["2x"])
     tune_toy(tmp_path, [task])

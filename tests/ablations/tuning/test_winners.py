@@ -78,7 +78,7 @@ def test_failures_and_machines_of_a_tuned_study_are_those_of_its_tuned_runs() ->
         assert elsewhere == ()
     answer, numbers, elsewhere = words("2x tuned")
     assert "1 of 3 diverged with `2x tuned`" in answer
-    assert "2x tuned (1 of 3 diverged)" in numbers
+    assert "`2x tuned` (1 of 3 diverged)" in numbers
     assert elsewhere == ("0x tuned",), "whose baseline ran elsewhere"
 
 
