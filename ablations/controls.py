@@ -19,10 +19,8 @@ def matched(run: Run, other: Run, field: str, by: str, shape_of: Callable[[DataS
     shape_of  `nin.data.shape`, or a function that remembers what it returned
 
     Both grow with the width, in steps of whole channels, so halving the range finds the nearest on either side.
-    Raises ValueError for a field or size that cannot be matched.
+    Raises ValueError for a size that cannot be reached.
     """
-    if field not in ("width", "hidden") or by not in ("params", "gflops"):
-        raise ValueError(f"cannot match {by!r} by {field!r}: sizes are params or gflops, fields width or hidden")
 
     def size_by(model: ModelSpec, data: DataSpec) -> float:
         return float(getattr(size(model, *shape_of(data)), by))

@@ -35,6 +35,10 @@ class Match:
     by: str
     field: str = "width"
 
+    def __post_init__(self) -> None:
+        choose(dict.fromkeys(("params", "gflops")), self.by, "size to match")
+        choose(dict.fromkeys(("width", "hidden")), self.field, "field that is solved for")
+
 
 @dataclass(frozen=True)
 class Variant:

@@ -9,17 +9,22 @@ if TYPE_CHECKING:
 
 INPUT = "images"  # the input's name in exported files: the argument of `nin.weights.Classifier.forward`
 
-# Code that decodes an image file as `nin.images.decode` does, for files of 8 bits per channel, with PIL alone.
+# Code that decodes an image file as `nin.images.decode` does, with PIL and NumPy alone.
 FROM_FILE = """\
 import numpy as np
 from PIL import Image, ImageOps
 
 picture = ImageOps.exif_transpose(Image.open("photo.png"))  # upright, as its camera says
+values = np.asarray(picture)
+if picture.mode == "F":  # floats from 0 (black) to 1 (white)
+    picture = Image.fromarray(np.round(values * 255).astype(np.uint8))
+elif values.itemsize > 1:  # 16 bits, of which the upper 8 are used
+    picture = Image.fromarray((values >> 8).astype(np.uint8))
 if picture.has_transparency_data:
     white = Image.new("RGBA", picture.size, "white")
     picture = Image.alpha_composite(white, picture.convert("RGBA"))
 picture = picture.convert("{mode}").resize({size}, Image.Resampling.BILINEAR)
-images = np.asarray(picture).reshape{shape}.transpose(0, 3, 1, 2)
+pixels = np.asarray(picture).reshape{shape}.transpose(0, 3, 1, 2)
 images = {given}"""
 
 # A request with one black image of the network's shape.
@@ -86,7 +91,7 @@ def model_card(card: "Card", kind: str, probabilities: bool, example: str, compa
                 mode="L" if channels == 1 else "RGB",
                 size=(width, height),
                 shape=(1, height, width, channels),
-                given="images" if kind == "onnx" else "torch.from_numpy(images.copy())",
+                given="pixels" if kind == "onnx" else "torch.from_numpy(pixels.copy())",
             ),
             "```",
             "",

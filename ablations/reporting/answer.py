@@ -73,15 +73,17 @@ def _tuned_sentence(study: Study, protocol: str, summary: Summary) -> str:
     verdicts = _verdicts(
         others.rename(columns=lambda name: name.removesuffix("_tuned")).assign(decided_at=0), study.margin
     )
-    (base,) = each_row(table[table["variant"] == study.baseline])
-    interval = interval_text(base.accuracy_mean_tuned, base.accuracy_low_tuned, base.accuracy_high_tuned, 100, " %")
+    own = summary.variants["variant"] == study.pairs[study.baseline]
+    (base,) = each_row(summary.variants[own])
     changed = others["variant"][others["verdict_fixed"] != others["verdict_tuned"]]
     changes = f"Tuning changes the verdict on {named(changed)}" if len(changed) else "Tuning changes no verdict"
     draws = draws_text(dict(zip(table["variant"], table["draw"], strict=True)))
-    return (
-        "Each variant has the hyperparameters that tuning found for it. "
-        f"{_baseline(f'tuned baseline `{study.baseline}`', protocol, interval, base.n)} {verdicts} {changes}. {capitalised(draws)}."
-    )
+    baseline = _baseline(f"tuned baseline `{study.baseline}`", protocol, accuracy_text(base, " %"), base.n)
+    if all(study.pairs[name] == name for name in table["variant"]):
+        return (
+            f"For no variant did tuning find a better setting than its own, so no result changes. {baseline} {verdicts}"
+        )
+    return f"Each variant has the hyperparameters that tuning found for it. {baseline} {verdicts} {changes}. {capitalised(draws)}."
 
 
 def _published_sentence(protocol: str, summary: Summary) -> str:

@@ -9,6 +9,7 @@ squeeze the rest together.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,11 @@ from scipy.optimize import isotonic_regression
 
 from ablations.analysis import stats
 from ablations.analysis.summary import each_row, failures
+from ablations.reporting.formatting import unmarked, with_changes
 from ablations.study import Study
 from nin.text import counted
 
+TITLE_WIDTH = 110  # characters of a line
 WIDTH_INCHES = 8.0
 LEGEND_LINE_INCHES = 0.17
 MAX_OVERLAID = 6  # variants in one pair of axes; more get a panel each, beside the baseline
@@ -55,6 +58,7 @@ class Tables:
     published: pd.DataFrame = field(default_factory=pd.DataFrame)
     by_length: pd.DataFrame = field(default_factory=pd.DataFrame)
     length: int = 0  # as of a `Summary`
+    overrides: Sequence[str] = ()  # what `--set` changed in all runs
 
     @property
     def names(self) -> list[str]:
@@ -143,8 +147,9 @@ class Tables:
 def new_figure(tables: Tables, title: str, height: float) -> Figure:
     """An empty figure whose title ends with the study and the protocol."""
     figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
-    place = f"{tables.study.name}, protocol {tables.protocol}"
-    figure.suptitle(f"{title}\n{place}", fontsize=10, x=0.01, ha="left")
+    changes = f", {unmarked(with_changes(tables.overrides))}" if tables.overrides else ""
+    place = f"{tables.study.name}, protocol {tables.protocol}{changes}"
+    figure.suptitle(f"{title}\n{fill(place, TITLE_WIDTH)}", fontsize=10, x=0.01, ha="left")
     return figure
 
 

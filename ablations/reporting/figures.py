@@ -427,5 +427,5 @@ def save(figure: Figure, path: Path) -> None:
     for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
         image = BytesIO()
         figure.savefig(image, format=suffix[1:], dpi=150, bbox_inches="tight", metadata=metadata)
-        write_atomically(path.with_suffix(suffix), image.getvalue())
+        write_atomically(path.with_name(path.name + suffix), image.getvalue())  # the name may have a dot of its own
         figure.set_layout_engine("none")  # keeps the layout, which takes as long as drawing

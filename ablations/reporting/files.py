@@ -146,6 +146,7 @@ def figure_tables(study: Study, protocol: str, report: Report) -> "Tables":
         published_runs(study, protocol) if len(summary.published) else pd.DataFrame(),
         summary.by_length,
         summary.length,
+        report.overrides,
     )
 
 

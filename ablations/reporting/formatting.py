@@ -30,16 +30,16 @@ def interval_text(estimate: float, low: float, high: float, scale: float = 1, un
     if math.isnan(estimate):
         return "–"
     if math.isnan(low):
-        return f"{scale * estimate:.{digits}f}{unit}"
-    return f"{scale * estimate:.{digits}f}{unit} ({scale * low:.{digits}f} to {scale * high:.{digits}f})"
+        return f"{scale * estimate:z.{digits}f}{unit}"
+    return f"{scale * estimate:z.{digits}f}{unit} ({scale * low:z.{digits}f} to {scale * high:z.{digits}f})"
 
 
 def signed_text(difference: float, low: float, high: float, digits: int = 2) -> str:
     """A difference in points with its interval, such as "+4.62 (+2.43 to +6.80)"; without ends where there are none."""
     if math.isnan(difference):
         return "–"
-    interval = "" if math.isnan(low) else f" ({low:+.{digits}f} to {high:+.{digits}f})"
-    return f"{difference:+.{digits}f}{interval}"
+    interval = "" if math.isnan(low) else f" ({low:+z.{digits}f} to {high:+z.{digits}f})"
+    return f"{difference:+z.{digits}f}{interval}"
 
 
 def difference_text(row: Any) -> str:

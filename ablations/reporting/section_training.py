@@ -39,7 +39,8 @@ def convergence_sections(summary: Summary, target: float, figures: Sequence[tupl
         _convergence_table(table),
         _convergence_detail_table(table, summary),
         "For the restricted mean, a run that missed the target counts as if it had needed all its training images. The mean height of "
-        "the curve is the mean validation accuracy over the training.",
+        "the curve is the mean validation accuracy over the training. *Images to 99 % of own final* is infinite for a run that did not "
+        "learn.",
         figure_line("learning_curves", figures),
         figure_line("examples_to_target", figures),
         figure_line("reached_target", figures),
@@ -119,9 +120,9 @@ def _failure_table(table: pd.DataFrame, of_length: str) -> str:
     return (
         markdown_table(rows)
         + (f"\n\nAll {others['n'].sum()} runs{of_length} of {rest} learned." if len(others) else "")
-        + "\n\n*Collapsed*: validation accuracy never left chance. *Diverged*: a loss was not finite. A class is *dead* if the "
-        "network never predicts it on the test set. *Learned*: none of these. The means above include all runs. p is from Fisher's "
-        "exact test and not corrected."
+        + "\n\n*Collapsed*: validation accuracy was never shown to be above chance. *Diverged*: a loss was not finite. A class is "
+        "*dead* if the network never predicts it on the test set. *Learned*: none of these. The means above include all runs. p is "
+        "from Fisher's exact test and not corrected."
     )
 
 

@@ -151,8 +151,10 @@ class MlflowTracker(Tracker):
             variants: dict[str, list[RunRecord]] = defaultdict(list)
             for record in records:
                 self.run_ended(record)
+                self._resume(self._nodes.get(("variant", _variant_id(record.run))))
                 if record.is_result and record.run.trial is None:
                     variants[_variant_id(record.run)].append(record)
+            self._resume(self._parent)
             for variant_id, results in variants.items():
                 self._log_means(variant_id, sorted(results, key=lambda record: record.run.seed))
             self._log_summary([record for results in variants.values() for record in results])
@@ -277,8 +279,7 @@ class MlflowTracker(Tracker):
         variant = self._nodes.get(("variant", _variant_id(run))) or self._create_variant(run)
         for node in (self._parent, variant):
             if not node.is_running:
-                self._client.update_run(node.mlflow_id, "RUNNING")
-                node.status = "RUNNING"
+                self._set_running(node)
         tags = {"level": "seed", PARENT: variant.mlflow_id, **self._tags(run), "status": "running"}
         tags |= {"seed": str(run.seed), "run_id": run.run_id}
         return self._create(run.label, started, tags, parameters(run) | {"seed": run.seed})
@@ -307,6 +308,15 @@ class MlflowTracker(Tracker):
             self._delete(self._nodes[key])
         self._nodes[key] = Node(info.run_id, tags, info.status, started)
         return self._nodes[key]
+
+    def _resume(self, node: Node | None) -> None:
+        """Let a study or variant go on that an interruption has ended, for `close` to end it."""
+        if node is not None and node.status == "KILLED":
+            self._set_running(node)
+
+    def _set_running(self, node: Node) -> None:
+        self._client.update_run(node.mlflow_id, "RUNNING")
+        node.status = "RUNNING"
 
     def _adopt(self, node: Node, parent: Node) -> None:
         if node.tags.get(PARENT) != parent.mlflow_id:

@@ -55,9 +55,6 @@ def write_tuning_report(
     A search for small networks writes report-params.md or report-gflops.md, and their pages.
     """
     winners = winners_of(tasks)
-    if winners:
-        content = {"variants": {name: asdict(winner) for name, winner in {**(earlier or {}), **winners}.items()}}
-        write_atomically(store.folder / "tuned.json", json.dumps(content, indent=1))
     figures = [*_draw_expected_best(tasks, store.folder / "figures")]
     stems = _stems([task.run.variant for task in tasks])
     figures += [name for task in tasks for name in _draw(task, store.folder / "figures", stems[task.run.variant])]
@@ -109,6 +106,9 @@ def write_tuning_report(
     path = store.folder / f"report{tasks[0].objective.removeprefix('accuracy').replace(',', '-')}.md"
     write_atomically(path, "\n\n".join(part for part in parts if part) + "\n")
     write_atomically(path.with_suffix(".html"), report_page(parts, store.folder, {}, {}))
+    if winners:  # last, since `--tuned` takes them from here and refers to the report
+        content = {"variants": {name: asdict(winner) for name, winner in {**(earlier or {}), **winners}.items()}}
+        write_atomically(store.folder / "tuned.json", json.dumps(content, indent=1))
     return TuningReport(path, winners)
 
 
@@ -192,7 +192,7 @@ def _expected_best_sections(tasks: Sequence[Task]) -> list[str]:
         accuracies = _by_number_of_trials(task)
         best = list(expected_best(accuracies)) if accuracies else []
         row: dict[str, object] = {"variant": task.run.variant}
-        rows.append(row | {f"{n} trials": f"{100 * best[n - 1]:.2f}" for n in _shown(len(best))})
+        rows.append(row | {counted(n, "trial"): f"{100 * best[n - 1]:.2f}" for n in _shown(len(best))})
     if not any(len(row) > 1 for row in rows):
         return []
     return [

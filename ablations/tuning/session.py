@@ -45,7 +45,7 @@ from ablations.tuning.task import OBJECTIVES, Rung, Task, find_or_create_task
 from ablations.tuning.winners import Winner, earlier_winners, tuned_name, tuned_path, tuning_name
 from nin.cli import notice_if_slow, sqlite_url
 from nin.sources import can_change
-from nin.text import redacted
+from nin.text import counted, redacted
 
 # Where `make dashboard` listens, and the storage that it opens unless told otherwise
 DASHBOARD, DASHBOARD_STORAGE = f"http://{HOST}:{DASHBOARD_PORT}", "sqlite:///results/optuna.db"
@@ -140,7 +140,8 @@ def tune_study(
     num_ended = sum(task.num_ended() for task in tasks)
     say(
         console,
-        f"{study.name} under {request.protocol}: {len(tasks)} variants, {request.trials} trials each, {num_ended} done",
+        f"{study.name} under {request.protocol}: {counted(len(tasks), 'variant')}, {counted(request.trials, 'trial')} each, "
+        f"{num_ended} done",
     )
     display = TuningDisplay(tasks, console, engine.workers, probe)
     try:

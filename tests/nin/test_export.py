@@ -333,8 +333,10 @@ def test_the_cards_own_example_runs(kind: str, probabilities: bool, images: Tens
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-@pytest.mark.parametrize("kind", FORMATS)
-def test_the_cards_way_from_a_file_to_bytes_is_that_of_training(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "file"), [*((kind, "photo.png") for kind in FORMATS), ("onnx", "deep.png"), ("onnx", "a.tiff")]
+)
+def test_the_cards_way_from_a_file_to_bytes_is_that_of_training(kind: str, file: str, tmp_path: Path) -> None:
     keep(make(), tmp_path)
     out = tmp_path / f"a{FORMATS[kind].suffix}"
     assert main(["2x:0", "--results", str(tmp_path), "--format", kind, "--out", str(out)]) == 0
@@ -342,8 +344,14 @@ def test_the_cards_way_from_a_file_to_bytes_is_that_of_training(kind: str, tmp_p
     recipe = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[1]
     exif = Image.Exif()
     exif[274] = 6
-    photo = tmp_path / "photo.png"
-    Image.effect_noise((50, 40), 99).convert("RGBA").rotate(30).save(photo, exif=exif)  # corners are transparent
+    photo = tmp_path / file
+    noise = Image.effect_noise((50, 40), 99)
+    picture = {
+        "photo.png": noise.convert("RGBA").rotate(30),  # corners are transparent
+        "deep.png": Image.fromarray(np.asarray(noise).astype(np.uint16) * 250),
+        "a.tiff": Image.fromarray(np.asarray(noise).astype(np.float32) / 255),
+    }[file]
+    picture.save(photo, exif=exif)
     names: dict[str, Any] = {"torch": torch}
     exec(recipe.replace("photo.png", str(photo)), names)
     assert type(names["images"]) is (np.ndarray if kind == "onnx" else torch.Tensor)

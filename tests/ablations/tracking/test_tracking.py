@@ -322,6 +322,20 @@ def test_closing_leaves_nothing_running(tracked: Tracked) -> None:
     assert {run.data.tags["status"] for run in tracked.logged("seed")} == {"interrupted"}
 
 
+def test_what_was_interrupted_after_its_last_run_is_finished_by_the_next_command(tracked: Tracked) -> None:
+    records = [record_of(run) for run in tracked.runs()]
+    tracker = tracked.open()
+    for record in records:
+        tracker.run_started(record.run)
+        tracker.run_ended(record)
+    tracker.close("KILLED")
+    assert tracked.one("study").info.status == "KILLED"
+    tracker = tracked.open()
+    tracker.sync(records)
+    tracker.close("FINISHED")
+    assert {run.info.status for level in LEVELS for run in tracked.logged(level)} == {"FINISHED"}
+
+
 @pytest.mark.parametrize("status", ["diverged", "collapsed"])
 def test_a_training_that_went_wrong_is_a_result(tracked: Tracked, status: str) -> None:
     record = record_of(tracked.runs()[0], status=status, test_loss=math.nan)

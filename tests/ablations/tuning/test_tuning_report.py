@@ -90,6 +90,16 @@ def test_titles_of_figures_stay_apart_and_logarithmic_axes_are_readable(
     }
 
 
+def test_figures_of_variants_with_a_dot_in_their_names_are_kept_apart(tmp_path: Path) -> None:
+    (task,) = toy_tasks(tmp_path, 2, ["2x"])
+    tune_toy(tmp_path, [task])
+    named = [replace(task, run=replace(task.run, variant=f"gap 0.{digit}")) for digit in (0, 5)]
+    text = write_tuning_report(named, Store(tmp_path, "toy-tuning", "smoke"), "tune").path.read_text()
+    linked = set(re.findall(r"\]\(figures/(.*?)\.png\)", text))
+    assert {"gap_0.0-history", "gap_0.5-history"} <= linked
+    assert {path.stem for path in (tmp_path / "toy-tuning/smoke/figures").glob("*.png")} == linked
+
+
 def test_trials_that_all_score_alike_have_a_report_without_importances(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +120,7 @@ def test_expected_best_accuracy_against_trials_ends_at_the_winner(tmp_path: Path
     table = report.path.read_text().partition("## Would more trials find more?")[2]
     header, _, row = [line for line in table.splitlines() if line.startswith("|")][:3]
     cells = dict(zip(*([cell.strip() for cell in line.split("|")] for line in (header, row)), strict=True))
-    rising = [float(cells[f"{n} trials"]) for n in (1, 2, 5, 6)]
+    rising = [float(cells[column]) for column in ("1 trial", "2 trials", "5 trials", "6 trials")]
     ended = [task.accuracy(trial) for trial in task.trials.get_trials()]
     assert rising == sorted(rising)
     assert rising[0] == pytest.approx(100 * sum(ended) / len(ended), abs=0.006)

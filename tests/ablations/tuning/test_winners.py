@@ -30,6 +30,14 @@ def test_winners_are_trained_beside_the_fixed_settings() -> None:
     assert study.pairs == {"2x": "2x tuned", "0x": "0x"}
 
 
+def test_a_search_that_found_nothing_better_says_so() -> None:
+    study = with_winners(NUM_1X1, "smoke", {name: winner(name) for name in ("2x", "0x")})
+    records = [record_of(run, test_accuracy=0.5 + 0.01 * run.seed) for run in study.expand("smoke", 3)]
+    words = grounds(study, "smoke", summarise(study, "smoke", records))
+    assert words.startswith("For no variant did tuning find a better setting than its own, so no result changes. ")
+    assert "that tuning found" not in words
+
+
 def test_failures_at_the_fixed_setting_are_not_those_of_the_tuned_answer() -> None:
     study = with_winners(NUM_1X1, "smoke", {name: winner(name, **{"train.lr": 0.01}) for name in ("2x", "0x")})
 
