@@ -204,7 +204,7 @@ def load(spec: DataSpec, root: Path | None = None, device: str | torch.device = 
         for tensor in (part.images, part.labels):
             digest.update(tensor.contiguous().numpy().data)
     data = ImageData(spec, source.classes, train, val, test, mean, std, digest.hexdigest())
-    notes = (_summary(data), *source.notes) if spec.name.startswith(FOLDER) else source.notes
+    notes = (_summary(data), *source.notes, *_lacking(data)) if spec.name.startswith(FOLDER) else source.notes
     return replace(data, notes=notes).to(device)
 
 
@@ -222,6 +222,19 @@ def _summary(data: ImageData) -> str:
         classes = ", ".join(f"{one_line(name)} {'/'.join(map(str, numbers))}" for name, numbers in each_class)
     shape = "x".join(str(n) for n in data.in_shape)
     return f"{data.name}: {totals} images for {parts}, {shape}, {data.num_classes} classes: {classes}"
+
+
+def _lacking(data: ImageData) -> Iterator[str]:
+    """Yield a line for each part in which some classes have no image."""
+    parts = {"training": data.train, "validation": data.val, "test": data.test}
+    if data.val_is_test:
+        del parts["validation"]
+    for part, split in parts.items():
+        there = set(split.labels.tolist())
+        names = [one_line(name) for k, name in enumerate(data.classes) if k not in there]
+        if names:
+            more = f" and {len(names) - MAX_LISTED:,} more" if len(names) > MAX_LISTED else ""
+            yield f"{data.name}: no {part} image of {', '.join(names[:MAX_LISTED])}{more}"
 
 
 def _with_noise(labels_N: Tensor, num_classes: int, spec: DataSpec) -> Tensor:

@@ -102,10 +102,10 @@ def _missing(study: Study, protocol: str, summary: Summary) -> Iterator[Caveat]:
         yield Caveat(
             "the missing variants", f"{few(untrained)} {agreeing(untrained, 'is', 'are')} not trained{far} yet"
         )
-    if "control" in map(study.role, asked_for) and "control" not in set(table["role"]):
-        yield Caveat(
-            "controls of equal size or depth", f"none is trained{far} yet, so size or depth may explain differences"
-        )
+    seeds_of_controls = table.loc[table["role"] == "control", "n"]
+    if "control" in map(study.role, asked_for) and not (seeds_of_controls > 1).any():
+        lack = f"none is trained{far} yet" if not len(seeds_of_controls) else f"none has more than one seed{far} yet"
+        yield Caveat("controls of equal size or depth", f"{lack}, so size or depth may explain differences")
 
 
 def _seeds(study: Study, summary: Summary) -> Iterator[Caveat]:

@@ -225,6 +225,16 @@ def test_a_line_says_what_a_folder_holds_before_it_is_trained_on(root: Path) -> 
     assert load(SYNTHETIC).notes == ()
 
 
+def test_classes_without_images_in_a_part_are_named(root: Path) -> None:
+    for part in ("train", "test"):
+        for name in "ab":
+            for i in range(2):
+                paint(root / "pets" / part / name / f"{i}.png", (i, ord(name), len(part)))
+    data = load(DataSpec(name="folder:pets", val_examples=1), root)
+    (held,) = set(data.classes) - {data.classes[int(label)] for label in data.val.labels}
+    assert data.notes[1:] == (f"folder:pets: no validation image of {held}",)
+
+
 def test_many_classes_are_a_range_in_that_line(root: Path) -> None:
     for k in range(300):
         paint(root / "pets" / "train" / f"{k:03}" / "0.png", (k % 256, k // 256, 0))

@@ -59,6 +59,15 @@ def test_seeds_variants_and_controls_that_are_not_trained_are_named() -> None:
     assert listed["controls of equal size or depth"].startswith("none is trained yet")
 
 
+def test_controls_of_one_seed_do_not_count() -> None:
+    heads = replace(load_study("heads"), left_out={})
+    controls = ["nin+alexnet@params"]
+    assert found(heads, seeds=1, variants=controls)["controls of equal size or depth"].startswith(
+        "none has more than one seed yet"
+    )
+    assert "controls of equal size or depth" not in found(heads, seeds=2, variants=controls)
+
+
 def test_a_control_that_the_protocol_leaves_out_is_not_missing() -> None:
     heads = load_study("heads")
     assert heads.left_out["smoke"] == ("nin+alexnet@params",)
