@@ -186,8 +186,12 @@ class Store:
 
     def declare_looks(self, looks: Sequence[int], overrides: Sequence[str] = ()) -> None:
         """Write down at how many seeds the study is looked at, before it is. Raises ValueError if others were declared."""
-        self.require_looks(looks, overrides)
-        write_atomically(self.looks_path(overrides), json.dumps(list(looks)))
+        from filelock import FileLock
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / ".looks.lock"):  # of two drivers at once, the second sees what the first has declared
+            self.require_looks(looks, overrides)
+            write_atomically(self.looks_path(overrides), json.dumps(list(looks)))
 
     @property
     def is_published(self) -> bool:
