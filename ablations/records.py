@@ -189,7 +189,8 @@ class Store:
         from filelock import FileLock
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".looks.lock"):  # of two drivers at once, the second sees what the first has declared
+        # Of two drivers at once, the second sees what the first has declared.
+        with FileLock(self.folder / ".looks.lock"):
             self.require_looks(looks, overrides)
             write_atomically(self.looks_path(overrides), json.dumps(list(looks)))
 

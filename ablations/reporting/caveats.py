@@ -104,8 +104,10 @@ def _missing(study: Study, protocol: str, summary: Summary) -> Iterator[Caveat]:
         )
     seeds_of_controls = table.loc[table["role"] == "control", "n"]
     if "control" in map(study.role, asked_for) and not (seeds_of_controls > 1).any():
-        lack = f"none is trained{far} yet" if not len(seeds_of_controls) else f"none has more than one seed{far} yet"
-        yield Caveat("controls of equal size or depth", f"{lack}, so size or depth may explain differences")
+        lack = "has more than one seed trained" if len(seeds_of_controls) else "is trained"
+        yield Caveat(
+            "controls of equal size or depth", f"none {lack}{far} yet, so size or depth may explain differences"
+        )
 
 
 def _seeds(study: Study, summary: Summary) -> Iterator[Caveat]:

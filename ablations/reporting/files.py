@@ -64,13 +64,11 @@ def load_covered_records(study: Study, protocol: str, store: Store, overrides: S
     on_disk = set(store.run_ids())
     if not on_disk:
         return CoveredRecords([], [], 0)  # before controls are solved, which takes seconds
-    # Variants that the protocol leaves out may have been asked for; to solve a control of them may be impossible.
-    names = [
-        name
-        for name in study.variants
-        if name not in study.left_out.get(protocol, ()) or not study.variants[name].match
-    ]
-    first = study.expand(protocol, 1, names, overrides)
+    # Variants that the protocol leaves out may have been asked for; a control among them may have no solution.
+    unsolved = {name for name in study.left_out.get(protocol, ()) if study.variants[name].match}
+    names = [name for name in study.variants if name not in unsolved]
+    expanded = study.expand(protocol, 1, names, overrides)
+    first = sorted(expanded, key=lambda run: (run.length, names.index(run.variant)))  # the baseline in its own place
     runs: list[Run] = []
     last_seen = 0
     for seed in count():

@@ -193,7 +193,7 @@ def _detail(table: pd.DataFrame) -> list[str]:
                 "interval over seeds and test images": ""
                 if math.isnan(row.difference_both_low)
                 else f"{row.difference_both_low:+.2f} to {row.difference_both_high:+.2f}",
-                "P(better)": known_text(row.prob_better, "{:.2f}".format),
+                "P(better)": known_text(row.prob_better, "{:.2f}".format) if row.n > 1 else "",
                 "Welch's p": _marked(known_text(row.p_welch, p_text), row.role),
                 "Welch's p, equivalence": _marked(known_text(row.p_welch_equivalent, p_text), row.role),
                 "Dunnett's p": _marked(known_text(row.p_dunnett, p_text), row.role),

@@ -63,7 +63,7 @@ def test_controls_of_one_seed_do_not_count() -> None:
     heads = replace(load_study("heads"), left_out={})
     controls = ["nin+alexnet@params"]
     assert found(heads, seeds=1, variants=controls)["controls of equal size or depth"].startswith(
-        "none has more than one seed yet"
+        "none has more than one seed trained yet"
     )
     assert "controls of equal size or depth" not in found(heads, seeds=2, variants=controls)
 
