@@ -105,7 +105,8 @@ def answer_row(study: Study, protocol: str, report: Report) -> Row:
     summary = report.summary
     answer, effect = plain_answer(study, summary)
     answer = _with_changes(report, answer)
-    sizes = sorted({row.n for row in each_row(summary.variants)})
+    declared = [row.n for row in each_row(summary.variants) if row.role in ("baseline", "confirmatory")]
+    sizes = sorted(set(declared or [row.n for row in each_row(summary.variants)]))  # controls may have fewer
     most = summary.examples[1]
     return Row(
         question=CLAIMS.get(study.name, Claim()).question or study.question,

@@ -187,9 +187,12 @@ def test_only_columns_that_are_there_are_explained(tmp_path: Path) -> None:
     for run in NUM_1X1.expand("smoke", 1, ["0x"]):
         store.write(plain(run))
     said = accuracy_notes(store)
-    assert "P(better)" in said
-    for name in ("seeds to decide", "Seeds to decide", "Dunnett", "Welch's p"):
+    assert "GFLOP" in said
+    for name in ("seeds to decide", "Seeds to decide", "Dunnett", "Welch's p", "P(better)"):
         assert name not in said
+    for run in NUM_1X1.expand("smoke", 2, ["0x"]):
+        store.write(plain(run))
+    assert "P(better)" in accuracy_notes(store)
 
 
 def test_many_runs_a_variant_are_counted(tmp_path: Path) -> None:
