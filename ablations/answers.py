@@ -22,7 +22,7 @@ from ablations.reporting.files import Report, read_report
 from ablations.reporting.formatting import listed, p_is, with_changes
 from ablations.reporting.plain import CLAIMS, Claim, capitalised, plain_answer
 from ablations.runs import length_name
-from ablations.study import MEMORY, Study
+from ablations.study import DECLARED, MEMORY, Study
 from ablations.tuning.winners import load_tuned
 from nin.text import counted, one_line
 
@@ -105,7 +105,7 @@ def answer_row(study: Study, protocol: str, report: Report) -> Row:
     summary = report.summary
     answer, effect = plain_answer(study, summary)
     answer = _with_changes(report, answer)
-    declared = [row.n for row in each_row(summary.variants) if row.role in ("baseline", "confirmatory")]
+    declared = [row.n for row in each_row(summary.variants) if row.role in DECLARED]
     sizes = sorted(set(declared or [row.n for row in each_row(summary.variants)]))  # controls may have fewer
     most = summary.examples[1]
     return Row(

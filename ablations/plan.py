@@ -18,7 +18,7 @@ from ablations.reporting.formatting import duration_text, listed, minutes_text
 from ablations.reporting.terminal import fitting_table, print_text
 from ablations.runs import Run, parse_overrides
 from ablations.session import Part, Request, find_parts
-from ablations.study import MEMORY, ROLES, Study
+from ablations.study import DECLARED, MEMORY, ROLES, Study
 from ablations.tuning.progress import Stretch, rung_of, stretches
 from ablations.tuning.session import TuningRequest, require_possible, runs_to_tune
 from ablations.tuning.spaces import space_of
@@ -61,7 +61,7 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
     )
     if len(looks) > 1:
         first, *later = looks
-        compared = {run.variant for run in parts[0].runs if run.role in ("baseline", "confirmatory")}
+        compared = {run.variant for run in parts[0].runs if run.role in DECLARED}
         say(
             console,
             f"what is undecided after {first} seeds is looked at again after {listed(map(str, later))}: "

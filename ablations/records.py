@@ -284,7 +284,7 @@ class Store:
             except ValueError as error:
                 damaged.append(str(error))
                 continue
-            if record is not None and run.train.precision in ("auto", record.precision):
+            if record is not None and run.takes(record.precision):
                 records[run.run_id] = replace(record, run=run)
         return records, damaged
 

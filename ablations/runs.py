@@ -62,6 +62,10 @@ class Run:
         )
         return replace(run, code=code_of(run.settings))
 
+    def takes(self, precision: str) -> bool:
+        """Return whether a result in that precision is one of this run: only "auto" takes any."""
+        return self.train.precision in ("auto", precision)
+
     @property
     def length(self) -> int:
         """Training images seen in all, where the protocol asks a question after several lengths of training; else 0."""

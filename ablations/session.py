@@ -9,7 +9,7 @@ import math
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -182,20 +182,13 @@ def find_parts(studies: Sequence[Study], request: Request) -> list[Part]:
     for study in studies:
         part = find_part(study, request)
         if not request.keep_weights:
-            shared = [run for run in part.missing if _takes_one_of(run, asked[run.run_id])]
-            part = replace(
-                part, shared=shared, missing=[run for run in part.missing if not _takes_one_of(run, asked[run.run_id])]
-            )
+            shared = dict.fromkeys(run for run in part.missing if any(map(run.takes, asked[run.run_id])))
+            part = replace(part, shared=list(shared), missing=[run for run in part.missing if run not in shared])
         for run in part.missing:
             asked[run.run_id].add(run.train.precision)
         parts.append(part)
     require_effects((run for part in parts for run in part.runs), request.overrides)
     return parts
-
-
-def _takes_one_of(run: Run, precisions: Collection[str]) -> bool:
-    """Tell whether a result of the same run in one of these precisions, as runs name them, is one of this run."""
-    return run.train.precision in precisions or (run.train.precision == "auto" and bool(precisions))
 
 
 def find_part(study: Study, request: Request) -> Part:

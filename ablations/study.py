@@ -19,7 +19,8 @@ LARGEST_MARGIN = 0.1  # a larger one was meant in points
 MAX_SEEDS = 10_000  # runs of a variant; all are made before the first is executed
 MEMORY = {"memory": "training", "prediction memory": "prediction"}  # task whose memory each kind of study measures
 ANSWERS = ("accuracy", "failures", *MEMORY)
-ROLES = ("baseline", "confirmatory", "control", "exploratory")
+DECLARED = ("baseline", "confirmatory")  # the roles that a study's own comparisons are between
+ROLES = (*DECLARED, "control", "exploratory")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ same on any device.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from nin.fetch import DataError, data_root
 from nin.registry import Registry
 from nin.sources import DATASETS, FOLDER, Source, Split, hashed_order, read, shape
 from nin.spec import DataSpec, Shape, choose, stream
-from nin.text import one_line
+from nin.text import one_line, shortened
 
 __all__ = [
     "AUGMENTATIONS",
@@ -204,37 +204,40 @@ def load(spec: DataSpec, root: Path | None = None, device: str | torch.device = 
         for tensor in (part.images, part.labels):
             digest.update(tensor.contiguous().numpy().data)
     data = ImageData(spec, source.classes, train, val, test, mean, std, digest.hexdigest())
-    notes = (_summary(data), *source.notes, *_lacking(data)) if spec.name.startswith(FOLDER) else source.notes
+    notes = source.notes
+    if spec.name.startswith(FOLDER):
+        counts = _counts(data)
+        notes = (_summary(data, counts), *notes, *_lacking(data, counts))
     return replace(data, notes=notes).to(device)
 
 
-def _summary(data: ImageData) -> str:
-    """Summarise images per class and split in one line: "pets: 2 classes (training/validation/test): cat 80/10/18, dog 78/12/16"."""
-    splits = [data.train, *([] if data.val_is_test else [data.val]), data.test]
-    counts = torch.stack([torch.bincount(split.labels, minlength=data.num_classes) for split in splits], dim=1).tolist()
-    parts = "training/test" if data.val_is_test else "training/validation/test"
-    totals = "/".join(f"{len(split.labels):,}" for split in splits)
-    if data.num_classes > MAX_LISTED:
-        each = [count for count, *_ in counts]
-        classes = f"{min(each):,} to {max(each):,} training images each"
-    else:
-        each_class = zip(data.classes, counts, strict=True)
-        classes = ", ".join(f"{one_line(name)} {'/'.join(map(str, numbers))}" for name, numbers in each_class)
-    shape = "x".join(str(n) for n in data.in_shape)
-    return f"{data.name}: {totals} images for {parts}, {shape}, {data.num_classes} classes: {classes}"
-
-
-def _lacking(data: ImageData) -> Iterator[str]:
-    """Yield a line for each part in which some classes have no image."""
+def _counts(data: ImageData) -> dict[str, list[int]]:
+    """Count the images of each class, by part: {"training": [80, 78], "validation": [10, 12], "test": [18, 16]}."""
     parts = {"training": data.train, "validation": data.val, "test": data.test}
     if data.val_is_test:
         del parts["validation"]
-    for part, split in parts.items():
-        there = set(split.labels.tolist())
-        names = [one_line(name) for k, name in enumerate(data.classes) if k not in there]
+    return {part: torch.bincount(split.labels, minlength=data.num_classes).tolist() for part, split in parts.items()}
+
+
+def _summary(data: ImageData, counts: Mapping[str, Sequence[int]]) -> str:
+    """Summarise images per class and split in one line: "pets: 2 classes (training/validation/test): cat 80/10/18, dog 78/12/16"."""
+    totals = "/".join(f"{sum(each):,}" for each in counts.values())
+    if data.num_classes > MAX_LISTED:
+        each = counts["training"]
+        classes = f"{min(each):,} to {max(each):,} training images each"
+    else:
+        each_class = zip(data.classes, zip(*counts.values(), strict=True), strict=True)
+        classes = ", ".join(f"{one_line(name)} {'/'.join(map(str, numbers))}" for name, numbers in each_class)
+    shape = "x".join(str(n) for n in data.in_shape)
+    return f"{data.name}: {totals} images for {'/'.join(counts)}, {shape}, {data.num_classes} classes: {classes}"
+
+
+def _lacking(data: ImageData, counts: Mapping[str, Sequence[int]]) -> Iterator[str]:
+    """Yield a line for each part in which some classes have no image."""
+    for part, each in counts.items():
+        names = [one_line(name) for name, count in zip(data.classes, each, strict=True) if count == 0]
         if names:
-            more = f" and {len(names) - MAX_LISTED:,} more" if len(names) > MAX_LISTED else ""
-            yield f"{data.name}: no {part} image of {', '.join(names[:MAX_LISTED])}{more}"
+            yield f"{data.name}: no {part} image of {shortened(names, MAX_LISTED)}"
 
 
 def _with_noise(labels_N: Tensor, num_classes: int, spec: DataSpec) -> Tensor:

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from nin.fetch import DataError
+from nin.text import shortened
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif")  # in any case
 IGNORED = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db", "desktop.ini")
@@ -219,8 +220,7 @@ def _plain(name: str) -> str:
 def _named(names: Sequence[str]) -> str:
     if not names:
         return "none"
-    shown = ", ".join(repr(name) for name in names[:MAX_LISTED])
-    return f"{shown} and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else shown
+    return shortened([repr(name) for name in names], MAX_LISTED)
 
 
 def _notes(top: _Folder, homes: Mapping[str, _Folder], unused: Sequence[_Folder]) -> Iterator[str]:

@@ -16,6 +16,12 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def shortened(names: Sequence[str], most: int) -> str:
+    """ "a, b and 7 more": at most so many names."""
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
 def redacted(text: str) -> str:
     """Mask the credentials of URLs in the text, before the host and in the query."""
     text = re.sub(r"://\S*@", "://***@", text)

@@ -25,7 +25,7 @@ from scipy.optimize import isotonic_regression
 from ablations.analysis import stats
 from ablations.analysis.summary import each_row, failures
 from ablations.reporting.formatting import unmarked, with_changes
-from ablations.study import Study
+from ablations.study import DECLARED, Study
 from nin.text import counted
 
 TITLE_WIDTH = 110  # characters of a line
@@ -114,7 +114,7 @@ class Tables:
 
     def is_primary(self, name: str) -> bool:
         """Baseline or confirmatory."""
-        return self.study.role(name) in ("baseline", "confirmatory")
+        return self.study.role(name) in DECLARED
 
     def colour(self, name: str) -> str:
         """The variant's own, black for the baseline."""

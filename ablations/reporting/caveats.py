@@ -9,10 +9,19 @@ from ablations.analysis import sequential, stats
 from ablations.analysis.moderated import ALPHA
 from ablations.analysis.summary import AddedSeeds, Summary, each_row, failure_tests, failures
 from ablations.protocols import PROTOCOLS
-from ablations.reporting.formatting import agreeing, few, listed, p_is, range_text, seeds_needed_text, seeds_text
+from ablations.reporting.formatting import (
+    agreeing,
+    ends_text,
+    few,
+    listed,
+    p_is,
+    range_text,
+    seeds_needed_text,
+    seeds_text,
+)
 from ablations.reporting.plain import CLAIMS
 from ablations.runs import length_name
-from ablations.study import MEMORY, Study
+from ablations.study import DECLARED, MEMORY, Study
 from nin.text import counted
 
 TITLE = "What could change this answer"
@@ -87,16 +96,14 @@ def _missing(study: Study, protocol: str, summary: Summary) -> Iterator[Caveat]:
     """Seeds, variants or controls that the study declares and has not trained yet, to the length of the verdicts."""
     table = summary.variants
     declared = study.declared_seeds(protocol)
-    is_compared = (
-        table["variant"].isin(study.pairs.values()) if study.pairs else table["role"].isin(("baseline", "confirmatory"))
-    )
+    is_compared = table["variant"].isin(study.pairs.values()) if study.pairs else table["role"].isin(DECLARED)
     compared = table.loc[is_compared, "n"]
     if len(compared) and compared.min() < declared and not summary.looks:  # after looks, decided comparisons lack none
         some = " of some variants" if compared.min() < compared.max() else ""
         yield Caveat("the missing seeds", f"{compared.min()} of {declared} declared{some} are trained")
     asked_for = [name for name in study.variants if name not in study.left_out.get(protocol, ())]
     trained = set(table["variant"])
-    untrained = [name for name in asked_for if name not in trained and study.role(name) in ("baseline", "confirmatory")]
+    untrained = [name for name in asked_for if name not in trained and study.role(name) in DECLARED]
     far = f" to {length_name(summary.length)} images" if len(summary.by_length) else ""
     if untrained:
         yield Caveat(
@@ -152,7 +159,7 @@ def _undecided_effect(study: Study, factors: pd.DataFrame) -> Iterator[Caveat]:
     if claim and claim.effect and len(factors):
         of = "gap_" if claim.gap_first else ""
         for _, row in factors[(factors["effect"] == claim.effect) & ~(factors[f"{of}p"] <= ALPHA)].iterrows():
-            ends = f"{row[f'{of}difference_low']:+.2f} to {row[f'{of}difference_high']:+.2f}"
+            ends = ends_text(row[f"{of}difference_low"], row[f"{of}difference_high"])
             of_gap = " of train minus test accuracy" if of else ""
             yield Caveat("more seeds", f"the interval of '{claim.effect}', {ends} points{of_gap}, includes 0")
 

@@ -38,8 +38,13 @@ def signed_text(difference: float, low: float, high: float, digits: int = 2) -> 
     """A difference in points with its interval, such as "+4.62 (+2.43 to +6.80)"; without ends where there are none."""
     if math.isnan(difference):
         return "–"
-    interval = "" if math.isnan(low) else f" ({low:+z.{digits}f} to {high:+z.{digits}f})"
+    interval = "" if math.isnan(low) else f" ({ends_text(low, high, digits)})"
     return f"{difference:+z.{digits}f}{interval}"
+
+
+def ends_text(low: float, high: float, digits: int = 2) -> str:
+    """The ends of a difference's interval, such as "+2.43 to +6.80"."""
+    return f"{low:+z.{digits}f} to {high:+z.{digits}f}"
 
 
 def difference_text(row: Any) -> str:
@@ -107,12 +112,12 @@ def listed(items: Iterable[object]) -> str:
 
 def with_changes(overrides: Sequence[str]) -> str:
     """ "with `train.lr=0.05`", what `--set` changed in all runs; empty for nothing."""
-    return f"with {listed(f'`{override}`' for override in overrides)}" if overrides else ""
+    return f"with {named(overrides)}" if overrides else ""
 
 
-def named(variants: Iterable[str]) -> str:
+def named(names: Iterable[str]) -> str:
     """ "`a`, `b` and `c`"."""
-    return listed(f"`{name}`" for name in variants)
+    return listed(f"`{name}`" for name in names)
 
 
 def few(variants: Iterable[str]) -> str:
@@ -127,7 +132,7 @@ def seeds_needed_text(num: float) -> str:
 
 
 def agreeing(names: Sequence[str], one: str, several: str) -> str:
-    """The form of a verb that agrees with so many names."""
+    """The form of a word that agrees with so many names."""
     return one if len(names) == 1 else several
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord
-from ablations.reporting.formatting import listed, seeds_text
+from ablations.reporting.formatting import agreeing, listed, seeds_text
 from ablations.reproduce import reproduce_command
 from ablations.runs import length_name
 from ablations.study import MEMORY, Study
@@ -52,7 +52,7 @@ def what_was_run(
     has_nin_head = any(r.run.model.head == "nin" for r in records)
     purpose = [f"Protocol `{protocol}`: {settings.purpose}.", settings.note, settings.nin_note if has_nin_head else ""]
     devices = {r.environment.get("device", "") for r in records}
-    checksums = {r.data_checksum[:12] for r in records if r.data_checksum}
+    checksums = sorted({r.data_checksum[:12] for r in records if r.data_checksum})
     facts = [
         " ".join(part for part in purpose if part),
         f"Seeds {seeds_text(seeds)}{same}. Variants: {len({r.run.variant for r in records})} of {len(study.variants)}.",
@@ -62,7 +62,7 @@ def what_was_run(
         f"weights {given('model.init')}.",
         _tuning_fact(study)
         + (f"; changed from the protocol by {', '.join(f'`--set {o}`' for o in overrides)}." if overrides else "."),
-        f"Data: {listed({r.run.data.name for r in records})}, {'checksum' if len(checksums) == 1 else 'checksums'} "
+        f"Data: {listed({r.run.data.name for r in records})}, {agreeing(checksums, 'checksum', 'checksums')} "
         f"{listed(checksums)}. "
         "Train accuracy is on training images, in evaluation mode after the last step. "
         f"Validation accuracy (targets, curves) is on {validation}. "

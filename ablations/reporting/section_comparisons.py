@@ -12,6 +12,7 @@ from ablations.reporting.formatting import (
     accuracy_text,
     detectable_text,
     difference_text,
+    ends_text,
     figure_line,
     interval_text,
     known_text,
@@ -25,7 +26,7 @@ from ablations.reporting.formatting import (
     signed_text,
 )
 from ablations.runs import length_name
-from ablations.study import Study
+from ablations.study import DECLARED, Study
 from nin.text import counted
 
 EXPLORATORY = "Welch's test, 95 % intervals, exploratory: p is not corrected for the number of comparisons."
@@ -72,7 +73,7 @@ def _accuracy_table(table: pd.DataFrame) -> str:
 def _accuracy_notes(study: Study, table: pd.DataFrame, looks: Sequence[int]) -> str:
     confirmatory, others = (
         table[table["role"] == "confirmatory"],
-        table[~table["role"].isin(["baseline", "confirmatory"])],
+        table[~table["role"].isin(DECLARED)],
     )
     margin = 100 * study.margin
     equivalent = f"*Equivalent*: two one-sided tests place the difference within {margin:g} points."
@@ -192,7 +193,7 @@ def _detail(table: pd.DataFrame) -> list[str]:
                 "memory, MB": known_text(row.peak_memory_mb, number_text),
                 "interval over seeds and test images": ""
                 if math.isnan(row.difference_both_low)
-                else f"{row.difference_both_low:+.2f} to {row.difference_both_high:+.2f}",
+                else ends_text(row.difference_both_low, row.difference_both_high),
                 "P(better)": known_text(row.prob_better, "{:.2f}".format) if row.n > 1 else "",
                 "Welch's p": _marked(known_text(row.p_welch, p_text), row.role),
                 "Welch's p, equivalence": _marked(known_text(row.p_welch_equivalent, p_text), row.role),
@@ -233,7 +234,7 @@ def _detail_notes(table: pd.DataFrame, columns: Collection[str]) -> str:
         dunnett = (
             " Dunnett's is corrected by construction and assumes equal variances." if "Dunnett's p" in columns else ""
         )
-        has_others = bool((~table["role"].isin(["baseline", "confirmatory"])).any())
+        has_others = not table["role"].isin(DECLARED).all()
         brackets = " Those in square brackets are not corrected." if has_others else ""
         lines.append(
             f"The other *p-values* check the declared comparisons by other tests. {corrected} corrected by Holm's method."

@@ -111,9 +111,7 @@ def test_a_run_that_fails_when_trained_again_keeps_its_record(
     assert "2x seed 0: failed" in capsys.readouterr().out
 
 
-def test_a_result_that_another_driver_made_without_weights_is_not_done(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_result_that_another_driver_made_without_weights_is_not_done(tmp_path: Path) -> None:
     run = smoke_runs(seeds=1, variants=["0x"])[0]
     store = Store(tmp_path, "num_1x1", "smoke", keep_weights=True)
 
