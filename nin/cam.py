@@ -8,6 +8,7 @@ figure 4). A head that is linear over pooled features has such maps too: feature
 activation maps of Zhou et al. (arXiv:1512.04150). Fully connected heads have none: flattening loses positions.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,9 +187,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     right_RN = torch.stack(right)
     chosen = drawn.take(torch.tensor(choose_images(right_RN, arguments.images)))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    class_map_figure(trained, chosen).savefig(arguments.out, dpi=160)
+    figure = class_map_figure(trained, chosen)
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        figure.savefig(arguments.out, dpi=160)
     networks = counted(len(trained), "network")
     print(f"{len(chosen.labels)} test images of {first.data.name}, {networks}: {arguments.out}")
+    if any("missing from font" in str(warning.message) for warning in caught):  # one for each character
+        print(
+            "note: the font lacks characters of some class names, shown as boxes: "
+            "name one that has them as font.family in a matplotlibrc file"
+        )
     return 0
 
 

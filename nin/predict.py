@@ -9,16 +9,18 @@ or RGB, squeezed to the size of the network's data set.
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nin.cli import OneLineParser, add_run_argument, exit_with, output_console, positive
+from nin.cli import SOME_RUN_FAILED, SUCCESS, OneLineParser, add_run_argument, exit_with, output_console, positive
 
 if TYPE_CHECKING:
     from rich.table import Table
     from torch import Tensor, nn
 
+    from nin.images import Decoded
     from nin.spec import Shape
     from nin.weights import TrainedNetwork
 
@@ -31,12 +33,17 @@ def read_images(paths: Sequence[Path], shape: "Shape", invert: bool = False) -> 
 
     Raises DataError, naming the file, for a file that is not a whole image.
     """
+    from nin.images import decode
+
+    return _stacked([decode(path, *shape) for path in paths], invert)
+
+
+def _stacked(decoded: "Sequence[Decoded]", invert: bool) -> "tuple[Tensor, list[str]]":
     import numpy as np
     import torch
 
-    from nin.images import decode, notes
+    from nin.images import notes
 
-    decoded = [decode(path, *shape) for path in paths]
     images = torch.from_numpy(np.stack([pixels for pixels, _ in decoded])).permute(0, 3, 1, 2).contiguous()
     return 255 - images if invert else images, notes(remarks for _, remarks in decoded)
 
@@ -90,26 +97,42 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
+    """Run the command and return its exit status: 1 if some of the files are no images, which leaves the others' answers.
+
+    Raises ValueError, in one line, for invalid arguments, and if none of the files is an image.
+    """
     arguments = _parser().parse_args(argv)
 
+    from nin.fetch import DataError
+    from nin.images import decode
     from nin.weights import find, load
 
     trained = load(find(arguments.run, arguments.results))
     card = trained.card
-    images, notes = read_images(arguments.images, card.image_shape, arguments.invert)
+    decoded: dict[Path, Decoded] = {}
+    unreadable: list[DataError] = []
+    for path in arguments.images:
+        try:
+            decoded[path] = decode(path, *card.image_shape)
+        except DataError as error:
+            unreadable.append(error)
+    if not decoded:
+        raise unreadable[0]
+    images, notes = _stacked(list(decoded.values()), arguments.invert)
     probabilities_NK = probabilities(trained, images)
     if not bool(probabilities_NK.isfinite().all()):
         raise ValueError(f"{card.name} gives no probabilities: its logits are not finite, as after a run that diverged")
     console = output_console()
-    console.print(_table(arguments.images, probabilities_NK, card.classes, arguments.top))
+    console.print(_table(list(decoded), probabilities_NK, card.classes, arguments.top))
     console.print(f"{card.name}, {card.test_accuracy:.1%} right on the test images of {card.data.name}", markup=False)
     for note in notes:
         console.print(f"note: {note}", markup=False)
     if card.data.name in LIGHT_ON_BLACK and any(seems_inverted(image) for image in images):
         hint = "try without --invert" if arguments.invert else "try --invert"
         console.print(f"note: {card.data.name} shows light things on black, these images are light around: {hint}")
-    return 0
+    for problem in unreadable:
+        print(f"error: {problem}", file=sys.stderr)
+    return SOME_RUN_FAILED if unreadable else SUCCESS
 
 
 if __name__ == "__main__":

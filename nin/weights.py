@@ -20,10 +20,11 @@ from nin.data import ImageData, resized
 from nin.model import Network, build_model
 from nin.registry import added
 from nin.spec import DataSpec, ModelSpec, Shape, TrainSpec
-from nin.text import reason
+from nin.text import reason, shortened
 
 SUFFIX = ".safetensors"
 CARD = "card"  # the key of the file's metadata that holds the card, as JSON
+MAX_LISTED = 6  # networks that a message names
 
 
 @dataclass(frozen=True)
@@ -210,9 +211,8 @@ def _name(path: Path) -> str:
         return "damaged"
 
 
-def _listed(names: dict[Path, str], at_most: int = 6) -> str:
-    shown = [f"{name} ({path.stem})" for path, name in list(names.items())[:at_most]]
-    return ", ".join([*shown, f"{len(names) - at_most} more"] if len(names) > at_most else shown)
+def _listed(names: dict[Path, str]) -> str:
+    return shortened([f"{name} ({path.stem})" for path, name in names.items()], MAX_LISTED)
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:

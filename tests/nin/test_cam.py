@@ -110,6 +110,19 @@ def test_command_writes_a_picture_that_the_seed_decides(tmp_path: Path) -> None:
     assert pictures[0] == pictures[1] != pictures[2]
 
 
+@pytest.mark.parametrize(("suffix", "has_note"), [("曲线", True), ("é", False)])
+def test_characters_that_the_font_lacks_are_one_note(
+    suffix: str, has_note: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = load(DATA)
+    renamed = replace(data, classes=tuple(f"{name}{suffix}" for name in data.classes))
+    keep(make(loaded=renamed), tmp_path)
+    assert main(["2x:0", "--images", "2", "--out", str(tmp_path / "a.png"), "--results", str(tmp_path)]) == 0
+    printed = capfd.readouterr()
+    assert ("note: the font lacks characters of some class names" in printed.out) is has_note
+    assert printed.err == ""
+
+
 def test_maps_are_those_of_evaluation_whatever_the_networks_mode(images_NCHW: Tensor) -> None:
     network = make().network.train()
     assert torch.equal(class_maps(network, images_NCHW), class_maps(network, images_NCHW))

@@ -15,6 +15,7 @@ import nin.cam
 import nin.export
 import nin.predict
 import nin.shift
+from nin.cli import SOME_RUN_FAILED
 from nin.data import load
 from nin.model import predict
 from nin.pooling import POOLINGS
@@ -106,6 +107,22 @@ def test_command_shows_the_likeliest_classes_in_order(
         f"{first} {float(shares[first]):.1%}",
         f"{second} {float(shares[second]):.1%}",
     ]
+
+
+def test_files_that_are_no_images_leave_the_answers_of_the_others(
+    picture: Image.Image, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(make(), tmp_path)
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    picture.save(good)
+    bad.write_bytes(good.read_bytes()[:100])
+    assert main(["2x:0", str(bad), str(good), "--results", str(tmp_path)]) == SOME_RUN_FAILED
+    printed = capsys.readouterr()
+    assert "good.png" in printed.out
+    assert "bad.png" not in printed.out
+    assert f"error: {bad} cannot be read as an image" in printed.err
+    with pytest.raises(ValueError, match=r"bad\.png cannot be read as an image"):
+        main(["2x:0", str(bad), "--results", str(tmp_path)])
 
 
 @pytest.mark.parametrize("command", [nin.predict.main, nin.cam.main, nin.export.main, nin.shift.main])
