@@ -90,7 +90,7 @@ def _studies(arguments: argparse.Namespace, variants: Sequence[str] | None) -> l
             raise ValueError(f"{num} of these studies are called {name!r}, and would share a folder: rename a file")
     if arguments.all:
         studies = [study for study in studies if arguments.protocol in study.protocols]
-    with_variants = [study for study in studies if variants is None or study.named(variants)]
+    with_variants = [study for study in studies if variants is None or study.named(variants, arguments.protocol)]
     if not with_variants:
         raise ValueError(
             f"--variants {arguments.variants}: no such variant in {', '.join(study.name for study in studies)}"

@@ -196,7 +196,7 @@ def find_part(study: Study, request: Request) -> Part:
 
     Raises ValueError for runs that cannot be, or a folder of published results.
     """
-    variants = None if request.variants is None else study.named(request.variants)
+    variants = None if request.variants is None else study.named(request.variants, request.protocol)
     if request.tuned:
         tuned = load_tuned(study, request.protocol, request.results, request.overrides)
         variants = (

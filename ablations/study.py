@@ -190,6 +190,10 @@ class Study:
         """The variants that the answer is about: the tuned ones of a tuned study, else the confirmatory ones."""
         return list(self.pairs.values()) if self.pairs else self.confirmatory
 
+    def trained(self, protocol: str) -> list[str]:
+        """The variants that are trained under the protocol unless others are named."""
+        return [name for name in self.variants if name not in self.left_out.get(protocol, ())]
+
     def role(self, variant: str) -> str:
         """One of ROLES."""
         return "baseline" if variant == self.baseline else self.variants[variant].role
@@ -207,9 +211,10 @@ class Study:
         """Validation accuracy (a fraction) that counts as trained under the protocol."""
         return self.targets.get(protocol, PROTOCOLS[protocol].target)
 
-    def named(self, wanted: Iterable[str]) -> list[str]:
-        """The variants of these names, in order; the name of a role ("control") is those of all variants that have it, or none.
+    def named(self, wanted: Iterable[str], protocol: str) -> list[str]:
+        """The variants of these names, in order.
 
+        The name of a role ("control") stands for all variants that have it, but for those left out under the protocol.
         Raises ValueError for a name that does not exist.
         """
         found: dict[str, None] = {}
@@ -217,7 +222,7 @@ class Study:
             if name in self.variants:
                 found[name] = None
             elif name in ROLES:
-                found |= dict.fromkeys(other for other in self.variants if self.role(other) == name)
+                found |= dict.fromkeys(other for other in self.trained(protocol) if self.role(other) == name)
             else:
                 known = hint(name, [*self.variants, *ROLES])
                 raise ValueError(f"study {self.name!r} has no variant or role {name!r}: {known}")
@@ -249,9 +254,8 @@ class Study:
         num_seeds = self.declared_seeds(protocol) if seeds is None else seeds
         if not isinstance(num_seeds, int) or not 1 <= num_seeds <= MAX_SEEDS:
             raise ValueError(f"--seeds {num_seeds!r}: must be 1 or more, at most {MAX_SEEDS}, and a whole number")
-        unfit = set(self.left_out.get(protocol, ())).difference(variants or ())
-        wanted = self.variants if variants is None else [self.baseline, *self.named(variants)]
-        chosen = [name for name in dict.fromkeys(wanted) if name not in unfit]
+        wanted = self.trained(protocol) if variants is None else [self.baseline, *self.named(variants, protocol)]
+        chosen = list(dict.fromkeys(wanted))
         changes = parse_overrides(overrides)
         shape_of = cache(_shape)  # of a folder it takes a look into every file
         resolved = [

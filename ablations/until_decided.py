@@ -59,8 +59,9 @@ def require_whole(study: Study, request: Request) -> None:
     results = [
         r for r in load_covered_records(study, request.protocol, store, request.overrides).records if r.is_result
     ]
-    asked = study.confirmatory if request.variants is None else study.named(request.variants)
-    others = [name for name in study.confirmatory if name in {r.run.variant for r in results} and name not in asked]
+    wanted = ("confirmatory",) if request.variants is None else request.variants
+    requested = study.named(wanted, request.protocol)
+    others = [name for name in study.confirmatory if name in {r.run.variant for r in results} and name not in requested]
     if others:
         raise ValueError(
             f"--until-decided: {listed(others)} in {store.folder} would be decided on as well, but --variants leaves "

@@ -37,14 +37,17 @@ def factor_effects(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> p
             of_gaps = stats.two_way(gaps, base)
             for (a, b), (interval, p) in stats.two_way(accuracies, base).items():
                 others = list(dict.fromkeys(key[a is not None] for key in table))
+                is_interaction = a is not None and b is not None
                 effect = (
                     f"interaction of {a} and {b}"
-                    if a is not None and b is not None
+                    if is_interaction
                     else f"{a or b} instead of {base[0] if a is not None else base[1]}, over {' and '.join(others)}"
                 )
+                bound = 2.0 if is_interaction else 1.0  # the interaction is a difference of two differences
+                accuracy = interval.in_points(bound)
                 of_gap, gap_p = of_gaps[a, b]
-                gap = {f"gap_{name}": value for name, value in of_gap.in_points().items()}
-                rows.append({"effect": effect + setting, **interval.in_points(), "p": p, **gap, "gap_p": gap_p})
+                gap = {f"gap_{name}": value for name, value in of_gap.in_points(2 * bound).items()}
+                rows.append({"effect": effect + setting, **accuracy, "p": p, **gap, "gap_p": gap_p})
     return pd.DataFrame(rows)
 
 

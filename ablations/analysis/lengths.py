@@ -88,7 +88,7 @@ def change(study: Study, results: Sequence[RunRecord]) -> pd.DataFrame:
             "n": len(ordered[name]),
             "shortest": shortest,
             "longest": longest,
-            **comparison.difference.in_points(),
+            **comparison.difference.in_points(bound=2.0),
             "p": comparison.p,
             "p_holm": comparison.p_holm,
         }

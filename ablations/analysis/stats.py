@@ -42,19 +42,20 @@ class Interval:
     high: float
 
     def as_accuracy(self, name: str) -> dict[str, float]:
-        """A mean accuracy in the columns `name`_mean, _low and _high; Student's t knows of no bounds."""
+        """A mean accuracy in the columns `name`_mean, _low and _high, clipped: Student's interval can exceed the possible range."""
         return {
             f"{name}_mean": self.estimate,
             f"{name}_low": max(self.low, 0.0),
             f"{name}_high": min(self.high, 1.0),
         }
 
-    def in_points(self) -> dict[str, float]:
+    def in_points(self, bound: float = 1.0) -> dict[str, float]:
         """A difference of accuracies in points, in the columns that tables of differences have.
 
-        Its ends are at most 100 points away from 0, as differences of accuracies are; Student's t knows of no bounds.
+        bound  the largest difference that is possible, as a fraction, to which the ends are clipped: 1 of accuracies, 2 of their
+               changes and of gaps, whose two accuracies each differ by 1 at most
         """
-        low, high = (end if math.isnan(end) else POINTS * min(max(end, -1.0), 1.0) for end in (self.low, self.high))
+        low, high = (end if math.isnan(end) else POINTS * min(max(end, -bound), bound) for end in (self.low, self.high))
         return {"difference": POINTS * self.estimate, "difference_low": low, "difference_high": high}
 
 
@@ -181,10 +182,11 @@ def compare(
     margin: float = 0.003,
     checks: bool = True,
 ) -> dict[str, Comparison]:
-    """Every variant against the baseline; `samples` are accuracies by variant and seed.
+    """Compare every variant with the baseline.
 
-    Without `checks` what no verdict rests on is left out (Welch's test beside the primary one, Dunnett, sign-flip, detectable
-    difference, seeds needed), which is most of the work.
+    samples  accuracies by variant and seed
+    checks   also compute what no verdict rests on: Welch's test beside the primary one, Dunnett, sign-flip, detectable difference,
+             seeds needed. They take most of the time
 
     Both families of tests, for a difference and for equivalence, are Holm-corrected over `confirmatory`: among those, the
     probability of any false "better" or "worse" is at most ALPHA, and so is that of any false "equivalent". Other variants
@@ -302,16 +304,19 @@ def summarise_times(times: ArrayLike, budgets: ArrayLike) -> TimesToTarget:
     return TimesToTarget(int(np.isfinite(t).sum()), len(t), median, mean_interval(np.minimum(t, budgets)))
 
 
-def logrank(times_a: ArrayLike, times_b: ArrayLike, budget: float) -> float:
-    """p that two groups reach the target equally fast, misses (infinite times) censored at the budget.
+def logrank(times_a: ArrayLike, times_b: ArrayLike, budgets_a: ArrayLike, budgets_b: ArrayLike) -> float:
+    """p that two groups reach the target equally fast; misses (infinite times) are censored at the budget that the run had.
 
-    nan if a group has fewer than two runs or nobody ever hits; 1 if all that hit do so at once, which orders nothing. The
+    nan if a group has fewer than two runs or nobody ever hits; 1 if the times order nothing, as when all that hit do so at once. The
     normal approximation is rough for few runs: equal groups of 3, 5 and 10 fall below 0.05 in 10, 7.5 and 6 % of studies.
     """
     a, b = np.asarray(times_a, dtype=float), np.asarray(times_b, dtype=float)
     if min(len(a), len(b)) < 2 or not (np.isfinite(a).any() or np.isfinite(b).any()):
         return NAN
-    censored = [stats.CensoredData.right_censored(np.where(np.isfinite(t), t, budget), ~np.isfinite(t)) for t in (a, b)]
+    censored = [
+        stats.CensoredData.right_censored(np.where(np.isfinite(t), t, budgets), ~np.isfinite(t))
+        for t, budgets in ((a, budgets_a), (b, budgets_b))
+    ]
     with np.errstate(invalid="ignore"):  # 0 / 0 where nothing is ordered
         p = float(stats.logrank(x=censored[0], y=censored[1]).pvalue)
     return 1.0 if math.isnan(p) else p

@@ -203,8 +203,11 @@ def _variants(study: Study, by_variant: Mapping[str, list[RunRecord]], target: f
         samples = {name: {r.run.seed: r.test_accuracy for r in group} for name, group in by_variant.items()}
         comparisons = stats.compare(samples, study.baseline, confirmatory, study.margin)
         times = {name: [r.examples_to_target(target) for r in group] for name, group in by_variant.items()}
-        longest = max(budget(r) for group in by_variant.values() for r in group)
-        raw = [stats.logrank(times[name], times[study.baseline], longest) for name in confirmatory]
+        budgets = {name: [budget(r) for r in group] for name, group in by_variant.items()}
+        raw = [
+            stats.logrank(times[name], times[study.baseline], budgets[name], budgets[study.baseline])
+            for name in confirmatory
+        ]
         p_logrank = dict(zip(confirmatory, stats.holm(raw), strict=True))
         failed = {name: sum(not r.learned for r in group) for name, group in by_variant.items()}
         sizes = {name: len(group) for name, group in by_variant.items()}
@@ -280,7 +283,7 @@ def _generalization(ours: list[RunRecord], baseline: list[RunRecord]) -> dict[st
     With 95 % intervals, those of differences by Welch's test; nan where something was not measured or there is no baseline.
     """
     columns: dict[str, float] = {}
-    for measure, least in (("generalization_gap", -1.0), ("shifted_accuracy", 0.0)):
+    for measure, least in (("generalization_gap", -1.0), ("shifted_accuracy", 0.0)):  # the highest of both is 1
         values, base = ([getattr(record, measure) for record in group] for group in (ours, baseline))
         mean = stats.mean_interval(values)
         difference = stats.welch(values, base)[0] if base and np.isfinite([*values, *base]).all() else stats.UNKNOWN
@@ -289,7 +292,7 @@ def _generalization(ours: list[RunRecord], baseline: list[RunRecord]) -> dict[st
             f"{measure}_low": max(mean.low, least),
             f"{measure}_high": min(mean.high, 1.0),
         }
-        columns |= {f"{measure}_{name}": value for name, value in difference.in_points().items()}
+        columns |= {f"{measure}_{name}": value for name, value in difference.in_points(bound=1.0 - least).items()}
     return columns
 
 

@@ -101,7 +101,7 @@ def _missing(study: Study, protocol: str, summary: Summary) -> Iterator[Caveat]:
     if len(compared) and compared.min() < declared and not summary.looks:  # after looks, decided comparisons lack none
         some = " of some variants" if compared.min() < compared.max() else ""
         yield Caveat("the missing seeds", f"{compared.min()} of {declared} declared{some} are trained")
-    asked_for = [name for name in study.variants if name not in study.left_out.get(protocol, ())]
+    asked_for = study.trained(protocol)
     trained = set(table["variant"])
     untrained = [name for name in asked_for if name not in trained and study.role(name) in DECLARED]
     far = f" to {length_name(summary.length)} images" if len(summary.by_length) else ""

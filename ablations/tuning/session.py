@@ -34,7 +34,7 @@ from ablations.reproduce import command as command_of
 from ablations.reproduce import results_option
 from ablations.runs import Run, settings_text
 from ablations.servers import DASHBOARD_PORT, HOST, server_command
-from ablations.study import MAX_SEEDS, MEMORY, Study
+from ablations.study import DECLARED, MAX_SEEDS, MEMORY, Study
 from ablations.tracking.mlflow_tree import open_tracker
 from ablations.tracking.tracker import finish
 from ablations.tuning.halving import tune
@@ -213,8 +213,7 @@ def runs_to_tune(study: Study, request: TuningRequest) -> tuple[Run, ...]:
     """List a run of each variant that is tuned. Raises ValueError for what cannot be tuned."""
     if study.answers in MEMORY:
         raise ValueError(f"study {study.name!r} measures memory, so there is no accuracy to tune")
-    others = [] if study.searches else study.confirmatory
-    chosen = study.named(request.variants or [study.baseline, *others])
+    chosen = request.variants or ([study.baseline] if study.searches else DECLARED)
     runs = study.expand(request.protocol, 1, chosen, request.overrides)
     require_effects(runs, request.overrides)
     longest = max(run.length for run in runs)  # whose verdict is the study's

@@ -11,8 +11,10 @@ from ablations.execution.worker import execute
 from ablations.protocols import PROTOCOLS
 from ablations.records import Store
 from ablations.reporting.files import write_report
+from ablations.session import Request, find_part
 from ablations.studies import best
 from ablations.study import MEMORY, Study
+from ablations.tuning.session import TuningRequest, runs_to_tune
 from nin.data import shape
 from nin.sizes import size
 from nin.spec import ModelSpec
@@ -67,6 +69,14 @@ def test_a_variant_left_out_is_trained_where_it_is_named() -> None:
     assert "alexnet+nin" in {run.variant for run in runs}
     assert "alexnet+nin" not in {run.variant for run in heads.expand("digits", 1, ["confirmatory"])}
     assert "alexnet+nin" in {run.variant for run in heads.expand("quick", 1, ["confirmatory"])}
+
+
+def test_a_role_is_trained_and_tuned_without_the_variants_left_out(tmp_path: Path) -> None:
+    heads = load_study("heads")
+    request = Request("digits", seeds=1, variants=["confirmatory"], results=tmp_path)
+    trained = {run.variant for run in find_part(heads, request).runs}
+    tuned = {run.variant for run in runs_to_tune(heads, TuningRequest("digits", results=tmp_path))}
+    assert trained == tuned == {"nin+nin", "nin+alexnet", "nin+vgg", "vgg11+nin", "vgg11+vgg"}
 
 
 @pytest.mark.parametrize(("name", "task"), [("batch_memory", "training"), ("prediction_memory", "prediction")])

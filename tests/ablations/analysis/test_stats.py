@@ -152,7 +152,7 @@ def test_logrank_is_that_of_statsmodels() -> None:
     a, b, budget = [3, 5, 5, INF, INF], [2, 3, 4, 5, 5, INF], 6
     times = np.array([*a, *b])
     _, p = survdiff(np.minimum(times, budget), np.isfinite(times), np.repeat([0, 1], (len(a), len(b))))
-    assert stats.logrank(a, b, budget) == pytest.approx(p, rel=1e-9)
+    assert stats.logrank(a, b, budget, budget) == pytest.approx(p, rel=1e-9)
 
 
 @given(st.lists(st.integers(1, 12).map(lambda t: INF if t > 9 else float(t)), min_size=1, max_size=9))
@@ -346,18 +346,26 @@ def test_every_run_misses_the_target() -> None:
     summary = stats.summarise_times([INF] * 3, 1_000)
     assert (summary.hits, summary.num, summary.median) == (0, 3, INF)
     assert summary.restricted_mean == Interval(1_000, 1_000, 1_000)
-    assert math.isnan(stats.logrank([INF] * 3, [INF] * 3, 1_000))
-    assert 0 < stats.logrank([INF] * 3, [100, 200, 300], 1_000) < 1
+    assert math.isnan(stats.logrank([INF] * 3, [INF] * 3, 1_000, 1_000))
+    assert 0 < stats.logrank([INF] * 3, [100, 200, 300], 1_000, 1_000) < 1
 
 
 @pytest.mark.parametrize("other", [[100.0] * 3, [100.0] * 2])
 def test_every_run_hits_at_the_same_point(other: list[float]) -> None:
-    assert stats.logrank([100] * 3, other, 1_000) == 1
+    assert stats.logrank([100] * 3, other, 1_000, 1_000) == 1
+
+
+def test_a_run_is_at_risk_no_longer_than_its_own_budget() -> None:
+    """Misses within 100 images say nothing about those that hit after 150."""
+    hits = [150, 150, 160, 160, 170, 170]
+    assert stats.logrank([INF] * 6, hits, 100, 200) == 1
+    assert stats.logrank([INF] * 6, hits, 200, 200) < 0.01
+    assert stats.logrank([INF] * 6, hits, [100] * 3 + [200] * 3, 200) > stats.logrank([INF] * 6, hits, 200, 200)
 
 
 @pytest.mark.parametrize(("a", "b"), [([100], [200, 300]), ([], [200, 300]), ([], [])])
 def test_logrank_of_too_few_runs_is_unknown(a: list[float], b: list[float]) -> None:
-    assert math.isnan(stats.logrank(a, b, 1_000))
+    assert math.isnan(stats.logrank(a, b, 1_000, 1_000))
 
 
 def test_without_data_there_are_no_numbers() -> None:

@@ -87,6 +87,25 @@ def test_main_effects_and_interactions_are_contrasts_of_cells(tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_the_interval_of_a_large_interaction_holds_its_estimate(tmp_path: Path) -> None:
+    """An interaction is a difference of two differences, so it can reach 200 points."""
+
+    def cell(run: Run) -> RunRecord:
+        return record_of(run, test_accuracy=0.9 - 0.8 * (run.model.trunk == "nin") - 0.01 * run.seed)
+
+    def crossed(run: Run) -> RunRecord:
+        is_equal = run.model.trunk == run.model.head
+        return record_of(run, test_accuracy=(0.1 if is_equal else 0.9) + 0.01 * run.seed)
+
+    for make, largest in ((crossed, 160), (cell, 80)):
+        store = filled(tmp_path / make.__name__, make, study="heads")
+        table = write_report(load_study("heads"), "smoke", store).summary.factors
+        assert (table["difference_low"] <= table["difference"]).all()
+        assert (table["difference"] <= table["difference_high"]).all()
+        assert table["difference"].abs().max() == pytest.approx(largest)
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_peak_memory_is_a_column_and_of_lines_the_slope_and_the_fixed_part_are_said(tmp_path: Path) -> None:
     """Memory made up as 100 MB + 2 MB per image for NiN, as 10 MB + 1 MB per image for LeNet, is found to be that."""
     lines = {"nin": (100, 2), "lenet": (10, 1), "alexnet": (5, 3), "vgg11": (7, 4)}

@@ -86,5 +86,8 @@ def test_one_seed_gives_no_verdict() -> None:
 def test_no_interval_is_wider_than_100_points_on_either_side() -> None:
     ends = Interval(0.3325, -3.9375, 4.6025).in_points()
     assert ends == {"difference": 33.25, "difference_low": -100.0, "difference_high": 100.0}
+    assert Interval(1.5, 1.2, 3.0).in_points(bound=2.0) == pytest.approx(
+        {"difference": 150, "difference_low": 120, "difference_high": 200}
+    )
     unknown = Interval(0.3325, math.nan, math.nan).in_points()
     assert math.isnan(unknown["difference_low"])
