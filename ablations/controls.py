@@ -1,5 +1,6 @@
 """Controls: a network of one kind, made as large as a network of another kind, so that size cannot explain a difference."""
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -33,16 +34,11 @@ def matched(run: Run, other: Run, field: str, by: str, shape_of: Callable[[DataS
         return replace(run.model, width=steps / WIDTH_STEPS)
 
     largest = 8 * (WIDTH_STEPS if field == "width" else 4096)
-    low, high = 1, largest
-    while high - low > 1:
-        middle = (low + high) // 2
-        if size_by(candidate(middle), run.data) < wanted:
-            low = middle
-        else:
-            high = middle
-    nearest = min((low, high), key=lambda steps: abs(size_by(candidate(steps), run.data) - wanted))
+    sizes = range(largest + 1)
+    high = bisect_left(sizes, wanted, lo=2, hi=largest, key=lambda steps: size_by(candidate(steps), run.data))
+    nearest = min((high - 1, high), key=lambda steps: abs(size_by(candidate(steps), run.data) - wanted))
     found = size_by(candidate(nearest), run.data)
-    if (low == 1 or high == largest) and abs(found - wanted) > MAX_MISS * wanted:
+    if high in (2, largest) and abs(found - wanted) > MAX_MISS * wanted:
         raise ValueError(
             f"variant {run.variant!r} cannot have the {by} of {other.variant!r}, {wanted:,.9g}: with any {field} it has {found:,.9g} "
             f"{'or more' if found > wanted else 'at most'}"

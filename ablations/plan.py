@@ -16,7 +16,7 @@ from ablations.records import Store
 from ablations.reporting.files import load_covered_records
 from ablations.reporting.formatting import duration_text, listed, minutes_text
 from ablations.reporting.terminal import fitting_table, print_text
-from ablations.runs import Run, parse_overrides
+from ablations.runs import Run
 from ablations.session import Part, Request, find_parts
 from ablations.study import DECLARED, MEMORY, ROLES, Study
 from ablations.tuning.progress import Stretch, rung_of, stretches
@@ -88,9 +88,8 @@ def plan_tuning(study: Study, request: TuningRequest, console: Console) -> None:
     minutes = (TimeLeft(work, at_a_time, sum(work.values()), stage_of=rung_of).seconds(0.0) or 0.0) / 60
     print_text(console, f"{study.name} under {request.protocol}: {study.question}")
     console.print(fitting_table(("variant", "trials", "in full trainings", "minutes/training"), rows, console.width))
-    space = space_of(study, request.protocol, with_sizes=request.objective != OBJECTIVES[0])
-    held = parse_overrides(request.overrides)
-    print_text(console, f"searched: {', '.join(key for key in space if key not in held)}")
+    space = space_of(study, runs[0], request.overrides, with_sizes=request.objective != OBJECTIVES[0])
+    print_text(console, f"searched: {', '.join(space)}")
     bound = "at most " if is_paired else ""
     print_text(
         console,

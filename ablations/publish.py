@@ -46,7 +46,9 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
     if target.folder.resolve() == source.folder.resolve():
         raise ValueError(f"--results {results}: is where results are published; name the folder that they come from")
     target.folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=published, prefix=".new-") as beside:  # whole, before what was there goes
+    with TemporaryDirectory(
+        dir=published, prefix=".new-"
+    ) as beside:  # whole, before it takes the place of what was there
         store = Store(Path(beside), study.name, protocol)
         for record in records:
             environment = {key: value for key, value in record.environment.items() if key != "host"}
@@ -60,7 +62,8 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
             for path in store.folder.glob(pattern):
                 path.unlink()
         write_atomically(store.folder / PROVENANCE, _provenance(study, protocol, records, published, overrides, looks))
-        shutil.rmtree(target.folder, ignore_errors=True)
+        if target.folder.exists():
+            target.folder.rename(Path(beside) / "replaced")
         store.folder.rename(target.folder)
     write_index(published)  # whose links lead to what is left
     return target

@@ -95,8 +95,8 @@ class RunRecord:
     @property
     def precision(self) -> str:
         """The precision that the run was computed in. Records from before it was kept had what protocols asked for then."""
-        asked = self.run.train.precision
-        return self.environment.get("precision") or (AUTO_IDENTITY if asked == "auto" else asked)
+        requested = self.run.train.precision
+        return self.environment.get("precision") or (AUTO_IDENTITY if requested == "auto" else requested)
 
     @property
     def params(self) -> int:
@@ -259,11 +259,11 @@ class Store:
     def read(self, run_id: str) -> RunRecord | None:
         """The record of that run, or None if there is none. Raises ValueError if it is damaged."""
         path = self._path(run_id)
-        if not path.exists():
-            return None
         try:
             record = dacite.from_dict(RunRecord, json.loads(path.read_text()), dacite.Config(strict=True))
             _require_sound(record)
+        except FileNotFoundError:
+            return None
         except (ValueError, AttributeError, RecursionError, dacite.DaciteError) as error:
             raise ValueError(f"{path} is damaged ({one_line(error)}): its run will be trained again") from error
         if record.run_id != run_id or record.run.run_id != run_id:

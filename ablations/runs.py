@@ -5,6 +5,7 @@ import json
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 
 from nin.registry import added, digest
 from nin.spec import TRAINER_VERSION, DataSpec, ModelSpec, TrainSpec, changed, choose, parse_value, require_type
@@ -33,7 +34,7 @@ class Run:
     trial: int | None = None
     code: str = ""
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """16 hexadecimal digits: a hash over network, data, training, seed, the trainer's version and code that was added.
 

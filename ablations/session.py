@@ -178,14 +178,14 @@ def find_parts(studies: Sequence[Study], request: Request) -> list[Part]:
     """
     require_folder(request.results)
     parts: list[Part] = []
-    asked = defaultdict[str, set[str]](set)  # precisions by run_id
+    precisions = defaultdict[str, set[str]](set)  # by run_id, of the runs that are missing so far
     for study in studies:
         part = find_part(study, request)
         if not request.keep_weights:
-            shared = dict.fromkeys(run for run in part.missing if any(map(run.takes, asked[run.run_id])))
+            shared = dict.fromkeys(run for run in part.missing if any(map(run.takes, precisions[run.run_id])))
             part = replace(part, shared=list(shared), missing=[run for run in part.missing if run not in shared])
         for run in part.missing:
-            asked[run.run_id].add(run.train.precision)
+            precisions[run.run_id].add(run.train.precision)
         parts.append(part)
     require_effects((run for part in parts for run in part.runs), request.overrides)
     return parts

@@ -93,7 +93,7 @@ class Study:
     answers    what the question is about: "accuracy"; "failures", the share of runs that fail to learn, and accuracy beside
                it; "memory", peak memory of training against the batch, or "prediction memory", of prediction, for both of which
                accuracy is beside the point, and variants are named "NETWORK BATCH"
-    pairs      variants that are there twice, {"2x": "2x tuned"}: the second ones are compared among each other too
+    pairs      each variant's tuned counterpart, {"2x": "2x tuned"}; the tuned ones are compared with the tuned baseline as well
     searches   whether tuning may change the network itself, to find the best one
     published  runs of others to lay beside these
     contrasts  pairs of variants, (one, other), that are compared beside the declared comparisons; exploratory
@@ -332,6 +332,8 @@ def _require_effect(runs: Sequence[Run], changes: Mapping[str, object], lengths:
     for key, instead in (("train.epochs", "train.examples"), ("train.evals_per_epoch", "train.eval_every")):
         if key in changes and instead not in changes and any(run.settings[instead] for run in runs):
             raise ValueError(f"--set {key}: has no effect where {instead} counts in images; change that")
+    if "train.momentum" in changes and not any(run.train.has_momentum for run in runs):
+        raise ValueError("--set train.momentum: has no effect on optimizer adamw; add --set train.optimizer=sgd")
 
 
 def _chosen_lengths(protocol: Protocol, wanted: Sequence[int] | None) -> Sequence[int]:

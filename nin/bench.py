@@ -84,8 +84,8 @@ def measure_setting(
     from nin.loops import OurLoop, TextbookLoop
     from nin.precision import precision_on
 
-    asked = precision_on(device, setting.train.precision)
-    precisions = [asked, *sorted(machine.flops.keys() - {asked, *too_slow(machine.flops, asked)})]
+    native = precision_on(device, setting.train.precision)
+    precisions = [native, *sorted(machine.flops.keys() - {native, *too_slow(machine.flops, native)})]
     with ExitStack() as stack:
         loops = [stack.enter_context(remote(TextbookLoop, setting, device, threads, LOADER_WORKERS))]
         for precision in precisions:
@@ -98,8 +98,8 @@ def measure_setting(
     for i, precision in enumerate(precisions, start=1):
         speeds = compared(theirs, [turn[i] for turn in turns])
         by_precision[precision] = speeds | arithmetic(setting, speeds["step_images_per_sec"], machine.flops[precision])
-    row: dict[str, Any] = {"device": machine.device, "batch_size": setting.train.batch_size, "precision": asked}
-    row |= by_precision[asked]
+    row: dict[str, Any] = {"device": machine.device, "batch_size": setting.train.batch_size, "precision": native}
+    row |= by_precision[native]
     row["precisions"] = by_precision
     row["phases"] = {phase: seconds / sum(phases.values()) for phase, seconds in phases.items()}
     row["turns"] = [[asdict(pace) for pace in turn[:2]] for turn in turns]

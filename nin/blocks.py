@@ -100,7 +100,7 @@ def mlp_channels(published: Sequence[int], num_1x1: int) -> list[int]:
 
 
 def weight_layers(network: nn.Module) -> Iterator[nn.Conv2d | nn.Linear]:
-    """Return convolutions and linear layers in the order in which the network has them."""
+    """Yield convolutions and linear layers in the order in which the network has them."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             yield module

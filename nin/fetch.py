@@ -195,5 +195,5 @@ def _run(command: list[str], cwd: Path, limit_sec: int) -> None:
     except subprocess.TimeoutExpired as error:
         raise _FetchError(f"took longer than {limit_sec} s") from error
     except subprocess.CalledProcessError as error:
-        said = error.stderr.strip().splitlines() or [f"{command[0]} failed"]
-        raise _FetchError(said[-1].strip()) from error
+        lines = error.stderr.strip().splitlines() or [f"{command[0]} failed"]
+        raise _FetchError(lines[-1].strip()) from error

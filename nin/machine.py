@@ -1,4 +1,4 @@
-"""Measure a device: the rates at which it multiplies matrices, copies its memory and receives data.
+"""Devices: choose and name one, keep its random state, time it, and measure the rates at which it multiplies, copies and receives.
 
 `torch.accelerator` and `torch.get_device_module` serve all kinds of accelerators alike. Code that differs by kind is here and in
 `nin.precision`.

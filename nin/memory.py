@@ -22,7 +22,7 @@ IN_PLACE = ("ReLU", "Flatten", "Identity")  # layers whose output needs no memor
 def training_memory(model: ModelSpec, data: ImageData, spec: TrainSpec) -> int:
     """Measure the peak bytes of two training steps: weights, gradients, the optimiser's state, activations, workspace.
 
-    The network is built anew on the data's device; the data set's own bytes are not counted. Torch's random state is left as
+    The network is built again on the data's device; the data set's own bytes are not counted. Torch's random state is left as
     it was. On the CPU, memory that libraries allocate without PyTorch is not counted. The result is 0 on Apple's GPUs, for which
     torch keeps no maximum.
     """

@@ -19,7 +19,7 @@ Shape = tuple[int, int, int]  # (C, H, W) of an image or of features
 
 MAX_SIDE = 4096  # pixels of an image's height or width, far beyond the use of any network here
 
-BY_SEED = "by-seed"  # the division of the training images that is drawn anew for each seed
+BY_SEED = "by-seed"  # a division of the training images of its own for each seed
 ACCELERATORS = ("cuda", "mps", "xpu")  # kinds of device besides "cpu"
 DEVICES = ("auto", "cpu", *ACCELERATORS)  # choices of --device
 PRECISIONS = ("auto", "float32", "bf16", "float16")
@@ -170,6 +170,11 @@ class TrainSpec:
         _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "0 or more and finite")
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "at least 0 and below 1")
         _require(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
+
+    @property
+    def has_momentum(self) -> bool:
+        """Return whether the optimizer reads `momentum`. AdamW does not; one that was added may."""
+        return self.optimizer != "adamw"
 
     def images(self, num_examples: int) -> int:
         """Return the training images that a run sees in total, of a training set of `num_examples`; the last step may exceed it."""

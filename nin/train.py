@@ -368,7 +368,7 @@ class Grid:
         return epochs * self.num_examples + min(steps * self._batch_size, self.num_examples)
 
     def from_point(self, first: int) -> Iterator[tuple[int, bool]]:
-        """Yield each step from point `first` on, and whether it is the last of its epoch."""
+        """Yield the step of each point from `first` on, and whether it is the last point of its epoch."""
         beyond = self.steps[-1] + self.steps_per_epoch
         for step, later in pairwise([*self.steps[first:], beyond]):
             yield step, math.ceil(later / self.steps_per_epoch) > math.ceil(step / self.steps_per_epoch)

@@ -47,9 +47,9 @@ def compare_folders(store: Store, other: Store) -> list[Row]:
 
 
 def _same_run(here: RunRecord, there: RunRecord) -> Row:
-    """Results of two precisions are never identical, so that is all that is said of them.
+    """Return the row of a run that both folders have.
 
-    Where results differ, so does the row name in what the machines or versions did, which may be why.
+    If precisions differ, it names only them. If results differ, it also names hardware and versions that differ, the likely cause.
     """
     others = ", ".join(name for name, _, _ in _environment_differences(here, there))
     if here.precision != there.precision:
@@ -84,8 +84,8 @@ def _read(store: Store, side: str) -> tuple[dict[str, RunRecord], list[Row]]:
         try:
             record = store.read(run_id)
         except ValueError as error:
-            said = str(error).removeprefix(f"{store.runs_folder / run_id}.json is ").partition(":")[0]
-            unreadable.append({"run": run_id, "": f"unreadable {side}", "here": "", "there": "", "differs in": said})
+            cause = str(error).removeprefix(f"{store.runs_folder / run_id}.json is ").partition(":")[0]
+            unreadable.append({"run": run_id, "": f"unreadable {side}", "here": "", "there": "", "differs in": cause})
         else:
             if record is not None:
                 records[run_id] = record

@@ -12,7 +12,7 @@ def expected_best(accuracies: ArrayLike) -> Array:
 
     The unbiased estimator of Tang et al. (2020); that of Dodge et al. (2019), who draw with replacement, falls short of it. Trials are
     exchangeable draws (random search); where they learn from each other, the curve is no more than a description.
-    Diverged trials count with their accuracy. Raises ValueError if one is not finite.
+    Raises ValueError if an accuracy is not finite: count a trial that diverged as 0.
     """
     ordered = _ordered(accuracies)
     return np.asarray(_weights(len(ordered)) @ ordered)

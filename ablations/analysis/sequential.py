@@ -102,7 +102,7 @@ def decide(
 ) -> dict[str, Decision]:
     """Every comparison of the `family` as of the last look for which all undecided ones have their seeds.
 
-    `samples` are accuracies by variant and seed. All looks are read anew from the first on, each at the lowest seeds of the
+    `samples` are accuracies by variant and seed. All looks are computed again from the first on, each at the lowest seeds of the
     baseline, so decisions depend on nothing but the results: a study that was interrupted comes to the same ones. The seeds
     of a comparison that has stopped are no longer read. Without `estimates` the corrected ones are left out, most of the work.
     """

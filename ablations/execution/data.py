@@ -74,7 +74,7 @@ def of_other_data(records: Iterable[RunRecord]) -> list[RunRecord]:
 
     A data set that cannot be loaded any more is a warning: its results are all that is left.
     """
-    load_cached.cache_clear()  # a notebook may have asked before, and its user have mended files since
+    load_cached.cache_clear()  # in a notebook, files may have changed since the last call
     by_data: dict[DataSpec, list[RunRecord]] = defaultdict(list)
     for record in records:
         if record.is_result and record.data_checksum and can_change(record.run.data.name):

@@ -176,6 +176,4 @@ class Display:
 
     def _line(self, text: str) -> None:
         self._last_line = time.monotonic()
-        self._bars.console.print(
-            f"[{self._num_ended}/{len(self._costs)}] {text}", markup=False, highlight=False, soft_wrap=True
-        )
+        say(self._bars.console, f"[{self._num_ended}/{len(self._costs)}] {text}")

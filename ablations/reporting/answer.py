@@ -51,7 +51,6 @@ def grounds(study: Study, protocol: str, summary: Summary) -> str:
         return _memory_sentence(MEMORY[study.answers], protocol, summary)
     if study.answers == "failures" and len(summary.variants):
         return _failure_sentence(study, protocol, summary)
-    accuracies = _accuracy_sentence(study, protocol, summary)
     compared = summary.variants
     if study.pairs and len(compared):
         compared = compared[compared["variant"].isin(study.pairs.values())]
@@ -60,7 +59,8 @@ def grounds(study: Study, protocol: str, summary: Summary) -> str:
     if study.pairs:
         parts = [_tuned_sentence(study, protocol, summary), note]
     else:
-        parts = [_published_sentence(protocol, summary) if len(summary.published) else "", accuracies, note]
+        published = _published_sentence(protocol, summary) if len(summary.published) else ""
+        parts = [published, _accuracy_sentence(study, protocol, summary), note]
     return " ".join(part for part in parts if part)
 
 
@@ -144,14 +144,14 @@ def _failure_comparisons(study: Study, table: pd.DataFrame) -> list[str]:
     for name, (difference, p) in tests.items():
         outcome = "undecided" if not p <= ALPHA else "fewer" if difference < 0 else "more"
         by_outcome[outcome].append(f"`{name}`" if outcome == "undecided" else f"`{name}` ({p_text(p)})")
-    said = [
+    results = [
         f"**{outcome} with {listed(names)}**"
         for outcome, names in by_outcome.items()
         if names and outcome != "undecided"
     ]
     if by_outcome["undecided"]:
-        said.append(f"undecided with {listed(by_outcome['undecided'])}")
-    return [f"Compared with `{study.baseline}` (Fisher's exact test, corrected p): {'; '.join(said)}."]
+        results.append(f"undecided with {listed(by_outcome['undecided'])}")
+    return [f"Compared with `{study.baseline}` (Fisher's exact test, corrected p): {'; '.join(results)}."]
 
 
 def _accuracy_sentence(study: Study, protocol: str, summary: Summary) -> str:

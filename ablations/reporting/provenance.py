@@ -133,8 +133,8 @@ def _variance_fact(records: Sequence[RunRecord]) -> str:
 def _precisions_text(records: Sequence[RunRecord]) -> str:
     """ "bf16", or that runs which ask for one precision were computed in several, as on machines of different kinds."""
     runs = Counter(record.precision for record in records)
-    asked = {(record.run.settings["train.precision"], record.precision) for record in records}
-    if len(asked) == len({question for question, _ in asked}):
+    requested_and_used = {(record.run.settings["train.precision"], record.precision) for record in records}
+    if len(requested_and_used) == len({requested for requested, _ in requested_and_used}):
         return listed(sorted(runs))
     return f"**computed in different precisions ({listed([f'{name}: {runs[name]} runs' for name in sorted(runs)])})**"
 

@@ -62,6 +62,8 @@ def tune(
     """
     # The last rung of a batch has one run; more batches than keep all workers busy are left to others.
     at_once = max(1, make_engine(SHARES[-1]).workers)
+    for task in tasks:
+        _end_left_open(task, store, tracker)
     with claims:
         while left := [task for task in tasks if task.num_ended() < task.num_trials]:
             mine: list[Task] = []
@@ -241,6 +243,15 @@ def _end(task: Task, trial: "FrozenTrial", is_complete: bool, store: Store, trac
     _end_runs(task, trial, trial.user_attrs["outcome"] if is_complete else "pruned", store, tracker)
 
 
+def _end_left_open(task: Task, store: Store, tracker: Tracker) -> None:
+    """End the runs of ended trials that a driver left open because it was killed after it had told Optuna."""
+    for trial in task.trials.get_trials():
+        records = store.read_all(task.runs_of(trial))[0] if not _is_open(trial) else {}
+        if any(record.status == "paused" for record in records.values()):
+            is_complete = trial.state.name == "COMPLETE"
+            _end_runs(task, trial, trial.user_attrs["outcome"] if is_complete else "pruned", store, tracker)
+
+
 def _end_runs(task: Task, trial: "FrozenTrial", status: str, store: Store, tracker: Tracker) -> None:
     """End a trial's runs in their records and in MLflow, with that status where they have not failed."""
     for run in task.runs_of(trial):
@@ -277,14 +288,14 @@ def _batch(task: Task) -> tuple[int, int]:
     return start, stop
 
 
-def _suggest(task: Task, asked: "FrozenTrial") -> None:
+def _suggest(task: Task, member: "FrozenTrial") -> None:
     """Suggest a trial's hyperparameters; values from a driver that was killed meanwhile are kept."""
     from optuna.samplers import TPESampler
     from optuna.trial import Trial
 
-    trial = Trial(task.trials, asked._trial_id)
+    trial = Trial(task.trials, member._trial_id)
     for key, each in task.space.items():
-        # Anew for each number: variants have the same ones, and a driver killed between two of them changes none.
+        # A new sampler for each number: variants have the same numbers, and a driver killed between two of them changes none.
         seed = stream(FIRST_SEED, f"trial {trial.number} {key}") % 2**32
         task.trials.sampler = TPESampler(seed=seed, n_startup_trials=2 * BATCH)
         if isinstance(each, Range):
@@ -292,8 +303,8 @@ def _suggest(task: Task, asked: "FrozenTrial") -> None:
         else:
             trial.suggest_categorical(key, each.values)
     if task.most_params and "params" not in trial.constraints:
-        (member,) = _members(task, range(trial.number, trial.number + 1))
-        run = task.runs_of(member)[0]
+        (suggested,) = _members(task, range(trial.number, trial.number + 1))
+        run = task.runs_of(suggested)[0]
         trial.set_constraint("params", float(size(run.model, *shape(run.data)).params - task.most_params))
 
 

@@ -10,11 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tabulate import tabulate
-
 from ablations.analysis.expected_best import expected_best
 from ablations.records import Store, write_atomically
-from ablations.reporting.formatting import draws_text, listed
+from ablations.reporting.formatting import draws_text, listed, markdown_table
 from ablations.reporting.html import report_page
 from ablations.runs import value_text
 from ablations.tuning.spaces import Range
@@ -87,7 +85,7 @@ def write_tuning_report(
         f"{trials}, with {counted(tasks[0].seeds, 'seed')} a trial, from the same space. Trials are judged by {ACCURACY}; the test set "
         f"was not read. Training images spent, pruned trials included: "
         f"{', '.join(f'{name} {count:,}' for name, count in spent.items())}; {equal}.",
-        tabulate([_row(task, winners) for task in tasks], headers="keys", tablefmt="pipe", disable_numparse=True),
+        markdown_table([_row(task, winners) for task in tasks]),
         f"*Pruned*: {rule}; never the variant's own setting. *Failed*: the worker raised or died, each time. *Collapsed*: not above "
         "chance when the trial ended; a pruned one might have been later. *Diverged*: a loss was not finite.",
         f"*Too large*: more than {tasks[0].most_params:,} parameters, which no winner has."
@@ -99,7 +97,7 @@ def write_tuning_report(
         *_expected_best_sections(tasks),
         *_pareto_fronts(tasks),
         "## Space",
-        tabulate([_range_row(key, each) for key, each in tasks[0].space.items()], headers="keys", tablefmt="pipe"),
+        markdown_table([_range_row(key, each) for key, each in tasks[0].space.items()]),
         *(f"![{name}](figures/{name}.png)" for name in figures),
         f"Command: `{command}`",
     ]
@@ -200,7 +198,7 @@ def _expected_best_sections(tasks: Sequence[Task]) -> list[str]:
         f"Expected best {ACCURACY} (%) after so many trials, by the unbiased estimator of Tang et al. (2020): where it still rises at "
         "the end, more trials would find better settings. Trials are taken for random draws, though later ones learn from earlier "
         "ones; a pruned one counts with the accuracy at which it ended.",
-        tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True),
+        markdown_table(rows),
     ]
 
 
@@ -238,7 +236,7 @@ def _pareto_fronts(tasks: Sequence[Task]) -> list[str]:
         if task.objective != "accuracy"
         for trial in sorted(task.trials.best_trials, key=lambda trial: trial.values[1])
     ]
-    return ["## Pareto front", tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True)] if rows else []
+    return ["## Pareto front", markdown_table(rows)] if rows else []
 
 
 def _range_row(key: str, each: Any) -> dict[str, object]:

@@ -4,10 +4,11 @@ The nuisance parameters of training, which a comparison holds equal or tunes wit
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ablations.protocols import PROTOCOLS
+from ablations.runs import Run, parse_overrides
 from ablations.study import Study
 
 EDGE = 0.05  # share of a range: a best value that near to its end may lie beyond it
@@ -71,10 +72,15 @@ NETWORKS: Space = {
 }
 
 
-def space_of(study: Study, protocol: str, with_sizes: bool = False) -> dict[str, Range | Choice]:
-    """The search space of a study, without fields that any of its variants changes."""
+def space_of(
+    study: Study, run: Run, overrides: Iterable[str] = (), with_sizes: bool = False
+) -> dict[str, Range | Choice]:
+    """The search space of a study's run, without fields that any variant or override changes, or its optimizer does not read."""
+    fixed = set(parse_overrides(overrides)) | ({"train.momentum"} if not run.train.has_momentum else set())
+    space = {**NUISANCE[run.protocol]}
     if study.searches:
-        return {**NUISANCE[protocol], **NETWORKS}
-    studied = set[str]().union(*(variant.settings for variant in study.variants.values()))
-    space = {**NUISANCE[protocol], **(SIZES if with_sizes else {})}
-    return {key: range_ for key, range_ in space.items() if key not in studied}
+        space |= NETWORKS
+    else:
+        space |= SIZES if with_sizes else {}
+        fixed = fixed.union(*(variant.settings for variant in study.variants.values()))
+    return {key: range_ for key, range_ in space.items() if key not in fixed}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from ablations.runs import Run, parse_overrides
+from ablations.runs import Run
 from ablations.study import Study
 from ablations.tuning.spaces import Choice, Range, space_of
 from ablations.tuning.storage import describe, one_line_errors
@@ -136,9 +136,7 @@ def find_or_create_task(
     directions = ["maximize"] if objective == "accuracy" else ["maximize", "minimize"]
     kind = "" if objective == "accuracy" else f"/{objective}"
     name = f"{study.name}/{run.protocol}/{run.variant}{kind}"
-    held = parse_overrides(overrides)
-    space = space_of(study, run.protocol, with_sizes=bool(kind))
-    space = {key: each for key, each in space.items() if key not in held}
+    space = space_of(study, run, overrides, with_sizes=bool(kind))
     settings = {
         "base": run.settings,
         "space": json.loads(json.dumps({key: asdict(each) for key, each in space.items()})),

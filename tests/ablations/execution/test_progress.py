@@ -8,7 +8,7 @@ import pytest
 from builders import record_of, smoke_runs
 from rich.console import Console
 
-from ablations.execution.engines import Ended, Progressed, Started
+from ablations.execution.engines import Ended, Failed, Progressed, Started
 from ablations.execution.progress import Display, say
 
 
@@ -38,6 +38,13 @@ def test_a_line_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     line = f"MLflow: [bold] :smile: http://host/#/experiments/1?a=%60b%60 {'x' * 200}"
     say(Console(width=40), line)
     assert capsys.readouterr().out == f"{line}\n"
+
+
+def test_an_error_is_printed_as_it_is(clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    (run,) = smoke_runs(seeds=1, variants=["2x"])
+    with Display({run: 1.0}, Console()) as display:
+        display.show(Failed(run, "ValueError: got a:x:b [bold]", ""))
+    assert "ValueError: got a:x:b [bold]" in capsys.readouterr().out
 
 
 def test_where_there_are_no_bars_a_line_within_the_first_minute_tells_the_time_left(

@@ -65,6 +65,10 @@ def crosses(figure: Figure) -> list[Line2D]:
     return [line for line in lines(figure) if line.get_marker() == "x" and len(line.get_xdata())]
 
 
+def shows_data(figure: Figure) -> bool:
+    return len(figure.axes) > 0 and all(axes.has_data() for axes in figure.axes)
+
+
 def words(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.findobj(Text)]
 
@@ -79,13 +83,13 @@ def test_a_figure_is_drawn_of_any_number_of_variants(name: str, num: int) -> Non
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_drawn_of_a_single_seed(name: str) -> None:
-    FIGURES[name](tables_of(study_of(3), seeds=1))
+    assert shows_data(FIGURES[name](tables_of(study_of(3), seeds=1)))
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_drawn_if_every_run_collapsed(name: str) -> None:
     tables = tables_of(study_of(3), lambda run: record_of(run, status="collapsed", test_accuracy=0.1))
-    FIGURES[name](tables)
+    assert shows_data(FIGURES[name](tables))
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -93,7 +97,8 @@ def test_a_figure_is_drawn_without_the_baseline(name: str) -> None:
     study = study_of(8)
     records = [plain(run) for run in study.expand("smoke", 2) if run.variant != "v0"]
     summary = summarise(study, "smoke", records).variants
-    FIGURES[name](Tables(study, "smoke", runs_frame(records, 0.5), curves_frame(records), summary, copies=3))
+    tables = Tables(study, "smoke", runs_frame(records, 0.5), curves_frame(records), summary, copies=3)
+    assert shows_data(FIGURES[name](tables))
 
 
 @pytest.mark.parametrize("name", ["learning_curves", "differences"])

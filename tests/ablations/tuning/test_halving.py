@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import optuna
 import pytest
@@ -137,6 +139,32 @@ def test_a_driver_killed_before_it_reports_a_seed_counts_it_once(
     tune_toy(tmp_path, [task])
     assert examples(task) == [6 * 512 * 3] * 4
     assert {tuple(trial.user_attrs["seeds"]) for trial in task.trials.get_trials()} == {tuple(range(1000, 1006))}
+
+
+@pytest.mark.parametrize("num_before", [0, 3, 5])
+def test_a_driver_killed_before_it_ends_a_trials_runs_leaves_none_open(
+    num_before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = toy_tasks(tmp_path, trials=6, variants=["2x"])
+    (tmp_path / "whole").mkdir()
+    tune_toy(tmp_path / "whole", toy_tasks(tmp_path / "whole", trials=6, variants=["2x"]))
+    calls = count()
+    end_runs = halving._end_runs
+
+    def killed(*arguments: Any) -> None:
+        if next(calls) == num_before:
+            raise KeyboardInterrupt
+        end_runs(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(halving, "_end_runs", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tune_toy(tmp_path, tasks)
+    tune_toy(tmp_path, tasks)
+    folders = [Store(folder, "toy-tuning", "smoke") for folder in (tmp_path / "whole", tmp_path)]
+    whole, resumed = ({run_id: store.read(run_id) for run_id in store.run_ids()} for store in folders)
+    assert "paused" not in {record.status for record in resumed.values() if record}
+    assert resumed == whole
 
 
 def test_a_trial_that_fails_with_one_seed_ends_with_all(tmp_path: Path) -> None:

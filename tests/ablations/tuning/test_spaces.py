@@ -16,9 +16,12 @@ def test_tuning_never_touches_what_a_study_is_about() -> None:
             for part in ("model", "data", "train")
             for key in getattr(variant, part)
         }
-        assert not changed & space_of(study, "quick").keys()
-    assert "model.dropout" in space_of(NUM_1X1, "quick")
-    assert "model.dropout" not in space_of(load_study("dropout"), "quick")
+        assert not changed & space_of(study, study.expand("quick", 1)[0]).keys()
+    (own,) = NUM_1X1.expand("quick", 1, ["2x"])
+    assert {"model.dropout", "train.momentum", "train.lr"} <= space_of(NUM_1X1, own).keys()
+    assert "model.dropout" not in space_of(load_study("dropout"), own)
+    assert "train.lr" not in space_of(NUM_1X1, own, ["train.lr=0.1"])
+    assert "train.momentum" not in space_of(NUM_1X1, own.with_settings({"train.optimizer": "adamw"}))
 
 
 @pytest.mark.parametrize("protocol", NUISANCE)

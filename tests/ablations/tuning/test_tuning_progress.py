@@ -84,7 +84,7 @@ def test_dry_run_says_what_would_be_trained_and_writes_nothing(
     assert tune.main(["num_1x1", *options, "--set", "train.lr=0.1", "--results", str(tmp_path / "results")]) == 0
     said = capsys.readouterr().out
     assert "2.75" in said
-    assert "searched: train.momentum, " in said
+    assert "searched: train.weight_decay, " in said  # lr is set, and AdamW has no momentum
     assert "8 trials, " in said
     assert not (tmp_path / "results").exists()
 
