@@ -28,6 +28,10 @@ from nin.text import counted, one_line
 
 COMMAND = "python -m ablations.publish --answers"
 HEADLINE = "num_1x1"  # the study of `make run`
+CONTROLS_NOTE = (  # beside its figure
+    "*`3x` has three 1x1 convolutions. `0x@2x-params` has none and as many parameters as `2x`; hollow symbols are such controls. A "
+    "symbol without a bar is a single run.*"
+)
 PREFERRED = ("full", "standard", "quick")  # protocols that answer first, where several are published; then all others
 FEWEST_SEEDS = 3  # of a protocol that answers before one with more
 NOT_RUN = "not run yet"
@@ -167,6 +171,7 @@ def headline(rows: Sequence[Row], reports: Sequence[tuple[Study, str, Report]], 
             " ".join(word for word in words if word),
             "",
             f"![Differences in test accuracy from {claim.object}]({link}/{row.folder}/figures/{figure}.png)",
+            *(["", CONTROLS_NOTE] if len(summary.controls) else []),
         ]
     )
 

@@ -102,7 +102,7 @@ def _precision_line(device: str, precision: str) -> str:
     if precision == "auto":
         choice = choose_precision(device)
         return f"precision auto is {choice.precision}: this {device} {choice.reason}"
-    return slow_precision(device, precision) or f"precision {precision}, as asked for"
+    return slow_precision(device, precision) or f"precision {precision}, as the protocol, the study or --set says"
 
 
 def _seconds(run: Run, device: str, threads: int, paces: dict[str, float]) -> float:

@@ -144,6 +144,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.answers:
         from ablations.answers import update_pages
 
+        if not README.exists():
+            raise ValueError(f"--answers writes into {README}, which is not here: run it in the root of the repository")
+
         for page in update_pages(README, arguments.to):
             print(f"answers: {page}")
         return SUCCESS

@@ -38,7 +38,9 @@ def command(study: Study, protocol: str, overrides: Sequence[str] = (), options:
     """The command that runs the study or, where it was made by hand, the function."""
     words = cli_arguments(study, protocol, overrides, options)
     if not study.file and study.cli_name not in study_names():
-        return f"ablations.run_study(...) of a study made by hand, with {words}"
+        return (
+            f"ablations.run_study(study, ...), with the arguments that stand for {shlex.join(shlex.split(words)[1:])}"
+        )
     return f"python -m ablations.run {words}"
 
 

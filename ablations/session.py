@@ -9,7 +9,7 @@ import math
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -282,14 +282,16 @@ def _write_prepared(parts: Sequence[Part], looks: Sequence[int], overrides: Sequ
 def _announce(
     parts: Sequence[Part], missing: Sequence[Run], engine: Engine | None, request: Request, console: Console
 ) -> None:
-    """Print each study's question, and how many runs are done and to do."""
+    """Print each study's question, how many runs are done and to do, and where unfinished ones go on."""
     for part in parts:
         print_text(console, f"{part.study.name} under {request.protocol}: {part.study.question}")
     num_runs, num_shared = sum(len(part.runs) for part in parts), sum(len(part.shared) for part in parts)
     num_done = num_runs - num_shared - len(missing)
     shared = f" ({num_shared} more are the same as one of these)" if num_shared else ""
     side_by_side = f"; {min(engine.workers, len(missing))} at a time on {engine.device}" if engine else ""
-    say(console, f"{counted(num_runs, 'run')}, {num_done} done, {len(missing)} to do{shared}{side_by_side}")
+    shares = _shares_kept((part.store, run) for part in parts for run in part.missing)
+    resumed = f", {len(shares)} of them from {listed(shares)} on" if shares else ""
+    say(console, f"{counted(num_runs, 'run')}, {num_done} done, {len(missing)} to do{shared}{resumed}{side_by_side}")
 
 
 def _execute(
@@ -320,12 +322,17 @@ def _kept(parts: Sequence[Part]) -> str:
     runs = [(part.store, run) for part in parts for run in part.runs]
     done = sum(store.has_result(run) for store, run in runs)
     text = f"{done} of {len(runs)} runs finished and kept"
-    points = {run: last_point(store.checkpoint(run.run_id)) for store, run in runs if not store.has_result(run)}
-    shares = [f"{fraction_done(run, point):.0%}".replace("%", " %") for run, point in points.items() if point]
+    shares = _shares_kept(runs)
     if not shares:
         return text
     ones = "one" if len(shares) == 1 else "ones"
     return f"{text}, {len(shares)} unfinished {ones} kept at {listed(shares)}"
+
+
+def _shares_kept(runs: Iterable[tuple[Store, Run]]) -> list[str]:
+    """The share of its training that the checkpoint of each unfinished run holds: "44 %"; nothing for a run without one."""
+    points = {run: last_point(store.checkpoint(run.run_id)) for store, run in runs if not store.has_result(run)}
+    return [f"{fraction_done(run, point):.0%}".replace("%", " %") for run, point in points.items() if point]
 
 
 def _conclude_all(

@@ -11,10 +11,10 @@ from graphlib import CycleError, TopologicalSorter
 
 from ablations.protocols import PROTOCOLS, Protocol
 from ablations.runs import Changes, Run, by_part, flat, length_name, parse_overrides, settings_types
-from nin.spec import DataSpec, Shape, changed, choose, hint
+from nin.spec import DataSpec, Shape, changed, choose, hint, is_whole
 
-# Characters that separate variants on the command line or mean something in Markdown and in matplotlib's texts
-NO_NAME = re.compile(r"[,|\n*`<\[\]\\$]|^[_#>]|^(\d+[.)]|[-+]) ")
+# Characters that separate variants on the command line or mean something in Markdown and in matplotlib's texts; names that are paths
+NO_NAME = re.compile(r"[,|\n*`<\[\]\\$]|^[_#>]|^(\d+[.)]|[-+]) |^\s*$|^\.{1,2}$")
 LARGEST_MARGIN = 0.1  # a larger one was meant in points
 MAX_SEEDS = 10_000  # runs of a variant; all are made before the first is executed
 MEMORY = {"memory": "training", "prediction memory": "prediction"}  # task whose memory each kind of study measures
@@ -142,9 +142,11 @@ class Study:
                 choose(self.variants, variant.match.variant, f"variant that {name!r} is matched with")
             if NO_NAME.search(name):
                 raise ValueError(
-                    f"variant {name!r}: the name must have no comma, bar, line break, *, `, <, [, ], backslash or $, and not begin "
-                    "with _, #, >, or as an item of a list does"
+                    f"variant {name!r}: the name must have no comma, bar, line break, *, `, <, [, ], backslash or $, not begin "
+                    "with _, #, >, or as an item of a list does, and not be blank, '.' or '..'"
                 )
+            if name in ROLES:
+                raise ValueError(f"variant {name!r}: is the name of a role, which --variants would take it for")
             batch_size = str(variant.train.get("batch_size"))
             if self.answers in MEMORY and name.rpartition(" ")[2] != batch_size:
                 raise ValueError(
@@ -252,7 +254,7 @@ class Study:
                 f"study {self.name!r} does not run under protocol {protocol!r}; it runs under {', '.join(self.protocols)}"
             )
         num_seeds = self.declared_seeds(protocol) if seeds is None else seeds
-        if not isinstance(num_seeds, int) or not 1 <= num_seeds <= MAX_SEEDS:
+        if not is_whole(num_seeds) or not 1 <= num_seeds <= MAX_SEEDS:
             raise ValueError(f"--seeds {num_seeds!r}: must be 1 or more, at most {MAX_SEEDS}, and a whole number")
         wanted = self.trained(protocol) if variants is None else [self.baseline, *self.named(variants, protocol)]
         chosen = list(dict.fromkeys(wanted))

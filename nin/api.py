@@ -4,12 +4,14 @@ A caller's mistake raises a ValueError of one line, as on the command lines. Onl
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import nin.data
@@ -75,7 +77,7 @@ def layers(
             network = build_model(*_resolved(network, in_shape, num_classes, changes), num_classes)
     elif changes:
         raise ValueError(f"{', '.join(changes)}: a network that was built cannot be changed; name it, or give its spec")
-    in_shape = in_shape or getattr(network, "in_shape", None)
+    in_shape = getattr(network, "in_shape", None) if in_shape is None else _as_shape(in_shape)
     if in_shape is None:
         raise ValueError("in_shape: this module does not say the size of its images; name it, such as (1, 28, 28)")
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
@@ -91,48 +93,61 @@ def _resolved(
 ) -> tuple[ModelSpec, Shape]:
     """Return the specification with its changes, and the shape of its images."""
     spec, known_shape = (network, None) if isinstance(network, ModelSpec) else choose(NETWORKS, network, "network")
-    in_shape = in_shape or known_shape
-    if in_shape is None:
+    shape = known_shape if in_shape is None else _as_shape(in_shape)
+    if shape is None:
         raise ValueError("in_shape: a ModelSpec does not say the size of its images; name it, such as (1, 28, 28)")
-    if len(in_shape) != 3 or not all(is_whole(n) and n >= 1 for n in in_shape):
-        raise ValueError(f"in_shape={in_shape}: must be channels, height and width, such as (1, 28, 28)")
     spec = changed(spec, changes)
-    require_effect(changes, [(spec, in_shape, num_classes)])
-    return spec, in_shape
+    require_effect(changes, [(spec, shape, num_classes)])
+    return spec, shape
+
+
+def _as_shape(in_shape: object) -> Shape:
+    """Return (C, H, W) of the three whole numbers, of Python or numpy. Raises ValueError for anything else."""
+    numbers = list(in_shape) if isinstance(in_shape, Iterable) else []
+    if len(numbers) != 3 or not all(is_whole(n) and n >= 1 for n in numbers):
+        raise ValueError(f"in_shape={in_shape}: must be channels, height and width, such as (1, 28, 28)")
+    channels, height, width = map(int, numbers)
+    return channels, height, width
 
 
 def load_data(
-    data: str | DataSpec = "fashion-mnist",
+    data: str | Path | DataSpec = "fashion-mnist",
     *,
     seed: int = 0,
     root: str | Path | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     **changes: object,
 ) -> ImageData:
     """Return a divided data set on the training device; a data set that is not in the data root is fetched into it.
 
-    data     a name ("fashion-mnist", "cifar-10", "synthetic", "folder:NAME", "folder:/path/of/a/folder", ...) or a specification
+    data     a name ("fashion-mnist", "cifar-10", "synthetic", "folder:NAME", "folder:/path/of/a/folder", ...), the path of a folder
+             of images, or a specification
     seed     seed of the division, where each seed has its own (split="by-seed")
     root     folder of data sets; by default `$NIN_DATA`, or `~/.cache/nin-ablations/data`
     device   "auto": an accelerator that torch sees, else the CPU; or "cpu", "cuda", "mps" or "xpu"
     changes  fields of `DataSpec`, such as train_examples=10_000 or image_size=224
 
-    Raises ValueError for a name or value that does not exist, `nin.data.DataError` for files that are missing or damaged.
+    What is unusual about a folder's images, such as test images that are training images as well, is a warning. Raises ValueError for
+    a name or value that does not exist, `nin.data.DataError` for files that are missing or damaged.
     """
-    spec = DataSpec(name=data) if isinstance(data, str) else data
+    name = f"folder:{data.absolute()}" if isinstance(data, Path) else data
+    spec = DataSpec(name=name) if isinstance(name, str) else name
     if not isinstance(spec, DataSpec):
-        raise ValueError(f"data={data!r}: must be a data set's name or a DataSpec")
+        raise ValueError(f"data={data!r}: must be a data set's name, the path of a folder, or a DataSpec")
     spec = changed(spec, changes).for_seed(seed)
     if root is None:
         spec = replace(spec, name=link_folder(spec.name))
-    return nin.data.load(spec, None if root is None else Path(root), choose_device(device))
+    loaded = nin.data.load(spec, None if root is None else Path(root), choose_device(str(device)))
+    for note in loaded.notes[1:]:  # after the summary
+        warnings.warn(note, stacklevel=2)
+    return loaded
 
 
 def fit(
     network: nn.Module,
     data: ImageData,
     training: str | TrainSpec = "quick",
-    on_eval: Callable[[Evaluation], None] = lambda _: None,
+    on_eval: Callable[[Evaluation], None] | None = None,
     *,
     seed: int = 0,
     progress: bool = True,
@@ -165,7 +180,8 @@ def fit(
 
         def on_point(point: Evaluation) -> None:
             show(point)
-            on_eval(point)
+            if on_eval:
+                on_eval(point)
 
         with cpu_threads(threads or _suitable_threads(network, data, spec)):
             file = None if checkpoint is None else Path(checkpoint)
@@ -207,16 +223,21 @@ def load_trained(run: str | Path, results: str | Path = "results") -> TrainedNet
 
 
 def probabilities(
-    network: nn.Module | TrainedNetwork, images: Tensor | str | Path | Sequence[str | Path], *, invert: bool = False
+    network: nn.Module | TrainedNetwork,
+    images: Tensor | NDArray[np.uint8] | str | Path | Iterable[str | Path],
+    *,
+    invert: bool = False,
 ) -> Tensor:
     """Return class probabilities (N, K) on the CPU, each row summing to 1.
 
     network  a trained network, which takes images as bytes or image files; or a module, which takes inputs as in its training
-    images   (N, C, H, W), or paths of image files; files are squeezed to the size of the trained network's data set
+    images   a tensor or array (N, C, H, W), or paths of image files, which are squeezed to the size of the network's data set
     invert   swap light and dark of image files; Fashion-MNIST shows light clothes on black
 
     Raises ValueError for images of another kind than the network takes.
     """
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(images)
     if invert and isinstance(images, Tensor):
         raise ValueError("invert: is for image files; subtract a tensor of bytes from 255")
     if not isinstance(network, TrainedNetwork):
@@ -232,7 +253,11 @@ def probabilities(
                 f"these are {shape_text(images)}"
             )
         return nin.predict.probabilities(network, images.cpu())
-    paths = [images] if isinstance(images, str | Path) else images
+    paths = [images] if isinstance(images, str | Path) else list(images) if isinstance(images, Iterable) else []
+    if not paths or not all(isinstance(path, str | Path) for path in paths):
+        raise ValueError(
+            "images: a trained network takes bytes, uint8 (N, C, H, W), or paths of image files, at least one"
+        )
     pixels, notes = nin.predict.read_images([Path(path) for path in paths], shape, invert)
     for note in notes:
         warnings.warn(note, stacklevel=2)

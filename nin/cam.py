@@ -88,6 +88,8 @@ def class_map_figure(trained: "TrainedNetwork | Sequence[TrainedNetwork]", image
     from nin.weights import TrainedNetwork
 
     trained = [trained] if isinstance(trained, TrainedNetwork) else trained
+    if not isinstance(trained, Sequence) or not all(isinstance(network, TrainedNetwork) for network in trained):
+        raise ValueError("class_map_figure takes trained networks, as from nin.load_trained(...)")
     rows, classes = len(images.labels), trained[0].card.classes
     figure = Figure(figsize=(COLUMN_INCHES * (1 + 2 * len(trained)), ROW_INCHES * rows + 0.8), layout="constrained")
     figure.suptitle(CAPTION, fontsize=8)

@@ -12,6 +12,7 @@ INPUT = "images"  # the input's name in exported files: the argument of `nin.wei
 # Code that decodes an image file as `nin.images.decode` does, with PIL and NumPy alone.
 FROM_FILE = """\
 import numpy as np
+{imports}
 from PIL import Image, ImageOps
 
 picture = ImageOps.exif_transpose(Image.open("photo.png"))  # upright, as its camera says
@@ -80,19 +81,17 @@ def model_card(card: "Card", kind: str, probabilities: bool, example: str, compa
             "| --- | --- |",
             *("| {} | {} |".format(key, value.replace("|", "\\|")) for key, value in rows.items()),
             "",
-            "```python",
-            example.replace("OUTPUT", output),
-            "```",
-            "",
-            "Decode image files exactly as training and `nin.predict` do:",
+            "Decode an image file exactly as training and `nin.predict` do, then classify it:",
             "",
             "```python",
             FROM_FILE.format(
+                imports="import onnxruntime" if kind == "onnx" else "import torch",
                 mode="L" if channels == 1 else "RGB",
                 size=(width, height),
                 shape=(1, height, width, channels),
                 given="pixels" if kind == "onnx" else "torch.from_numpy(pixels.copy())",
             ),
+            example.replace("OUTPUT", output),
             "```",
             "",
             "With `nin.export --mlflow`, MLflow's server (`mlflow models serve ... -p 5001`) answers with the label of each image:",

@@ -253,13 +253,14 @@ def _read_folder(spec: DataSpec, root: Path) -> Source:
 
 
 def link_folder(name: str) -> str:
-    """Link a folder of images into the data root and return its name: "folder:pets" from "folder:/disk/pets".
+    """Link a folder of images into the data root and return its name: "folder:pets" from "folder:/disk/pets" or "folder:./pets".
 
     Records then hold a name and a checksum, not a path, and every worker follows the link. Names of other data sets stay as they
     are. Raises DataError as `nin.folders.find` does, if its name is taken by another folder, or if the link cannot be made.
     """
-    path = Path(name.removeprefix(FOLDER)).expanduser()
-    if not name.startswith(FOLDER) or not path.is_absolute():
+    text = name.removeprefix(FOLDER)
+    path = Path(text).expanduser()
+    if not name.startswith(FOLDER) or not (path.is_absolute() or text.startswith(("./", "../"))):
         return name
     path = path.resolve()
     find(path)  # before the link is made, which a folder that is refused would leave behind

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeGuard, TypeVar, get_type_hints
 
 T = TypeVar("T")
 Shape = tuple[int, int, int]  # (C, H, W) of an image or of features
@@ -192,7 +192,7 @@ def stream(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{name}:{seed}".encode()).digest()[:8]) >> 1
 
 
-def is_whole(value: object) -> bool:
+def is_whole(value: object) -> TypeGuard[int]:
     """Return whether the value is a whole number, of Python or numpy."""
     return isinstance(value, Integral)
 
@@ -217,7 +217,7 @@ def choose(registry: Mapping[str, T], name: str, kind: str) -> T:
 
     Raises ValueError for an unknown name, with the nearest entry, or with all if none is near.
     """
-    if name not in registry:
+    if not isinstance(name, str) or name not in registry:
         raise ValueError(f"unknown {kind} {name!r}: {hint(name, registry)}")
     return registry[name]
 

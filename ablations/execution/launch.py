@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ablations import plugins
 from ablations.runs import Run
 from nin.cli import require_per_core
-from nin.spec import DEVICES, choose
+from nin.spec import DEVICES, choose, is_whole
 
 if TYPE_CHECKING:
     from ablations.execution.engines import Engine
@@ -129,7 +129,7 @@ def default_workers(device: str) -> int:
 
 def require_count(name: str, value: object, least: int) -> None:
     """Raise ValueError unless the value is a whole number of at least `least`."""
-    if not isinstance(value, int) or value < least:
+    if not is_whole(value) or value < least:
         raise ValueError(f"{name}={value!r}: must be {least} or more, and a whole number")
 
 

@@ -196,7 +196,7 @@ def _unconfirmed(confirmatory: pd.DataFrame) -> Iterator[Caveat]:
     ]
     if each:
         yield Caveat(
-            "more seeds",
+            "a test of unpaired runs",
             f"Welch's test, corrected, does not confirm {listed(each)}. It does not pair runs, and estimates variances from the two "
             "variants alone, so with few seeds it finds less",
         )

@@ -217,9 +217,9 @@ def cut_text(row: Any, low: float, high: float) -> str:
 
 def difference_against_images(tables: Tables) -> Figure:
     """Difference in test accuracy from the baseline, with its 95 % interval, against the training images that each training had.
-    The margin within which variants count as equivalent is shaded. Controls and exploratory variants are dashed. If a
-    difference exceeds ten points, the axis is logarithmic beyond one point. A triangle at the edge marks an interval that
-    extends beyond it.
+    The margin within which variants count as equivalent is shaded. Controls and exploratory variants are dashed and hollow. A
+    symbol without a bar is a single run. If a difference exceeds ten points, the axis is logarithmic beyond one point. A
+    triangle at the edge marks an interval that extends beyond it.
     """
     baseline = tables.study.baseline
     names = tables.compared_by_length
@@ -406,6 +406,10 @@ def expected_best_against_trials(place: str, measure: str, accuracies: Mapping[s
 LENGTH_FIGURES: dict[str, Callable[[Tables], Figure]] = {"difference_against_images": difference_against_images}
 PUBLISHED_FIGURES: dict[str, Callable[[Tables], Figure]] = {"beside_published": beside_published}
 MEMORY_FIGURES: dict[str, Callable[[Tables], Figure]] = {"memory_against_batch": memory_against_batch}
+SIZE_FIGURES = {accuracy_against_params: "params", accuracy_against_flops: "gflops", memory_against_params: "params"}
+LEAST_RATIO = (
+    1.1  # of the largest to the smallest size in a figure of sizes: nearer ones would be drawn where they are not
+)
 
 
 def figures_of(tables: Tables) -> dict[str, Callable[[Tables], Figure]]:
@@ -419,6 +423,10 @@ def figures_of(tables: Tables) -> dict[str, Callable[[Tables], Figure]]:
         left_out.add(memory_against_params)
     if (tables.variants["role"] == "baseline").all():
         left_out.add(differences)
+    for draw, column in SIZE_FIGURES.items():
+        sizes = tables.of_sizes.variants[column]
+        if sizes.max() < LEAST_RATIO * sizes.min():
+            left_out.add(draw)
     return {name: draw for name, draw in figures.items() if draw not in left_out}
 
 

@@ -136,7 +136,7 @@ def test_a_study_that_is_done_is_reported_and_not_trained_again(
     assert "6 runs, 6 done, 0 to do" in capsys.readouterr().out
     assert done.summary.equals(load_results(tmp_path, POOLINGS, "smoke").summary)
     report = (done.folder / "report.md").read_text()
-    assert "`ablations.run_study(...) of a study made by hand, with two_poolings --protocol smoke --seeds 3`" in report
+    assert "`ablations.run_study(study, ...), with the arguments that stand for --protocol smoke --seeds 3`" in report
     run_study(POOLINGS, protocol="smoke", seeds=3, results=tmp_path, progress=False)
     assert capsys.readouterr().out == ""
 
@@ -207,7 +207,10 @@ def test_a_study_of_the_package_is_run_by_name(tmp_path: Path) -> None:
         (lambda folder: run_study(replace(POOLINGS, name="heads"), results=folder), "'heads' is the name of another"),
         (lambda folder: load_results(folder, POOLINGS, "smok"), "unknown protocol 'smok'"),
         (lambda folder: load_results(folder, "heads", "smoke"), "no runs of study 'heads' under 'smoke'"),
-        (lambda folder: load_results(folder, POOLINGS, "smoke"), "make them with ablations.run_study(...) of a study"),
+        (
+            lambda folder: load_results(folder, POOLINGS, "smoke"),
+            "make them with ablations.run_study(study, ...), with",
+        ),
         (
             lambda folder: Study("a", {"a": Variant(), "b": Variant(match=Match("c", "params"))}),
             "unknown variant that 'b' is matched with 'c'",

@@ -112,7 +112,7 @@ def test_runs_that_tuning_did_not_change_are_taken_over_from_the_plain_study(toy
         find_part(NUM_1X1, replace(asked, seeds=1001))
 
 
-def test_an_interruption_says_what_is_kept_of_finished_and_unfinished_runs(
+def test_what_is_kept_of_finished_and_unfinished_runs_is_said_at_an_interruption_and_after(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = {"2x seed 1": 2, "0x seed 1": 3}  # points of the curve, of which there are four and a smoke run has six
@@ -125,8 +125,8 @@ def test_an_interruption_says_what_is_kept_of_finished_and_unfinished_runs(
             yield Ended(run, plain(run))
 
     def last_point(path: Path) -> Evaluation | None:
-        labels = {run.run_id: run.label for run in NUM_1X1.expand("smoke", 2, ["0x"])}
-        return plain(NUM_1X1.expand("smoke", 1)[0]).curve[kept[labels[path.stem]] - 1]
+        label = next(run.label for run in NUM_1X1.expand("smoke", 2, ["0x"]) if run.run_id == path.stem)
+        return plain(NUM_1X1.expand("smoke", 1)[0]).curve[kept[label] - 1] if label in kept else None
 
     monkeypatch.setattr(toy, "execute", execute)
     monkeypatch.setattr("ablations.session.last_point", last_point)
@@ -135,6 +135,9 @@ def test_an_interruption_says_what_is_kept_of_finished_and_unfinished_runs(
     assert capsys.readouterr().err == (
         "interrupted: 2 of 4 runs finished and kept, 2 unfinished ones kept at 33 % and 50 %; re-run to continue\n"
     )
+    with pytest.raises(KeyboardInterrupt):
+        run_studies([NUM_1X1], request(tmp_path), Console())
+    assert "4 runs, 2 done, 2 to do, 2 of them from 33 % and 50 % on; " in capsys.readouterr().out
 
 
 def test_finishing_logs_what_is_missing_before_it_closes_and_says_where_to_look(tmp_path: Path) -> None:

@@ -278,8 +278,9 @@ def test_the_command_of_a_study_with_looks_has_them() -> None:
         ({"targets": {"quik": 0.9}}, "unknown protocol 'quik'"),
         *(
             ({"variants": {"a": Variant(), name: Variant()}}, "the name must have no comma, bar")
-            for name in ("b,c", "3*3 s2*", "#1", "> 3", "1. a", "- a", "_a", "$x$", "[a]")
+            for name in ("b,c", "3*3 s2*", "#1", "> 3", "1. a", "- a", "_a", "$x$", "[a]", "", " ", ".", "..")
         ),
+        ({"variants": {"a": Variant(), "control": Variant()}}, "'control': is the name of a role"),
         ({"contrasts": ("ab",)}, "must be two variants"),
         ({"contrasts": (("a", "b", "a"),)}, "must be two variants"),
         ({"factors": ("model.head",)}, "must be two fields, or none"),

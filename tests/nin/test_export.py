@@ -315,33 +315,23 @@ def test_a_pt2_file_has_no_more_than_two_of_the_test_images(tmp_path: Path) -> N
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-@pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("probabilities", [False, True])
-def test_the_cards_own_example_runs(kind: str, probabilities: bool, images: Tensor, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "file", "probabilities"),
+    [
+        *((kind, "photo.png", probabilities) for kind in FORMATS for probabilities in (False, True)),
+        ("onnx", "deep.png", False),
+        ("onnx", "a.tiff", False),
+    ],
+)
+def test_the_cards_code_classifies_a_file_as_training_saw_it(
+    kind: str, file: str, probabilities: bool, tmp_path: Path
+) -> None:
     keep(make(), tmp_path)
     out = tmp_path / f"a{FORMATS[kind].suffix}"
     options = ["--probabilities"] if probabilities else []
     assert main(["2x:0", "--results", str(tmp_path), "--format", kind, "--out", str(out), *options]) == 0
     page = (tmp_path / f"{out.name}.md").read_text()
-    example = re.search(r"```python\n(.*?)```", page, re.DOTALL)
-    assert example is not None
-    given = images.numpy() if kind == "onnx" else images
-    names: dict[str, object] = {"onnxruntime": onnxruntime, "torch": torch, "images": given}
-    exec(example[1].replace(out.name, str(out)), names)
-    found = torch.as_tensor(names["probabilities" if probabilities else "logits"])
-    torch.testing.assert_close(found, make().classifier(probabilities)(images), rtol=0, atol=1e-5)
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-@pytest.mark.parametrize(
-    ("kind", "file"), [*((kind, "photo.png") for kind in FORMATS), ("onnx", "deep.png"), ("onnx", "a.tiff")]
-)
-def test_the_cards_way_from_a_file_to_bytes_is_that_of_training(kind: str, file: str, tmp_path: Path) -> None:
-    keep(make(), tmp_path)
-    out = tmp_path / f"a{FORMATS[kind].suffix}"
-    assert main(["2x:0", "--results", str(tmp_path), "--format", kind, "--out", str(out)]) == 0
-    page = (tmp_path / f"{out.name}.md").read_text()
-    recipe = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[1]
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exif = Image.Exif()
     exif[274] = 6
     photo = tmp_path / file
@@ -352,10 +342,13 @@ def test_the_cards_way_from_a_file_to_bytes_is_that_of_training(kind: str, file:
         "a.tiff": Image.fromarray(np.asarray(noise).astype(np.float32) / 255),
     }[file]
     picture.save(photo, exif=exif)
-    names: dict[str, Any] = {"torch": torch}
-    exec(recipe.replace("photo.png", str(photo)), names)
+    names: dict[str, Any] = {}
+    exec(code.replace("photo.png", str(photo)).replace(out.name, str(out)), names)
     assert type(names["images"]) is (np.ndarray if kind == "onnx" else torch.Tensor)
-    assert torch.equal(torch.tensor(np.asarray(names["images"])), read_images([photo], (1, 28, 28))[0])
+    images = read_images([photo], (1, 28, 28))[0]
+    assert torch.equal(torch.tensor(np.asarray(names["images"])), images)
+    found = torch.as_tensor(names["probabilities" if probabilities else "logits"])
+    torch.testing.assert_close(found, make().classifier(probabilities)(images), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from messages import one_line
 from PIL import Image
 from small_files import SYNTHETIC, paint
 
+import nin
 from nin.data import DataError, load, shape
 from nin.sources import link_folder
 from nin.spec import DataSpec
@@ -142,6 +143,11 @@ def test_a_folder_anywhere_has_a_name_in_the_data_root(
     assert [link_folder(f"folder:{pets}") for _ in range(2)] == ["folder:pets", "folder:pets"]
     assert link_folder("folder:pets") == link_folder(f"folder:{root / 'pets'}") == "folder:pets"
     assert load(DataSpec(name="folder:pets", val_examples=0)).classes == ("cat", "dog")
+    monkeypatch.chdir(pets.parent)
+    assert link_folder("folder:./pets") == link_folder("folder:../disk/pets") == "folder:pets"
+    with pytest.warns(UserWarning, match=r"\w") as warned:
+        assert nin.load_data(Path("pets"), val_examples=0).spec.name == "folder:pets"
+    assert "2 of 2 test images are training images as well" in str([str(each.message) for each in warned])
 
 
 def test_a_folder_that_is_refused_leaves_no_link(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

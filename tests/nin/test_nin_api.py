@@ -141,12 +141,19 @@ def test_a_trained_network_takes_bytes_and_files(tmp_path: Path) -> None:
     from_bytes = nin.probabilities(network, torch.full((1, 1, 28, 28), 200, dtype=torch.uint8))
     torch.testing.assert_close(nin.probabilities(network, [tmp_path / "light.png"]), from_bytes)
     torch.testing.assert_close(nin.probabilities(network, str(tmp_path / "light.png")), from_bytes)
+    torch.testing.assert_close(nin.probabilities(network, np.full((1, 1, 28, 28), 200, np.uint8)), from_bytes)
     assert network.card.name in repr(network)
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
     changes = {"num_1x1": np.int64(1), "dropout": np.float64(0.25)}
     assert repr(nin.build("nin-small", **changes)) == repr(nin.build("nin-small", num_1x1=1, dropout=0.25))
+    assert repr(nin.build("lenet", np.array([3, 28, 28]))) == repr(nin.build("lenet", (3, 28, 28)))
+
+
+def test_a_device_of_torch_and_no_callback_are_taken() -> None:
+    data = nin.load_data("synthetic", device=torch.device("cpu"), **FEW)
+    assert nin.fit(nin.build("lenet"), data, on_eval=None, epochs=1, progress=False).curve
 
 
 def test_modules_are_there_without_an_import_of_their_own() -> None:
@@ -217,7 +224,7 @@ def test_a_bar_is_for_terminals(is_terminal: bool, monkeypatch: pytest.MonkeyPat
         (lambda data: nin.layers(torch.nn.Identity()), "in_shape: this module does not say"),
         (lambda data: nin.layers(nin.build("lenet"), num_1x1=2), "num_1x1: a network that was built"),
         (lambda data: nin.load_data("fashion"), "unknown data set 'fashion': the nearest is 'fashion-mnist'"),
-        (lambda data: nin.load_data(None), "data=None: must be a data set's name or a DataSpec"),
+        (lambda data: nin.load_data(None), "data=None: must be a data set's name, the path of"),
         (lambda data: nin.fit("lenet", data), "fit takes a network, as from nin.build(...), and data"),
         (
             lambda data: nin.fit(nin.build("lenet"), "synthetic"),
@@ -247,6 +254,11 @@ def test_a_bar_is_for_terminals(is_terminal: bool, monkeypatch: pytest.MonkeyPat
             lambda data: nin.probabilities(make(), torch.zeros(1, 1, 32, 32, dtype=torch.uint8)),
             "these are uint8 (1, 1, 32, 32)",
         ),
+        (lambda data: nin.probabilities(make(), []), "or paths of image files, at least one"),
+        (lambda data: nin.probabilities(make(), Image.new("L", (28, 28))), "or paths of image files, at least one"),
+        (lambda data: nin.build("lenet", 28), "in_shape=28: must be channels, height and width"),
+        (lambda data: nin.layers(["nin-small"]), "unknown network ['nin-small']"),
+        (lambda data: nin.class_map_figure(nin.build("nin-small"), data.test), "takes trained networks"),
         (lambda data: nin.build("lenet", num_classes=0), "num_classes=0: must be 1 or more"),
         (lambda data: nin.build("lenet", (28, 28)), "in_shape=(28, 28): must be channels, height and width"),
         (lambda data: nin.layers(nin.build("lenet"), (3, 28, 28)), "in_shape=(3, 28, 28): the network does not take"),

@@ -115,7 +115,7 @@ def test_a_verdict_that_welchs_test_does_not_confirm_is_named() -> None:
         shift = 0.02 * run.seed  # the same for every variant: pairing removes it, Welch's test does not
         return record_of(run, test_accuracy=clear(run).test_accuracy + shift)
 
-    why = found(record=paired, seeds=3, variants=["1x"])["more seeds"]
+    why = found(record=paired, seeds=3, variants=["1x"])["a test of unpaired runs"]
     assert "does not confirm that `1x` is worse (p = " in why
 
 

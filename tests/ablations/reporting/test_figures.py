@@ -21,7 +21,7 @@ from ablations.records import RunRecord, curves_frame, runs_frame
 from ablations.reporting import figures as plots
 from ablations.reporting.axes import Tables
 from ablations.reporting.charts import charts_of, styles_of
-from ablations.reporting.figures import FIGURES
+from ablations.reporting.figures import FIGURES, figures_of
 from ablations.runs import Run
 from ablations.study import Study, Variant
 
@@ -350,6 +350,18 @@ def test_points_of_many_networks_of_a_size_stay_near_it() -> None:
     assert len(set(points)) == 40
     assert points[0] > 100_000 / 1.11
     assert points[38] < 100_000 * 1.11
+
+
+def test_networks_of_nearly_one_size_have_no_figures_of_sizes() -> None:
+    def sized(largest: int) -> Tables:
+        return tables_of(
+            study_of(3), lambda run: replace(plain(run), params_trunk=largest if run.variant == "v2" else 9_900)
+        )
+
+    assert "accuracy_against_params" not in figures_of(sized(10_000))
+    assert "memory_against_params" not in figures_of(sized(10_000))
+    assert {"accuracy_against_params", "memory_against_params"} <= figures_of(sized(12_000)).keys()
+    assert "accuracy_against_flops" not in figures_of(sized(12_000))  # of which all have as many
 
 
 def test_what_weights_alone_take_is_in_view_however_far_below_the_memory() -> None:
