@@ -23,15 +23,19 @@ REASONS = {
 Row = dict[str, object]
 
 
-def compare_folders(store: Store, other: Store) -> list[Row]:
-    """A row per run: the same run_id, identical or what differs; else the same variant and seed, and its settings.
+def compare_folders(store: Store, other: Store) -> tuple[list[Row], list[str]]:
+    """Compare two folders run by run; return a row per run, and a line for each difference in machine or versions.
 
-    A run that only one folder has is a row of its own, and so is a record that cannot be read.
+    Rows are of the same run_id, identical or what differs; else of the same variant and seed, and their settings. A run that only one
+    folder has is a row of its own, and so is a record that cannot be read. Lines are of runs that both folders have: "torch: 2.12 /
+    2.13 (30 runs)".
     """
     ours, rows = _read(store, "here")
     theirs, more = _read(other, "there")
     pairs = [(ours.pop(run_id), theirs.pop(run_id)) for run_id in sorted(ours.keys() & theirs.keys())]
     rows += more + [_same_run(here, there) for here, there in pairs]
+    counts = Counter(difference for pair in pairs for difference in _environment_differences(*pair))
+    lines = [f"{name}: {here} / {there} ({count} runs)" for (name, here, there), count in counts.most_common()]
     by_label: dict[str, tuple[list[RunRecord], list[RunRecord]]] = defaultdict(lambda: ([], []))
     for side, records in enumerate((ours, theirs)):
         for record in records.values():
@@ -43,7 +47,7 @@ def compare_folders(store: Store, other: Store) -> list[Row]:
                 rows.append(_row("same variant, other settings", left, right, differences))
             else:
                 rows.append(_row("only here" if left else "only there", left, right, ""))
-    return sorted(rows, key=_by_variant_and_seed)
+    return sorted(rows, key=_by_variant_and_seed), lines
 
 
 def _same_run(here: RunRecord, there: RunRecord) -> Row:
@@ -59,14 +63,6 @@ def _same_run(here: RunRecord, there: RunRecord) -> Row:
         return _row("same run", here, there, differences)
     why = f"another {others}" if others else "same processor and versions"
     return _row("same run", here, there, f"{differences} ({why})")
-
-
-def explain(store: Store, other: Store) -> list[str]:
-    """List differences in machine and versions between runs that both folders have: "torch: 2.12 / 2.13 (30 runs)"."""
-    ours, theirs = _read(store, "here")[0], _read(other, "there")[0]
-    pairs = [(ours[run_id], theirs[run_id]) for run_id in sorted(ours.keys() & theirs.keys())]
-    counts = Counter(difference for pair in pairs for difference in _environment_differences(*pair))
-    return [f"{name}: {here} / {there} ({count} runs)" for (name, here, there), count in counts.most_common()]
 
 
 def _environment_differences(here: RunRecord, there: RunRecord) -> list[tuple[str, str, str]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from ablations.analysis.compare import compare_folders, explain
+from ablations.analysis.compare import compare_folders
 from ablations.analysis.summary import each_row, failures, verdict_text, verdict_words
 from ablations.records import Store
 from ablations.reporting.caveats import TITLE, in_short
@@ -86,8 +86,8 @@ def print_comparison(store: Store, other: Store, console: "Console") -> None:
     for side in (store, other):
         if not side.run_ids():
             raise ValueError(f"there are no runs to compare in {side.folder}")
-    rows = compare_folders(store, other)
+    rows, lines = compare_folders(store, other)
     texts = [[str(value) for value in row.values()] for row in rows]
     console.print(fitting_table(list(rows[0]), texts, console.width))
-    for line in explain(store, other):
+    for line in lines:
         print_text(console, line)

@@ -109,45 +109,25 @@ def tune_study(
     if ends_with_signals:
         handle_signals()
 
-    def print_progress(line: str) -> None:
-        say(console, f"{line}{display.left()}")
-
     def engine_that_pauses(at: float) -> Engine:
         return make_engine(request.engine, request.results, pause_at=at)
 
     deadline = time.monotonic() + request.budget
-
-    def require_time_left() -> None:  # between two accesses to the storage, which an alarm would break off
-        if time.monotonic() > deadline:
-            raise OutOfTimeError
-
-    def watch(event: Event, rung: Rung) -> None:
-        display.watch(event, rung)
-        require_time_left()
-
-    is_told = False
-
-    def wait() -> None:
-        nonlocal is_told
-        if not is_told:
-            say(console, "waiting for another driver, which has the remaining trials")
-        is_told = True
-        require_time_left()
-
     engine = engine_that_pauses(1.0)
     probe = make_probe(engine, request.engine.threads)
     tracker = open_tracker(request.results, tuning, request.protocol, warn)
     num_ended = sum(task.num_ended() for task in tasks)
+    num_begun = sum(len(task.trials.get_trials(deepcopy=False)) for task in tasks) - num_ended
     say(
         console,
         f"{study.name} under {request.protocol}: {counted(len(tasks), 'variant')}, {counted(request.trials, 'trial')} each, "
-        f"{num_ended} done",
+        f"{num_ended} done{f', {num_begun} begun' if num_begun else ''}",
     )
-    display = TuningDisplay(tasks, console, engine.workers, probe)
     try:
         with one_line_errors(url, "finished trials are kept; re-run to continue"):
-            with display:
-                tune(tasks, engine_that_pauses, claims, store, tracker, print_progress, watch, wait)
+            with TuningDisplay(tasks, console, engine.workers, probe) as display:
+                search = _Search(console, display, deadline)
+                tune(tasks, engine_that_pauses, claims, store, tracker, search.say, search.watch, search.wait)
             earlier = earlier_winners(study, request.protocol, request.results, request.overrides)
             report = write_tuning_report(tasks, store, command, earlier)
             ended = [run for task in tasks for trial in task.trials.get_trials() for run in task.runs_of(trial)]
@@ -164,6 +144,36 @@ def tune_study(
     finally:
         tracker.close("KILLED")  # changes nothing if it is closed
     return [task.run.variant for task in tasks if task.run.variant not in report.winners]
+
+
+@dataclass
+class _Search:
+    """A search as it runs: its lines on the console, and the time (`time.monotonic`) at which it ends.
+
+    The time is looked at between two accesses to the storage, which an alarm would break off.
+    """
+
+    console: Console
+    display: TuningDisplay
+    deadline: float
+    has_waited: bool = False
+
+    def say(self, line: str) -> None:
+        say(self.console, f"{line}{self.display.left()}")
+
+    def watch(self, event: Event, rung: Rung) -> None:
+        self.display.watch(event, rung)
+        self._require_time_left()
+
+    def wait(self) -> None:
+        if not self.has_waited:
+            say(self.console, "waiting for another driver, which has the remaining trials")
+        self.has_waited = True
+        self._require_time_left()
+
+    def _require_time_left(self) -> None:
+        if time.monotonic() > self.deadline:
+            raise OutOfTimeError
 
 
 def _num_finished(tasks: Sequence[Task], request: TuningRequest) -> str:

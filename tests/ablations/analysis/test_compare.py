@@ -98,7 +98,7 @@ def test_runs_that_differ_say_in_what_their_machines_and_versions_do(
             lambda run, used=environment, seen=accuracy: record_of(run, test_accuracy=seen, environment=used),
             seeds=1,
         )
-    rows = compare_folders(*(Store(tmp_path / name, "num_1x1", "smoke") for name in ("a", "b")))
+    rows, _ = compare_folders(*(Store(tmp_path / name, "num_1x1", "smoke") for name in ("a", "b")))
     assert all(str(row["differs in"]).endswith("(another processor, torch)") for row in rows)
     assert (
         main(["num_1x1", "--protocol", "smoke", "--results", str(tmp_path / "a"), "--against", str(tmp_path / "b")])
@@ -109,7 +109,7 @@ def test_runs_that_differ_say_in_what_their_machines_and_versions_do(
     assert f"processor: cpu (A, 2 cores, bf16) / cpu (B, 8 cores) ({num_runs} runs)" in said
     assert f"torch: 2.12.0 / 2.13.0 ({num_runs} runs)" in said
     assert "host" not in said
-    rows = compare_folders(*(Store(tmp_path / name, "num_1x1", "smoke") for name in ("a", "c")))
+    rows, _ = compare_folders(*(Store(tmp_path / name, "num_1x1", "smoke") for name in ("a", "c")))
     assert all(str(row["differs in"]).endswith("(same processor and versions)") for row in rows)
 
 

@@ -155,13 +155,21 @@ def trials_of(url: str) -> dict[str, list[optuna.trial.FrozenTrial]]:
 @pytest.mark.slow
 def test_a_tuning_that_was_killed_goes_on_to_exactly_as_many_trials(tmp_path: Path) -> None:
     arguments = [*TINY, "--trials", "6", "--results", str(tmp_path)]
+    begun = []
     for moment in (": 25%", ": 50%", "complete at"):  # in a rung, between the halvings, between the batches
         with subprocess.Popen(
             command(*arguments, module="ablations.tune"), stdout=subprocess.PIPE, text=True, start_new_session=True
         ) as driver:
             assert driver.stdout is not None
-            assert any(moment in line for line in driver.stdout)
+            lines = []
+            for line in driver.stdout:
+                lines.append(line)
+                if moment in line:
+                    break
             driver.kill()
+        assert moment in lines[-1]
+        begun.append("6 trials each, 0 done, 8 begun\n" in "".join(lines))
+    assert begun[:2] == [False, True]
     last = call(*arguments, cwd=tmp_path, module="ablations.tune")
     assert last.returncode == 0, last.stderr
     tuned_studies = trials_of(f"sqlite:///{tmp_path / 'optuna.db'}")
