@@ -46,9 +46,8 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
     if target.folder.resolve() == source.folder.resolve():
         raise ValueError(f"--results {results}: is where results are published; name the folder that they come from")
     target.folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(
-        dir=published, prefix=".new-"
-    ) as beside:  # whole, before it takes the place of what was there
+    # Whole, before it takes the place of what was there
+    with TemporaryDirectory(dir=published, prefix=".new-") as beside:
         store = Store(Path(beside), study.name, protocol)
         for record in records:
             environment = {key: value for key, value in record.environment.items() if key != "host"}

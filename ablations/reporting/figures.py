@@ -407,9 +407,8 @@ LENGTH_FIGURES: dict[str, Callable[[Tables], Figure]] = {"difference_against_ima
 PUBLISHED_FIGURES: dict[str, Callable[[Tables], Figure]] = {"beside_published": beside_published}
 MEMORY_FIGURES: dict[str, Callable[[Tables], Figure]] = {"memory_against_batch": memory_against_batch}
 SIZE_FIGURES = {accuracy_against_params: "params", accuracy_against_flops: "gflops", memory_against_params: "params"}
-LEAST_RATIO = (
-    1.1  # of the largest to the smallest size in a figure of sizes: nearer ones would be drawn where they are not
-)
+# Of the largest to the smallest size in a figure of sizes. Points of nearer ones would be set side by side, all off their places.
+LEAST_RATIO = 1.1
 
 
 def figures_of(tables: Tables) -> dict[str, Callable[[Tables], Figure]]:
