@@ -110,11 +110,12 @@ def _missing(study: Study, protocol: str, summary: Summary) -> Iterator[Caveat]:
             "the missing variants", f"{few(untrained)} {agreeing(untrained, 'is', 'are')} not trained{far} yet"
         )
     seeds_of_controls = table.loc[table["role"] == "control", "n"]
-    if "control" in map(study.role, asked_for) and not (seeds_of_controls > 1).any():
-        lack = "has more than one seed trained" if len(seeds_of_controls) else "is trained"
-        yield Caveat(
-            "controls of equal size or depth", f"none {lack}{far} yet, so size or depth may explain differences"
-        )
+    if "control" in map(study.role, asked_for) and not seeds_of_controls.min() >= declared:  # nan without any
+        if not (seeds_of_controls > 1).any():
+            lack = f"none {'has more than one seed' if len(seeds_of_controls) else 'is'} trained"
+        else:
+            lack = f"some have {seeds_of_controls.min()} of {declared} declared seeds"
+        yield Caveat("controls of equal size or depth", f"{lack}{far} yet, so size or depth may explain differences")
 
 
 def _seeds(study: Study, summary: Summary) -> Iterator[Caveat]:

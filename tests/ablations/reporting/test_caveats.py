@@ -68,6 +68,15 @@ def test_controls_of_one_seed_do_not_count() -> None:
     assert "controls of equal size or depth" not in found(heads, seeds=2, variants=controls)
 
 
+def test_controls_with_fewer_seeds_than_declared_are_named() -> None:
+    controls = [name for name in NUM_1X1.variants if NUM_1X1.role(name) == "control"]
+    more = replace(NUM_1X1, seeds=3)
+    assert found(more, seeds=2, variants=controls)["controls of equal size or depth"].startswith(
+        "some have 2 of 3 declared seeds yet, so size"
+    )
+    assert "controls of equal size or depth" not in found(more, seeds=3, variants=controls)
+
+
 def test_a_control_that_the_protocol_leaves_out_is_not_missing() -> None:
     heads = load_study("heads")
     assert heads.left_out["smoke"] == ("nin+alexnet@params",)
