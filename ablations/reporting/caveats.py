@@ -112,10 +112,10 @@ def _missing(study: Study, protocol: str, summary: Summary) -> Iterator[Caveat]:
     seeds_of_controls = table.loc[table["role"] == "control", "n"]
     if "control" in map(study.role, asked_for) and not seeds_of_controls.min() >= declared:  # nan without any
         if not (seeds_of_controls > 1).any():
-            lack = f"none {'has more than one seed' if len(seeds_of_controls) else 'is'} trained"
+            lack = f"none {'has more than one seed' if len(seeds_of_controls) else 'is'} trained{far} yet"
         else:
-            lack = f"some have {seeds_of_controls.min()} of {declared} declared seeds"
-        yield Caveat("controls of equal size or depth", f"{lack}{far} yet, so size or depth may explain differences")
+            lack = f"some have only {seeds_of_controls.min()} of {declared} declared seeds{far}"
+        yield Caveat("controls of equal size or depth", f"{lack}, so size or depth may explain differences")
 
 
 def _seeds(study: Study, summary: Summary) -> Iterator[Caveat]:

@@ -72,7 +72,7 @@ def test_controls_with_fewer_seeds_than_declared_are_named() -> None:
     controls = [name for name in NUM_1X1.variants if NUM_1X1.role(name) == "control"]
     more = replace(NUM_1X1, seeds=3)
     assert found(more, seeds=2, variants=controls)["controls of equal size or depth"].startswith(
-        "some have 2 of 3 declared seeds yet, so size"
+        "some have only 2 of 3 declared seeds, so size"
     )
     assert "controls of equal size or depth" not in found(more, seeds=3, variants=controls)
 
