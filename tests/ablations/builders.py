@@ -79,6 +79,12 @@ def plain(run: Run) -> RunRecord:
     return record_of(run, test_accuracy=accuracy(run))
 
 
+def sized(run: Run) -> RunRecord:
+    """A plain record whose sizes grow with the number of 1x1s."""
+    factor = 1 + run.model.num_1x1
+    return replace(plain(run), params_trunk=1000 * factor, gflops=0.002 * factor)
+
+
 def text_of(store: Store) -> str:
     """The text of a store's report."""
     return (store.folder / "report.md").read_text()

@@ -1,7 +1,7 @@
 """Reports to test."""
 
 import pytest
-from builders import filled, plain
+from builders import filled, sized
 
 from ablations.catalog import load_study
 from ablations.records import Store
@@ -12,6 +12,6 @@ NUM_1X1 = load_study("num_1x1")
 
 @pytest.fixture(scope="session")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    store = filled(tmp_path_factory.mktemp("results"), plain, seeds=5)
+    store = filled(tmp_path_factory.mktemp("results"), sized, seeds=5)
     write_report(NUM_1X1, "smoke", store)
     return store

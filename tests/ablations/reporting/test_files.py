@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from builders import filled, plain, record_of, text_of
+from builders import filled, plain, record_of, sized, text_of
 
 from ablations.catalog import load_study
 from ablations.records import Store
@@ -29,7 +29,7 @@ def test_every_figure_is_drawn_as_png_and_svg(written: Store) -> None:
 
 @pytest.mark.slow
 def test_the_same_records_make_the_same_files(written: Store, tmp_path: Path) -> None:
-    again = filled(tmp_path, plain, seeds=5)
+    again = filled(tmp_path, sized, seeds=5)
     write_report(NUM_1X1, "smoke", again)
     ours = {path.relative_to(written.folder): path.read_bytes() for path in written.folder.rglob("*") if path.is_file()}
     theirs = {path.relative_to(again.folder): path.read_bytes() for path in again.folder.rglob("*") if path.is_file()}

@@ -6,23 +6,21 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from builders import filled, plain
+from builders import filled, sized
 
 from ablations.catalog import load_study
-from ablations.records import RunRecord, Store
+from ablations.records import Store
 from ablations.report import main
 from ablations.reporting.axes import Tables
 from ablations.reporting.figures import figures_of
 from ablations.reporting.files import write_report
 from ablations.reporting.html import report_page, write_index
-from ablations.runs import Run
 
 NUM_1X1 = load_study("num_1x1")
 SEEDS = 3
@@ -40,9 +38,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(".svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 300"/>')
         path.with_suffix(".png").touch()
-
-    def sized(run: Run) -> RunRecord:
-        return replace(plain(run), params_trunk=1000 * (1 + run.model.num_1x1))
 
     store = filled(tmp_path_factory.mktemp("results"), sized, seeds=SEEDS)
     with pytest.MonkeyPatch.context() as patch:
