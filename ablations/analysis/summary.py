@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablations.analysis import lengths, published, sequential, stats, variance
+from ablations.analysis import convergence, lengths, published, sequential, stats, variance
 from ablations.analysis.factors import factor_effects
 from ablations.analysis.memory import memory_lines
 from ablations.analysis.moderated import ROUNDING
@@ -205,7 +205,7 @@ def _variants(study: Study, by_variant: Mapping[str, list[RunRecord]], target: f
         times = {name: [r.examples_to_target(target) for r in group] for name, group in by_variant.items()}
         budgets = {name: [budget(r) for r in group] for name, group in by_variant.items()}
         raw = [
-            stats.logrank(times[name], times[study.baseline], budgets[name], budgets[study.baseline])
+            convergence.logrank(times[name], times[study.baseline], budgets[name], budgets[study.baseline])
             for name in confirmatory
         ]
         p_logrank = dict(zip(confirmatory, stats.holm(raw), strict=True))
@@ -312,18 +312,19 @@ def _row(
     first = group[0]
     accuracy = variance.trained([r.test_accuracy for r in group], [r.learned for r in group])
     budgets = [budget(r) for r in group]
-    to_target = stats.summarise_times([r.examples_to_target(target) for r in group], budgets)
+    to_target = convergence.summarise_times([r.examples_to_target(target) for r in group], budgets)
     loss = stats.mean_interval([r.test_loss for r in group])
     against = comparison or stats.NO_COMPARISON
     welch = against.welch.in_points()
     seconds = [
-        stats.time_to_target([p.seconds for p in r.curve], [p.val_accuracy for p in r.curve], target) for r in group
+        convergence.time_to_target([p.seconds for p in r.curve], [p.val_accuracy for p in r.curve], target)
+        for r in group
     ]
     curves = [pad_to_budget(r) for r in group]
     own_final = [  # of a run that never learned, its own final accuracy says nothing
-        stats.time_to_own_final(*curve) if r.learned else math.inf for r, curve in zip(group, curves, strict=True)
+        convergence.time_to_own_final(*curve) if r.learned else math.inf for r, curve in zip(group, curves, strict=True)
     ]
-    area = [stats.area_under_curve(*curve) for curve in curves]
+    area = [convergence.area_under_curve(*curve) for curve in curves]
     return {
         "variant": name,
         "role": role,
@@ -360,9 +361,9 @@ def _row(
         "examples_to_target_restricted_mean": to_target.restricted_mean.estimate,
         "p_logrank_holm": p_logrank,
         "tflops_to_target_median": to_target.median * TRAINING_FLOPS * first.gflops / 1000,
-        "seconds_to_target_median": stats.summarise_times(seconds, [r.train_seconds for r in group]).median,
+        "seconds_to_target_median": convergence.summarise_times(seconds, [r.train_seconds for r in group]).median,
         "area_under_curve_mean": float(np.mean(area)),
-        "examples_to_99_percent_of_final_median": stats.summarise_times(own_final, budgets).median,
+        "examples_to_99_percent_of_final_median": convergence.summarise_times(own_final, budgets).median,
         "collapsed": sum(r.status == "collapsed" for r in group),
         "diverged": sum(r.status == "diverged" for r in group),
         "peak_memory_mb": next((r.peak_memory_mb for r in group if r.precision == precision), first.peak_memory_mb),
@@ -415,7 +416,7 @@ def _target_sweep(by_variant: Mapping[str, list[RunRecord]], target: float) -> p
     for name, group in by_variant.items():
         for step in (target + offset for offset in SWEEP_OFFSETS if target + offset < 1 - ROUNDING):
             times = [r.examples_to_target(step) for r in group]
-            summary = stats.summarise_times(times, [budget(r) for r in group])
+            summary = convergence.summarise_times(times, [budget(r) for r in group])
             rows.append(
                 {
                     "variant": name,

@@ -10,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
-from statsmodels.duration.survfunc import survdiff
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.power import TTestPower
 
-from ablations.analysis import planning, stats
+from ablations.analysis import convergence, planning, stats
 from ablations.analysis.stats import Interval
 
 NUM_STUDIES = 2_000  # simulated
@@ -146,42 +145,6 @@ def test_pooled_sd_is_the_residual_of_an_analysis_of_variance() -> None:
     samples = [SLEEP_1, SLEEP_2[:4], [2.0], []]
     residuals = np.concatenate([np.array(x) - np.mean(x) for x in samples if x])
     assert stats.pooled_sd(samples) == pytest.approx(math.sqrt(sum(residuals**2) / (9 + 3)))
-
-
-def test_logrank_is_that_of_statsmodels() -> None:
-    a, b, budget = [3, 5, 5, INF, INF], [2, 3, 4, 5, 5, INF], 6
-    times = np.array([*a, *b])
-    _, p = survdiff(np.minimum(times, budget), np.isfinite(times), np.repeat([0, 1], (len(a), len(b))))
-    assert stats.logrank(a, b, budget, budget) == pytest.approx(p, rel=1e-9)
-
-
-@given(st.lists(st.integers(1, 12).map(lambda t: INF if t > 9 else float(t)), min_size=1, max_size=9))
-def test_median_time_is_kaplan_and_meiers(times: list[float]) -> None:
-    t = np.array(times)
-    summary = stats.summarise_times(t, 10)
-    survival = scipy_stats.ecdf(scipy_stats.CensoredData.right_censored(np.minimum(t, 10), np.isinf(t))).sf
-    below = np.flatnonzero(survival.probabilities <= 0.5 + 1e-12)
-    assert summary.median == (survival.quantiles[below[0]] if len(below) else INF)
-    assert math.isinf(summary.median) == (summary.hits < len(times) / 2)
-
-
-def test_times_of_hits_and_misses() -> None:
-    summary = stats.summarise_times([100, 200, INF], 300)
-    assert (summary.hits, summary.num, summary.median) == (2, 3, 200)
-    assert summary.restricted_mean == stats.mean_interval([100, 200, 300])
-
-
-def test_time_to_target_is_the_first_point_at_or_above_it() -> None:
-    examples, accuracies = [10, 20, 30, 40], [0.2, 0.5, 0.4, 0.6]
-    assert stats.time_to_target(examples, accuracies, 0.5) == 20
-    assert stats.time_to_target(examples, accuracies, 0.51) == 40
-    assert stats.time_to_target(examples, accuracies, 0.61) == INF
-    assert stats.time_to_own_final(examples, [0.2, 0.5, 0.595, 0.6]) == 30
-
-
-def test_area_under_a_straight_line_is_its_middle_on_any_grid() -> None:
-    assert stats.area_under_curve([1, 2, 5], [0.1, 0.2, 0.5]) == pytest.approx(0.3)
-    assert stats.area_under_curve([7], [0.4]) == 0.4
 
 
 def test_contrast_of_two_cells_is_welch() -> None:
@@ -342,36 +305,7 @@ def test_mean_of_few_values() -> None:
     assert is_unknown(stats.mean_interval([1, INF]))
 
 
-def test_every_run_misses_the_target() -> None:
-    summary = stats.summarise_times([INF] * 3, 1_000)
-    assert (summary.hits, summary.num, summary.median) == (0, 3, INF)
-    assert summary.restricted_mean == Interval(1_000, 1_000, 1_000)
-    assert math.isnan(stats.logrank([INF] * 3, [INF] * 3, 1_000, 1_000))
-    assert 0 < stats.logrank([INF] * 3, [100, 200, 300], 1_000, 1_000) < 1
-
-
-@pytest.mark.parametrize("other", [[100.0] * 3, [100.0] * 2])
-def test_every_run_hits_at_the_same_point(other: list[float]) -> None:
-    assert stats.logrank([100] * 3, other, 1_000, 1_000) == 1
-
-
-def test_a_run_is_at_risk_no_longer_than_its_own_budget() -> None:
-    """Misses within 100 images say nothing about those that hit after 150."""
-    hits = [150, 150, 160, 160, 170, 170]
-    assert stats.logrank([INF] * 6, hits, 100, 200) == 1
-    assert stats.logrank([INF] * 6, hits, 200, 200) < 0.01
-    assert stats.logrank([INF] * 6, hits, [100] * 3 + [200] * 3, 200) > stats.logrank([INF] * 6, hits, 200, 200)
-
-
-@pytest.mark.parametrize(("a", "b"), [([100], [200, 300]), ([], [200, 300]), ([], [])])
-def test_logrank_of_too_few_runs_is_unknown(a: list[float], b: list[float]) -> None:
-    assert math.isnan(stats.logrank(a, b, 1_000, 1_000))
-
-
 def test_without_data_there_are_no_numbers() -> None:
-    assert math.isnan(stats.summarise_times([], 10).median)
-    assert math.isnan(stats.area_under_curve([], []))
-    assert math.isnan(stats.time_to_own_final([], []))
     assert math.isnan(stats.wilson(0, 0).estimate)
     assert math.isnan(stats.fisher_p(0, 0, 1, 3))
     assert math.isnan(stats.prob_better([], [0.9]))
@@ -435,7 +369,7 @@ def test_coverage_of_an_interaction(num_seeds: int, rng: np.random.Generator) ->
 def test_coverage_of_the_restricted_mean(num_seeds: int, rng: np.random.Generator) -> None:
     """Of times that are nearly normal and seldom censored; of skewed ones Student's interval covers less."""
     times = rng.normal(100, 10, (NUM_STUDIES, num_seeds))
-    summaries = [stats.summarise_times(np.where(t > 115, INF, t), 115) for t in times]
+    summaries = [convergence.summarise_times(np.where(t > 115, INF, t), 115) for t in times]
     standard = 1.5
     excess = scipy_stats.norm.pdf(standard) - standard * scipy_stats.norm.sf(standard)
     assert 0.93 <= coverage([holds(s.restricted_mean, 100 - 10 * excess) for s in summaries]) <= 0.97
