@@ -9,7 +9,8 @@ folder.
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -45,10 +46,8 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
     target, looks = Store(published, study.name, protocol), source.looks(overrides)
     if target.folder.resolve() == source.folder.resolve():
         raise ValueError(f"--results {results}: is where results are published; name the folder that they come from")
-    target.folder.parent.mkdir(parents=True, exist_ok=True)
-    # Whole, before it takes the place of what was there
-    with TemporaryDirectory(dir=published, prefix=".new-") as beside:
-        store = Store(Path(beside), study.name, protocol)
+    with _replacing(target.folder, published) as beside:
+        store = Store(beside, study.name, protocol)
         for record in records:
             environment = {key: value for key, value in record.environment.items() if key != "host"}
             store.write(replace(record, environment=environment))
@@ -61,9 +60,6 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
             for path in store.folder.glob(pattern):
                 path.unlink()
         write_atomically(store.folder / PROVENANCE, _provenance(study, protocol, records, published, overrides, looks))
-        if target.folder.exists():
-            target.folder.rename(Path(beside) / "replaced")
-        store.folder.rename(target.folder)
     write_index(published)  # whose links lead to what is left
     return target
 
@@ -71,12 +67,27 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
 def publish_tuning(study: str, protocol: str, results: Path, published: Path) -> None:
     """Copy the winners, the report and the figures of a study's tuning."""
     source, target = (tuned_path(place, study, protocol).parent for place in (results, published))
-    shutil.rmtree(target, ignore_errors=True)
-    for pattern in ("tuned.json", "report*.md", "figures/*.png"):
-        for path in source.glob(pattern):
-            place = target / path.relative_to(source)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, place)
+    with _replacing(target, published) as beside:
+        new = tuned_path(beside, study, protocol).parent
+        for pattern in ("tuned.json", "report*.md", "figures/*.png"):
+            for path in source.glob(pattern):
+                place = new / path.relative_to(source)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, place)
+
+
+@contextmanager
+def _replacing(folder: Path, published: Path) -> Iterator[Path]:
+    """Context with a root in which the body writes a new version of a folder of published results, under the same relative path.
+
+    At its end the new version takes the place of the old one, which stays if the body fails.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=published, prefix=".new-") as beside:
+        yield Path(beside)
+        if folder.exists():
+            folder.rename(Path(beside) / "replaced")
+        (Path(beside) / folder.relative_to(published)).rename(folder)
 
 
 def _provenance(

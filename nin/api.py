@@ -138,8 +138,8 @@ def load_data(
     if root is None:
         spec = replace(spec, name=link_folder(spec.name))
     loaded = nin.data.load(spec, None if root is None else Path(root), choose_device(str(device)))
-    for note in loaded.notes[1:]:  # after the summary
-        warnings.warn(note, stacklevel=2)
+    for remark in loaded.remarks:
+        warnings.warn(remark, stacklevel=2)
     return loaded
 
 

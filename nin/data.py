@@ -58,6 +58,11 @@ class ImageData:
     checksum: str
     notes: tuple[str, ...] = ()
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Notes on what is unusual about a folder's images; the summary, which comes before them, is none."""
+        return self.notes[1:]
+
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(getattr(self, part).labels):,} {part}" for part in ("train", "val", "test"))
         shape = "×".join(str(n) for n in self.in_shape)

@@ -27,7 +27,7 @@ def prepare(runs: Sequence[Run], console: Console) -> dict[str, NetworkSize]:
     for run in dict.fromkeys(replace(run, seed=0) for run in runs):
         data = load_cached(run.data, "cpu")
         sizes[run] = network_size(run, data)
-        summary, remarks = data.notes[:1], [*data.notes[1:], *_remarks(run, data), *_same_network(run, data, variants)]
+        summary, remarks = data.notes[:1], [*data.remarks, *_remarks(run, data), *_same_network(run, data, variants)]
         for line in (line for line in summary if line not in seen):
             say(console, line)
         for line in (line for line in remarks if line not in seen):

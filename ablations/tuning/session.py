@@ -116,12 +116,12 @@ def tune_study(
     engine = engine_that_pauses(1.0)
     probe = make_probe(engine, request.engine.threads)
     tracker = open_tracker(request.results, tuning, request.protocol, warn)
-    num_ended = sum(task.num_ended() for task in tasks)
-    num_begun = sum(len(task.trials.get_trials(deepcopy=False)) for task in tasks) - num_ended
+    are_done = [trial.state.is_finished() for task in tasks for trial in task.trials.get_trials(deepcopy=False)]
+    begun = f", {are_done.count(False)} begun" if False in are_done else ""
     say(
         console,
         f"{study.name} under {request.protocol}: {counted(len(tasks), 'variant')}, {counted(request.trials, 'trial')} each, "
-        f"{num_ended} done{f', {num_begun} begun' if num_begun else ''}",
+        f"{are_done.count(True)} done{begun}",
     )
     try:
         with one_line_errors(url, "finished trials are kept; re-run to continue"):

@@ -16,7 +16,7 @@ from ablations import run
 from ablations.analysis.stats import EQUIVALENT, compare
 from ablations.answers import published_reports
 from ablations.catalog import load_study
-from ablations.publish import main
+from ablations.publish import main, publish_tuning
 from ablations.records import PROVENANCE, Store
 from ablations.reporting.axes import Tables
 from ablations.reporting.figures import figures_of
@@ -140,6 +140,27 @@ def test_a_tuned_study_is_published_with_what_tuning_found(tmp_path: Path) -> No
     assert "python -m ablations.run heads --protocol smoke --tuned --seeds 2" in (folder / PROVENANCE).read_text()
     assert (tmp_path / "theirs/heads-tuning/smoke/tuned.json").read_text() == found.read_text()
     assert_report_can_be_made_again(folder, tmp_path)
+
+
+def test_a_published_search_stays_if_the_new_one_cannot_be_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = (tuned_path(tmp_path / name, "heads", "smoke") for name in ("ours", "theirs"))
+    for path in (ours, theirs):
+        path.parent.mkdir(parents=True)
+        path.write_text(str(path))
+
+    def full_disk(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copyfile", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            publish_tuning("heads", "smoke", tmp_path / "ours", tmp_path / "theirs")
+    assert theirs.read_text() == str(theirs)
+    publish_tuning("heads", "smoke", tmp_path / "ours", tmp_path / "theirs")
+    assert theirs.read_text() == str(ours)
+    assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["heads-tuning"]
 
 
 @pytest.mark.slow
