@@ -40,15 +40,15 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
         if report is None or outcome.remaining or outcome.failed or outcome.stopped:
             break
         table = report.summary.variants
-        undecided = list(table[table["verdict"] == sequential.UNDECIDED]["variant"])
-        if not undecided:
+        pending = list(table[table["verdict"] == sequential.PENDING]["variant"])
+        if not pending:
             break
-        say(console, f"look at {num_seeds} seeds: {', '.join(undecided)} not decided yet")
+        say(console, f"look at {num_seeds} seeds: {', '.join(pending)} not decided yet")
         longest = request.lengths or protocol.lengths
         # A change of train.examples has left one length.
         lengths = [max(longest)] if longest and "train.examples" not in parse_overrides(request.overrides) else None
         left = max(LEAST_BUDGET, deadline - time.monotonic())
-        more = replace(request, seeds=num_seeds, variants=undecided, lengths=lengths, budget=left)
+        more = replace(request, seeds=num_seeds, variants=pending, lengths=lengths, budget=left)
         outcome = run_studies([study], more, console, ends_with_signals)
     return outcome
 

@@ -42,7 +42,7 @@ def line(row: Row) -> str:
 
 def test_the_claims_numbers_are_those_of_the_reports() -> None:
     """That section is written by hand, so that it can name what the table does not; signs are the reader's."""
-    section = README.partition("## The textbook's claims so far")[2].partition("\n## ")[0].replace("\n ", "")
+    section = README.partition("## The claims so far")[2].partition("\n## ")[0].replace("\n ", "")
     claims = section.split("\n- **")[1:]
     assert len(claims) == 6
     for claim in claims:

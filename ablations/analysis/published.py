@@ -53,11 +53,13 @@ def beside_published(study: Study, protocol: str, by_variant: Mapping[str, list[
         for side, values in (("ours", accuracy), ("theirs", theirs["test_accuracy"].to_numpy())):
             row |= {f"n_{side}": len(values), f"median_{side}": np.median(values), f"mean_{side}": np.mean(values)}
             row[f"sd_{side}"] = np.std(values, ddof=1) if len(values) > 1 else math.nan
-        row["p_location"], row["p_distribution"] = stats.same_distribution(accuracy, theirs["test_accuracy"])
         finite = np.isfinite(loss)
-        row["p_loss_location"], row["p_loss_distribution"] = stats.same_distribution(
-            loss[finite], theirs["train_loss"].dropna()
-        )
+        tests = {
+            "p": stats.same_distribution(accuracy, theirs["test_accuracy"]),
+            "p_loss": stats.same_distribution(loss[finite], theirs["train_loss"].dropna()),
+        }
+        for measure, each in tests.items():
+            row |= dict(zip((f"{measure}_location", f"{measure}_spread", f"{measure}_distribution"), each, strict=True))
         limit = study.published.failed_loss.get(str(name))
         if limit is not None:
             failed = [int((~(values < limit)).sum()) for values in (loss, theirs["train_loss"].to_numpy())]

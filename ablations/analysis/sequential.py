@@ -24,7 +24,7 @@ from ablations.analysis.moderated import ALPHA, PrimaryTest, paired_tests
 from ablations.analysis.stats import BETTER, EQUIVALENT, INCONCLUSIVE, UNKNOWN, WORSE, Interval
 
 Array = NDArray[np.float64]
-FUTILE, UNDECIDED = "futile", "undecided"
+FUTILE, PENDING = "futile", "pending"
 FUTILE_BELOW = 0.1  # predicted probability of a verdict at the last look
 MAX_LOOKS = 4
 STEP = 1.5  # growth of the number of seeds from look to look at least
@@ -37,11 +37,11 @@ class Decision:
     """A comparison in a study that goes on until it is decided.
 
     verdict     "better", "worse", "equivalent", "futile" (more seeds up to the last look would hardly decide it), "inconclusive"
-                (undecided at the last look), or "undecided" (the next look waits for seeds)
+                (undecided at the last look), or "pending" (the next look waits for seeds)
     num_seeds   seeds of the last look that the comparison took part in; 0 before the first
     next_seeds  seeds in all that its next look needs; None once it has stopped
     seen        difference at that look with the usual 95 % interval, which knows nothing of looks
-    corrected   median-unbiased difference, and a 95 % interval that allows for the looks before; nan while undecided
+    corrected   median-unbiased difference, and a 95 % interval that allows for the looks before; nan while pending
     """
 
     verdict: str
@@ -100,7 +100,7 @@ def decide(
     margin: float = 0.003,
     estimates: bool = True,
 ) -> dict[str, Decision]:
-    """Every comparison of the `family` as of the last look for which all undecided ones have their seeds.
+    """Every comparison of the `family` as of the last look for which all pending ones have their seeds.
 
     `samples` are accuracies by variant and seed. All looks are computed again from the first on, each at the lowest seeds of the
     baseline, so decisions depend on nothing but the results: a study that was interrupted comes to the same ones. The seeds
@@ -108,7 +108,7 @@ def decide(
     """
     looks = tuple(looks)
     active = [name for name in family if name != baseline]
-    decisions = {name: Decision(UNDECIDED, 0, looks[0], UNKNOWN, UNKNOWN) for name in active}
+    decisions = {name: Decision(PENDING, 0, looks[0], UNKNOWN, UNKNOWN) for name in active}
     num_different, num_alike = len(active), len(active)  # hypotheses not rejected yet
     levels_read: list[float] = []  # one-comparison levels of the looks so far, for the estimates
     for k, num_seeds in enumerate(looks):
@@ -141,17 +141,17 @@ def decide(
             elif _prob_decided_at_last(test, num_seeds / looks[-1], margin, level_last, level_alike) < FUTILE_BELOW:
                 verdict = FUTILE
             else:
-                verdict = UNDECIDED
+                verdict = PENDING
             decisions[name] = Decision(
                 verdict=verdict,
                 num_seeds=num_seeds,
-                next_seeds=looks[k + 1] if verdict == UNDECIDED else None,
+                next_seeds=looks[k + 1] if verdict == PENDING else None,
                 seen=Interval(test.estimate, *test.limits()),
                 corrected=after_stopping(test, looks[: k + 1], levels_read)
-                if estimates and verdict != UNDECIDED
+                if estimates and verdict != PENDING
                 else UNKNOWN,
             )
-        active = [name for name in active if decisions[name].verdict == UNDECIDED]
+        active = [name for name in active if decisions[name].verdict == PENDING]
         levels_read.append(level)
     return decisions
 

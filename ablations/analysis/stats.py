@@ -188,8 +188,9 @@ def compare(
     checks   also compute what no verdict rests on: Welch's test beside the primary one, Dunnett, sign-flip, detectable difference,
              seeds needed. They take most of the time
 
-    Both families of tests, for a difference and for equivalence, are Holm-corrected over `confirmatory`: among those, the
-    probability of any false "better" or "worse" is at most ALPHA, and so is that of any false "equivalent". Other variants
+    Both families of tests, for a difference and for equivalence, are Holm-corrected over `confirmatory`: among those, they aim
+    at a probability of ALPHA for any false "better" or "worse", and the same for any false "equivalent" (docs/statistics.md says
+    how near they come). Other variants
     are exploratory and judged by their own p. A difference that is real but surely smaller than the margin reads
     "equivalent": that is what matters to who chooses between the two, and the interval still shows the difference.
 
@@ -310,15 +311,18 @@ def two_way(
     )
 
 
-def same_distribution(ours: ArrayLike, theirs: ArrayLike) -> tuple[float, float]:
-    """p of two tests whether two samples come from one distribution: Mann-Whitney's (location), Kolmogorov-Smirnov's (any way).
+def same_distribution(ours: ArrayLike, theirs: ArrayLike) -> tuple[float, float, float]:
+    """p of three tests whether two samples come from one distribution.
 
-    nan where a sample has fewer than two values.
+    Mann and Whitney's of location, Brown and Forsythe's of spread, Kolmogorov and Smirnov's of any difference. nan where a sample has
+    fewer than two values; that of spread also with fewer than three, or if neither sample varies.
     """
     x, y = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
     if min(len(x), len(y)) < 2:
-        return math.nan, math.nan
-    return float(stats.mannwhitneyu(x, y).pvalue), float(stats.ks_2samp(x, y).pvalue)
+        return math.nan, math.nan, math.nan
+    can_tell = min(len(x), len(y)) > 2 and (np.ptp(x) > 0 or np.ptp(y) > 0)
+    spread = float(stats.levene(x, y, center="median").pvalue) if can_tell else math.nan
+    return float(stats.mannwhitneyu(x, y).pvalue), spread, float(stats.ks_2samp(x, y).pvalue)
 
 
 def pareto_front(costs: ArrayLike, values: ArrayLike) -> NDArray[np.bool_]:

@@ -4,7 +4,7 @@ Accuracies are fractions; differences, margins and detectable differences are in
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,8 @@ class Summary:
     change       by how much each difference changes from the shortest to the longest length (`lengths.change`); empty for one
     length       training images after which all other tables hold, where there are several lengths; else 0
     memory       a line per network: peak memory of training against the batch; empty unless the study is about memory
-    elsewhere    declared variants of which some run was trained on another device than the baseline's of the same seed
+    elsewhere    variants that answer, and controls, of which some run had another device than the baseline's of the same seed
+    in_other_precision  the same, of which some run had another precision
     added        seeds beyond the declared number, if there are any
     looks        numbers of seeds at which comparisons were decided; empty where all runs were asked for at once
     """
@@ -74,6 +75,7 @@ class Summary:
     change: pd.DataFrame
     length: int = 0
     elsewhere: tuple[str, ...] = ()
+    in_other_precision: tuple[str, ...] = ()
     added: AddedSeeds | None = None
     looks: tuple[int, ...] = ()
 
@@ -166,21 +168,28 @@ def summarise(study: Study, protocol: str, records: Sequence[RunRecord], looks: 
         by_length=_with_decisions(by_length, variants, length) if looks else by_length,
         change=lengths.change(study, results),
         length=length,
-        elsewhere=_elsewhere(study, by_variant),
+        elsewhere=_unlike_baseline(study, by_variant, lambda record: record.environment.get("device")),
+        in_other_precision=_unlike_baseline(study, by_variant, lambda record: record.precision),
         added=_added_seeds(looks[-1] if looks else study.declared_seeds(protocol), results),
         looks=tuple(looks),
     )
 
 
-def _elsewhere(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> tuple[str, ...]:
-    """Name the declared variants of which some run had another device than the baseline's of the same seed, as far as known."""
+def _unlike_baseline(
+    study: Study, by_variant: Mapping[str, list[RunRecord]], circumstance: Callable[[RunRecord], str | None]
+) -> tuple[str, ...]:
+    """Name the variants that answer, and controls, of which some run differs in this from the baseline's of the same seed.
+
+    A run of which it is not known differs from none.
+    """
     baseline = study.pairs.get(study.baseline, study.baseline)
-    devices = {record.run.seed: record.environment.get("device") for record in by_variant.get(baseline, [])}
+    expected = {record.run.seed: circumstance(record) for record in by_variant.get(baseline, [])}
+    counted = {*study.compared, *(name for name in study.variants if study.role(name) == "control" and not study.pairs)}
     return tuple(
         name
         for name, group in by_variant.items()
-        if name in study.compared
-        and any(devices.get(r.run.seed, device) != device for r in group if (device := r.environment.get("device")))
+        if name in counted
+        and any((ours := circumstance(r)) and (expected.get(r.run.seed) or ours) != ours for r in group)
     )
 
 

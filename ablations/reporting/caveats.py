@@ -52,7 +52,7 @@ def caveats(study: Study, protocol: str, summary: Summary) -> list[Caveat]:
         *_seeds(study, summary),
         *([] if study.pairs else [*_images(summary.variants), *_size(study, summary.variants)]),  # of fixed settings
         *_tuning(study, summary),
-        *_machines(summary),
+        *_machines(study, summary),
         *([_added(summary.added)] if summary.added else []),
     ]
 
@@ -130,7 +130,7 @@ def _seeds(study: Study, summary: Summary) -> Iterator[Caveat]:
         yield from _undecided_as_tuned(summary.tuned)
         return
     confirmatory = summary.variants[summary.variants["role"] == "confirmatory"]
-    waiting = confirmatory["variant"][confirmatory["verdict"] == sequential.UNDECIDED]
+    waiting = confirmatory["variant"][confirmatory["verdict"] == sequential.PENDING]
     if len(waiting):
         waits = agreeing(list(waiting), "waits", "wait")
         yield Caveat("more seeds", f"{few(waiting)} {waits} for the seeds of the next look")
@@ -197,7 +197,7 @@ def _unconfirmed(confirmatory: pd.DataFrame) -> Iterator[Caveat]:
     ]
     if each:
         yield Caveat(
-            "a test of unpaired runs",
+            "the choice of test",
             f"Welch's test, corrected, does not confirm {listed(each)}. It does not pair runs, and estimates variances from the two "
             "variants alone, so with few seeds it finds less",
         )
@@ -254,13 +254,14 @@ def _size(study: Study, table: pd.DataFrame) -> Iterator[Caveat]:
         )
 
 
-def _machines(summary: Summary) -> Iterator[Caveat]:
+def _machines(study: Study, summary: Summary) -> Iterator[Caveat]:
     if summary.elsewhere:
-        names = few(summary.elsewhere)
+        other = () if _varies(study, "train.precision") else summary.in_other_precision
+        precision = f"; some of {few(other)} were made in another precision" if other else ""
         yield Caveat(
             "one kind of machine",
-            f"some runs of {names} were made on another kind of machine than the baseline's run of the same seed, which changes "
-            "results by rounding",
+            f"some runs of {few(summary.elsewhere)} were made on another kind of machine than the baseline's run of the same seed, "
+            f"which rounds in another way{precision}",
         )
 
 

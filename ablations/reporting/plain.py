@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 from ablations.analysis import stats
 from ablations.analysis.moderated import ALPHA, ROUNDING
 from ablations.analysis.summary import Summary, each_row, failure_tests, failures
@@ -53,6 +55,8 @@ class Claim:
     neither     the answer where it is not shown
     gap_positive, gap_negative, gap_neither  the same of its effect on the gap between training and test accuracy
     gap_first   whether the question is about the gap, which then comes first
+    interaction  the row of `Summary.factors` that says how the effect on the gap depends on the other factor
+    depends     what that row's number is, after "points": "more without dropout than with it"
     question    a shorter form of the study's question
     note        explains the variants' names
     relations   sentences by verdict, in place of those in RELATIONS and UNDECIDED
@@ -70,6 +74,8 @@ class Claim:
     gap_negative: str = ""
     gap_neither: str = ""
     gap_first: bool = False
+    interaction: str = ""
+    depends: str = ""
     question: str = ""
     note: str = ""
     relations: Mapping[str, str] = field(default_factory=dict)
@@ -153,6 +159,8 @@ CLAIMS: Mapping[str, Claim] = {
         "without dropout",
         gap_neither="undecided: neither head is shown to overfit more than the other",
         gap_first=True,
+        interaction="interaction of head alexnet and dropout 0.0",
+        depends="more without dropout than with it",
     ),
     "pooling": Claim("max", "maximum pooling", "average pooling"),
     "wide_mlp": Claim(
@@ -303,13 +311,22 @@ def _of_factors(claim: Claim, summary: Summary) -> PlainAnswer:
         overfitting = claim.gap_positive if row.gap_difference > 0 else claim.gap_negative
     parts = [
         (accuracy, f"{difference_text(row)} points of accuracy"),
-        (overfitting, f"{gap} points of train minus test accuracy"),
+        (overfitting, f"{gap} points of train minus test accuracy{_dependence(claim, table)}"),
     ]
     if claim.gap_first:
         parts.reverse()
     answer, effect = ("; ".join(filter(None, texts)) for texts in zip(*parts, strict=True))
     is_shown = row.p <= ALPHA or row.gap_p <= ALPHA
     return PlainAnswer(f"{answer} (exploratory)" if is_shown else answer, effect)
+
+
+def _dependence(claim: Claim, table: pd.DataFrame) -> str:
+    """How much the effect on the gap depends on the other factor, where a study asks and it is shown."""
+    shown = table[(table["effect"] == claim.interaction) & (table["gap_p"] <= ALPHA)]
+    return "".join(
+        f", {signed_text(row.gap_difference, row.gap_difference_low, row.gap_difference_high)} {claim.depends}"
+        for row in each_row(shown)
+    )
 
 
 def _of_failures(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
@@ -336,13 +353,17 @@ def _of_published(claim: Claim, summary: Summary) -> PlainAnswer:
     row = next((row for row in rows if row.variant == claim.variant), rows[0])
     subject = claim.subject if row.variant == claim.variant else f"`{row.variant}`"
     relation = "differs" if row.p_location <= ALPHA else "does not differ significantly"
-    answer = f"{subject} {relation} from {row.n_theirs} published runs"
+    answer = f"the median accuracy of {subject} {relation} from that of {row.n_theirs} published runs"
+    spreads = 100 * row.sd_ours, 100 * row.sd_theirs
+    if row.p_spread <= ALPHA:
+        answer += f", but ours spread {'more' if spreads[0] > spreads[1] else 'less'}"
     if math.isnan(row.p_location):
         answer = f"{counted(row.n_ours, 'run')} of {subject} cannot tell whether it differs from {row.n_theirs} published ones"
     others = [other.variant for other in rows if other.variant != row.variant]
     return PlainAnswer(
         f"{answer}; also compared: {listed(others)}" if others else answer,
-        f"median {100 * row.median_ours:.1f} % against {100 * row.median_theirs:.1f} %, {p_is(row.p_location)}",
+        f"median {100 * row.median_ours:.1f} % against {100 * row.median_theirs:.1f} %, {p_is(row.p_location)}; standard deviation "
+        f"{spreads[0]:.1f} against {spreads[1]:.1f} points, {p_is(row.p_spread)}",
     )
 
 

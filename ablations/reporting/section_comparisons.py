@@ -133,7 +133,7 @@ def _looks_note(table: pd.DataFrame, looks: Sequence[int], equivalent: str) -> s
         stats.EQUIVALENT: equivalent,
         sequential.FUTILE: "*Futile*: not decided, and more seeds would hardly decide it.",
         stats.INCONCLUSIVE: "*Inconclusive*: neither a difference nor equivalence is shown at the last look.",
-        sequential.UNDECIDED: "*Undecided*: the next look waits for seeds.",
+        sequential.PENDING: "*Pending*: the next look waits for seeds.",
     }
     verdicts = set(table["verdict"])
     meaning = "".join(f" {meaning}" for verdict, meaning in meanings.items() if verdict in verdicts)
@@ -149,7 +149,8 @@ def _looks_note(table: pd.DataFrame, looks: Sequence[int], equivalent: str) -> s
 def _test_sentence(table: pd.DataFrame) -> str:
     """Name the test of the declared comparisons."""
     confirmatory = table[table["role"] == "confirmatory"]
-    test = "The test pairs runs of equal seed, which share their first weights and the order of images"
+    shared = "the order of images and the first weights of layers with the same place and shape"
+    test = f"The test pairs runs of equal seed, which share {shared}"
     why = "since fewer than two seeds are shared, or the difference does not vary"
     is_welch = confirmatory["test"] == "welch"
     if len(confirmatory) and is_welch.all():

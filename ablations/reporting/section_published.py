@@ -30,9 +30,9 @@ def _published_text(study: Study) -> str:
     )
     return (
         "Others have published runs of the same settings. Accuracy is in % on the test set after the last epoch; the loss is the mean "
-        "over the last epoch in training mode. The two p of accuracy and of loss are from Mann-Whitney's test of location and "
-        "Kolmogorov-Smirnov's test of any difference. Shares of failed runs have Wilson's intervals and Fisher's exact p."
-        + (f" Failed means, for {failed}." if failed else "")
+        "over the last epoch in training mode. The three p of accuracy and of loss are from Mann and Whitney's test of location, Brown "
+        "and Forsythe's of spread and Kolmogorov and Smirnov's of any difference. Shares of failed runs have Wilson's intervals and "
+        "Fisher's exact p." + (f" Failed means, for {failed}." if failed else "")
     )
 
 
@@ -45,8 +45,9 @@ def _published_table(table: pd.DataFrame) -> str:
             cells[f"{side}: n"] = n
             spread = "–" if math.isnan(sd) else f"{100 * sd:.1f}"
             cells[f"{side}: median, mean ± sd"] = f"{100 * median:.1f}, {100 * mean:.1f} ± {spread}"
-        cells["p accuracy"] = f"{p_text(row.p_location)}, {p_text(row.p_distribution)}"
-        cells["p loss"] = f"{p_text(row.p_loss_location)}, {p_text(row.p_loss_distribution)}"
+        for measure, name in (("accuracy", "p"), ("loss", "p_loss")):
+            tests = (getattr(row, f"{name}_{test}") for test in ("location", "spread", "distribution"))
+            cells[f"p {measure}"] = ", ".join(map(p_text, tests))
         for side in ("ours", "theirs"):
             count = getattr(row, f"failed_{side}", math.nan)
             n = getattr(row, f"n_{side}")

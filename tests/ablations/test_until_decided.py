@@ -132,7 +132,7 @@ def test_the_table_by_length_has_the_verdicts_after_looks(tmp_path: Path) -> Non
         store.write(record_of(run, test_accuracy=0.5 + 0.0075 * (run.variant == "0x") + scatter))
     table = read_report(NUM_1X1, "digits", store).summary.by_length
     verdicts = table[table["variant"] == "0x"].set_index("length")["verdict"]
-    assert dict(verdicts) == {10_000: "better", 40_000: "undecided"}
+    assert dict(verdicts) == {10_000: "better", 40_000: "pending"}
 
 
 @pytest.mark.parametrize(("seconds_of_a_look", "left"), [(40, 60), (400, LEAST_BUDGET)])

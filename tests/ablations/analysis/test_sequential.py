@@ -80,7 +80,7 @@ def test_a_large_difference_stops_and_a_small_one_goes_on(rng: np.random.Generat
     runs[2] += 0.003
     decisions = decide(samples_of(runs), "base", ["0", "1"], LOOKS)
     assert (decisions["0"].verdict, decisions["0"].next_seeds) == ("better", None)
-    assert (decisions["1"].verdict, decisions["1"].num_seeds, decisions["1"].next_seeds) == ("undecided", 5, 8)
+    assert (decisions["1"].verdict, decisions["1"].num_seeds, decisions["1"].next_seeds) == ("pending", 5, 8)
 
 
 def test_seeds_after_a_stop_are_not_read(rng: np.random.Generator) -> None:
@@ -111,7 +111,7 @@ def test_a_study_that_was_interrupted_comes_to_the_same_decisions(rng: np.random
 def test_before_the_first_look_everything_is_undecided(rng: np.random.Generator) -> None:
     samples = samples_of(rng.normal(0, 1, (3, 2)))
     assert {(d.verdict, d.num_seeds, d.next_seeds) for d in decide(samples, "base", ["0", "1"], LOOKS).values()} == {
-        ("undecided", 0, 3)
+        ("pending", 0, 3)
     }
 
 

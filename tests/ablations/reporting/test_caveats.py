@@ -124,7 +124,7 @@ def test_a_verdict_that_welchs_test_does_not_confirm_is_named() -> None:
         shift = 0.02 * run.seed  # the same for every variant: pairing removes it, Welch's test does not
         return record_of(run, test_accuracy=clear(run).test_accuracy + shift)
 
-    why = found(record=paired, seeds=3, variants=["1x"])["a test of unpaired runs"]
+    why = found(record=paired, seeds=3, variants=["1x"])["the choice of test"]
     assert "does not confirm that `1x` is worse (p = " in why
 
 
@@ -215,8 +215,30 @@ def test_pairs_of_runs_from_two_kinds_of_machine_are_named() -> None:
     def elsewhere(run: Run) -> RunRecord:
         return replace(clear(run), environment={"device": f"cpu ({'a' if run.variant == '3x' else 'b'})"})
 
-    assert found(record=elsewhere)["one kind of machine"].startswith("some runs of `3x` were made on another kind")
+    why = found(record=elsewhere)["one kind of machine"]
+    assert why.startswith("some runs of `3x` were made on another kind")
+    assert "precision" not in why
     assert "one kind of machine" not in found()
+
+
+def test_controls_in_another_precision_are_named() -> None:
+    def elsewhere(run: Run) -> RunRecord:
+        kind, precision = ("a", "float32") if run.variant == "3x3" else ("b", "bf16")
+        return replace(clear(run), environment={"device": f"cpu ({kind})", "precision": precision})
+
+    variants = ["confirmatory", "control"]
+    why = found(record=elsewhere, variants=variants)["one kind of machine"]
+    assert why.endswith("which rounds in another way; some of `3x3` were made in another precision")
+
+
+def test_a_study_of_precision_does_not_name_the_precisions_it_compares() -> None:
+    def elsewhere(run: Run) -> RunRecord:
+        precision = run.train.precision
+        return replace(clear(run), environment={"device": f"cpu ({precision})", "precision": precision})
+
+    why = found(load_study("precision"), record=elsewhere)["one kind of machine"]
+    assert "another kind of machine" in why
+    assert "in another precision" not in why
 
 
 def test_too_few_seeds_to_plan_by_give_no_number() -> None:

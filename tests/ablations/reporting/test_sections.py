@@ -194,7 +194,7 @@ def test_comparisons_decided_in_looks_are_not_explained_as_those_of_a_fixed_numb
     said = accuracy_notes(store)
     assert "in looks at 2, 4 and 12 seeds that were declared beforehand. The test pairs runs of equal seed" in said
     assert "median-unbiased estimate after stopping" in said
-    assert "*Undecided*: the next look waits for seeds." in said
+    assert "*Pending*: the next look waits for seeds." in said
     assert "the interval is not" not in said
     listed = dict(read_report(NUM_1X1, "digits", store).caveats)
     assert listed["more seeds"] == "`1x` waits for the seeds of the next look"
@@ -329,6 +329,7 @@ def test_published_runs_are_laid_beside_ours(tmp_path: Path, monkeypatch: pytest
     lenet, nin = summary.loc["lenet"], summary.loc["nin"]
     assert (lenet["median_ours"], lenet["median_theirs"]) == (pytest.approx(0.81), pytest.approx(0.71))
     assert lenet["p_location"] == pytest.approx(0.1)  # 2 of the 20 orders of three and three
+    assert lenet["p_spread"] == pytest.approx(1)  # each of the three is as far from its median as theirs
     assert lenet["p_distribution"] == pytest.approx(0.1)
     assert (nin["failed_ours"], nin["failed_theirs"], nin["n_theirs"]) == (0, 3, 4)
     assert nin["p_failed"] == pytest.approx(scipy_stats.fisher_exact([[0, 3], [3, 1]]).pvalue)
@@ -347,6 +348,20 @@ def test_one_run_beside_published_ones_tells_nothing(tmp_path: Path) -> None:
     assert "1 run of LeNet cannot tell whether it differs from 181 published ones" in report.answer
     assert "more seeds" in in_short(report.caveats)
     assert "nan" not in " ".join(published_sections(study, report.summary.published, []))
+
+
+@pytest.mark.parametrize(("step", "more"), [(0.02, "more"), (0.0001, "less")])
+def test_runs_that_spread_unlike_published_ones_are_said_to(step: float, more: str) -> None:
+    study = load_study("textbook")
+    records = [
+        record_of(run, test_accuracy=0.805 + step * (run.seed - 4.5)) for run in study.expand("d2l", 10, ["lenet"])
+    ]
+    answer, effect = plain_answer(study, summarise(study, "d2l", [r for r in records if r.run.variant == "lenet"]))
+    assert answer == (
+        "the median accuracy of LeNet does not differ significantly from that of 181 published runs, but ours spread "
+        f"{more}"
+    )
+    assert re.search(r"; standard deviation \d\.\d against 1\.\d points, p [=<] 0\.\d+$", effect)
 
 
 @pytest.mark.usefixtures("undrawn")
