@@ -257,7 +257,8 @@ def _size(study: Study, table: pd.DataFrame) -> Iterator[Caveat]:
 def _machines(study: Study, summary: Summary) -> Iterator[Caveat]:
     if summary.elsewhere:
         other = () if _varies(study, "train.precision") else summary.in_other_precision
-        precision = f"; some of {few(other)} were made in another precision" if other else ""
+        too = "these" if other == summary.elsewhere else few(other)
+        precision = f", and some of {too} were made in another precision" if other else ""
         yield Caveat(
             "one kind of machine",
             f"some runs of {few(summary.elsewhere)} were made on another kind of machine than the baseline's run of the same seed, "

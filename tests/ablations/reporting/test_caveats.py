@@ -228,7 +228,7 @@ def test_controls_in_another_precision_are_named() -> None:
 
     variants = ["confirmatory", "control"]
     why = found(record=elsewhere, variants=variants)["one kind of machine"]
-    assert why.endswith("which rounds in another way; some of `3x3` were made in another precision")
+    assert why.endswith("which rounds in another way, and some of these were made in another precision")
 
 
 def test_a_study_of_precision_does_not_name_the_precisions_it_compares() -> None:
