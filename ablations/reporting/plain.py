@@ -321,7 +321,7 @@ def _of_factors(claim: Claim, summary: Summary) -> PlainAnswer:
 
 
 def _dependence(claim: Claim, table: pd.DataFrame) -> str:
-    """How much the effect on the gap depends on the other factor, where a study asks and it is shown."""
+    """The words for how the effect on the gap depends on the other factor, where a study asks and it is shown."""
     shown = table[(table["effect"] == claim.interaction) & (table["gap_p"] <= ALPHA)]
     return "".join(
         f", {signed_text(row.gap_difference, row.gap_difference_low, row.gap_difference_high)} {claim.depends}"
