@@ -63,9 +63,7 @@ def load_file(path: Path) -> ModuleType:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise ValueError(f"{path} cannot be read ({reason}): name a study's file, or a study") from error
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.append(folder)  # last, so that nothing in it hides what is installed
+    _search_in(path.resolve().parent)
     name = FILE_MODULE + path.stem
     try:
         module = _execute(Plugin(name, str(path), source))
@@ -125,7 +123,14 @@ def _compiled(plugin: Plugin) -> CodeType:
         raise SyntaxError(str(error), (plugin.file, 1, 0, "")) from error
 
 
+def _search_in(folder: Path) -> None:
+    """Let modules in the folder be imported, here and in workers; last, so that nothing in it hides what is installed."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
 def _import(name: str, role: str) -> None:
+    _search_in(Path.cwd())  # which `python -m` searches, but not a command that was installed
     try:
         importlib.import_module(name)
     except (Exception, SystemExit) as error:

@@ -28,7 +28,7 @@ from nin.cli import SUCCESS, OneLineParser, exit_with
 from nin.text import counted
 
 README = Path("README.md")
-SCRATCH = ("report.html", ".inputs", "figures/*.svg")  # made again from the rest, and large
+SCRATCH = ("report.html", ".inputs", ".looks.lock", "figures/*.svg")  # made again from the rest, and large
 
 
 def publish(study: Study, protocol: str, results: Path, published: Path, overrides: Sequence[str] = ()) -> Store:
@@ -52,7 +52,7 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
             environment = {key: value for key, value in record.environment.items() if key != "host"}
             store.write(replace(record, environment=environment))
         if looks:
-            store.declare_looks(looks, overrides)
+            store.declare_looks(looks, overrides, source.looks_declared_at(overrides))
         if overrides:
             write_atomically(store.folder / OVERRIDES, json.dumps(list(overrides)))
         write_report(study, protocol, store, overrides)
@@ -151,6 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.answers == (arguments.study is not None):
         raise ValueError("either name a study to publish (python -m ablations.run --list shows them) or say --answers")
+    load_plugins(arguments.imports)
     if arguments.answers:
         from ablations.answers import update_pages
 
@@ -160,7 +161,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         for page in update_pages(README, arguments.to):
             print(f"answers: {page}")
         return SUCCESS
-    load_plugins(arguments.imports)
     study, protocol, overrides = load_study(arguments.study), arguments.protocol, arguments.overrides
     if arguments.tuned:
         tuned = load_tuned(study, protocol, arguments.results, overrides)

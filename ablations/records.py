@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -164,16 +165,27 @@ class Store:
 
         Raises ValueError if the file that says so is damaged.
         """
+        return self._declaration(overrides)[0]
+
+    def looks_declared_at(self, overrides: Sequence[str] = ()) -> str:
+        """When looks were declared (ISO 8601, UTC); empty without looks. Raises ValueError as `looks` does."""
+        return self._declaration(overrides)[1]
+
+    def _declaration(self, overrides: Sequence[str]) -> tuple[tuple[int, ...], str]:
         path = self.looks_path(overrides)
         try:
             found = json.loads(path.read_text())
         except FileNotFoundError:
-            return ()
+            return (), ""
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({one_line(error)}): restore it, or remove it") from error
-        if not isinstance(found, list) or not all(isinstance(num, int) for num in found):
-            raise ValueError(f"{path} is damaged ({found!r} are no numbers of seeds): restore it, or remove it")
-        return tuple(found)
+        try:
+            looks, declared_at = tuple(found["looks"]), datetime.fromisoformat(found["declared_at"])
+        except (KeyError, TypeError, ValueError):
+            looks, declared_at = (), None
+        if declared_at is None or not all(isinstance(num, int) for num in looks):
+            raise ValueError(f"{path} is damaged ({found!r} declares no looks): restore it, or remove it")
+        return looks, declared_at.isoformat()
 
     def require_looks(self, looks: Sequence[int], overrides: Sequence[str] = ()) -> None:
         """Raise ValueError if looks at other numbers of seeds were declared."""
@@ -184,15 +196,23 @@ class Store:
                 f"{', '.join(map(str, looks))}; go on with --seeds {declared[0]} --max-seeds {declared[-1]}"
             )
 
-    def declare_looks(self, looks: Sequence[int], overrides: Sequence[str] = ()) -> None:
-        """Write down at how many seeds the study is looked at, before it is. Raises ValueError if others were declared."""
+    def declare_looks(self, looks: Sequence[int], overrides: Sequence[str] = (), declared_at: str = "") -> None:
+        """Write down at how many seeds the study is looked at, before it is; what was declared first stays.
+
+        declared_at  when (ISO 8601, UTC), if not now
+
+        Raises ValueError if others were declared.
+        """
         from filelock import FileLock
 
         self.folder.mkdir(parents=True, exist_ok=True)
         # Of two drivers at once, the second sees what the first has declared.
         with FileLock(self.folder / ".looks.lock"):
             self.require_looks(looks, overrides)
-            write_atomically(self.looks_path(overrides), json.dumps(list(looks)))
+            if not self.looks(overrides):
+                now = datetime.now(UTC).isoformat(timespec="seconds")
+                declaration = {"looks": list(looks), "declared_at": declared_at or now}
+                write_atomically(self.looks_path(overrides), json.dumps(declaration))
 
     @property
     def is_published(self) -> bool:
@@ -206,15 +226,19 @@ class Store:
                 f"--results {self.folder.parents[1]}: published results, which are never added to; choose another folder"
             )
 
-    def write(self, record: RunRecord) -> None:
-        """Write `record`, replacing an earlier one of the run; a result's checkpoint is removed.
+    def write(self, record: RunRecord, weights: bytes = b"") -> None:
+        """Write `record` after its weights, if any, replacing an earlier one of the run; a result's checkpoint is removed.
 
-        A result in another precision, which "auto" and "bf16" can have under one identity, is set aside.
+        A result in another precision, which "auto" and "bf16" can have under one identity, is set aside with its own weights.
+
+        weights  the content of a safetensors file (`nin.weights`)
         """
         with suppress(ValueError):  # what is damaged is replaced
             earlier = self.read(record.run_id)
             if earlier is not None and earlier.is_result and earlier.precision != record.precision:
                 self.set_aside(earlier)
+        if weights:
+            write_atomically(self._weights_path(record.run_id), weights)
         write_atomically(self._path(record.run_id), json.dumps(asdict(record), indent=1))
         if record.is_result:
             self.drop_checkpoints([record.run_id])
@@ -247,10 +271,6 @@ class Store:
         for path in (self._path(record.run_id), self._weights_path(record.run_id)):
             with suppress(FileNotFoundError):
                 path.replace(folder / path.name)
-
-    def write_weights(self, run_id: str, weights: bytes) -> None:
-        """Keep the weights of that run, the content of a safetensors file (`nin.weights`)."""
-        write_atomically(self._weights_path(run_id), weights)
 
     def has_weights(self, run_id: str) -> bool:
         """Return whether the run's weights are kept."""

@@ -24,7 +24,7 @@ def shortened(names: Sequence[str], most: int) -> str:
 
 def redacted(text: str) -> str:
     """Mask the credentials of URLs in the text, before the host and in the query."""
-    text = re.sub(r"://\S*@", "://***@", text)
+    text = re.sub(r"://[^/\s]\S*@", "://***@", text)  # after a third slash comes a path
     return re.sub(r"((?:password|passwd|pwd|token)=)[^\s&;'\"]+", r"\1***", text, flags=re.IGNORECASE)
 
 

@@ -33,7 +33,10 @@ for published in results/reference/*/*/runs; do
     own=results/${published#results/reference/}
     mkdir -p "$own"
     for record in "$published"/*.json; do
-        [[ -e $own/${record##*/} ]] || cp "$record" "$own"
+        if [[ ! -e $own/${record##*/} ]]; then
+            cp "$record" "$own/.copy" # under its own name only when it is whole
+            mv "$own/.copy" "$own/${record##*/}"
+        fi
     done
 done
 

@@ -64,6 +64,19 @@ def test_published_records_are_copied_and_own_ones_kept(project: Path) -> None:
     assert own.read_text() == "own"
 
 
+def test_a_copy_that_was_cut_off_is_made_again(project: Path) -> None:
+    """As on a full disk: `cp` has written a part and failed."""
+    copy = project / "bin/cp"
+    copy.write_text(
+        '#!/bin/bash\nhead -c 3 "$1" > "${@: -1}/${1##*/}" 2>/dev/null || head -c 3 "$1" > "${@: -1}"\nexit 1\n'
+    )
+    copy.chmod(0o755)
+    assert continued(project, "cpu", "1").returncode == 1
+    copy.unlink()
+    assert continued(project, "cpu", "1").returncode == 0
+    assert (project / "results" / RECORD).read_text() == "published"
+
+
 def test_nothing_is_trained_when_the_time_is_up(project: Path) -> None:
     done = continued(project, "cpu", "0")
     assert (done.returncode, done.stdout) == (0, "The time is up; call again to continue.\n")

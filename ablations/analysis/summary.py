@@ -60,6 +60,7 @@ class Summary:
     in_other_precision  the same, of which some run had another precision
     added        seeds beyond the declared number, if there are any
     looks        numbers of seeds at which comparisons were decided; empty where all runs were asked for at once
+    seen         number of runs that were there before the looks were declared
     """
 
     variants: pd.DataFrame
@@ -78,6 +79,7 @@ class Summary:
     in_other_precision: tuple[str, ...] = ()
     added: AddedSeeds | None = None
     looks: tuple[int, ...] = ()
+    seen: int = 0
 
     @property
     def examples(self) -> tuple[int, int]:
@@ -140,10 +142,13 @@ def failures(row: Any) -> str:
     return f"{row.impaired} of {row.n} {' or '.join(outcomes)}" if outcomes else ""
 
 
-def summarise(study: Study, protocol: str, records: Sequence[RunRecord], looks: Sequence[int] = ()) -> Summary:
+def summarise(
+    study: Study, protocol: str, records: Sequence[RunRecord], looks: Sequence[int] = (), declared_at: str = ""
+) -> Summary:
     """Tables of the runs that are results; those that failed are left to the report to name.
 
-    looks  numbers of seeds at which the study was declared to be looked at, whose decisions are then its verdicts
+    looks        numbers of seeds at which the study was declared to be looked at, whose decisions are then its verdicts
+    declared_at  when that was declared (ISO 8601, UTC)
     """
     results = [record for record in records if record.is_result]
     length = lengths.of_verdicts(study, results)
@@ -172,6 +177,7 @@ def summarise(study: Study, protocol: str, records: Sequence[RunRecord], looks: 
         in_other_precision=_unlike_baseline(study, by_variant, lambda record: record.precision),
         added=_added_seeds(looks[-1] if looks else study.declared_seeds(protocol), results),
         looks=tuple(looks),
+        seen=sum(bool(record.started_at) and record.started_at < declared_at for record in results),
     )
 
 

@@ -46,11 +46,8 @@ class StudySession:
         A result that is already there is kept, with its weights: another driver may have written them after it took this one for
         dead, or the run was trained again for its weights and failed.
         """
-        if not self.store.is_done(record.run):
-            if weights:
-                self.store.write_weights(record.run_id, weights)
-            if weights or not self.store.has_result(record.run):
-                self.store.write(record)
+        if not self.store.is_done(record.run) and (weights or not self.store.has_result(record.run)):
+            self.store.write(record, weights)
         self.claims.release(record.run_id)
         self.tracker.run_ended(record)
 

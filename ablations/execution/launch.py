@@ -175,9 +175,14 @@ def require_guard() -> None:
     frame = sys._getframe()
     while frame.f_back and not (frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__main__"):
         frame = frame.f_back
-    file = Path(frame.f_globals.get("__file__") or "")
-    if frame.f_globals.get("__name__") != "__main__" or not file.is_file():
+    name, spec = frame.f_globals.get("__file__"), frame.f_globals.get("__spec__")
+    if frame.f_globals.get("__name__") != "__main__" or not name:
         return  # a notebook, which workers do not import
+    file = Path(name)
+    if not file.is_file():
+        if spec is None:  # read from standard input
+            raise ValueError(f"{name}: workers import the script, so write it into a file")
+        return
     conditions = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.If)]
     if not any("__name__" in ast.unparse(node.test) and node.lineno <= frame.f_lineno for node in conditions):
         raise ValueError(f"{file}:{frame.f_lineno}: {GUARD}")

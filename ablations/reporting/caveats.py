@@ -54,6 +54,7 @@ def caveats(study: Study, protocol: str, summary: Summary) -> list[Caveat]:
         *_tuning(study, summary),
         *_machines(study, summary),
         *([_added(summary.added)] if summary.added else []),
+        *([_seen(summary.seen)] if summary.seen else []),
     ]
 
 
@@ -289,6 +290,16 @@ def _varies_one_number(study: Study) -> bool:
     settings = dict.fromkeys(key for each in declared for key in each)
     varied = [key for key in settings if len({repr(each.get(key)) for each in declared}) > 1]
     return len(varied) == 1 and all(isinstance(each.get(varied[0], 0), int | float) for each in declared)
+
+
+def _seen(num_runs: int) -> Caveat:
+    """Looks that were declared over results make false verdicts likelier than 5 %."""
+    were = "was" if num_runs == 1 else "were"
+    return Caveat(
+        "fresh seeds",
+        f"{counted(num_runs, 'run')} {were} there before the looks were declared; if results were known then, false verdicts are "
+        "likelier than 5 %",
+    )
 
 
 def _added(added: AddedSeeds) -> Caveat:

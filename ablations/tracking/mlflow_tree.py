@@ -130,7 +130,11 @@ class MlflowTracker(Tracker):
         if node is None:
             earlier = self._nodes.get(("seed", record.run_id))
             ended_so = ("FINISHED", ENDED.get(record.status))
-            is_same = earlier and earlier.data in ("", record.data_checksum[:MAX_DIGEST])
+            is_same = (
+                earlier
+                and earlier.data in ("", record.data_checksum[:MAX_DIGEST])
+                and earlier.tags.get("result") in (None, _digest_of([record]))  # none: of a version without it
+            )
             if earlier and ((is_same and earlier.status in ended_so) or _is_of_another_driver(earlier)):
                 return
             started, ended = _times(record)
@@ -141,7 +145,7 @@ class MlflowTracker(Tracker):
             log_data(self._client, node, [record])
         device, commit = record.environment.get("device", ""), record.environment.get("commit", "")
         tags = {"status": record.status, "error": record.error, "device": device, "precision": record.precision}
-        set_tags(self._client, node, tags | {COMMIT: commit})
+        set_tags(self._client, node, tags | {COMMIT: commit, "result": _digest_of([record])})
         self._end(node, ENDED.get(record.status, "FINISHED"), ended)
 
     def sync(self, records: Iterable[RunRecord]) -> None:
@@ -337,7 +341,7 @@ class MlflowTracker(Tracker):
 
     def _log_means(self, variant_id: str, records: Sequence[RunRecord]) -> None:
         """Log a variant's means over seeds once; if its results have changed, to a new run."""
-        made_of = short_digest(f"{record.run_id} {record.status} {record.started_at}".encode() for record in records)
+        made_of = _digest_of(records)
         variant = self._nodes.get(("variant", variant_id))
         if variant is None or (variant.has_metrics and variant.tags.get("means_of") != made_of):
             variant = self._create_variant(records[0].run)  # a new one, because metrics cannot be taken back
@@ -373,6 +377,11 @@ def _colour(place: int) -> str:
     turn, light = divmod(place - len(PALETTE), 2)
     channels = colorsys.hls_to_rgb((0.05 + turn * GOLDEN) % 1, (0.35, 0.6)[light], 0.65)
     return "#" + "".join(f"{round(255 * channel):02X}" for channel in channels)
+
+
+def _digest_of(records: Iterable[RunRecord]) -> str:
+    """Tell results apart from earlier ones of the same runs."""
+    return short_digest(f"{record.run_id} {record.status} {record.started_at}".encode() for record in records)
 
 
 def _variant_id(run: Run) -> str:

@@ -65,7 +65,7 @@ def tune(
     for task in tasks:
         _end_left_open(task, store, tracker)
     with claims:
-        while left := [task for task in tasks if task.num_ended() < task.num_trials]:
+        while left := [task for task in tasks if not task.is_done]:
             mine: list[Task] = []
             for task in left:
                 if len(mine) < at_once and claims.take(task.trials.study_name):
@@ -91,7 +91,7 @@ def _run_batches(
     """Run the next batch of each task through all rungs; a batch left unfinished by a driver is continued."""
     from optuna.exceptions import UpdateFinishedTrialError
 
-    batches = [(task, range(*_batch(task))) for task in tasks if task.num_ended() < task.num_trials]
+    batches = [(task, range(*_batch(task))) for task in tasks if not task.is_done]
     for rung in batches[0][0].rungs if batches else ():  # the same for all
         todo = [
             run

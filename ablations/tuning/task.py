@@ -96,6 +96,12 @@ class Task:
         broken = not math.isfinite(value) or trial.user_attrs["outcome"] == "diverged"
         return -math.inf if broken or trial.constraints.get("params", 0.0) > 0 else value
 
+    @property
+    def is_done(self) -> bool:
+        """Return whether it has its trials and all of them have ended: fewer may be asked for than an earlier call began."""
+        trials = self.trials.get_trials(deepcopy=False)
+        return len(trials) >= self.num_trials and all(trial.state.is_finished() for trial in trials)
+
     def num_ended(self) -> int:
         """Number of trials that have ended, in whatever state."""
         return sum(trial.state.is_finished() for trial in self.trials.get_trials(deepcopy=False))

@@ -182,11 +182,18 @@ def test_a_record_that_another_driver_has_made_since_is_not_set_aside(tmp_path: 
 
 def test_weights_go_aside_with_their_record(tmp_path: Path) -> None:
     store, (each, *_) = Store(tmp_path, "num_1x1", "smoke", keep_weights=True), smoke_runs()
-    store.write(record_of(each))
-    store.write_weights(each.run_id, b"weights")
+    store.write(record_of(each), b"weights")
     store.set_aside(record_of(each))
     assert not store.has_weights(each.run_id)
     assert sorted(path.suffix for path in store.superseded_folder.glob("*/*")) == [".json", ".safetensors"]
+
+
+def test_a_result_in_another_precision_leaves_the_weights_to_the_new_one(tmp_path: Path) -> None:
+    store, (each, *_) = Store(tmp_path, "num_1x1", "smoke", keep_weights=True), smoke_runs()
+    store.write(record_of(each, environment={"precision": "float32"}), b"theirs")
+    store.write(record_of(each, environment={"precision": "bf16"}), b"ours")
+    assert [path.read_bytes() for path in store.weights_folder.iterdir()] == [b"ours"]
+    assert [path.read_bytes() for path in store.superseded_folder.glob("*/*.safetensors")] == [b"theirs"]
 
 
 def test_a_batch_beyond_the_data_is_said_and_one_of_a_single_image_refused(

@@ -265,6 +265,16 @@ def test_a_module_is_loaded_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert ADDITIONS["model.pooling", "rms"].digest != before  # any file of a package makes another version of it
 
 
+def test_a_module_is_found_in_the_working_directory_also_by_an_installed_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_own.py").write_text(POOLING.replace('"rms"', '"my_own"'))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    load_plugins(["my_own"])
+    assert "my_own" in POOLINGS
+
+
 @pytest.mark.parametrize(
     ("module", "message"),
     [

@@ -77,6 +77,15 @@ def test_what_is_published_says_where_it_is_from_and_carries_its_report(tmp_path
     assert_report_can_be_made_again(folder, tmp_path)
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_looks_are_published_as_they_were_declared(tmp_path: Path) -> None:
+    fill(tmp_path / "own").declare_looks((2, 4), declared_at="2025-12-31T00:00:00+00:00")
+    main(["heads", "--protocol", "smoke", "--results", str(tmp_path / "own"), "--to", str(tmp_path / "published")])
+    published = Store(tmp_path / "published", "heads", "smoke")
+    assert (published.looks(), published.looks_declared_at()) == ((2, 4), "2025-12-31T00:00:00+00:00")
+    assert not (published.folder / ".looks.lock").exists()
+
+
 def test_results_are_not_published_onto_themselves(tmp_path: Path) -> None:
     store = fill(tmp_path)
     store.declare_looks((2, 4))

@@ -15,6 +15,7 @@ from toy_engine import Toy
 from ablations.catalog import load_study
 from ablations.execution.engines import Ended, Event, Started
 from ablations.records import Store
+from ablations.reporting.caveats import in_short
 from ablations.reporting.files import read_report, write_report
 from ablations.runs import Run
 from ablations.session import Request, run_studies
@@ -123,6 +124,19 @@ def test_runs_of_changed_settings_have_looks_of_their_own(toy: Toy, tmp_path: Pa
     assert "decided at 5 seeds" in (store.folder / "report.md").read_text(), "the looks are new, if no record is"
 
 
+def test_looks_that_were_declared_over_results_are_said_to_be(tmp_path: Path) -> None:
+    store = Store(tmp_path, "num_1x1", "smoke")
+    for run in NUM_1X1.expand("smoke", 2, ["0x"]):
+        store.write(record_of(run, started_at="2026-01-01T00:00:00+00:00"))
+    store.declare_looks((2, 4), declared_at="2026-01-01T00:00:00+00:00")
+    assert "fresh seeds" not in in_short(read_report(NUM_1X1, "smoke", store).caveats)
+    store.looks_path().unlink()
+    store.declare_looks((2, 4), declared_at="2026-01-01T00:00:01+00:00")
+    store.declare_looks((2, 4))
+    (why,) = (each.why for each in read_report(NUM_1X1, "smoke", store).caveats if each.what == "fresh seeds")
+    assert why.startswith("4 runs were there before the looks were declared; if results were known then")
+
+
 def test_the_table_by_length_has_the_verdicts_after_looks(tmp_path: Path) -> None:
     """A difference that one look at five seeds finds, and the first of several looks does not."""
     store = Store(tmp_path, "num_1x1", "digits")
@@ -162,7 +176,7 @@ def test_looks_at_no_seeds_are_refused(tmp_path: Path) -> None:
 def test_a_damaged_declaration_of_looks_is_one_line(tmp_path: Path) -> None:
     store = Store(tmp_path, "num_1x1", "smoke")
     store.folder.mkdir(parents=True)
-    for content in ("{", '"5"', "[5, null]"):
+    for content in ("{", '"5"', "[5, null]", '{"looks": [5, null], "declared_at": "2026-01-01"}', '{"looks": [5]}'):
         store.looks_path().write_text(content)
         with pytest.raises(ValueError, match=r"looks\.json is damaged"):
             print(store.looks())

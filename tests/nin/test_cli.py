@@ -26,6 +26,7 @@ from nin.text import MAX_REASON_LENGTH, reason, redacted
             "postgresql://host/db?user=me&password=***&sslmode=require",
         ),
         ("sqlite:///results/mlflow.db", "sqlite:///results/mlflow.db"),
+        ("sqlite:////home/ann@lab/optuna.db", "sqlite:////home/ann@lab/optuna.db"),
     ],
 )
 def test_no_password_is_shown(text: str, shown: str) -> None:

@@ -311,6 +311,19 @@ def test_a_paused_training_of_so_many_images_goes_on_to_the_same_end(data: Image
     assert losses(resumed) == losses(trained(data, spec)[1])
 
 
+def test_a_pause_before_the_point_that_a_checkpoint_has_reached_shows_nothing_of_later(
+    data: ImageData, tmp_path: Path
+) -> None:
+    spec, shown = replace(SPEC, examples=600, eval_every=150), list[int]()
+    network = build_model(SMALL, data.in_shape, data.num_classes)
+    later = train(network, data, spec, checkpoint=tmp_path / "run.pt", pause_after=450)
+    earlier = train(
+        network, data, spec, lambda point: shown.append(point.examples), checkpoint=tmp_path / "run.pt", pause_after=150
+    )
+    assert (earlier.outcome, earlier.curve) == ("paused", later.curve[:1])
+    assert shown == [later.curve[0].examples]
+
+
 BATCHNORM = replace(SMALL, activation="batchnorm-relu")
 
 

@@ -272,6 +272,14 @@ def test_a_run_that_was_trained_again_on_other_data_takes_the_place_of_the_old_o
     assert tracked.one("variant").data.metrics["test/accuracy"] == 0.7
 
 
+def test_a_run_that_was_trained_again_in_another_precision_takes_the_place_of_the_old_one(tracked: Tracked) -> None:
+    run, later = tracked.runs(seeds=1)[0], "2026-01-02T00:00:00+00:00"
+    tracked.track([record_of(run, test_accuracy=0.5, environment={"precision": "bf16"})])
+    tracked.track([record_of(run, test_accuracy=0.7, environment={"precision": "float32"}, started_at=later)])
+    assert tracked.one("seed").data.metrics["test/accuracy"] == 0.7
+    assert tracked.one("seed").data.tags["precision"] == "float32"
+
+
 def test_what_was_changed_in_every_run_makes_other_variants(tracked: Tracked) -> None:
     changed = ["train.lr=0.001"]
     tracked.track(record_of(run, test_accuracy=0.8) for run in tracked.runs())

@@ -296,6 +296,26 @@ def test_a_second_call_goes_on_to_the_number_asked_for(tmp_path: Path) -> None:
     assert len(tasks[0].trials.get_trials()) == 9
 
 
+def test_a_batch_that_was_begun_is_ended_though_fewer_trials_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = halving._finish_rung
+
+    def finish_one(*arguments: Any) -> None:
+        finish(*arguments)
+        raise OutOfTimeError
+
+    monkeypatch.setattr(halving, "_finish_rung", finish_one)
+    with pytest.raises(OutOfTimeError):
+        tune_toy(tmp_path, toy_tasks(tmp_path, 4, ["2x"]))
+    monkeypatch.setattr(halving, "_finish_rung", finish)
+    (task,) = toy_tasks(tmp_path, 1, ["2x"])
+    assert (task.num_ended(), task.is_done) == (1, False)
+    tune_toy(tmp_path, [task])
+    assert task.is_done
+    assert "COMPLETE" in [trial.state.name for trial in task.trials.get_trials()]
+
+
 def test_a_trial_that_keeps_failing_is_told_and_blocks_nothing(tmp_path: Path) -> None:
     tasks = toy_tasks(tmp_path, 4)
     tune_toy(tmp_path, tasks, fail={1: 100})
