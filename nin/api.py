@@ -135,9 +135,9 @@ def load_data(
     if not isinstance(spec, DataSpec):
         raise ValueError(f"data={data!r}: must be a data set's name, the path of a folder, or a DataSpec")
     spec = changed(spec, changes).for_seed(seed)
-    if root is None:
-        spec = replace(spec, name=link_folder(spec.name))
-    loaded = nin.data.load(spec, None if root is None else Path(root), choose_device(str(device)))
+    place = None if root is None else Path(root)
+    spec = replace(spec, name=link_folder(spec.name, place))
+    loaded = nin.data.load(spec, place, choose_device(str(device)))
     for remark in loaded.remarks:
         warnings.warn(remark, stacklevel=2)
     return loaded
@@ -161,7 +161,8 @@ def fit(
     on_eval     called with each point of the learning curve
     seed        seed of the order of images, augmentation and dropout
     progress    show a bar, in a terminal or a notebook
-    checkpoint  file in which the state is saved at evaluations; if it exists, training resumes from it
+    checkpoint  file in which the state is saved at evaluations; if it exists, training resumes from it, with the weights in it in
+                the place of the network's. A file for each training: two networks that differ in first weights alone look alike
     threads     CPU threads; 0: one for a network whose steps are small, else as many as torch has. Their number changes results
                 in the last digits
     changes     fields of `TrainSpec`, such as epochs=1 or lr=0.05
@@ -172,6 +173,8 @@ def fit(
     if not isinstance(network, nn.Module) or not isinstance(data, ImageData):
         raise ValueError("fit takes a network, as from nin.build(...), and data, as from nin.load_data(...)")
     spec = choose(SETTINGS, training, "training").train if isinstance(training, str) else training
+    if not isinstance(spec, TrainSpec):
+        raise ValueError(f"training={training!r}: must be the name of a setting, or a TrainSpec")
     spec = changed(spec, changes)
     if threads < 0:
         raise ValueError(f"threads={threads}: must be 0 or more")

@@ -107,6 +107,14 @@ def weight_layers(network: nn.Module) -> Iterator[nn.Conv2d | nn.Linear]:
 
 
 def last_layer(network: nn.Module) -> nn.Conv2d | nn.Linear:
-    """Return the layer that makes the class maps or logits: the last of `weight_layers`, not counting a pooling's own."""
+    """Return the layer that makes the class maps or logits: the last of `weight_layers`, not counting a pooling's own.
+
+    Raises ValueError if there is none.
+    """
     in_poolings = {m for part in network.modules() if getattr(part, "is_global_pooling", False) for m in part.modules()}
-    return [layer for layer in weight_layers(network) if layer not in in_poolings][-1]
+    layers = [layer for layer in weight_layers(network) if layer not in in_poolings]
+    if not layers:
+        raise ValueError(
+            "the network has no convolution and no linear layer, so no last one: set train.last_lr_factor=1"
+        )
+    return layers[-1]

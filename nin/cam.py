@@ -51,11 +51,13 @@ def class_maps(network: "Network", x_NCHW: "Tensor") -> "Tensor":
     if not isinstance(network, Network) or not isinstance(x_NCHW, torch.Tensor) or x_NCHW.dim() != 4:
         raise ValueError("class_maps takes a network, as from nin.build(...), and images as a tensor (N, C, H, W)")
     head: Any = network.head
-    place = next((i for i, layer in enumerate(head) if isinstance(layer, GlobalPool)), None)
+    layers = head if isinstance(head, nn.Sequential) else ()
+    place = next((i for i, layer in enumerate(layers) if isinstance(layer, GlobalPool)), None)
     if place is None:
         raise ValueError("class activation maps need head 'nin' or 'linear'; fully connected layers lose positions")
     if not head[place].channel_by_channel:
         raise ValueError(f"its {type(head[place]).__name__} mixes maps and positions, so no map belongs to a class")
+    x_NCHW = x_NCHW.to(next(network.parameters()).device)
     with evaluating(network):
         with refusing(x_NCHW):
             maps_NCHW: Tensor = head[:place](network.trunk(x_NCHW))
@@ -90,6 +92,7 @@ def class_map_figure(trained: "TrainedNetwork | Sequence[TrainedNetwork]", image
     trained = [trained] if isinstance(trained, TrainedNetwork) else trained
     if not isinstance(trained, Sequence) or not all(isinstance(network, TrainedNetwork) for network in trained):
         raise ValueError("class_map_figure takes trained networks, as from nin.load_trained(...)")
+    images = images.to("cpu")  # where trained networks are loaded
     rows, classes = len(images.labels), trained[0].card.classes
     figure = Figure(figsize=(COLUMN_INCHES * (1 + 2 * len(trained)), ROW_INCHES * rows + 0.8), layout="constrained")
     figure.suptitle(CAPTION, fontsize=8)
@@ -175,7 +178,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             class_maps(network.network, torch.zeros(1, *card.in_shape))
         except ValueError as error:
             raise ValueError(f"{card.name} has no class maps: {error}") from error
-    test = load_data(first).test
+    # Each network's own, of which the first's are shown: images may have been added between two trainings.
+    loaded = [load_data(card) for card in {network.card.data_checksum: network.card for network in trained}.values()]
+    test = loaded[0].test
     generator = torch.Generator().manual_seed(stream(arguments.seed, "cam"))
     drawn = test.take(torch.randperm(len(test.labels), generator=generator)[:MAX_CANDIDATES])
     right = []

@@ -260,10 +260,11 @@ def _generator(seed: int, name: str) -> torch.Generator:
 
 def _require_enough(what: str, wanted: int, there: int, source: Source) -> None:
     if wanted > there:
-        num_held = 0 if source.val else len(source.train.labels) // 6
+        # A data set with validation images of its own ignores how many are held out.
+        held = "" if source.val else f", such as data.val_examples={len(source.train.labels) // 6}"
         raise ValueError(
-            f"{what} asks for {wanted:,} images; the data set has {there:,}: set fewer, such as data.val_examples={num_held}, with "
-            "data.train_examples=0 for all others and data.test_examples=0 for all test images"
+            f"{what} asks for {wanted:,} images; the data set has {there:,}: set fewer{held}, with data.train_examples=0 for all "
+            "others and data.test_examples=0 for all test images"
         )
 
 

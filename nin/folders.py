@@ -155,10 +155,10 @@ def _parts(folder: _Folder) -> dict[str, _Folder]:
     nested = {inner for inner, _ in named if inner.holding}
     flat = [inner for inner, _ in named if inner not in nested]
     roles = Counter(role for _, role in named)
-    if not nested and len(roles) < 2 and "test" not in roles and len(flat) < len(folder.holding):
+    is_of_classes = not nested and len(roles) < 2 and "test" not in roles and len(flat) < len(folder.holding)
+    if is_of_classes or not named:
+        _require_no_parts_within(folder)
         return {}  # classes, one of which may be called "train", a vehicle, or "valid"
-    if not named:
-        return {}
     found = ", ".join(str(inner) for inner in folder.holding[:MAX_LISTED])
     if flat:
         raise DataError(
@@ -171,6 +171,17 @@ def _parts(folder: _Folder) -> dict[str, _Folder]:
         raise DataError(f"{folder.path} has {found}: which is for training, and which for test? {EXPECTED}")
     order = {role: inner for inner, role in named}
     return {role: order[role] for role in WORDS if role in order}
+
+
+def _require_no_parts_within(folder: _Folder) -> None:
+    """Raise DataError if a class would hold a data set with parts of its own, whose test images would be trained on."""
+    for inner in folder.holding:
+        roles = {role for part in inner.holding for role in _roles(part.path.name)}
+        if len(roles) > 1:
+            raise DataError(
+                f"{inner.path} has folders for {' and '.join(sorted(roles))} of its own, and others lie beside it: name that folder as "
+                "the data set, or move the others elsewhere"
+            )
 
 
 def _classes(folder: _Folder) -> dict[str, Sequence[Path]]:

@@ -107,6 +107,9 @@ def _keep_variance(part: nn.Module) -> None:
                 if isinstance(layer, nn.Conv2d) and isinstance(after, nn.Conv2d):
                     layer.weight.div_(math.sqrt(2))
                 elif isinstance(layer, nn.Conv2d) and isinstance(after, Maxout):
+                    if after.pieces not in MAXOUT_POWER:
+                        known = " and ".join(map(str, MAXOUT_POWER))
+                        raise ValueError(f"init 'kaiming' knows maxout of {known} pieces, not of {after.pieces}")
                     layer.weight.div_(math.sqrt(2 * MAXOUT_POWER[after.pieces]))
 
 

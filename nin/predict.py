@@ -73,10 +73,12 @@ def seems_inverted(image_CHW: "Tensor") -> bool:
 
 def _table(paths: Sequence[Path], probabilities_NK: "Tensor", classes: Sequence[str], top: int) -> "Table":
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
     top = min(top, len(classes))
-    table = Table("image", *("likeliest" if rank == 1 else f"{rank}." for rank in range(1, top + 1)))
+    table = Table(
+        Column("image", overflow="fold"), *("likeliest" if rank == 1 else f"{rank}." for rank in range(1, top + 1))
+    )
     for path, probabilities_K in zip(paths, probabilities_NK, strict=True):
         likeliest = probabilities_K.topk(top)
         cells = zip(likeliest.values.tolist(), likeliest.indices.tolist(), strict=True)

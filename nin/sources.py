@@ -252,11 +252,13 @@ def _read_folder(spec: DataSpec, root: Path) -> Source:
     return Source(parts["train"], parts["test"], folder.classes, parts.get("val"), notes)
 
 
-def link_folder(name: str) -> str:
+def link_folder(name: str, root: Path | None = None) -> str:
     """Link a folder of images into the data root and return its name: "folder:pets" from "folder:/disk/pets" or "folder:./pets".
 
     Records then hold a name and a checksum, not a path, and every worker follows the link. Names of other data sets stay as they
     are. Raises DataError as `nin.folders.find` does, if its name is taken by another folder, or if the link cannot be made.
+
+    root  the data root; by default `data_root()`
     """
     text = name.removeprefix(FOLDER)
     path = Path(text).expanduser()
@@ -264,9 +266,14 @@ def link_folder(name: str) -> str:
         return name
     path = path.resolve()
     find(path)  # before the link is made, which a folder that is refused would leave behind
-    if path.is_relative_to(data_root().resolve()) and path != data_root().resolve():
-        return f"{FOLDER}{path.relative_to(data_root().resolve())}"
-    link = data_root() / path.name
+    root = root or data_root()
+    if path.is_relative_to(root.resolve()) and path != root.resolve():
+        return f"{FOLDER}{path.relative_to(root.resolve())}"
+    if root.resolve().is_relative_to(path):
+        raise DataError(
+            f"the data root {root} lies in {path}, so it cannot have a link to it: name another data root in NIN_DATA"
+        )
+    link = root / path.name
     try:
         link.parent.mkdir(parents=True, exist_ok=True)
         if link.is_symlink() and not link.exists():

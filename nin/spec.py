@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, TypeGuard, TypeVar, get_type_hints
 
 T = TypeVar("T")
@@ -65,6 +65,7 @@ class ModelSpec:
     init: str = "xavier"
 
     def __post_init__(self) -> None:
+        _require_types(self)
         _require(0 <= self.num_1x1 <= 64, "num_1x1", self.num_1x1, "0 or more and at most 64")
         _require(self.inner_kernel in (1, 3, 5), "inner_kernel", self.inner_kernel, "1, 3 or 5")
         _require(0 <= self.first_kernel <= 64, "first_kernel", self.first_kernel, "0 or more and at most 64")
@@ -108,6 +109,7 @@ class DataSpec:
     label_noise: float = 0.0
 
     def __post_init__(self) -> None:
+        _require_types(self)
         for field in ("train_examples", "val_examples", "test_examples"):
             _require(getattr(self, field) >= 0, field, getattr(self, field), "0 or more")
         _require(0 <= self.image_size <= MAX_SIDE, "image_size", self.image_size, f"0 or more and at most {MAX_SIDE}")
@@ -160,6 +162,7 @@ class TrainSpec:
     eval_every: int = 0
 
     def __post_init__(self) -> None:
+        _require_types(self)
         for field in ("epochs", "batch_size", "evals_per_epoch"):
             _require(getattr(self, field) >= 1, field, getattr(self, field), "1 or more")
         for field in ("examples", "eval_every"):
@@ -240,12 +243,21 @@ def changed(spec: AnySpec, changes: Mapping[str, object]) -> AnySpec:
     return replace(spec, **values)
 
 
+NUMBERS: Mapping[type, type] = {int: Integral, float: Real}
 TYPE_WORDS: Mapping[type, str] = {
     int: "a whole number without a point",
     float: "a number",
     bool: "true or false",
     str: "text",
 }
+
+
+def _require_types(spec: object) -> None:
+    """Raise ValueError unless each field has a value of its type; an int is a float as well, and numpy's numbers are numbers."""
+    for name, wanted in get_type_hints(type(spec)).items():
+        value = getattr(spec, name)
+        if not isinstance(value, NUMBERS.get(wanted, wanted)) or (isinstance(value, bool) and wanted is not bool):
+            raise ValueError(f"{name}={value!r} must be {TYPE_WORDS[wanted]}")
 
 
 def require_type(key: str, value: object, wanted: type) -> None:

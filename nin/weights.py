@@ -5,6 +5,8 @@ accuracy. `nin.export`, `nin.predict`, `nin.cam` and `nin.shift` start from it.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 import nin.data
-from nin.data import ImageData, resized
+from nin.data import DataError, ImageData, resized
 from nin.model import Network, build_model
 from nin.registry import added
 from nin.spec import DataSpec, ModelSpec, Shape, TrainSpec
@@ -146,12 +148,8 @@ def load(path: Path) -> TrainedNetwork:
     changed since the training.
     """
     card = read_card(path)
-    try:
+    with _naming_code(card):
         network = build_model(card.model, card.in_shape, len(card.classes))
-    except ValueError as error:
-        code = card.environment.get("plugins")
-        needs = f"{path} needs the code of {code}: import it first (--import MODULE, or a file); " if code else ""
-        raise ValueError(f"{needs}{error}") from error
     for addition in added({f"model.{name}": value for name, value in asdict(card.model).items()}):
         if addition.digest not in card.environment.get("plugins", ""):
             raise ValueError(
@@ -167,10 +165,24 @@ def load(path: Path) -> TrainedNetwork:
 
 def load_data(card: Card) -> ImageData:
     """Load the data that the network was trained and tested on. Raises ValueError if the data here has another checksum."""
-    data = nin.data.load(card.data)
+    with _naming_code(card):
+        data = nin.data.load(card.data)
     if data.checksum != card.data_checksum:
         raise ValueError(f"data set {card.data.name!r} as found here is not what {card.name} was trained and tested on")
     return data
+
+
+@contextmanager
+def _naming_code(card: Card) -> Iterator[None]:
+    """Context in which a ValueError also names the added code that the network needs; not one of files that are missing."""
+    try:
+        yield
+    except DataError:
+        raise
+    except ValueError as error:
+        code = card.environment.get("plugins")
+        needs = f"{card.name} needs the code of {code}: import it first (--import MODULE, or a file); " if code else ""
+        raise ValueError(f"{needs}{error}") from error
 
 
 def find(name: str, results: Path) -> Path:

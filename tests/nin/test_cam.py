@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from trained_networks import DATA, TINY, keep, make
 
 from nin.cam import choose_images, class_map_figure, class_maps, main
@@ -145,6 +145,22 @@ def test_seeds_with_validation_images_of_their_own_are_put_side_by_side(tmp_path
     out = tmp_path / "a.png"
     assert main(["2x:0", "2x:1", "--images", "1", "--out", str(out), "--results", str(tmp_path)]) == 0
     assert out.exists()
+
+
+@pytest.mark.parametrize("names", [["2x:0", "2x:1"], ["2x:1", "2x:0"]])
+def test_a_network_of_other_data_than_is_here_is_refused_in_any_place(names: list[str], tmp_path: Path) -> None:
+    keep(make(), tmp_path)
+    other = make(name="num_1x1/smoke/2x:1", run_id="1" * 16)
+    keep(replace(other, card=replace(other.card, data_checksum="0" * 64)), tmp_path)
+    with pytest.raises(ValueError, match="not what num_1x1/smoke/2x:1 was trained and tested on"):
+        main([*names, "--out", str(tmp_path / "a.png"), "--results", str(tmp_path)])
+
+
+def test_a_head_that_is_no_sequence_has_no_maps(images_NCHW: Tensor) -> None:
+    network = make().network
+    network.head = nn.ModuleDict({"whole": network.head})
+    with pytest.raises(ValueError, match="need head 'nin' or 'linear'"):
+        class_maps(network, images_NCHW)
 
 
 def test_networks_of_other_classes_are_not_put_side_by_side(tmp_path: Path) -> None:

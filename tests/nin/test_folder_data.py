@@ -150,6 +150,23 @@ def test_a_folder_anywhere_has_a_name_in_the_data_root(
     assert "2 of 2 test images are training images as well" in str([str(each.message) for each in warned])
 
 
+def test_a_folder_by_path_may_lie_in_a_root_that_is_named(root: Path, tmp_path: Path) -> None:
+    inside, outside = paint_pets(root / "pets"), paint_pets(tmp_path / "disk" / "others")
+    for path in (inside, outside):
+        with pytest.warns(UserWarning, match="pixel by pixel"):
+            data = nin.load_data(path, root=root, val_examples=0)
+        assert data.spec.name == f"folder:{path.name}"
+    assert (root / "others").is_symlink()
+
+
+def test_a_folder_that_has_the_data_root_in_it_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pets = paint_pets(tmp_path / "pets")
+    monkeypatch.setenv("NIN_DATA", str(pets))
+    with pytest.raises(DataError, match=r"lies in .*pets, so it cannot have a link to it"):
+        link_folder(f"folder:{pets}")
+    assert sorted(path.name for path in pets.iterdir()) == ["cat", "dog"]
+
+
 def test_a_folder_that_is_refused_leaves_no_link(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NIN_DATA", str(root))
     paint(tmp_path / "pets" / "cat" / "0.png")

@@ -141,6 +141,14 @@ def test_what_is_hidden_is_ignored_without_a_word(part: str, hidden: str, tmp_pa
             "'cat' and 'Cat', 'dog' and 'dog ' differ in case, spaces",
         ),
         ([*both("train/", "test/"), "val/cat/0.png"], "val/ must have folders of the same classes"),
+        (
+            [*both("pets/train/", "pets/test/"), "masks/0.png"],
+            "pets has folders for test and train of its own, and others lie",
+        ),
+        (
+            both("fold1/train/", "fold1/test/", "fold2/train/", "fold2/test/"),
+            "fold1 has folders for test and train of its",
+        ),
         (["/".join(["a"] * (MAX_DEPTH + 2)) + "/0.png"], f"lies more than {MAX_DEPTH} folders deep"),
     ],
 )

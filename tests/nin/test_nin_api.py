@@ -36,6 +36,17 @@ SHAPES = (
 )
 
 
+class OneWeight(torch.nn.Module):
+    """Softmax regression from scratch: no layer has its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(28 * 28, 10))
+
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        return x_NCHW.flatten(1) @ self.weight
+
+
 def in_another_process(code: str) -> str:
     command = [sys.executable, "-c", code]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -231,6 +242,11 @@ def test_a_bar_is_for_terminals(is_terminal: bool, monkeypatch: pytest.MonkeyPat
             "fit takes a network, as from nin.build(...), and data",
         ),
         (lambda data: nin.fit(nin.build("lenet"), data, "quik"), "unknown training 'quik': the nearest is 'quick'"),
+        (lambda data: nin.fit(nin.build("lenet"), data, nin.settings.SETTINGS["quick"]), "training=Setting("),
+        (
+            lambda data: nin.fit(OneWeight(), data, last_lr_factor=0.1),
+            "the network has no convolution and no linear layer",
+        ),
         (lambda data: nin.fit(nin.build("lenet"), data, epoch=1), "unknown field of TrainSpec 'epoch'"),
         (
             lambda data: nin.fit(nin.build("lenet", (3, 28, 28)), data),

@@ -109,6 +109,19 @@ def test_command_shows_the_likeliest_classes_in_order(
     ]
 
 
+def test_names_that_differ_at_their_ends_are_shown_whole(
+    picture: Image.Image, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    keep(make(), tmp_path)
+    names = [f"IMG_20240711_{'1234' * 10}{n}.png" for n in range(2)]
+    for name in names:
+        picture.save(tmp_path / name)
+    assert main(["2x:0", *(str(tmp_path / name) for name in names), "--results", str(tmp_path)]) == 0
+    column = "".join(line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if "│" in line)
+    assert [str(tmp_path / name) in column for name in names] == [True, True]
+
+
 def test_files_that_are_no_images_leave_the_answers_of_the_others(
     picture: Image.Image, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,6 +42,8 @@ def test_defaults_are_the_textbooks_setting() -> None:
         *((TrainSpec(), "evals_per_epoch", 0), (TrainSpec(), "lr", 0.0), (TrainSpec(), "lr", float("nan"))),
         *((TrainSpec(), "last_lr_factor", 0.0), (TrainSpec(), "momentum", 1.0), (TrainSpec(), "weight_decay", -1e-4)),
         *((TrainSpec(), "label_smoothing", 1.0), (TrainSpec(), "precision", "float8")),
+        *((ModelSpec(), "num_1x1", "3"), (ModelSpec(), "hidden", True), (ModelSpec(), "class_relu", 1)),
+        *((DataSpec(), "train_examples", 1e2), (DataSpec(), "name", None), (TrainSpec(), "epochs", 1.5)),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, ModelSpec | DataSpec | TrainSpec) else None,
 )

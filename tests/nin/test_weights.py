@@ -83,6 +83,15 @@ def test_a_network_of_code_that_is_not_loaded_says_what_to_import(tmp_path: Path
         load(path)
 
 
+def test_data_of_code_that_is_not_loaded_says_what_to_import() -> None:
+    card = make().card
+    card = replace(
+        card, data=replace(card.data, augment="mine"), environment={"plugins": "my_augment.py 0123456789abcdef"}
+    )
+    with pytest.raises(ValueError, match=r"needs the code of my_augment\.py .*unknown augmentation 'mine'"):
+        load_data(card)
+
+
 def test_the_label_is_variant_and_seed() -> None:
     assert make(name="num_1x1/quick/2x@3x-params:7").card.label == "2x@3x-params seed 7"
     assert make(name="receptive_field/standard/11x11/4 40k:0").card.label == "11x11/4 40k seed 0"
