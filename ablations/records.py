@@ -168,7 +168,7 @@ class Store:
         return self._declaration(overrides)[0]
 
     def looks_declared_at(self, overrides: Sequence[str] = ()) -> str:
-        """When looks were declared (ISO 8601, UTC); empty without looks. Raises ValueError as `looks` does."""
+        """The time at which looks were declared (ISO 8601, UTC); empty without looks. Raises ValueError as `looks` does."""
         return self._declaration(overrides)[1]
 
     def _declaration(self, overrides: Sequence[str]) -> tuple[tuple[int, ...], str]:
