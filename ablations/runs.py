@@ -12,7 +12,7 @@ from nin.spec import TRAINER_VERSION, DataSpec, ModelSpec, TrainSpec, changed, c
 
 Changes = Mapping[str, object]
 
-AUTO_IDENTITY = "bf16"  # what precision "auto" goes by: what protocols asked for before, equivalent by study precision
+AUTO_IDENTITY = "bf16"  # what precision "auto" goes by: what protocols asked for before
 
 
 @dataclass(frozen=True)
