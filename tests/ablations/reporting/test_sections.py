@@ -346,6 +346,7 @@ def test_one_run_beside_published_ones_tells_nothing(tmp_path: Path) -> None:
     store.write(record_of(run))
     report = read_report(study, "d2l", store)
     assert "1 run of LeNet cannot tell whether it differs from 181 published ones" in report.answer
+    assert "standard deviation" not in plain_answer(study, report.summary).effect
     assert "more seeds" in in_short(report.caveats)
     assert "nan" not in " ".join(published_sections(study, report.summary.published, []))
 
