@@ -43,7 +43,8 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
         raise ValueError(
             f"{source.folder} cannot be published: {'; '.join(unfit) or 'there are no runs of this study'}"
         )
-    target, looks = Store(published, study.name, protocol), source.looks(overrides)
+    target = Store(published, study.name, protocol)
+    looks, declared_at = source.declaration(overrides)
     if target.folder.resolve() == source.folder.resolve():
         raise ValueError(f"--results {results}: is where results are published; name the folder that they come from")
     with _replacing(target.folder, published) as beside:
@@ -52,7 +53,7 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
             environment = {key: value for key, value in record.environment.items() if key != "host"}
             store.write(replace(record, environment=environment))
         if looks:
-            store.declare_looks(looks, overrides, source.looks_declared_at(overrides))
+            store.declare_looks(looks, overrides, declared_at)
         if overrides:
             write_atomically(store.folder / OVERRIDES, json.dumps(list(overrides)))
         write_report(study, protocol, store, overrides)

@@ -165,26 +165,23 @@ class Store:
 
         Raises ValueError if the file that says so is damaged.
         """
-        return self._declaration(overrides)[0]
+        return self.declaration(overrides)[0]
 
-    def looks_declared_at(self, overrides: Sequence[str] = ()) -> str:
-        """The time at which looks were declared (ISO 8601, UTC); empty without looks. Raises ValueError as `looks` does."""
-        return self._declaration(overrides)[1]
+    def declaration(self, overrides: Sequence[str] = ()) -> tuple[tuple[int, ...], str]:
+        """Numbers of seeds as of `looks`, and when they were declared (ISO 8601, UTC); both empty for one fixed number.
 
-    def _declaration(self, overrides: Sequence[str]) -> tuple[tuple[int, ...], str]:
+        Raises ValueError as `looks` does.
+        """
         path = self.looks_path(overrides)
         try:
             found = json.loads(path.read_text())
+            looks, declared_at = tuple(found["looks"]), datetime.fromisoformat(found["declared_at"])
+            if not all(isinstance(num, int) for num in looks):
+                raise ValueError(f"{looks!r} are no numbers of seeds")
         except FileNotFoundError:
             return (), ""
-        except ValueError as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({one_line(error)}): restore it, or remove it") from error
-        try:
-            looks, declared_at = tuple(found["looks"]), datetime.fromisoformat(found["declared_at"])
-        except (KeyError, TypeError, ValueError):
-            looks, declared_at = (), None
-        if declared_at is None or not all(isinstance(num, int) for num in looks):
-            raise ValueError(f"{path} is damaged ({found!r} declares no looks): restore it, or remove it")
         return looks, declared_at.isoformat()
 
     def require_looks(self, looks: Sequence[int], overrides: Sequence[str] = ()) -> None:

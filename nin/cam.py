@@ -179,8 +179,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ValueError as error:
             raise ValueError(f"{card.name} has no class maps: {error}") from error
     # Each network's own, of which the first's are shown: images may have been added between two trainings.
-    loaded = [load_data(card) for card in {network.card.data_checksum: network.card for network in trained}.values()]
-    test = loaded[0].test
+    cards = {network.card.data_checksum: network.card for network in trained}
+    test, *_ = [load_data(card).test for card in cards.values()]
     generator = torch.Generator().manual_seed(stream(arguments.seed, "cam"))
     drawn = test.take(torch.randperm(len(test.labels), generator=generator)[:MAX_CANDIDATES])
     right = []

@@ -267,9 +267,10 @@ def link_folder(name: str, root: Path | None = None) -> str:
     path = path.resolve()
     find(path)  # before the link is made, which a folder that is refused would leave behind
     root = root or data_root()
-    if path.is_relative_to(root.resolve()) and path != root.resolve():
-        return f"{FOLDER}{path.relative_to(root.resolve())}"
-    if root.resolve().is_relative_to(path):
+    place = root.resolve()
+    if path.is_relative_to(place) and path != place:
+        return f"{FOLDER}{path.relative_to(place)}"
+    if place.is_relative_to(path):
         raise DataError(
             f"the data root {root} lies in {path}, so it cannot have a link to it: name another data root in NIN_DATA"
         )

@@ -10,9 +10,12 @@ import difflib
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
-from typing import Any, TypeGuard, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast, get_type_hints
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 T = TypeVar("T")
 Shape = tuple[int, int, int]  # (C, H, W) of an image or of features
@@ -252,12 +255,12 @@ TYPE_WORDS: Mapping[type, str] = {
 }
 
 
-def _require_types(spec: object) -> None:
+def _require_types(spec: "DataclassInstance") -> None:
     """Raise ValueError unless each field has a value of its type; an int is a float as well, and numpy's numbers are numbers."""
-    for name, wanted in get_type_hints(type(spec)).items():
-        value = getattr(spec, name)
+    for field in fields(spec):  # whose types are classes here; to resolve hints at each specification takes long
+        value, wanted = getattr(spec, field.name), cast("type", field.type)
         if not isinstance(value, NUMBERS.get(wanted, wanted)) or (isinstance(value, bool) and wanted is not bool):
-            raise ValueError(f"{name}={value!r} must be {TYPE_WORDS[wanted]}")
+            raise ValueError(f"{field.name}={value!r} must be {TYPE_WORDS[wanted]}")
 
 
 def require_type(key: str, value: object, wanted: type) -> None:

@@ -115,17 +115,16 @@ def train(
         parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
         saved = Checkpoint(checkpoint, parts | ({"scaler": scaler} if scaler.is_enabled() else {}), device, belongs_to)
         curve = saved.restore()
+    if pause_after:  # what an earlier call has trained after that point is not shown
+        del curve[1 + sum(point.examples < pause_after for point in curve) :]
+    for point in curve:
+        on_eval(point)
 
     def has_to_pause() -> bool:
         return bool(pause_after and curve and curve[-1].examples >= pause_after)
 
     clock = _Clock(device, curve)
-    is_beyond = has_to_pause()
-    if is_beyond:  # what an earlier call has trained after that point is not shown
-        del curve[1 + sum(point.examples < pause_after for point in curve) :]
-    for point in curve:
-        on_eval(point)
-    if is_beyond:
+    if has_to_pause():
         return History("paused", curve, clock.seconds_before)
     steps_done = grid.steps[len(curve) - 1] if curve else 0
     batches = _batches_from(steps_done, grid, data, spec, seed)

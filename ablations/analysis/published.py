@@ -58,8 +58,7 @@ def beside_published(study: Study, protocol: str, by_variant: Mapping[str, list[
             "p": stats.same_distribution(accuracy, theirs["test_accuracy"]),
             "p_loss": stats.same_distribution(loss[finite], theirs["train_loss"].dropna()),
         }
-        for measure, each in tests.items():
-            row |= dict(zip((f"{measure}_location", f"{measure}_spread", f"{measure}_distribution"), each, strict=True))
+        row |= {f"{measure}_{test}": p for measure, each in tests.items() for test, p in each.items()}
         limit = study.published.failed_loss.get(str(name))
         if limit is not None:
             failed = [int((~(values < limit)).sum()) for values in (loss, theirs["train_loss"].to_numpy())]

@@ -190,9 +190,8 @@ def compare(
 
     Both families of tests, for a difference and for equivalence, are Holm-corrected over `confirmatory`: among those, they aim
     at a probability of ALPHA for any false "better" or "worse", and the same for any false "equivalent" (docs/statistics.md says
-    how near they come). Other variants
-    are exploratory and judged by their own p. A difference that is real but surely smaller than the margin reads
-    "equivalent": that is what matters to who chooses between the two, and the interval still shows the difference.
+    how near they come). Other variants are exploratory and judged by their own p. A difference that is real but surely smaller than
+    the margin reads "equivalent": that is what matters to who chooses between the two, and the interval still shows the difference.
 
     Raises KeyError if `samples` lacks the baseline.
     """
@@ -311,18 +310,20 @@ def two_way(
     )
 
 
-def same_distribution(ours: ArrayLike, theirs: ArrayLike) -> tuple[float, float, float]:
-    """p of three tests whether two samples come from one distribution.
+def same_distribution(ours: ArrayLike, theirs: ArrayLike) -> dict[str, float]:
+    """p of three tests whether two samples come from one distribution; nan where a sample is too small for a test.
 
-    Mann and Whitney's of location, Brown and Forsythe's of spread, Kolmogorov and Smirnov's of any difference. nan where a sample has
-    fewer than two values; that of spread also with fewer than three, or if neither sample varies.
+    location      Mann and Whitney's; from two values in each sample on
+    spread        Brown and Forsythe's; from three values in each on, unless neither sample varies
+    distribution  Kolmogorov and Smirnov's of any difference; from two values in each on
     """
     x, y = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
-    if min(len(x), len(y)) < 2:
-        return math.nan, math.nan, math.nan
-    can_tell = min(len(x), len(y)) > 2 and (np.ptp(x) > 0 or np.ptp(y) > 0)
-    spread = float(stats.levene(x, y, center="median").pvalue) if can_tell else math.nan
-    return float(stats.mannwhitneyu(x, y).pvalue), spread, float(stats.ks_2samp(x, y).pvalue)
+    smallest, some_vary = min(len(x), len(y)), np.ptp(x) > 0 or np.ptp(y) > 0
+    return {
+        "location": float(stats.mannwhitneyu(x, y).pvalue) if smallest > 1 else NAN,
+        "spread": float(stats.levene(x, y, center="median").pvalue) if smallest > 2 and some_vary else NAN,
+        "distribution": float(stats.ks_2samp(x, y).pvalue) if smallest > 1 else NAN,
+    }
 
 
 def pareto_front(costs: ArrayLike, values: ArrayLike) -> NDArray[np.bool_]:

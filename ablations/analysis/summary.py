@@ -4,14 +4,15 @@ Accuracies are fractions; differences, margins and detectable differences are in
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ablations.analysis import convergence, lengths, published, sequential, stats, variance
+from ablations.analysis import circumstances, convergence, lengths, published, sequential, stats, variance
+from ablations.analysis.circumstances import AddedSeeds
 from ablations.analysis.factors import factor_effects
 from ablations.analysis.memory import memory_lines
 from ablations.analysis.moderated import ROUNDING
@@ -22,20 +23,6 @@ from ablations.study import MEMORY, Study
 
 TRAINING_FLOPS = 3  # of a forward pass: the backward pass costs about two more
 SWEEP_OFFSETS = (-0.10, -0.05, 0.0, 0.02, 0.05)  # targets around the declared one; those of 100 % or more are left out
-
-
-@dataclass(frozen=True)
-class AddedSeeds:
-    """Seeds beyond the number that a study, or its protocol, declares: a choice that may have followed a look at results.
-
-    declared  number of seeds
-    seeds     those beyond it
-    after     date of the last declared run, if every added run started on a later day; else empty
-    """
-
-    declared: int
-    seeds: tuple[int, ...]
-    after: str
 
 
 @dataclass(frozen=True)
@@ -173,40 +160,12 @@ def summarise(
         by_length=_with_decisions(by_length, variants, length) if looks else by_length,
         change=lengths.change(study, results),
         length=length,
-        elsewhere=_unlike_baseline(study, by_variant, lambda record: record.environment.get("device")),
-        in_other_precision=_unlike_baseline(study, by_variant, lambda record: record.precision),
-        added=_added_seeds(looks[-1] if looks else study.declared_seeds(protocol), results),
+        elsewhere=circumstances.unlike_baseline(study, by_variant, lambda record: record.environment.get("device")),
+        in_other_precision=circumstances.unlike_baseline(study, by_variant, lambda record: record.precision),
+        added=circumstances.added_seeds(looks[-1] if looks else study.declared_seeds(protocol), results),
         looks=tuple(looks),
-        seen=sum(bool(record.started_at) and record.started_at < declared_at for record in results),
+        seen=circumstances.runs_before(declared_at, results),
     )
-
-
-def _unlike_baseline(
-    study: Study, by_variant: Mapping[str, list[RunRecord]], circumstance: Callable[[RunRecord], str | None]
-) -> tuple[str, ...]:
-    """Name the variants that answer, and controls, of which some run differs in this from the baseline's of the same seed.
-
-    A run of which it is not known differs from none.
-    """
-    baseline = study.pairs.get(study.baseline, study.baseline)
-    expected = {record.run.seed: circumstance(record) for record in by_variant.get(baseline, [])}
-    counted = {*study.compared, *(name for name in study.variants if study.role(name) == "control" and not study.pairs)}
-    return tuple(
-        name
-        for name, group in by_variant.items()
-        if name in counted
-        and any((ours := circumstance(r)) and (expected.get(r.run.seed) or ours) != ours for r in group)
-    )
-
-
-def _added_seeds(declared: int, results: Sequence[RunRecord]) -> AddedSeeds | None:
-    added = sorted({r.run.seed for r in results if r.run.seed >= declared})
-    if not added:
-        return None
-    days = [r.started_at[:10] for r in results if r.run.seed < declared]
-    last = max(days, default="")
-    is_later = last and all(r.started_at[:10] > last for r in results if r.run.seed >= declared)
-    return AddedSeeds(declared, tuple(added), last if is_later else "")
 
 
 def _variants(study: Study, by_variant: Mapping[str, list[RunRecord]], target: float) -> pd.DataFrame:

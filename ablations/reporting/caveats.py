@@ -6,8 +6,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from ablations.analysis import sequential, stats
+from ablations.analysis.circumstances import AddedSeeds
 from ablations.analysis.moderated import ALPHA
-from ablations.analysis.summary import AddedSeeds, Summary, each_row, failure_tests, failures
+from ablations.analysis.summary import Summary, each_row, failure_tests, failures
 from ablations.protocols import PROTOCOLS
 from ablations.reporting.formatting import (
     agreeing,

@@ -360,12 +360,10 @@ def _of_published(claim: Claim, summary: Summary) -> PlainAnswer:
     if math.isnan(row.p_location):
         answer = f"{counted(row.n_ours, 'run')} of {subject} cannot tell whether it differs from {row.n_theirs} published ones"
     others = [other.variant for other in rows if other.variant != row.variant]
-    spread = f"; standard deviation {spreads[0]:.1f} against {spreads[1]:.1f} points, {p_is(row.p_spread)}"
-    return PlainAnswer(
-        f"{answer}; also compared: {listed(others)}" if others else answer,
-        f"median {100 * row.median_ours:.1f} % against {100 * row.median_theirs:.1f} %, {p_is(row.p_location)}"
-        + ("" if math.isnan(row.p_spread) else spread),
-    )
+    effect = f"median {100 * row.median_ours:.1f} % against {100 * row.median_theirs:.1f} %, {p_is(row.p_location)}"
+    if not math.isnan(row.p_spread):
+        effect += f"; standard deviation {spreads[0]:.1f} against {spreads[1]:.1f} points, {p_is(row.p_spread)}"
+    return PlainAnswer(f"{answer}; also compared: {listed(others)}" if others else answer, effect)
 
 
 def _of_memory(summary: Summary) -> PlainAnswer:

@@ -126,14 +126,14 @@ class MlflowTracker(Tracker):
 
     def run_ended(self, record: RunRecord) -> None:
         """Log the final metrics and status, or the whole run if it is missing; do nothing if it has already ended."""
-        node, ended = self._open.pop(record.run_id, None), _now()
+        node, ended, result = self._open.pop(record.run_id, None), _now(), _digest_of([record])
         if node is None:
             earlier = self._nodes.get(("seed", record.run_id))
             ended_so = ("FINISHED", ENDED.get(record.status))
             is_same = (
                 earlier
                 and earlier.data in ("", record.data_checksum[:MAX_DIGEST])
-                and earlier.tags.get("result") in (None, _digest_of([record]))  # none: of a version without it
+                and earlier.tags.get("result") in (None, result)  # none: of a version without it
             )
             if earlier and ((is_same and earlier.status in ended_so) or _is_of_another_driver(earlier)):
                 return
@@ -145,7 +145,7 @@ class MlflowTracker(Tracker):
             log_data(self._client, node, [record])
         device, commit = record.environment.get("device", ""), record.environment.get("commit", "")
         tags = {"status": record.status, "error": record.error, "device": device, "precision": record.precision}
-        set_tags(self._client, node, tags | {COMMIT: commit, "result": _digest_of([record])})
+        set_tags(self._client, node, tags | {COMMIT: commit, "result": result})
         self._end(node, ENDED.get(record.status, "FINISHED"), ended)
 
     def sync(self, records: Iterable[RunRecord]) -> None:

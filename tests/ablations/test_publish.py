@@ -82,7 +82,7 @@ def test_looks_are_published_as_they_were_declared(tmp_path: Path) -> None:
     fill(tmp_path / "own").declare_looks((2, 4), declared_at="2025-12-31T00:00:00+00:00")
     main(["heads", "--protocol", "smoke", "--results", str(tmp_path / "own"), "--to", str(tmp_path / "published")])
     published = Store(tmp_path / "published", "heads", "smoke")
-    assert (published.looks(), published.looks_declared_at()) == ((2, 4), "2025-12-31T00:00:00+00:00")
+    assert published.declaration() == ((2, 4), "2025-12-31T00:00:00+00:00")
     assert not (published.folder / ".looks.lock").exists()
 
 

@@ -9,8 +9,9 @@ import pytest
 from builders import NUM_TEST, plain, record_of, smoke_runs
 from scipy.stats import ttest_ind
 
+from ablations.analysis.circumstances import AddedSeeds
 from ablations.analysis.stats import wilson
-from ablations.analysis.summary import AddedSeeds, Summary, summarise
+from ablations.analysis.summary import Summary, summarise
 from ablations.catalog import load_study
 from ablations.records import RunRecord, pack_correctness
 from ablations.reporting.answer import grounds
