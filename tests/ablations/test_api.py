@@ -245,6 +245,7 @@ def test_a_script_without_a_guard_is_refused_before_any_worker_starts(tmp_path: 
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_a_script_that_is_no_file_is_refused_before_any_worker_starts(tmp_path: Path) -> None:
     command = [sys.executable, "-"]
     done = subprocess.run(command, input=SCRIPT, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
@@ -252,7 +253,8 @@ def test_a_script_that_is_no_file_is_refused_before_any_worker_starts(tmp_path: 
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("module", ["run", pytest.param("tune", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["run", "tune"])
 def test_a_command_called_by_a_script_without_a_guard_is_refused(module: str, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(
         f'from ablations.{module} import main\nmain(["num_1x1", "--protocol", "smoke", "--variants", "0x"])\n'

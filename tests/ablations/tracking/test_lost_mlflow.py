@@ -206,9 +206,9 @@ def said(driver: "subprocess.Popen[str]") -> str:
     return "".join(line for line in lines if not line.startswith("waiting for MLflow"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("end", "says", "status"),
-    [pytest.param("raise SystemExit(3)", "", 3, marks=pytest.mark.slow), (CTRL_C_TWICE, "stopped at once\n", 130)],
+    ("end", "says", "status"), [("raise SystemExit(3)", "", 3), (CTRL_C_TWICE, "stopped at once\n", 130)]
 )
 def test_a_driver_that_ends_early_leaves_nothing_running(tmp_path: Path, end: str, says: str, status: int) -> None:
     driver = start_driver(tmp_path, end)
