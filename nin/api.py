@@ -21,13 +21,13 @@ import nin.weights
 from nin.data import ImageData
 from nin.history import Evaluation, History
 from nin.machine import choose_device, cpu_threads
-from nin.model import Network, build_model, refusing, shape_text
+from nin.model import Network, build_model, refusing
 from nin.progress import progress_bar
 from nin.settings import SETTINGS
 from nin.sizes import NETWORKS, layer_rows, require_effect
 from nin.sources import link_folder
 from nin.spec import DataSpec, ModelSpec, Shape, TrainSpec, changed, choose, is_whole
-from nin.text import one_line
+from nin.text import one_line, shape_text
 from nin.train import train
 from nin.weights import TrainedNetwork, find
 
@@ -130,7 +130,7 @@ def load_data(
     What is unusual about a folder's images, such as test images that are training images as well, is a warning. Raises ValueError for
     a name or value that does not exist, `nin.data.DataError` for files that are missing or damaged.
     """
-    name = f"folder:{data.absolute()}" if isinstance(data, Path) else data
+    name = f"folder:{data.expanduser().absolute()}" if isinstance(data, Path) else data
     spec = DataSpec(name=name) if isinstance(name, str) else name
     if not isinstance(spec, DataSpec):
         raise ValueError(f"data={data!r}: must be a data set's name, the path of a folder, or a DataSpec")

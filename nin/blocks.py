@@ -78,6 +78,8 @@ def mlp_conv(
     convolutions in the place of the 1x1s: the block is as deep, but no longer a perceptron at each pixel.
     """
     act = choose(ACTIVATIONS, activation, "activation")
+    if not isinstance(act, Activation):
+        raise ValueError(f"activation {activation!r} must be a nin.blocks.Activation, and is {act!r}")
     pieces = act.pieces if len(channels) > 1 or last_relu else 1
     layers: list[nn.Module] = [nn.Conv2d(in_channels, pieces * channels[0], kernel_size, stride, padding)]
     for i, (before, after) in enumerate(pairwise(channels), start=2):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nin.cli import OneLineParser, add_run_argument, exit_with, positive, require_figure_file
-from nin.text import counted
+from nin.text import counted, shape_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,16 +82,28 @@ def choose_images(right_RN: "Tensor", count: int) -> list[int]:
 def class_map_figure(trained: "TrainedNetwork | Sequence[TrainedNetwork]", images: "Split") -> "Figure":
     """Draw a row per image: the image, and for each network the maps of its label and of the likeliest other class.
 
-    A network's two maps of an image share one scale, symmetric about zero.
+    A network's two maps of an image share one scale, symmetric about zero. Raises ValueError for other arguments, more than MAX_ROWS
+    images, or networks and images that do not belong together.
     """
     import torch
     from matplotlib.figure import Figure
 
+    from nin.sources import Split
     from nin.weights import TrainedNetwork
 
     trained = [trained] if isinstance(trained, TrainedNetwork) else trained
     if not isinstance(trained, Sequence) or not all(isinstance(network, TrainedNetwork) for network in trained):
         raise ValueError("class_map_figure takes trained networks, as from nin.load_trained(...)")
+    if not isinstance(images, Split) or not 1 <= len(images.labels) <= MAX_ROWS or not trained:
+        raise ValueError(
+            f"class_map_figure takes one or more networks, and 1 to {MAX_ROWS} images with labels, such as data.test.first(4)"
+        )
+    for network in trained:
+        card, first = network.card, trained[0].card
+        if card.classes != first.classes:
+            raise ValueError(f"{card.name} and {first.name} have other classes")
+        if images.images.shape[1:] != card.image_shape:
+            raise ValueError(f"{card.name} takes images {card.image_shape}, and these are {shape_text(images.images)}")
     images = images.to("cpu")  # where trained networks are loaded
     rows, classes = len(images.labels), trained[0].card.classes
     figure = Figure(figsize=(COLUMN_INCHES * (1 + 2 * len(trained)), ROW_INCHES * rows + 0.8), layout="constrained")

@@ -78,6 +78,10 @@ def add_run_argument(parser: argparse.ArgumentParser, *, several: bool = False) 
     parser.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="results folder (default: results)"
     )
+    _add_import_option(parser)
+
+
+def _add_import_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--import",
         action="append",
@@ -104,7 +108,7 @@ def _imported(name: str) -> str:
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """Add --num-classes, --input and --set, which describe or change a network that is named."""
+    """Add --num-classes, --input, --set and --import, which describe or change a network that is named."""
     parser.add_argument("--num-classes", type=positive, default=10, metavar="K", help="number of classes (default: 10)")
     parser.add_argument(
         "--input", metavar="CxHxW", help="shape of an image, such as 3x32x32 (default: the network's own)"
@@ -117,6 +121,7 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="change a field of the network, such as num_1x1=3 (default: none)",
     )
+    _add_import_option(parser)
 
 
 def require_per_core(option: str, value: int) -> None:

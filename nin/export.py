@@ -287,6 +287,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(f"--name {arguments.name!r}: only letters, digits, '_' and '-'")
     if arguments.name is not None and not arguments.mlflow and not arguments.triton:
         raise ValueError("--name: is the name in MLflow or Triton; give --mlflow or --triton too")
+    others = {each.suffix: name for name, each in FORMATS.items() if name != kind}
+    if arguments.out and arguments.out.suffix in others:
+        raise ValueError(
+            f"--out {arguments.out}: ends as a file of --format {others[arguments.out.suffix]}, and this is of {kind}"
+        )
     if arguments.mlflow and importlib.util.find_spec("mlflow") is None:
         raise ValueError("--mlflow: MLflow is not installed: python -m pip install mlflow")
 

@@ -161,9 +161,10 @@ def _parts(folder: _Folder) -> dict[str, _Folder]:
         return {}  # classes, one of which may be called "train", a vehicle, or "valid"
     found = ", ".join(str(inner) for inner in folder.holding[:MAX_LISTED])
     if flat:
+        (role,) = _roles(flat[0].path.name)
         raise DataError(
             f"{flat[0].path} contains images but no class folders, so their classes are unknown; {EXPECTED}; "
-            f"move unused images elsewhere"
+            f"move unused images elsewhere. If it is a class, rename it: by its name it is a folder for {role}"
         )
     if "train" not in roles:
         raise DataError(f"{folder.path} has {found}, but no folder for training; {EXPECTED}")
@@ -175,13 +176,15 @@ def _parts(folder: _Folder) -> dict[str, _Folder]:
 
 def _require_no_parts_within(folder: _Folder) -> None:
     """Raise DataError if a class would hold a data set with parts of its own, whose test images would be trained on."""
-    for inner in folder.holding:
-        roles = {role for part in inner.holding for role in _roles(part.path.name)}
-        if len(roles) > 1:
-            raise DataError(
-                f"{inner.path} has folders for {' and '.join(sorted(roles))} of its own, and others lie beside it: name that folder as "
-                "the data set, or move the others elsewhere"
-            )
+    roles = {inner: {role for part in inner.holding for role in _roles(part.path.name)} for inner in folder.holding}
+    with_parts = [inner for inner in folder.holding if len(roles[inner]) > 1]
+    if not with_parts:
+        return
+    first = with_parts[0]
+    has = f"{first.path} has folders for {' and '.join(sorted(roles[first]))} of its own, and others lie beside it"
+    are_classes = f"put the parts outermost if these are classes, as in train/{first.path.name}/, or "
+    advice = are_classes if len(with_parts) == len(folder.holding) else ""
+    raise DataError(f"{has}: {advice}name that folder as the data set, or move the others elsewhere")
 
 
 def _classes(folder: _Folder) -> dict[str, Sequence[Path]]:

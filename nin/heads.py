@@ -80,7 +80,10 @@ def lenet_head(in_shape: Shape, num_classes: int, spec: ModelSpec) -> nn.Sequent
 
 
 def _pooling(in_shape: Shape, spec: ModelSpec) -> GlobalPool:
-    return choose(POOLINGS, spec.pooling, "pooling")(in_shape)
+    pooling = choose(POOLINGS, spec.pooling, "pooling")
+    if not (isinstance(pooling, type) and issubclass(pooling, GlobalPool)):
+        raise ValueError(f"pooling {spec.pooling!r} must be a subclass of nin.pooling.GlobalPool, and is {pooling!r}")
+    return pooling(in_shape)
 
 
 def _fully_connected(num_features: int, num_classes: int, spec: ModelSpec) -> list[nn.Module]:

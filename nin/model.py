@@ -14,7 +14,7 @@ from nin.heads import HEADS
 from nin.machine import is_accelerator
 from nin.registry import Registry
 from nin.spec import MAX_SIDE, ModelSpec, Shape, choose, is_whole, stream
-from nin.text import one_line, reason
+from nin.text import one_line, reason, shape_text
 from nin.trunks import TRUNKS
 
 # Weights of convolutions and linear layers; biases keep PyTorch's default, as in the textbook's notebooks.
@@ -136,11 +136,6 @@ def predict(network: nn.Module, x_NCHW: Tensor) -> Tensor:
         return torch.softmax(network(x_NCHW).float(), dim=1)
 
 
-def shape_text(images: Tensor) -> str:
-    """Return type and shape in words, such as "uint8 (2, 1, 28, 28)"."""
-    return f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
-
-
 @contextmanager
 def refusing(images: Tensor) -> Iterator[None]:
     """Context of a forward pass in which images that the network does not take raise ValueError, in one line."""
@@ -168,6 +163,8 @@ def _feature_shape(spec: ModelSpec, in_shape: Shape) -> Shape:
                 f"images of {height}x{width} px are too small for trunk {spec.trunk!r} in layout {spec.layout!r}: "
                 f"choose larger images (data.image_size in studies), or another layout ({reason(error)})"
             ) from error
+    if features.dim() != 4:
+        raise ValueError(f"trunk {spec.trunk!r} must return maps (N, C, H, W), and returns {tuple(features.shape)}")
     channels, height, width = features.shape[1:]
     return channels, height, width
 

@@ -95,6 +95,8 @@ class GatedPool(GlobalPool):
 class LogSumExpPool(GlobalPool):
     """log(mean(exp(r x))) / r with learned r, at first 10: mean for small r, maximum for large (Pinheiro and Collobert 2015)."""
 
+    SMALLEST = 1e-3  # r at which it is nearly the mean; below 0 it would be a minimum
+
     def __init__(self, in_shape: Shape) -> None:
         super().__init__(in_shape)
         self.sharpness = nn.Parameter(torch.tensor(10.0))
@@ -102,7 +104,7 @@ class LogSumExpPool(GlobalPool):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C)."""
         num_positions = x_NCHW.shape[2] * x_NCHW.shape[3]
-        r = self.sharpness
+        r = self.sharpness.clamp(min=self.SMALLEST)
         smooth_NC = (torch.logsumexp(r * x_NCHW.float(), dim=(2, 3)) - math.log(num_positions)) / r
         return smooth_NC.to(r.dtype)
 
@@ -119,7 +121,12 @@ class GeMPool(GlobalPool):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C)."""
         x_NCHW = x_NCHW.float().clamp(min=self.SMALLEST)
-        return x_NCHW.pow(self.power).mean(dim=(2, 3)).pow(1 / self.power).to(self.power.dtype)
+        largest_NC = x_NCHW.detach().amax(
+            dim=(2, 3)
+        )  # by which powers are scaled: of small values alone they would be zero
+        shares_NCHW = x_NCHW / largest_NC[:, :, None, None]
+        mean_NC = shares_NCHW.pow(self.power).mean(dim=(2, 3)).pow(1 / self.power)
+        return (largest_NC * mean_NC).to(self.power.dtype)
 
 
 class StochasticPool(GlobalPool):

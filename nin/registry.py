@@ -1,7 +1,8 @@
 """Registries of names in specifications, and the additions of other code. Standard library only.
 
 `POOLINGS["mine"] = MyPooling`, in any module, adds a pooling. A name that exists already is an error, unless the same module adds
-it again, as a notebook's cell does when it is run twice.
+it again, as a notebook's cell does when it is run twice. A file that is loaded under two names, as a study and as a module, adds what
+it adds once.
 """
 
 import hashlib
@@ -49,6 +50,8 @@ class Registry(dict[str, T]):
         adding = sys._getframe(1).f_globals
         module = SCRIPT if adding["__name__"] == SPAWNED_SCRIPT else adding["__name__"]
         known = ADDITIONS.get((self.field, name))
+        if known and known.module != module and _are_one_file(known.module, adding):
+            return
         if name in self and (known is None or known.module != module):
             raise ValueError(f"{self.kind} {name!r} exists already; choose another name")
         super().__setitem__(name, value)
@@ -63,6 +66,12 @@ class Registry(dict[str, T]):
     def __delitem__(self, name: str) -> None:
         super().__delitem__(name)
         ADDITIONS.pop((self.field, name), None)
+
+
+def _are_one_file(module: str, other: Mapping[str, Any]) -> bool:
+    """Return whether a module that was imported and another, given its globals, were loaded from one file."""
+    files = getattr(sys.modules.get(module), "__file__", None), other.get("__file__")
+    return all(files) and len({Path(str(file)).resolve() for file in files}) == 1
 
 
 def added(settings: Mapping[str, object]) -> list[Addition]:

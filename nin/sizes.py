@@ -88,6 +88,7 @@ def layer_rows(network: "nn.Module", image_1CHW: "Tensor") -> list[LayerRow]:
 
     A last row has the parameters and FLOPs that no layer accounts for, such as the class token of a vision transformer.
     """
+    from torch import Tensor, nn
     from torch.utils.flop_counter import FlopCounterMode
 
     from nin.model import evaluating
@@ -95,14 +96,18 @@ def layer_rows(network: "nn.Module", image_1CHW: "Tensor") -> list[LayerRow]:
     counter = FlopCounterMode(display=False)
     rows: list[LayerRow] = []
     seen = 0  # FLOPs counted before the layer at hand
+    used = set[nn.Module]()
 
-    def record(name: str, module: "nn.Module", output: "Tensor | tuple[Tensor, ...]") -> None:
+    def record(name: str, module: "nn.Module", output: object) -> None:
         nonlocal seen
         output = output[0] if isinstance(output, tuple) else output  # such as of an LSTM, whose states follow
         total = counter.get_total_flops()
-        part, _, path = name.partition(".")
-        kind = type(module).__name__
-        rows.append(LayerRow(part, path, kind, tuple(output.shape[1:]), _params(module), total - seen))
+        if isinstance(output, Tensor):
+            part, _, path = name.partition(".")
+            params = 0 if module in used else _params(module)  # a layer that is used twice has its parameters once
+            kind = type(module).__name__
+            rows.append(LayerRow(part, path, kind, tuple(output.shape[1:]), params, total - seen))
+            used.add(module)
         seen = total
 
     hooks = [

@@ -16,7 +16,7 @@ from nin.images import decode, is_grey
 from nin.images import notes as image_notes
 from nin.registry import Registry
 from nin.spec import DataSpec, Shape, choose, stream
-from nin.text import one_line
+from nin.text import one_line, shape_text
 
 FASHION_MNIST_CLASSES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -184,11 +184,38 @@ def read(spec: DataSpec, root: Path) -> Source:
     try:
         if spec.name.startswith(FOLDER):
             return _read_folder(spec, root)
-        return _dataset(spec.name).read(root)
+        dataset = _dataset(spec.name)
+        source = dataset.read(root)
     except OSError as error:
         raise DataError(
             f"data set {spec.name!r} cannot be read from {root} ({error.strerror or error}): name another root in NIN_DATA"
         ) from error
+    _require_as_declared(spec.name, dataset, source)
+    return source
+
+
+def _require_as_declared(name: str, dataset: Dataset, source: Source) -> None:
+    """Raise ValueError if images, labels or classes are not those that DATASETS declares, by which networks are sized."""
+    if len(source.classes) != dataset.num_classes:
+        raise ValueError(f"data set {name!r} declares {dataset.num_classes} classes and names {len(source.classes)}")
+    for part, split in (("training", source.train), ("test", source.test), ("validation", source.val)):
+        if split is None:
+            continue
+        images, labels, num = split.images, split.labels, len(split.images)
+        if images.dtype != torch.uint8 or images.shape[1:] != dataset.in_shape:
+            raise ValueError(
+                f"data set {name!r} declares images {dataset.in_shape}: those for {part} must be uint8 "
+                f"{(num, *dataset.in_shape)}, and are {shape_text(images)}"
+            )
+        if labels.dtype != torch.int64 or labels.shape != (num,):
+            raise ValueError(
+                f"data set {name!r}: labels for {part} must be int64 {(num,)}, as many as images, and are {shape_text(labels)}"
+            )
+        if num and not 0 <= int(labels.min()) <= int(labels.max()) < dataset.num_classes:
+            raise ValueError(
+                f"data set {name!r}: labels for {part} go from {labels.min()} to {labels.max()}, and must go from 0 to "
+                f"{dataset.num_classes - 1}"
+            )
 
 
 def shape(spec: DataSpec, root: Path | None = None) -> tuple[Shape, int]:
@@ -206,7 +233,8 @@ def shape(spec: DataSpec, root: Path | None = None) -> tuple[Shape, int]:
 
 def _dataset(name: str) -> Dataset:
     if name not in DATASETS and "/" in name:
-        raise ValueError(f"unknown data set {name!r}: for a folder of images write {FOLDER}{name}")
+        here = name if name.startswith(("/", "~", "./", "../")) else f"./{name}"
+        raise ValueError(f"unknown data set {name!r}: for a folder of images write {FOLDER}{here}")
     return choose(DATASETS, name, "data set")
 
 
@@ -303,7 +331,10 @@ def _inside(spec: DataSpec) -> Path:
 
 def _image_folder(spec: DataSpec, root: Path) -> ImageFolder:
     """Return the folder's classes and files, not decoded. Messages name the folder that a link of `link_folder` leads to."""
-    place = root / _inside(spec)
+    inside = _inside(spec)
+    place = root / inside
+    if not place.exists() and inside.is_dir():
+        raise DataError(f"there is no folder {place}; for that in the working directory write {FOLDER}./{inside}")
     return find(place.resolve() if place.is_symlink() else place)
 
 

@@ -2,6 +2,10 @@
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_REASON_LENGTH = 300  # characters
 
@@ -14,6 +18,11 @@ def one_line(text: object) -> str:
 def counted(count: int, noun: str) -> str:
     """ "1 run", "2 runs", "1,200 images"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def shape_text(tensor: "Tensor") -> str:
+    """Return type and shape in words, such as "uint8 (2, 1, 28, 28)"."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
 def shortened(names: Sequence[str], most: int) -> str:

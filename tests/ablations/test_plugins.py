@@ -151,6 +151,17 @@ def test_a_name_is_added_once_but_by_its_own_module_anew() -> None:
     assert ("model.shape", "circle") not in ADDITIONS
 
 
+def test_a_file_that_is_a_study_and_a_module_adds_its_names_once(
+    study_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(study_file.parent)
+    study = load_study(study_file)
+    pooling = POOLINGS["rms"]
+    load_plugins(["my_study"])
+    assert POOLINGS["rms"] is pooling
+    assert study.expand("smoke", 1)
+
+
 def test_no_name_goes_past_the_check() -> None:
     registry = Registry("shape", "model.shape", {"square": 1})
     calls: list[Callable[[], object]] = [

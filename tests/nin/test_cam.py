@@ -1,7 +1,9 @@
 """Class maps: their means are the logits, and the figure shows what was asked for."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -95,6 +97,29 @@ def test_figure_shows_each_network_its_label_and_the_strongest_other_class() -> 
     torch.testing.assert_close(torch.tensor(shown.get_array()), wanted)
     low, high = shown.get_clim()
     assert -low == high == parts[2].axes[3].images[1].get_clim()[1]
+
+
+@pytest.mark.parametrize(
+    ("networks", "images", "message"),
+    [
+        (1, "tensor", "1 to 50 images with labels, such as data.test.first"),
+        (1, "many", "1 to 50 images with labels"),
+        (0, "some", "one or more networks"),
+        (1, "others", "takes images (1, 28, 28), and these are uint8 (2, 1, 8, 8)"),
+        (2, "some", "have other classes"),
+    ],
+)
+def test_a_figure_that_cannot_be_is_one_line(networks: int, images: str, message: str) -> None:
+    data = load(DATA)
+    renamed = make(loaded=replace(data, classes=(*data.classes[:-1], "another")))
+    given: dict[str, Any] = {
+        "tensor": data.test.images[:2],
+        "many": data.test.first(51),
+        "some": data.test.first(2),
+        "others": replace(data.test.first(2), images=data.test.images[:2, :, :8, :8]),
+    }
+    with pytest.raises(ValueError, match=re.escape(message)):
+        class_map_figure([make(), renamed][:networks], given[images])
 
 
 def test_command_writes_a_picture_that_the_seed_decides(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Data sets are divided alike everywhere, and made into batches as declared."""
 
 import hashlib
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -98,6 +99,40 @@ def test_without_validation_images_the_test_set_stands_in() -> None:
 def test_more_images_than_there_are_is_one_line_with_the_numbers(sizes: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         load(DataSpec(name="synthetic", **sizes))  # type: ignore[arg-type]
+    one_line(caught)
+
+
+IMAGES, LABELS = torch.zeros(90, 1, 32, 32, dtype=torch.uint8), torch.arange(90) % 2
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "classes", "message"),
+    [
+        (
+            IMAGES[..., :28, :28],
+            LABELS,
+            "ab",
+            "declares images (1, 32, 32): those for training must be uint8 (90, 1, 32, 32)",
+        ),
+        (IMAGES[:, 0], LABELS, "ab", "and are uint8 (90, 32, 32)"),
+        (IMAGES.float(), LABELS, "ab", "and are float32 (90, 1, 32, 32)"),
+        (IMAGES, LABELS[:87], "ab", "labels for training must be int64 (90,), as many as images, and are int64 (87,)"),
+        (IMAGES, LABELS[:, None], "ab", "and are int64 (90, 1)"),
+        (IMAGES, LABELS.int(), "ab", "and are int32 (90,)"),
+        (IMAGES, LABELS + 1, "ab", "labels for training go from 1 to 2, and must go from 0 to 1"),
+        (IMAGES, LABELS, "abc", "declares 2 classes and names 3"),
+    ],
+)
+def test_a_data_set_that_is_not_as_declared_is_one_line(
+    images: Tensor, labels: Tensor, classes: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Networks and controls are sized by what is declared."""
+    from nin.sources import Dataset, Source, Split
+
+    source = Source(Split(images, labels), Split(images, labels), tuple(classes))
+    monkeypatch.setattr("nin.sources.DATASETS", {**DATASETS, "cells": Dataset((1, 32, 32), 2, lambda root: source)})
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        load(DataSpec(name="cells", val_examples=20))
     one_line(caught)
 
 

@@ -289,6 +289,12 @@ def test_nothing_is_overwritten_unasked(there: str, tmp_path: Path) -> None:
     assert out.read_bytes() == before
 
 
+def test_a_file_that_would_end_as_one_of_another_format_is_refused(tmp_path: Path) -> None:
+    keep(make(), tmp_path)
+    with pytest.raises(ValueError, match=r"net.pt2: ends as a file of --format pt2, and this is of onnx"):
+        main(["2x:0", "--results", str(tmp_path), "--out", str(tmp_path / "net.pt2")])
+
+
 def test_a_page_that_is_no_card_of_this_network_stays(tmp_path: Path) -> None:
     keep(make(), tmp_path)
     page = tmp_path / "README.md"

@@ -129,6 +129,11 @@ def test_what_is_hidden_is_ignored_without_a_word(part: str, hidden: str, tmp_pa
         (["train/0.png", "labels.csv"], "train contains images but no class folders"),
         ([*both("train/"), "test/0.png"], "test contains images but no class folders"),
         ([*both(""), "test/0.png"], "test contains images but no class folders"),
+        (["test tube/0.png", "beaker/0.png"], "If it is a class, rename it: by its name it is a folder for test"),
+        (
+            ["cat/train/0.png", "cat/test/0.png", "dog/train/0.png", "dog/test/0.png"],
+            "put the parts outermost if these are classes, as in train/cat/",
+        ),
         (both("test/"), "has test/ (2 folders of images), but no folder for training"),
         (both("train/", "Training/"), "which is for training, and which for test?"),
         ([*both("train/"), "test/cat/0.png"], "only in train/ 'dog'; only in test/ none"),

@@ -3,10 +3,12 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from nin.measure import main
+from nin.pooling import POOLINGS
 
 
 def test_the_table_shows_shapes_parameters_and_the_split(capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,6 +37,20 @@ def test_any_field_input_and_number_of_classes_can_be_set(capsys: pytest.Capture
     assert "2,438,274" in shown
     assert shown.endswith("--set changes nothing of lenet: num_1x1\n")
     assert main(["nin-small", "--set", "class_relu=False", "--set", "width=0.25", "--set", "inner_kernel=3"]) == 0
+
+
+def test_a_part_of_other_code_is_measured_with_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nin.registry.ADDITIONS", {})
+    code = "from nin.pooling import POOLINGS, MaxPool\nPOOLINGS['mine_measured'] = MaxPool\n"
+    (tmp_path / "mine.py").write_text(code)
+    asked = ["nin-small", "--set", "pooling=mine_measured"]
+    try:
+        assert main([*asked, "--import", str(tmp_path / "mine.py")]) == 0
+    finally:
+        POOLINGS.pop("mine_measured", None)
+    assert "total" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

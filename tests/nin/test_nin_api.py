@@ -257,6 +257,8 @@ def test_a_bar_is_for_terminals(is_terminal: bool, monkeypatch: pytest.MonkeyPat
             "the network has 3 outputs; the data has images of",
         ),
         (lambda data: nin.load_data("/tmp/pets"), "for a folder of images write folder:/tmp/pets"),
+        (lambda data: nin.load_data("my/pets"), "for a folder of images write folder:./my/pets"),
+        (lambda data: nin.load_data("folder:tests"), "for that in the working directory write folder:./tests"),
         (
             lambda data: nin.probabilities(nin.build("lenet"), torch.zeros(3)),
             "images: the network does not take float32 (3,) (",

@@ -142,6 +142,27 @@ def test_what_belongs_to_no_layer_has_a_row_of_its_own() -> None:
     assert sum(row.flops for row in rows) == 2 * (4 * num_tokens * 64 + 2 * num_tokens**2 * 8 + 80)
 
 
+def test_a_layer_that_is_used_twice_has_its_parameters_once_and_its_flops_each_time() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.twice = nn.Conv2d(1, 1, 3, padding=1)
+            self.named = Named()
+
+        def forward(self, x_NCHW: Tensor) -> Tensor:
+            maps_NCHW: Tensor = self.named(self.twice(self.twice(x_NCHW)))["maps"]
+            return maps_NCHW
+
+    class Named(nn.Module):
+        """Whose output is no tensor, and has no shape of its own."""
+
+        def forward(self, x_NCHW: Tensor) -> dict[str, Tensor]:
+            return {"maps": x_NCHW}
+
+    rows = layer_rows(Shared(), torch.zeros(1, 1, 8, 8))
+    assert [(row.name, row.params, row.flops) for row in rows] == [("", 10, 2 * 9 * 64), ("", 0, 2 * 9 * 64)]
+
+
 def test_building_leaves_the_random_numbers_of_every_device_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("an accelerator's stream was set"))
     spec = ModelSpec(layout="small", width=0.125, num_1x1=1)
