@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ablations.reporting.terminal import print_comparison, print_summary
 
     console = output_console()
+    if arguments.against and arguments.sync:
+        raise ValueError("--against compares two folders and writes nothing: leave out --sync")
     if arguments.against:
         print_comparison(store, Store(arguments.against, study.name, arguments.protocol), console)
         return SUCCESS

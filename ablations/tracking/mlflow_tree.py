@@ -15,6 +15,7 @@ import os
 import re
 import socket
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablations.records import RunRecord
+from ablations.records import RunRecord, write_atomically
 from ablations.runs import Run
 from ablations.servers import HOST, UI_PORT, server_command
 from ablations.study import Study
@@ -61,6 +62,7 @@ PALETTE = ["#0173B2", "#DE8F05", "#029E73", "#D55E00", "#CC78BC", "#CA9161", "#F
 BLACK = "#000000"
 GOLDEN = 0.381966  # of the circle of hues, from one colour beyond the palette to the next
 ENDED = {"failed": "FAILED"}  # all else ends as "FINISHED"
+FOLDER_ID = ".mlflow-folder"  # in a folder of results: which runs on a shared server are its own
 UI = f"http://{HOST}:{UI_PORT}"  # where `make ui` listens, on the database that it opens unless told otherwise:
 UI_DATABASE = "sqlite:///results/mlflow.db"
 
@@ -104,6 +106,7 @@ class MlflowTracker(Tracker):
         results.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(results / ".mlflow.lock")
         with self._lock:
+            self._folder = _folder_id(results)
             self._client = open_client(uri)
             self._experiment = self._find_or_create_experiment(f"nin-ablations/{study.name}", results)
             if not self._experiment:
@@ -235,6 +238,8 @@ class MlflowTracker(Tracker):
         copies: dict[tuple[str, str], list[Node]] = defaultdict(list)
         for logged in self._search():
             tags, info = logged.data.tags, logged.info
+            if tags.get("folder", self._folder) != self._folder:  # none: of a version without it
+                continue  # of other results on the same server
             level = tags.get("level", "")
             identity = tags.get(IDENTITY.get(level, ""))
             if identity is None and level == "study":
@@ -304,7 +309,13 @@ class MlflowTracker(Tracker):
 
     def _create(self, name: str, started: int, tags: Mapping[str, str], params: Mapping[str, object]) -> Node:
         """Create a run, replacing one with the same identity."""
-        tags = {"study": self._study.name, "protocol": self._protocol, "driver": _driver(), **tags}
+        tags = {
+            "study": self._study.name,
+            "protocol": self._protocol,
+            "driver": _driver(),
+            "folder": self._folder,
+            **tags,
+        }
         info = self._client.create_run(self._experiment, started, tags, name).info
         log_params(self._client, info.run_id, params)
         key = tags["level"], tags[IDENTITY[tags["level"]]]
@@ -401,6 +412,14 @@ def _times(record: RunRecord) -> tuple[int, int]:
 
 def _now() -> int:
     return time.time_ns() // 1_000_000
+
+
+def _folder_id(results: Path) -> str:
+    """Return the id of a folder of results, which is made at its first use."""
+    path = results / FOLDER_ID
+    if not path.exists():
+        write_atomically(path, f"{uuid.uuid4().hex}\n")
+    return path.read_text().strip()
 
 
 def _driver() -> str:

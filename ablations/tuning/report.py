@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from ablations.analysis.expected_best import expected_best
 from ablations.records import Store, write_atomically
 from ablations.reporting.formatting import draws_text, listed, markdown_table
@@ -44,11 +46,11 @@ class TuningReport:
 
 
 def write_tuning_report(
-    tasks: Sequence[Task], store: Store, command: str, earlier: Mapping[str, Winner] | None = None
+    tasks: Sequence[Task], store: Store, command: str, earlier: Callable[[], Mapping[str, Winner]] = dict
 ) -> TuningReport:
     """Write report.md, report.html, tuned.json and figures/ into the store's folder.
 
-    earlier  winners of other variants, which stay in tuned.json
+    earlier  reads the winners of other variants, which stay in tuned.json, when it is written: another search may end meanwhile
 
     A search for small networks writes report-params.md or report-gflops.md, and their pages.
     """
@@ -105,8 +107,9 @@ def write_tuning_report(
     write_atomically(path, "\n\n".join(part for part in parts if part) + "\n")
     write_atomically(path.with_suffix(".html"), report_page(parts, store.folder, {}, {}))
     if winners:  # last, since `--tuned` takes them from here and refers to the report
-        content = {"variants": {name: asdict(winner) for name, winner in {**(earlier or {}), **winners}.items()}}
-        write_atomically(store.folder / "tuned.json", json.dumps(content, indent=1))
+        with FileLock(store.folder / ".tuned.lock"):
+            content = {"variants": {name: asdict(winner) for name, winner in {**earlier(), **winners}.items()}}
+            write_atomically(store.folder / "tuned.json", json.dumps(content, indent=1))
     return TuningReport(path, winners)
 
 
@@ -235,6 +238,7 @@ def _pareto_fronts(tasks: Sequence[Task]) -> list[str]:
         for task in tasks
         if task.objective != "accuracy"
         for trial in sorted(task.trials.best_trials, key=lambda trial: trial.values[1])
+        if trial.user_attrs["outcome"] != "diverged"
     ]
     return ["## Pareto front", markdown_table(rows)] if rows else []
 
@@ -302,7 +306,7 @@ def _plots(task: Task, scores: Sequence[tuple[float, ...]]) -> dict[str, tuple[P
 
     if task.objective != "accuracy":
         names = [ACCURACY, *task.objective.split(",")[1:]]
-        return {"pareto": (partial(draw.plot_pareto_front, target_names=names), None)}
+        return {f"pareto-{names[1]}": (partial(draw.plot_pareto_front, target_names=names), None)}
     plots: dict[str, tuple[Plot, Adjust | None]] = {}
     if scores:
         plots["history"] = partial(draw.plot_optimization_history, target_name=ACCURACY), None

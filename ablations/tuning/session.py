@@ -32,7 +32,7 @@ from ablations.records import Store, write_atomically
 from ablations.reporting.terminal import fitting_table
 from ablations.reproduce import command as command_of
 from ablations.reproduce import results_option
-from ablations.runs import Run, settings_text
+from ablations.runs import Run, parse_overrides, settings_text
 from ablations.servers import DASHBOARD_PORT, HOST, server_command
 from ablations.study import DECLARED, MAX_SEEDS, MEMORY, Study
 from ablations.tracking.mlflow_tree import open_tracker
@@ -40,11 +40,13 @@ from ablations.tracking.tracker import finish
 from ablations.tuning.halving import tune
 from ablations.tuning.progress import TuningDisplay
 from ablations.tuning.report import TuningReport, write_tuning_report
+from ablations.tuning.spaces import SIZES, space_of
 from ablations.tuning.storage import StorageClaims, one_line_errors, open_storage, require_url
 from ablations.tuning.task import OBJECTIVES, Rung, Task, find_or_create_task
 from ablations.tuning.winners import Winner, earlier_winners, tuned_name, tuned_path, tuning_name
 from nin.cli import notice_if_slow, sqlite_url
-from nin.sources import can_change
+from nin.sizes import unread_fields
+from nin.sources import can_change, shape
 from nin.text import counted, redacted
 
 # Where `make dashboard` listens, and the storage that it opens unless told otherwise
@@ -128,10 +130,10 @@ def tune_study(
             with TuningDisplay(tasks, console, engine.workers, probe) as display:
                 search = _Search(console, display, deadline)
                 tune(tasks, engine_that_pauses, claims, store, tracker, search.say, search.watch, search.wait)
-            earlier = earlier_winners(study, request.protocol, request.results, request.overrides)
+            earlier = partial(earlier_winners, study, request.protocol, request.results, request.overrides)
             report = write_tuning_report(tasks, store, command, earlier)
             ended = [run for task in tasks for trial in task.trials.get_trials() for run in task.runs_of(trial)]
-        found = _write_found(study, report.winners, store)
+        found = _write_found(study, report.winners, store, request.overrides)
         _print_results(study, request, tasks, report, found, url, console)
         records = [record for record in store.read_all(ended)[0].values() if record.status != "paused"]
         finish(tracker, records, store.folder, partial(say, console))
@@ -226,6 +228,7 @@ def runs_to_tune(study: Study, request: TuningRequest) -> tuple[Run, ...]:
     chosen = request.variants or ([study.baseline] if study.searches else DECLARED)
     runs = study.expand(request.protocol, 1, chosen, request.overrides)
     require_effects(runs, request.overrides)
+    _require_space(study, runs, request)
     longest = max(run.length for run in runs)  # whose verdict is the study's
     runs = tuple(run for run in runs if run.length == longest)
     if any(run.data.val_examples == 0 for run in runs):
@@ -238,12 +241,30 @@ def runs_to_tune(study: Study, request: TuningRequest) -> tuple[Run, ...]:
     return runs
 
 
-def _write_found(study: Study, winners: Mapping[str, Winner], store: Store) -> Path | None:
-    """Write the network that a search has found to best.json, and return its path; None for other studies or without a winner."""
+def _require_space(study: Study, runs: Sequence[Run], request: TuningRequest) -> None:
+    """Raise ValueError if nothing is left to search, or no size although it is an objective."""
+    with_sizes = request.objective != OBJECTIVES[0]
+    for run in runs:
+        space = space_of(study, run, request.overrides, with_sizes=with_sizes)
+        if not space:
+            raise ValueError("--set fixes every hyperparameter that is searched: nothing is left to tune")
+        sizes = {key.partition(".")[2] for key in space.keys() & SIZES.keys()}
+        if with_sizes and not sizes - unread_fields(run.model, *shape(run.data)):
+            raise ValueError(
+                f"--objective {request.objective}: {run.variant} has neither a width nor a number of 1x1s to search"
+            )
+
+
+def _write_found(study: Study, winners: Mapping[str, Winner], store: Store, overrides: Sequence[str]) -> Path | None:
+    """Write the network that a search has found to best.json, and return its path; None for other studies or without a winner.
+
+    What `--set` fixed of network and training is part of it.
+    """
     if not study.searches or study.baseline not in winners:
         return None
     path = store.folder / "best.json"
-    write_atomically(path, json.dumps(winners[study.baseline].params, indent=1) + "\n")
+    fixed = {key: value for key, value in parse_overrides(overrides).items() if not key.startswith("data.")}
+    write_atomically(path, json.dumps(fixed | winners[study.baseline].params, indent=1) + "\n")
     return path
 
 

@@ -145,13 +145,18 @@ def require_url(url: str) -> None:
     from sqlalchemy.exc import ArgumentError
 
     try:
-        make_url(url).get_dialect().import_dbapi()
+        parsed = make_url(url)
+        parsed.get_dialect().import_dbapi()
     except ImportError as error:  # of the database's driver
         raise _in_one_line(url, error, "nothing in it was changed") from error
     except (ArgumentError, ValueError) as error:  # the second of a port
         raise ValueError(
             f"--storage {redacted(url)}: must be a database URL such as sqlite:///trials.db, journal:FILE or grpc://HOST:PORT"
         ) from error
+    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise ValueError(
+            f"--storage {url}: a database in memory ends with the command; name a file, as in sqlite:///trials.db"
+        )
 
 
 def open_storage(url: str) -> "BaseStorage":

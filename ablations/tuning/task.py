@@ -10,8 +10,7 @@ from ablations.runs import Run
 from ablations.study import Study
 from ablations.tuning.spaces import Choice, Range, space_of
 from ablations.tuning.storage import describe, one_line_errors
-from ablations.tuning.winners import Winner
-from nin.spec import TRAINER_VERSION
+from ablations.tuning.winners import Winner, made_with
 from nin.text import redacted
 
 if TYPE_CHECKING:
@@ -148,8 +147,7 @@ def find_or_create_task(
         "space": json.loads(json.dumps({key: asdict(each) for key, each in space.items()})),
         "seeds_per_trial": seeds,
         "data": data,
-        "code": run.code,
-        "trainer": TRAINER_VERSION,
+        **made_with(run),
     }
     with one_line_errors(url, "nothing in it was changed"):
         trials = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
@@ -187,7 +185,8 @@ def winners_of(tasks: Sequence[Task]) -> dict[str, Winner]:
             best = max(complete, key=lambda trial: (task.rank(trial), -trial.number))
             seeds = [int(seed) for seed in best.user_attrs["seeds"]]
             params, value = dict(best.params), task.accuracy(best)
-            winners[task.run.variant] = Winner(best.number, value, params, seeds, task.run.settings)
+            run, num_trials = task.run, len(task.trials.get_trials(deepcopy=False))
+            winners[run.variant] = Winner(best.number, value, params, seeds, run.settings, made_with(run), num_trials)
     return winners
 
 

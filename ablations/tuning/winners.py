@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ablations.execution.progress import warn
 from ablations.reproduce import cli_arguments, results_option
 from ablations.runs import Run, parse_overrides, require_settings
 from ablations.study import Study, Variant
+from nin.spec import TRAINER_VERSION
 from nin.text import one_line
 
 SUFFIX = " tuned"
@@ -22,6 +24,8 @@ class Winner:
     params  what it changes: {"train.lr": 0.03, ...}
     seeds   that it was trained with; final runs have others
     base    the variant's settings before tuning (`Run.settings`), to know whether they have changed since
+    made_with  the digest of added code and the trainer's version, for the same (`made_with`); empty of a version without it
+    trials  that its variant had; 0 of a version without it
     """
 
     trial: int
@@ -29,6 +33,13 @@ class Winner:
     params: dict[str, object]
     seeds: list[int]
     base: dict[str, object]
+    made_with: dict[str, object] = field(default_factory=dict)
+    trials: int = 0
+
+
+def made_with(run: Run) -> dict[str, object]:
+    """Digest of added code and version of the trainer, which a result depends on besides the run's settings."""
+    return {"code": run.code, "trainer": TRAINER_VERSION}
 
 
 def tuning_name(study: str) -> str:
@@ -73,13 +84,29 @@ def earlier_winners(study: Study, protocol: str, results: Path, overrides: Seque
     except ValueError:
         return {}
     known = [name for name in study.variants if name in found]
-    now = {run.variant: run.settings for run in study.expand(protocol, 1, known, overrides)}
-    return {name: found[name] for name in known if name in now and not _stale_fields(found[name], now[name])}
+    now = {run.variant: run for run in study.expand(protocol, 1, known, overrides)}
+    kept = {name: found[name] for name in known if name in now and not _stale_fields(found[name], now[name])}
+    if dropped := ", ".join(name for name in found if name not in kept):
+        warn(
+            f"{tuned_path(results, study.name, protocol)}: winners of {dropped} were found with other settings or code, and are "
+            "dropped; their trials stay in their storage, from which the same search has them again"
+        )
+    return kept
 
 
 def load_tuned(study: Study, protocol: str, results: Path, overrides: Sequence[str] = ()) -> Study:
-    """Load the winners under `results` and make the study that trains them (`with_winners`)."""
-    return with_winners(study, protocol, read_winners(study, protocol, results), overrides)
+    """Load the winners under `results` and make the study that trains them (`with_winners`).
+
+    Warns where variants had different numbers of trials, as in searches of some at a time.
+    """
+    winners = read_winners(study, protocol, results)
+    numbers = {name: winner.trials for name, winner in winners.items() if winner.trials}
+    if len(set(numbers.values())) > 1:
+        warn(
+            f"variants were not tuned alike: trials {', '.join(f'{name} {number}' for name, number in numbers.items())}; more trials "
+            "find better settings, so tune those with few of them up to the same number"
+        )
+    return with_winners(study, protocol, winners, overrides)
 
 
 def both_settings(
@@ -127,7 +154,7 @@ def with_winners(
     for name, winner in winners.items():
         if name not in runs:
             continue
-        _require_same(name, winner, runs[name].settings)
+        _require_same(name, winner, runs[name])
         pairs[name] = name
         if runs[name].settings != runs[name].settings | winner.params:
             pairs[name] += SUFFIX  # else its own setting has won, and is not trained twice
@@ -165,15 +192,21 @@ def _solved_size(variant: Variant, run: Run) -> dict[str, object]:
     return {field: run.settings[field]}
 
 
-def _stale_fields(winner: Winner, now: Mapping[str, object]) -> list[str]:
-    """Fields of the variant that are not what they were when it was tuned. One that is new since means what was there before."""
-    return [key for key, before in winner.base.items() if key not in now or now[key] != before]
+def _stale_fields(winner: Winner, run: Run) -> list[str]:
+    """Fields of the variant, code and trainer that are not what they were when it was tuned, with both values.
+
+    A field that is new since means what was there before.
+    """
+    before, now = winner.base | winner.made_with, run.settings | made_with(run)
+    return [
+        f"{key} was {value!r}, {f'is {now[key]!r}' if key in now else 'is no more'}"
+        for key, value in before.items()
+        if key not in now or now[key] != value
+    ]
 
 
-def _require_same(name: str, winner: Winner, now: Mapping[str, object]) -> None:
-    for key in _stale_fields(winner, now):
-        is_now = f"is {now[key]!r}" if key in now else "is no more"
+def _require_same(name: str, winner: Winner, run: Run) -> None:
+    for change in _stale_fields(winner, run):
         raise ValueError(
-            f"--tuned: {name} has changed since it was tuned: {key} was {winner.base[key]!r}, {is_now}; tune again, or give the "
-            "same --set"
+            f"--tuned: {name} has changed since it was tuned: {change}; tune again, or give the same --set"
         )

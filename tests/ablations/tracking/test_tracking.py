@@ -483,6 +483,21 @@ def test_a_link_opens_a_saved_view_in_a_browser(done: Tracked, tmp_path: Path) -
     assert places == sorted(places)
 
 
+def test_results_in_another_folder_leave_these_runs_alone(tracked: Tracked, tmp_path: Path) -> None:
+    """As on a server that two people share: neither deletes the other's, finished or running."""
+    tracked.track(record_of(run) for run in tracked.runs())
+    uri = f"sqlite:///{tracked.results}/mlflow.db"
+    before = {run.info.run_id for run in tracked.logged("seed")}
+    for _ in range(2):
+        other = tracking.MlflowTracker(uri, tmp_path, tracked.study, "smoke")
+        other.run_started(tracked.runs()[0])
+        other.sync(record_of(run, started_at="2026-02-02T00:00:00+00:00") for run in tracked.runs())
+        other.close("FINISHED")
+        assert before < {run.info.run_id for run in tracked.logged("seed")}
+    assert len(tracked.logged("seed")) == 2 * len(before)
+    assert len(tracked.logged("study")) == 2
+
+
 def leave_running(tracked: Tracked, *records: RunRecord, driver: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a driver of that process number has in MLflow when it is killed, or looked at, midway."""
     with monkeypatch.context() as patched:

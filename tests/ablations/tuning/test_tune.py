@@ -14,12 +14,22 @@ from processes import PASSWORD, call, command
 
 from ablations import tune
 from ablations.catalog import load_study
-from ablations.records import PROVENANCE, RunRecord
+from ablations.records import PROVENANCE, RunRecord, Store
 from ablations.tracking.tracker import Tracker
+from ablations.tuning import session
 from ablations.tuning.storage import open_storage
 from ablations.tuning.task import FIRST_SEED, find_or_create_task
+from ablations.tuning.winners import Winner
 
 TINY = ["num_1x1", "--protocol", "smoke", "--variants", "0x"]
+# All that a search varies which init_lr does not compare.
+FIXED = (
+    "train.weight_decay=0",
+    "train.label_smoothing=0",
+    "train.schedule=none",
+    "model.dropout=0.1",
+    "data.augment=none",
+)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +83,9 @@ def test_nothing_is_tuned_into_published_results(published: str, tmp_path: Path)
         ["--storage", "nonsense"],
         ["--storage", "grpc://127.0.0.1:port"],
         ["--storage", "postgresql://host:port/trials"],
+        ["--storage", "sqlite://"],
         ["--results", "a-file/results"],
+        ["--workers", "5000", "--engine", "ray"],
     ],
     ids=" ".join,
 )
@@ -86,6 +98,29 @@ def test_a_dry_run_refuses_what_the_search_refuses(
         with pytest.raises(ValueError, match=f"^{asked[0]} "):
             tune.main([*TINY, *asked, *also])
     assert [path.name for path in tmp_path.iterdir()] == ["a-file"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            ["wide_mlp", "--variants", "64", "--objective", "accuracy,params"],
+            "has neither a width nor a number of 1x1s",
+        ),
+        (["init_lr", *(f"--set={setting}" for setting in FIXED)], "nothing is left to tune"),
+    ],
+)
+def test_a_search_of_nothing_is_refused(asked: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        tune.main([*asked, "--protocol", "smoke", "--results", str(tmp_path), "--dry-run"])
+
+
+def test_what_set_fixes_is_part_of_the_network_that_is_found(tmp_path: Path) -> None:
+    study, fixed = load_study("best"), ["model.pooling=gem", "train.lr=0.002", "data.augment=flip"]
+    winner = Winner(0, 0.9, {"model.width": 0.5}, [FIRST_SEED], {})
+    path = session._write_found(study, {"nin": winner}, Store(tmp_path, "best-tuning", "smoke"), fixed)
+    assert path is not None
+    assert json.loads(path.read_text()) == {"model.pooling": "gem", "train.lr": 0.002, "model.width": 0.5}
 
 
 def test_a_storage_of_an_incompatible_optuna_is_one_line(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_a_search_for_small_networks_has_a_report_and_a_pareto_front_of_its_own(
     front = report.path.read_text().partition("## Pareto front")[2]
     best = max(trial.values[0] for trial in trials.get_trials())  # all are equally large
     assert f"| {100 * best:.2f} " in front
-    assert (tmp_path / "toy-tuning/smoke/figures/2x-pareto.png").stat().st_size > 0
+    assert (tmp_path / "toy-tuning/smoke/figures/2x-pareto-params.png").stat().st_size > 0
 
 
 def test_a_search_under_a_limit_says_what_is_too_large(tmp_path: Path) -> None:

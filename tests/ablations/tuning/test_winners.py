@@ -1,7 +1,7 @@
 """Winners are trained beside the fixed settings as long as they are still valid."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from ablations.records import Store
 from ablations.reporting.answer import grounds
 from ablations.reporting.plain import NOT_ANSWERED, plain_answer
 from ablations.tuning.report import write_tuning_report
-from ablations.tuning.winners import Winner, earlier_winners, read_winners, tuned_path, with_winners
+from ablations.tuning.winners import Winner, earlier_winners, load_tuned, read_winners, tuned_path, with_winners
 
 
 def winner(name: str = "2x", **params: object) -> Winner:
@@ -99,7 +99,9 @@ def test_a_control_keeps_its_size_without_the_variant_that_it_was_matched_with()
     assert {each.model.width for each in runs.values()} == {own["2x"].model.width, own[name].model.width}
 
 
-def test_winners_of_an_earlier_search_stay_as_long_as_they_hold(tmp_path: Path) -> None:
+def test_winners_of_an_earlier_search_stay_as_long_as_they_hold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     stale = winner("1x", **{"train.lr": 0.01})
     stale.base["train.epochs"] = 7
     found = {"2x": winner(), "0x": winner("0x"), "1x": stale}
@@ -108,9 +110,10 @@ def test_winners_of_an_earlier_search_stay_as_long_as_they_hold(tmp_path: Path) 
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"variants": {name: asdict(each) for name, each in found.items()}}))
     assert earlier_winners(NUM_1X1, "smoke", tmp_path) == {"2x": found["2x"], "0x": found["0x"]}
+    assert "winners of 1x were found with other settings or code" in capsys.readouterr().err
     (task,) = toy_tasks(tmp_path, 4, ["3x"])
     tune_toy(tmp_path, [task])
-    write_tuning_report([task], Store(tmp_path, "num_1x1-tuning", "smoke"), "", {"2x": found["2x"]})
+    write_tuning_report([task], Store(tmp_path, "num_1x1-tuning", "smoke"), "", lambda: {"2x": found["2x"]})
     assert set(read_winners(NUM_1X1, "smoke", tmp_path)) == {"2x", "3x"}
 
 
@@ -119,6 +122,23 @@ def test_a_winner_of_another_setting_is_refused_by_the_field() -> None:
     stale.base["train.epochs"] = 7
     with pytest.raises(ValueError, match=r"2x has changed since it was tuned: train.epochs was 7, is 3"):
         with_winners(NUM_1X1, "smoke", {"2x": stale})
+
+
+def test_a_winner_of_other_code_is_refused() -> None:
+    stale = replace(winner(), made_with={"code": "0" * 16})
+    with pytest.raises(ValueError, match=r"2x has changed since it was tuned: code was '0000000000000000', is ''"):
+        with_winners(NUM_1X1, "smoke", {"2x": stale})
+
+
+def test_winners_of_unequal_searches_are_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tuned_path(tmp_path, "num_1x1", "smoke")
+    path.parent.mkdir(parents=True)
+    for trials, said in ((4, "variants were not tuned alike: trials 2x 12, 0x 4"), (12, "")):
+        found = {"2x": replace(winner(), trials=12), "0x": replace(winner("0x"), trials=trials), "1x": winner("1x")}
+        path.write_text(json.dumps({"variants": {name: asdict(each) for name, each in found.items()}}))
+        load_tuned(NUM_1X1, "smoke", tmp_path)
+        assert said in capsys.readouterr().err
+    assert "tuned alike" not in capsys.readouterr().err
 
 
 def test_winners_tuned_with_set_are_trained_with_the_same_set() -> None:
