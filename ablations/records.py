@@ -47,7 +47,8 @@ class RunRecord:
 
     status           one of RESULTS; "failed", where error says why and error_detail where (a traceback); one of TRIALS in tuning
     gflops           forward pass of one image, 2 per multiply-accumulate, in 10^9
-    train_accuracy   in evaluation mode after the last step, on as many training images as there are test images
+    train_accuracy   in evaluation mode after the last step, on the first training images, as many as there are test images; a training
+                     shorter than a pass has not seen all of them
     val_accuracy     the last point of the curve
     test_correct     which test images are right: bits, packed, base64 (`test_correctness` unpacks them)
     prediction_memory_bytes  of predicting one batch, as `nin.memory.prediction_memory` measures it; 0 if it was not measured

@@ -7,9 +7,9 @@ from rich.console import Console
 
 from ablations.analysis import sequential
 from ablations.analysis.lengths import of_verdicts
-from ablations.execution.progress import say
+from ablations.execution.progress import say, warn
 from ablations.protocols import PROTOCOLS
-from ablations.records import Store
+from ablations.records import RunRecord, Store
 from ablations.reporting.files import load_covered_records
 from ablations.reporting.formatting import listed
 from ablations.runs import length_name, parse_overrides
@@ -33,6 +33,7 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
     protocol = choose(PROTOCOLS, request.protocol, "protocol")
     looks = declared_looks(study, request)
     require_whole(study, request)
+    _warn_of_verdicts(study, request, looks)
     deadline = time.monotonic() + request.budget
     outcome = run_studies([study], replace(request, seeds=looks[0]), console, ends_with_signals, looks)
     for num_seeds in looks[1:]:
@@ -53,12 +54,25 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
     return outcome
 
 
+def _warn_of_verdicts(study: Study, request: Request, looks: tuple[int, ...]) -> None:
+    """Warn where looks are about to be declared over results, whose verdicts they replace by stricter ones."""
+    store, results = _results(study, request)
+    if not store.looks(request.overrides) and any(record.run.variant in study.confirmatory for record in results):
+        warn(
+            f"{store.folder} has results already: their verdicts give way to those of the looks, which are much stricter at first. "
+            f"Some may be pending until a later look (at {listed(looks)} seeds)"
+        )
+
+
+def _results(study: Study, request: Request) -> tuple[Store, list[RunRecord]]:
+    store = Store(request.results, study.name, request.protocol)
+    covered = load_covered_records(study, request.protocol, store, request.overrides)
+    return store, [record for record in covered.records if record.is_result]
+
+
 def require_whole(study: Study, request: Request) -> None:
     """Raise ValueError if the folder has comparisons or lengths that the report decides on but the request leaves out."""
-    store = Store(request.results, study.name, request.protocol)
-    results = [
-        r for r in load_covered_records(study, request.protocol, store, request.overrides).records if r.is_result
-    ]
+    store, results = _results(study, request)
     wanted = ("confirmatory",) if request.variants is None else request.variants
     requested = study.named(wanted, request.protocol)
     others = [name for name in study.confirmatory if name in {r.run.variant for r in results} and name not in requested]

@@ -50,6 +50,8 @@ def added_seeds(declared: int, results: Sequence[RunRecord]) -> AddedSeeds | Non
     return AddedSeeds(declared, tuple(added), last if is_later else "")
 
 
-def runs_before(moment: str, results: Sequence[RunRecord]) -> int:
-    """Count the results of runs that started before the moment (ISO 8601, UTC), as far as known."""
+def runs_before(moment: str, by_variant: Mapping[str, list[RunRecord]], study: Study) -> int:
+    """Count the runs of declared comparisons and the baseline that started before the moment (ISO 8601, UTC), as far as known."""
+    compared = (study.baseline, *study.confirmatory)
+    results = [record for name in compared for record in by_variant.get(name, ())]
     return sum(bool(record.started_at) and record.started_at < moment for record in results)

@@ -3,8 +3,9 @@
 Runs of equal seed share the order of images and the weights that layers of the same place and shape begin with, so each variant is
 compared with the baseline seed by seed. At three seeds a variance is hardly known. Each variance is therefore drawn towards a common
 one by empirical Bayes (Smyth 2004), as far as the variants' variances look alike. Four safeguards limit the family-wise error where
-they are not alike, or where the shared baseline makes all of them err together: below 6 % if runs of equal seed correlate by up to
-0.4, at three seeds up to 8 % if by 0.95 (docs/statistics.md has the simulated tables):
+they are not alike, or where the shared baseline makes all of them err together. Where no variant truly differs it is below 6 % if runs
+of equal seed correlate by up to 0.4, at three seeds up to 8 % if by 0.95; where others differ, a noisier variant errs more often
+(docs/statistics.md has the simulated tables):
 
 - The common variance is the larger of two estimates: the mean of the paired variances, and twice the residual variance of a
   table of variants and seeds, which is what differences have if all spreads are equal. The less the variances are alike, the

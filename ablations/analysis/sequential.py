@@ -13,7 +13,7 @@ Stopping as futile is not binding: it is no claim. Estimates after stopping are 
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -142,14 +142,21 @@ def decide(
                 verdict = FUTILE
             else:
                 verdict = PENDING
+            seen, corrected = Interval(test.estimate, *test.limits()), UNKNOWN
+            if estimates and verdict != PENDING:
+                corrected = after_stopping(test, looks[: k + 1], levels_read)
+                if verdict not in (
+                    BETTER,
+                    WORSE,
+                ):  # near 0, an interval from p alone is narrower than that of the t test
+                    low, high = min(corrected.low, seen.low), max(corrected.high, seen.high)
+                    corrected = replace(corrected, low=low, high=high)
             decisions[name] = Decision(
                 verdict=verdict,
                 num_seeds=num_seeds,
                 next_seeds=looks[k + 1] if verdict == PENDING else None,
-                seen=Interval(test.estimate, *test.limits()),
-                corrected=after_stopping(test, looks[: k + 1], levels_read)
-                if estimates and verdict != PENDING
-                else UNKNOWN,
+                seen=seen,
+                corrected=corrected,
             )
         active = [name for name in active if decisions[name].verdict == PENDING]
         levels_read.append(level)
@@ -164,6 +171,8 @@ def after_stopping(test: PrimaryTest, looks: Sequence[int], levels: Sequence[flo
     p = test.p
     if math.isnan(p):
         return UNKNOWN
+    if not levels:
+        return Interval(test.estimate, *test.limits())
     z = min(-float(special.ndtri(p / 2)), FARTHEST) * math.copysign(1, test.estimate)
     error = abs(test.estimate / z) if z else test.error  # of a normal difference with the p of this t test
     fractions = tuple(num / looks[-1] for num in looks[:-1])

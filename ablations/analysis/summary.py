@@ -47,7 +47,7 @@ class Summary:
     in_other_precision  the same, of which some run had another precision
     added        seeds beyond the declared number, if there are any
     looks        numbers of seeds at which comparisons were decided; empty where all runs were asked for at once
-    seen         number of runs that were there before the looks were declared
+    seen         number of runs of declared comparisons that were there before the looks were declared
     """
 
     variants: pd.DataFrame
@@ -164,7 +164,7 @@ def summarise(
         in_other_precision=circumstances.unlike_baseline(study, by_variant, lambda record: record.precision),
         added=circumstances.added_seeds(looks[-1] if looks else study.declared_seeds(protocol), results),
         looks=tuple(looks),
-        seen=circumstances.runs_before(declared_at, results),
+        seen=circumstances.runs_before(declared_at, by_variant, study),
     )
 
 

@@ -193,7 +193,11 @@ def _verdicts(others: pd.DataFrame, margin: float) -> str:
         sentences.append(
             f"{named(futile)} {agreeing(futile, 'is', 'are')} not decided, and more seeds would hardly decide it"
         )
-    undecided = others[~others["verdict"].isin(["better", "worse", "equivalent", sequential.FUTILE])]
+    pending = list(others[others["verdict"] == sequential.PENDING]["variant"])
+    if pending:
+        sentences.append(f"{named(pending)} {agreeing(pending, 'is', 'are')} pending: the next look waits for seeds")
+    decided = ["better", "worse", "equivalent", sequential.FUTILE, sequential.PENDING]
+    undecided = others[~others["verdict"].isin(decided)]
     names = list(undecided["variant"])
     finds = undecided["detectable"][undecided["detectable"] < 100]
     single = list(undecided["variant"][undecided["n"] == 1])

@@ -201,7 +201,7 @@ def _unconfirmed(confirmatory: pd.DataFrame) -> Iterator[Caveat]:
         yield Caveat(
             "the choice of test",
             f"Welch's test, corrected, does not confirm {listed(each)}. It does not pair runs, and estimates variances from the two "
-            "variants alone, so with few seeds it finds less",
+            "variants alone, so with few seeds it finds less, but a variant that varies more than the others does not mislead it",
         )
 
 
@@ -298,8 +298,8 @@ def _seen(num_runs: int) -> Caveat:
     were = "was" if num_runs == 1 else "were"
     return Caveat(
         "fresh seeds",
-        f"{counted(num_runs, 'run')} {were} there before the looks were declared; if results were known then, false verdicts are "
-        "likelier than 5 %",
+        f"{counted(num_runs, 'run')} {were} there before the looks were declared; if verdicts on them were known then, those and the "
+        "looks' together are false in more than 5 % of studies",
     )
 
 

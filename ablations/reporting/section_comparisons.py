@@ -37,16 +37,21 @@ BRACKETS = {  # after verdicts, in words of `verdict_text`
 
 
 def accuracy_sections(
-    study: Study, table: pd.DataFrame, figures: Sequence[tuple[str, str]], looks: Sequence[int] = ()
+    study: Study,
+    table: pd.DataFrame,
+    figures: Sequence[tuple[str, str]],
+    looks: Sequence[int] = (),
+    num_before: int = 0,
 ) -> list[str]:
     """Accuracies, differences and verdicts after the longest training; then what few readers need at first sight.
 
-    looks  numbers of seeds at which comparisons were decided; empty where all runs were asked for at once
+    looks       numbers of seeds at which comparisons were decided; empty where all runs were asked for at once
+    num_before  runs that were there before the looks were declared
     """
     return [
         "## Accuracy on the test set",
         _accuracy_table(table),
-        _accuracy_notes(study, table, looks),
+        _accuracy_notes(study, table, looks, num_before),
         figure_line("accuracy_against_params", figures),
         figure_line("accuracy_against_flops", figures),
         "## Each comparison in detail",
@@ -70,14 +75,14 @@ def _accuracy_table(table: pd.DataFrame) -> str:
     return markdown_table(rows)
 
 
-def _accuracy_notes(study: Study, table: pd.DataFrame, looks: Sequence[int]) -> str:
+def _accuracy_notes(study: Study, table: pd.DataFrame, looks: Sequence[int], num_before: int) -> str:
     confirmatory, others = (
         table[table["role"] == "confirmatory"],
         table[~table["role"].isin(DECLARED)],
     )
     margin = 100 * study.margin
     equivalent = f"*Equivalent*: two one-sided tests place the difference within {margin:g} points."
-    lines = [_looks_note(table, looks, equivalent) if looks else _test_note(table, equivalent)]
+    lines = [_looks_note(table, looks, num_before, equivalent) if looks else _test_note(table, equivalent)]
     wide = table[
         (table["verdict"] == stats.EQUIVALENT)
         & ((table["difference_low"] < -margin) | (table["difference_high"] > margin))
@@ -127,22 +132,31 @@ def _test_note(table: pd.DataFrame, equivalent: str) -> str:
     )
 
 
-def _looks_note(table: pd.DataFrame, looks: Sequence[int], equivalent: str) -> str:
-    """Say how comparisons were decided that had seeds added in looks; `equivalent` is what that verdict means."""
+def _looks_note(table: pd.DataFrame, looks: Sequence[int], num_before: int, equivalent: str) -> str:
+    """Say how comparisons were decided that had seeds added in looks; `equivalent` is what that verdict means.
+
+    num_before  runs that were there before the looks were declared
+    """
     meanings = {
         stats.EQUIVALENT: equivalent,
         sequential.FUTILE: "*Futile*: not decided, and more seeds would hardly decide it.",
         stats.INCONCLUSIVE: "*Inconclusive*: neither a difference nor equivalence is shown at the last look.",
         sequential.PENDING: "*Pending*: the next look waits for seeds.",
     }
-    verdicts = set(table["verdict"])
+    verdicts = set(table["verdict"][table["role"] == "confirmatory"])
     meaning = "".join(f" {meaning}" for verdict, meaning in meanings.items() if verdict in verdicts)
+    when = (
+        f"when {counted(num_before, 'run')} {'was' if num_before == 1 else 'were'} there"
+        if num_before
+        else "beforehand"
+    )
     return (
         f"Seeds were added until each declared comparison was decided, in looks at {listed(looks)} seeds that were declared "
-        f"beforehand. {_test_sentence(table)} Each look reads it at a stricter level, so that all looks and comparisons together have "
-        "an error of 5 % (Lan and DeMets; Holm, Maurer and Bretz); there is no single p. A *difference* of a comparison that has "
-        "stopped is the median-unbiased estimate after stopping, with a 95 % interval that allows for the looks. It may differ from "
-        f"that of the means.{meaning}{_bracket_note(table)}"
+        f"{when}. {_test_sentence(table)} Each look reads it at a stricter level, so that over all looks and comparisons together the "
+        "chance of a false *better* or *worse* is about 5 %, and that of a false *equivalent* another 5 % (Lan and DeMets; Holm, "
+        "Maurer and Bretz); there is no single p. A *difference* of a comparison that has stopped is the median-unbiased estimate "
+        "after stopping, with a 95 % interval that allows for the looks. It may differ from that of the means. Intervals over seeds "
+        f"and test images together are not given.{meaning}{_bracket_note(table)}"
     )
 
 

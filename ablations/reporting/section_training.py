@@ -127,11 +127,12 @@ def _failure_table(table: pd.DataFrame, of_length: str) -> str:
 
 
 def generalization_sections(
-    table: pd.DataFrame, figures: Sequence[tuple[str, str]], has_label_noise: bool = False
+    table: pd.DataFrame, figures: Sequence[tuple[str, str]], has_label_noise: bool = False, passes: float = math.inf
 ) -> list[str]:
     """Train minus test accuracy, and accuracy on shifted test images where it was measured.
 
     has_label_noise  whether some variant's training labels were redrawn
+    passes           over the training images, at least, of the runs that finished
     """
     is_shifted = bool(table["shifted_accuracy_mean"].notna().any())
     rows = []
@@ -162,10 +163,16 @@ def generalization_sections(
         if has_label_noise
         else ""
     )
+    unseen = (
+        f" Training ended within its first pass: about {100 * (1 - passes):.0f} % of these training images were never trained on. "
+        "Nothing of them can be memorised, so gaps differ less between variants than on images trained on."
+        if passes < 1
+        else ""
+    )
     return [
         "## Generalisation",
         "The *gap* is accuracy on training images minus that on test images, both in evaluation mode after the last step: it says how "
-        f"much a network overfits.{noise} *Test loss* is cross-entropy in nats.{shifted} Means over seeds have 95 % intervals. "
+        f"much a network overfits.{noise}{unseen} *Test loss* is cross-entropy in nats.{shifted} Means over seeds have 95 % intervals. "
         "Differences from the baseline, in points, are exploratory (Welch's test).",
         markdown_table(rows),
         figure_line("generalization_gap", figures),

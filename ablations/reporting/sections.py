@@ -1,5 +1,6 @@
 """The report in Markdown: its sections in their order, on networks or on memory."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -79,15 +80,17 @@ def _result_sections(study: Study, protocol: str, report: "Report", figures: Seq
     summary = report.summary
     table = summary.variants
     has_label_noise = any(record.run.data.label_noise for record in report.records)
+    finished = [r for r in report.records if r.status == "finished" and r.run.length == summary.length]
+    passes = min((r.curve[-1].epoch for r in finished if r.curve), default=math.inf)
     return [
         *tuned_sections(study, summary.tuned),
         figure_line("difference_against_images", figures),
         figure_line("differences", figures),
         *length_sections(study, summary),
-        *accuracy_sections(study, table, figures, summary.looks),
+        *accuracy_sections(study, table, figures, summary.looks, summary.seen),
         *convergence_sections(summary, study.target(protocol), figures),
         *failure_sections(table, summary.length),
-        *generalization_sections(table, figures, has_label_noise),
+        *generalization_sections(table, figures, has_label_noise, passes),
         "## Size",
         figure_line("params_by_part", figures),
         figure_line("memory_against_params", figures),

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from builders import record_of
+from builders import record_of, text_of
 from rich.console import Console
 from toy_engine import Toy
 
@@ -124,6 +124,7 @@ def test_runs_of_changed_settings_have_looks_of_their_own(toy: Toy, tmp_path: Pa
     assert "decided at 5 seeds" in (store.folder / "report.md").read_text(), "the looks are new, if no record is"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_looks_that_were_declared_over_results_are_said_to_be(tmp_path: Path) -> None:
     store = Store(tmp_path, "num_1x1", "smoke")
     for run in NUM_1X1.expand("smoke", 2, ["0x"]):
@@ -134,7 +135,31 @@ def test_looks_that_were_declared_over_results_are_said_to_be(tmp_path: Path) ->
     store.declare_looks((2, 4), declared_at="2026-01-01T00:00:01+00:00")
     store.declare_looks((2, 4))
     (why,) = (each.why for each in read_report(NUM_1X1, "smoke", store).caveats if each.what == "fresh seeds")
-    assert why.startswith("4 runs were there before the looks were declared; if results were known then")
+    assert why.startswith("4 runs were there before the looks were declared; if verdicts on them were known then")
+    write_report(NUM_1X1, "smoke", store)
+    assert "declared when 4 runs were there" in text_of(store)
+
+
+def test_looks_over_results_are_announced_to_replace_their_verdicts(
+    scripted: Scripted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_studies([NUM_1X1], replace(until_decided(tmp_path), seeds=5), Console(quiet=True))
+    run_until_decided(NUM_1X1, until_decided(tmp_path), Console(quiet=True))
+    assert capsys.readouterr().err.count("their verdicts give way to those of the looks") == 1
+    run_until_decided(NUM_1X1, until_decided(tmp_path), Console(quiet=True))
+    assert "their verdicts give way" not in capsys.readouterr().err, "they were declared before"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_is_pending_is_not_called_inconclusive(tmp_path: Path) -> None:
+    store = Store(tmp_path, "num_1x1", "smoke")
+    for run in NUM_1X1.expand("smoke", 2, ["0x"]):
+        store.write(record_of(run, test_accuracy=0.8 + (0.03 + 0.01 * run.seed) * (run.variant == "0x")))
+    store.declare_looks((2, 4))
+    write_report(NUM_1X1, "smoke", store)
+    text = text_of(store)
+    assert "`0x` is pending: the next look waits for seeds" in text
+    assert "inconclusive" not in text.partition("## ")[0]
 
 
 def test_the_table_by_length_has_the_verdicts_after_looks(tmp_path: Path) -> None:

@@ -141,9 +141,20 @@ def test_noise_far_above_the_margin_is_futile() -> None:
 
 
 def test_at_the_first_look_nothing_is_corrected() -> None:
-    test = PrimaryTest(0.01, 0.004, 1e6, 3, "moderated")
+    test = PrimaryTest(0.01, 0.004, 4, 3, "moderated")
     corrected = after_stopping(test, (3,), ())
-    assert (corrected.estimate, corrected.low, corrected.high) == pytest.approx((0.01, *test.limits()), rel=1e-4)
+    assert (corrected.estimate, corrected.low, corrected.high) == (0.01, *test.limits())
+
+
+def test_the_interval_of_what_is_not_found_is_at_least_that_of_the_t_test(rng: np.random.Generator) -> None:
+    base = rng.normal(0, 0.002, 12)
+    samples = samples_of(np.array([base, *(base + rng.normal(0, 0.002, 12) for _ in range(4))]))
+    decided = [each for each in decide(samples, "base", family(samples), LOOKS).values() if each.num_seeds > 3]
+    assert {each.verdict for each in decided} & {"equivalent", "futile", "inconclusive"}
+    for each in decided:
+        if each.verdict in ("equivalent", "futile", "inconclusive"):
+            assert each.corrected.low <= each.seen.low
+            assert each.corrected.high >= each.seen.high
 
 
 def test_a_difference_found_late_is_corrected_towards_zero_and_its_interval_is_wider() -> None:

@@ -31,6 +31,9 @@ def test_the_table_of_generalisation_has_shifted_images_only_where_they_were_mea
     assert difference in text_of(written).partition("## Generalisation")[2]
     noisy = " ".join(generalization_sections(summary.reset_index(), [], has_label_noise=True))
     assert "compare gaps only between variants with the same noise" in noisy
+    assert "never trained on" not in noisy
+    partly = " ".join(generalization_sections(summary.reset_index(), [], passes=8 / 11))
+    assert "about 27 % of these training images were never trained on" in partly
     unmeasured = summary.reset_index().assign(shifted_accuracy_mean=float("nan"))
     assert "shifted" in " ".join(generalization_sections(summary.reset_index(), []))
     assert "shifted" not in " ".join(generalization_sections(unmeasured, []))
