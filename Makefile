@@ -12,7 +12,7 @@ controls: .venv/ready
 	$(BIN)/python -m ablations.run num_1x1
 
 test: .venv/ready
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-all: .venv/ready
 	$(BIN)/python -m pytest -n 2 -m ''
