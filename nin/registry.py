@@ -50,12 +50,13 @@ class Registry(dict[str, T]):
         adding = sys._getframe(1).f_globals
         module = SCRIPT if adding["__name__"] == SPAWNED_SCRIPT else adding["__name__"]
         known = ADDITIONS.get((self.field, name))
-        if known and known.module != module and _are_one_file(known.module, adding):
+        source = digest(source_of(adding))
+        if known and known.module != module and _are_one_file(known.module, adding) and known.digest == source:
             return
         if name in self and (known is None or known.module != module):
             raise ValueError(f"{self.kind} {name!r} exists already; choose another name")
         super().__setitem__(name, value)
-        ADDITIONS[self.field, name] = Addition(self.kind, name, module, digest(source_of(adding)))
+        ADDITIONS[self.field, name] = Addition(self.kind, name, module, source)
 
     def _refuse(self, *args: object, **kwargs: object) -> NoReturn:
         """Raise ValueError: dict would add names without `__setitem__`, over others and without a digest."""

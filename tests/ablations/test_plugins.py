@@ -160,6 +160,11 @@ def test_a_file_that_is_a_study_and_a_module_adds_its_names_once(
     load_plugins(["my_study"])
     assert POOLINGS["rms"] is pooling
     assert study.expand("smoke", 1)
+    del sys.modules["my_study"]
+    plugins._imports.clear()
+    study_file.write_text(study_file.read_text() + "\n")
+    with pytest.raises(ValueError, match="exists already"):
+        load_plugins(["my_study"])
 
 
 def test_no_name_goes_past_the_check() -> None:
