@@ -103,7 +103,8 @@ def install(plugins: Sequence[Plugin]) -> None:
 
 def _execute(plugin: Plugin) -> ModuleType:
     module = ModuleType(plugin.module)
-    module.__dict__.update(__file__=plugin.file, __source__=plugin.source)
+    # Of the same file that a module was imported from: the name of a file that is sent holds in any working directory.
+    module.__dict__.update(__file__=str(Path(plugin.file).absolute()), __source__=plugin.source)
     before = sys.modules.get(plugin.module)
     sys.modules[plugin.module] = module
     try:

@@ -57,7 +57,9 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
 def _warn_of_verdicts(study: Study, request: Request, looks: tuple[int, ...]) -> None:
     """Warn where looks are about to be declared over results, whose verdicts they replace by stricter ones."""
     store, results = _results(study, request)
-    if not store.looks(request.overrides) and any(record.run.variant in study.confirmatory for record in results):
+    if not store.looks(request.overrides) and any(
+        r.run.seed > 0 and r.run.variant in study.confirmatory for r in results
+    ):
         warn(
             f"{store.folder} has results already: their verdicts give way to those of the looks, which are much stricter at first. "
             f"Some may be pending until a later look (at {listed(looks)} seeds)"

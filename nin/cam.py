@@ -101,7 +101,7 @@ def class_map_figure(trained: "TrainedNetwork | Sequence[TrainedNetwork]", image
     for network in trained:
         card, first = network.card, trained[0].card
         if card.classes != first.classes:
-            raise ValueError(f"{card.name} and {first.name} have other classes")
+            raise ValueError(f"{card.name} and {first.name} have different classes")
         if images.images.shape[1:] != card.image_shape:
             raise ValueError(f"{card.name} takes images {card.image_shape}, and these are {shape_text(images.images)}")
     images = images.to("cpu")  # where trained networks are loaded

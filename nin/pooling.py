@@ -95,7 +95,7 @@ class GatedPool(GlobalPool):
 class LogSumExpPool(GlobalPool):
     """log(mean(exp(r x))) / r with learned r, at first 10: mean for small r, maximum for large (Pinheiro and Collobert 2015)."""
 
-    SMALLEST = 1e-3  # r at which it is nearly the mean; below 0 it would be a minimum
+    SMALLEST = 1e-3  # r at which it is nearly the mean, and where a smaller r stays; below 0 it would be a minimum
 
     def __init__(self, in_shape: Shape) -> None:
         super().__init__(in_shape)
@@ -113,6 +113,7 @@ class GeMPool(GlobalPool):
     """Generalised mean, mean(x^p)^(1/p) with learned p, at first 3, of values clamped at 1e-6 (Radenovic et al., 1711.02512)."""
 
     SMALLEST = 1e-6
+    SMALLEST_POWER = 1.0  # at which it is the mean
 
     def __init__(self, in_shape: Shape) -> None:
         super().__init__(in_shape)
@@ -120,12 +121,11 @@ class GeMPool(GlobalPool):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C)."""
-        x_NCHW = x_NCHW.float().clamp(min=self.SMALLEST)
-        largest_NC = x_NCHW.detach().amax(
-            dim=(2, 3)
-        )  # by which powers are scaled: of small values alone they would be zero
+        x_NCHW, power = x_NCHW.float().clamp(min=self.SMALLEST), self.power.clamp(min=self.SMALLEST_POWER)
+        # Powers are scaled by the largest value, since those of small values alone would be zero.
+        largest_NC = x_NCHW.detach().amax(dim=(2, 3))
         shares_NCHW = x_NCHW / largest_NC[:, :, None, None]
-        mean_NC = shares_NCHW.pow(self.power).mean(dim=(2, 3)).pow(1 / self.power)
+        mean_NC = shares_NCHW.pow(power).mean(dim=(2, 3)).pow(1 / power)
         return (largest_NC * mean_NC).to(self.power.dtype)
 
 

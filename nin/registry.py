@@ -51,8 +51,12 @@ class Registry(dict[str, T]):
         module = SCRIPT if adding["__name__"] == SPAWNED_SCRIPT else adding["__name__"]
         known = ADDITIONS.get((self.field, name))
         source = digest(source_of(adding))
-        if known and known.module != module and _are_one_file(known.module, adding) and known.digest == source:
-            return
+        if known and known.module != module and _are_one_file(known.module, adding):
+            if known.digest == source:
+                return
+            raise ValueError(
+                f"{self.kind} {name!r} was added by this file as module {known.module}, and it has changed since: start again"
+            )
         if name in self and (known is None or known.module != module):
             raise ValueError(f"{self.kind} {name!r} exists already; choose another name")
         super().__setitem__(name, value)

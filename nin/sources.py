@@ -202,7 +202,11 @@ def _require_as_declared(name: str, dataset: Dataset, source: Source) -> None:
         if split is None:
             continue
         images, labels, num = split.images, split.labels, len(split.images)
-        if images.dtype != torch.uint8 or images.shape[1:] != dataset.in_shape:
+        if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
+            raise ValueError(
+                f"data set {name!r}: images and labels for {part} must be tensors, as torch.from_numpy makes them"
+            )
+        if images.dtype != torch.uint8 or images.shape[1:] != tuple(dataset.in_shape):
             raise ValueError(
                 f"data set {name!r} declares images {dataset.in_shape}: those for {part} must be uint8 "
                 f"{(num, *dataset.in_shape)}, and are {shape_text(images)}"
@@ -234,7 +238,8 @@ def shape(spec: DataSpec, root: Path | None = None) -> tuple[Shape, int]:
 def _dataset(name: str) -> Dataset:
     if name not in DATASETS and "/" in name:
         here = name if name.startswith(("/", "~", "./", "../")) else f"./{name}"
-        raise ValueError(f"unknown data set {name!r}: for a folder of images write {FOLDER}{here}")
+        inside = f", or {FOLDER}{name} for one in the data root" if here != name else ""
+        raise ValueError(f"unknown data set {name!r}: for a folder of images write {FOLDER}{here}{inside}")
     return choose(DATASETS, name, "data set")
 
 

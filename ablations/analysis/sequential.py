@@ -145,10 +145,8 @@ def decide(
             seen, corrected = Interval(test.estimate, *test.limits()), UNKNOWN
             if estimates and verdict != PENDING:
                 corrected = after_stopping(test, looks[: k + 1], levels_read)
-                if verdict not in (
-                    BETTER,
-                    WORSE,
-                ):  # near 0, an interval from p alone is narrower than that of the t test
+                # Near 0, an interval from p alone is narrower than that of the t test.
+                if verdict not in (BETTER, WORSE):
                     low, high = min(corrected.low, seen.low), max(corrected.high, seen.high)
                     corrected = replace(corrected, low=low, high=high)
             decisions[name] = Decision(

@@ -112,7 +112,7 @@ def make_probe(engine: "Engine", threads: int) -> Callable[[Run], float] | None:
 
 
 def require_room(options: EngineOptions) -> None:
-    """Raise ValueError for more workers or threads than this machine can run. Ray checks what a cluster has that is there already."""
+    """Raise ValueError for more workers or threads than this machine can run. Ray checks those of a cluster that runs already."""
     if options.engine == "local" or not (options.address or os.environ.get("RAY_ADDRESS")):
         require_per_core("--workers", options.workers or 1)
         require_per_core("--threads", options.threads)

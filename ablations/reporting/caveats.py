@@ -298,8 +298,8 @@ def _seen(num_runs: int) -> Caveat:
     were = "was" if num_runs == 1 else "were"
     return Caveat(
         "fresh seeds",
-        f"{counted(num_runs, 'run')} {were} there before the looks were declared; if verdicts on them were known then, those and the "
-        "looks' together are false in more than 5 % of studies",
+        f"{counted(num_runs, 'run')} {were} there before the looks were declared; if verdicts on them were known then, a false one "
+        "among those and the looks' is likelier than 5 %",
     )
 
 

@@ -132,7 +132,7 @@ def generalization_sections(
     """Train minus test accuracy, and accuracy on shifted test images where it was measured.
 
     has_label_noise  whether some variant's training labels were redrawn
-    passes           over the training images, at least, of the runs that finished
+    passes           over the training images that differ, at most, of the runs that finished
     """
     is_shifted = bool(table["shifted_accuracy_mean"].notna().any())
     rows = []
@@ -163,10 +163,11 @@ def generalization_sections(
         if has_label_noise
         else ""
     )
+    num_unseen = round(100 * (1 - min(passes, 1)))  # in a hundred
     unseen = (
-        f" Training ended within its first pass: about {100 * (1 - passes):.0f} % of these training images were never trained on. "
+        f" Training ended within its first pass: about {num_unseen} % of these training images were never trained on. "
         "Nothing of them can be memorised, so gaps differ less between variants than on images trained on."
-        if passes < 1
+        if num_unseen
         else ""
     )
     return [

@@ -81,7 +81,8 @@ def _result_sections(study: Study, protocol: str, report: "Report", figures: Seq
     table = summary.variants
     has_label_noise = any(record.run.data.label_noise for record in report.records)
     finished = [r for r in report.records if r.status == "finished" and r.run.length == summary.length]
-    passes = min((r.curve[-1].epoch for r in finished if r.curve), default=math.inf)
+    # Where a part of the images stands for all of them, each is there several times in a pass.
+    passes = max((r.curve[-1].epoch / r.run.data.train_fraction for r in finished if r.curve), default=math.inf)
     return [
         *tuned_sections(study, summary.tuned),
         figure_line("difference_against_images", figures),

@@ -238,7 +238,7 @@ class MlflowTracker(Tracker):
         copies: dict[tuple[str, str], list[Node]] = defaultdict(list)
         for logged in self._search():
             tags, info = logged.data.tags, logged.info
-            if tags.get("folder", self._folder) != self._folder:  # none: of a version without it
+            if tags.get("folder", self._folder) != self._folder:
                 continue  # of other results on the same server
             level = tags.get("level", "")
             identity = tags.get(IDENTITY.get(level, ""))
@@ -259,6 +259,10 @@ class MlflowTracker(Tracker):
             self._nodes[key], *surplus = nodes
             for node in surplus:
                 self._delete(node)
+            if (
+                "folder" not in self._nodes[key].tags
+            ):  # of a version without it, taken over by the folder that comes first
+                set_tags(self._client, self._nodes[key], {"folder": self._folder})
         if ("study", self._study_id) not in self._nodes:
             tags = {"level": "study", "study_id": self._study_id, DESCRIPTION: self._study.question}
             params = {"protocol": self._protocol, "baseline": self._study.baseline, "target": self._target}

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Plot = Callable[..., Any]  # of an Optuna study
+Earlier = Callable[[Container[str]], Mapping[str, Winner]]
 Adjust = Callable[["Figure", Task], None]
 
 LEGEND_ROWS = 16
@@ -46,11 +47,12 @@ class TuningReport:
 
 
 def write_tuning_report(
-    tasks: Sequence[Task], store: Store, command: str, earlier: Callable[[], Mapping[str, Winner]] = dict
+    tasks: Sequence[Task], store: Store, command: str, earlier: Earlier = lambda replaced: {}
 ) -> TuningReport:
     """Write report.md, report.html, tuned.json and figures/ into the store's folder.
 
-    earlier  reads the winners of other variants, which stay in tuned.json, when it is written: another search may end meanwhile
+    earlier  reads the winners that stay in tuned.json, given the names of those that are replaced: only when it is written, since
+             another search may end meanwhile
 
     A search for small networks writes report-params.md or report-gflops.md, and their pages.
     """
@@ -108,7 +110,7 @@ def write_tuning_report(
     write_atomically(path.with_suffix(".html"), report_page(parts, store.folder, {}, {}))
     if winners:  # last, since `--tuned` takes them from here and refers to the report
         with FileLock(store.folder / ".tuned.lock"):
-            content = {"variants": {name: asdict(winner) for name, winner in {**earlier(), **winners}.items()}}
+            content = {"variants": {name: asdict(winner) for name, winner in {**earlier(winners), **winners}.items()}}
             write_atomically(store.folder / "tuned.json", json.dumps(content, indent=1))
     return TuningReport(path, winners)
 

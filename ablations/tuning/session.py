@@ -40,7 +40,7 @@ from ablations.tracking.tracker import finish
 from ablations.tuning.halving import tune
 from ablations.tuning.progress import TuningDisplay
 from ablations.tuning.report import TuningReport, write_tuning_report
-from ablations.tuning.spaces import SIZES, space_of
+from ablations.tuning.spaces import NUISANCE, SIZES, space_of
 from ablations.tuning.storage import StorageClaims, one_line_errors, open_storage, require_url
 from ablations.tuning.task import OBJECTIVES, Rung, Task, find_or_create_task
 from ablations.tuning.winners import Winner, earlier_winners, tuned_name, tuned_path, tuning_name
@@ -258,12 +258,15 @@ def _require_space(study: Study, runs: Sequence[Run], request: TuningRequest) ->
 def _write_found(study: Study, winners: Mapping[str, Winner], store: Store, overrides: Sequence[str]) -> Path | None:
     """Write the network that a search has found to best.json, and return its path; None for other studies or without a winner.
 
-    What `--set` fixed of network and training is part of it.
+    What `--set` fixed of the network, or of what is searched otherwise, is part of it; lengths of training are not.
     """
     if not study.searches or study.baseline not in winners:
         return None
     path = store.folder / "best.json"
-    fixed = {key: value for key, value in parse_overrides(overrides).items() if not key.startswith("data.")}
+    searched = NUISANCE[store.folder.name]
+    fixed = {
+        key: value for key, value in parse_overrides(overrides).items() if key.startswith("model.") or key in searched
+    }
     write_atomically(path, json.dumps(fixed | winners[study.baseline].params, indent=1) + "\n")
     return path
 

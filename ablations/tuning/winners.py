@@ -77,8 +77,13 @@ def read_winners(study: Study, protocol: str, results: Path) -> dict[str, Winner
         raise ValueError(f"--tuned: {path} is damaged ({one_line(error)}); tune again") from error
 
 
-def earlier_winners(study: Study, protocol: str, results: Path, overrides: Sequence[str] = ()) -> dict[str, Winner]:
-    """Winners that are there and still hold: of variants that are as they were when they were tuned. Empty if the file is damaged."""
+def earlier_winners(
+    study: Study, protocol: str, results: Path, overrides: Sequence[str] = (), replaced: Container[str] = ()
+) -> dict[str, Winner]:
+    """Winners that are there and still hold: of variants that are as they were when they were tuned. Empty if the file is damaged.
+
+    Warns of those that do not hold, but for variants that are `replaced`.
+    """
     try:
         found = read_winners(study, protocol, results)
     except ValueError:
@@ -86,10 +91,10 @@ def earlier_winners(study: Study, protocol: str, results: Path, overrides: Seque
     known = [name for name in study.variants if name in found]
     now = {run.variant: run for run in study.expand(protocol, 1, known, overrides)}
     kept = {name: found[name] for name in known if name in now and not _stale_fields(found[name], now[name])}
-    if dropped := ", ".join(name for name in found if name not in kept):
+    if dropped := ", ".join(name for name in found if name not in kept and name not in replaced):
         warn(
-            f"{tuned_path(results, study.name, protocol)}: winners of {dropped} were found with other settings or code, and are "
-            "dropped; their trials stay in their storage, from which the same search has them again"
+            f"{tuned_path(results, study.name, protocol)}: winners of {dropped} no longer hold (other settings or code, or no such "
+            "variant) and are dropped; trials that are still in their storage give them again"
         )
     return kept
 
@@ -103,7 +108,7 @@ def load_tuned(study: Study, protocol: str, results: Path, overrides: Sequence[s
     numbers = {name: winner.trials for name, winner in winners.items() if winner.trials}
     if len(set(numbers.values())) > 1:
         warn(
-            f"variants were not tuned alike: trials {', '.join(f'{name} {number}' for name, number in numbers.items())}; more trials "
+            f"variants were not tuned alike: trials {', '.join(f'{name}: {number}' for name, number in numbers.items())}; more trials "
             "find better settings, so tune those with few of them up to the same number"
         )
     return with_winners(study, protocol, winners, overrides)
@@ -207,6 +212,6 @@ def _stale_fields(winner: Winner, run: Run) -> list[str]:
 
 def _require_same(name: str, winner: Winner, run: Run) -> None:
     for change in _stale_fields(winner, run):
-        raise ValueError(
-            f"--tuned: {name} has changed since it was tuned: {change}; tune again, or give the same --set"
-        )
+        is_setting = change.partition(" ")[0] in winner.base
+        advice = "tune again, or give the same --set" if is_setting else "tune again with another --storage"
+        raise ValueError(f"--tuned: {name} has changed since it was tuned: {change}; {advice}")

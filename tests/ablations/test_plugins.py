@@ -155,16 +155,22 @@ def test_a_file_that_is_a_study_and_a_module_adds_its_names_once(
     study_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(study_file.parent)
-    study = load_study(study_file)
+    monkeypatch.chdir(study_file.parent)
+    study = load_study(Path(study_file.name))
     pooling = POOLINGS["rms"]
     load_plugins(["my_study"])
     assert POOLINGS["rms"] is pooling
     assert study.expand("smoke", 1)
+    sent = for_workers()
     del sys.modules["my_study"]
     plugins._imports.clear()
     study_file.write_text(study_file.read_text() + "\n")
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(ValueError, match=r"was added by this file as module .*, and it has changed since"):
         load_plugins(["my_study"])
+    for plugin in sent:
+        sys.modules.pop(plugin.module, None)
+    monkeypatch.chdir("/")  # of a worker on another machine, say
+    install(sent)
 
 
 def test_no_name_goes_past_the_check() -> None:

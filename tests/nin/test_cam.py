@@ -106,7 +106,7 @@ def test_figure_shows_each_network_its_label_and_the_strongest_other_class() -> 
         (1, "many", "1 to 50 images with labels"),
         (0, "some", "one or more networks"),
         (1, "others", "takes images (1, 28, 28), and these are uint8 (2, 1, 8, 8)"),
-        (2, "some", "have other classes"),
+        (2, "some", "have different classes"),
     ],
 )
 def test_a_figure_that_cannot_be_is_one_line(networks: int, images: str, message: str) -> None:

@@ -120,11 +120,12 @@ IMAGES, LABELS = torch.zeros(90, 1, 32, 32, dtype=torch.uint8), torch.arange(90)
         (IMAGES, LABELS[:, None], "ab", "and are int64 (90, 1)"),
         (IMAGES, LABELS.int(), "ab", "and are int32 (90,)"),
         (IMAGES, LABELS + 1, "ab", "labels for training go from 1 to 2, and must go from 0 to 1"),
+        (IMAGES.numpy(), LABELS, "ab", "images and labels for training must be tensors"),
         (IMAGES, LABELS, "abc", "declares 2 classes and names 3"),
     ],
 )
 def test_a_data_set_that_is_not_as_declared_is_one_line(
-    images: Tensor, labels: Tensor, classes: str, message: str, monkeypatch: pytest.MonkeyPatch
+    images: Any, labels: Tensor, classes: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Networks and controls are sized by what is declared."""
     from nin.sources import Dataset, Source, Split

@@ -483,6 +483,20 @@ def test_a_link_opens_a_saved_view_in_a_browser(done: Tracked, tmp_path: Path) -
     assert places == sorted(places)
 
 
+def test_runs_from_before_folders_were_told_apart_belong_to_the_first_that_comes(
+    tracked: Tracked, tmp_path: Path
+) -> None:
+    tracked.track(record_of(run) for run in tracked.runs())
+    for level in LEVELS:
+        for run in tracked.logged(level):
+            tracked.client.delete_tag(run.info.run_id, "folder")
+    tracked.track(record_of(run) for run in tracked.runs())
+    other = tracking.MlflowTracker(f"sqlite:///{tracked.results}/mlflow.db", tmp_path, tracked.study, "smoke")
+    other.close("FINISHED")
+    assert len(tracked.logged("study")) == 2
+    assert len(tracked.logged("seed")) == len(tracked.runs())
+
+
 def test_results_in_another_folder_leave_these_runs_alone(tracked: Tracked, tmp_path: Path) -> None:
     """As on a server that two people share: neither deletes the other's, finished or running."""
     tracked.track(record_of(run) for run in tracked.runs())

@@ -116,11 +116,13 @@ def test_a_search_of_nothing_is_refused(asked: list[str], message: str, tmp_path
 
 
 def test_what_set_fixes_is_part_of_the_network_that_is_found(tmp_path: Path) -> None:
-    study, fixed = load_study("best"), ["model.pooling=gem", "train.lr=0.002", "data.augment=flip"]
+    study = load_study("best")
+    fixed = ["model.pooling=gem", "train.lr=0.002", "data.augment=flip", "train.epochs=1", "data.train_examples=64"]
     winner = Winner(0, 0.9, {"model.width": 0.5}, [FIRST_SEED], {})
     path = session._write_found(study, {"nin": winner}, Store(tmp_path, "best-tuning", "smoke"), fixed)
     assert path is not None
-    assert json.loads(path.read_text()) == {"model.pooling": "gem", "train.lr": 0.002, "model.width": 0.5}
+    found = json.loads(path.read_text())
+    assert found == {"model.pooling": "gem", "train.lr": 0.002, "data.augment": "flip", "model.width": 0.5}
 
 
 def test_a_storage_of_an_incompatible_optuna_is_one_line(tmp_path: Path) -> None:

@@ -110,10 +110,12 @@ def test_winners_of_an_earlier_search_stay_as_long_as_they_hold(
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"variants": {name: asdict(each) for name, each in found.items()}}))
     assert earlier_winners(NUM_1X1, "smoke", tmp_path) == {"2x": found["2x"], "0x": found["0x"]}
-    assert "winners of 1x were found with other settings or code" in capsys.readouterr().err
+    assert "winners of 1x no longer hold" in capsys.readouterr().err
+    assert set(earlier_winners(NUM_1X1, "smoke", tmp_path, replaced=["1x"])) == {"2x", "0x"}
+    assert capsys.readouterr().err == ""
     (task,) = toy_tasks(tmp_path, 4, ["3x"])
     tune_toy(tmp_path, [task])
-    write_tuning_report([task], Store(tmp_path, "num_1x1-tuning", "smoke"), "", lambda: {"2x": found["2x"]})
+    write_tuning_report([task], Store(tmp_path, "num_1x1-tuning", "smoke"), "", lambda _: {"2x": found["2x"]})
     assert set(read_winners(NUM_1X1, "smoke", tmp_path)) == {"2x", "3x"}
 
 
@@ -126,14 +128,17 @@ def test_a_winner_of_another_setting_is_refused_by_the_field() -> None:
 
 def test_a_winner_of_other_code_is_refused() -> None:
     stale = replace(winner(), made_with={"code": "0" * 16})
-    with pytest.raises(ValueError, match=r"2x has changed since it was tuned: code was '0000000000000000', is ''"):
+    with pytest.raises(
+        ValueError,
+        match=r"2x has changed since it was tuned: code was '0000000000000000', is ''; tune again with another --st",
+    ):
         with_winners(NUM_1X1, "smoke", {"2x": stale})
 
 
 def test_winners_of_unequal_searches_are_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tuned_path(tmp_path, "num_1x1", "smoke")
     path.parent.mkdir(parents=True)
-    for trials, said in ((4, "variants were not tuned alike: trials 2x 12, 0x 4"), (12, "")):
+    for trials, said in ((4, "variants were not tuned alike: trials 2x: 12, 0x: 4"), (12, "")):
         found = {"2x": replace(winner(), trials=12), "0x": replace(winner("0x"), trials=trials), "1x": winner("1x")}
         path.write_text(json.dumps({"variants": {name: asdict(each) for name, each in found.items()}}))
         load_tuned(NUM_1X1, "smoke", tmp_path)
