@@ -83,6 +83,7 @@ def test_nothing_is_trained_when_the_time_is_up(project: Path) -> None:
     assert not (project / "asked").exists()
 
 
+@pytest.mark.slow
 def test_time_that_is_up_in_the_last_command_is_not_the_end(project: Path) -> None:
     python = project / "bin/python"
     python.write_text(f'{python.read_text()}[[ "$*" == *--tuned* ]] && sleep 4\ntrue\n')

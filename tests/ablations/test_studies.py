@@ -79,7 +79,10 @@ def test_a_role_is_trained_and_tuned_without_the_variants_left_out(tmp_path: Pat
     assert trained == tuned == {"nin+nin", "nin+alexnet", "nin+vgg", "vgg11+nin", "vgg11+vgg"}
 
 
-@pytest.mark.parametrize(("name", "task"), [("batch_memory", "training"), ("prediction_memory", "prediction")])
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [("batch_memory", "training"), pytest.param("prediction_memory", "prediction", marks=pytest.mark.slow)],
+)
 def test_memory_is_answered_by_a_line_for_each_network(name: str, task: str, tmp_path: Path) -> None:
     study = load_study(name)
     few = {name: variant for name, variant in study.variants.items() if name.endswith((" 1", " 2", " 64"))}
@@ -110,10 +113,10 @@ def test_dropout_is_asked_with_all_images_and_with_a_tenth_at_the_same_budget() 
 
 
 PAPER = {
-    "paper": ("cifar-10", "cifar", 1e-5),
-    "paper-cifar-100": ("cifar-100", "cifar", 1e-3),
-    "paper-svhn": ("svhn", "svhn", 1e-5),
-    "paper-mnist": ("mnist", "mnist", 1e-5),
+    "paper": ("cifar-10", "cifar", 1e-4),
+    "paper-cifar-100": ("cifar-100", "cifar", 5e-4),
+    "paper-svhn": ("svhn", "svhn", 1e-4),
+    "paper-mnist": ("mnist", "mnist", 1e-4),
 }
 
 

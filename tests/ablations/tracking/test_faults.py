@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 
 from ablations.study import Study, Variant
 from ablations.tracking.faults import outlook
-from ablations.tracking.mlflow_tree import open_tracker
+from ablations.tracking.mlflow_tree import FOLDER_ID, open_tracker
 
 # SQLAlchemy, of how MLflow uses it.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -185,6 +185,7 @@ def test_what_is_deleted_while_a_run_is_under_way_is_made_again_in_the_same_call
     what: str, database: Path, tmp_path: Path
 ) -> None:
     shutil.copy(database, tmp_path / "mlflow.db")
+    shutil.copy(database.parent / FOLDER_ID, tmp_path)  # the same results, whose runs come back with the experiment
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name(f"nin-ablations/{STUDY.name}")
     assert experiment is not None
