@@ -97,6 +97,7 @@ def test_a_record_says_where_it_comes_from(ran: "tuple[Path, subprocess.Complete
     assert record["test_examples"] == 200
 
 
+@pytest.mark.slow
 def test_a_second_call_trains_nothing(ran: "tuple[Path, subprocess.CompletedProcess[str]]") -> None:
     before = contents(ran[0])
     done = call("num_1x1", *TINY, cwd=ran[0])

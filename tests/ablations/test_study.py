@@ -37,7 +37,9 @@ def test_every_study_asks_a_question_and_has_its_baseline(name: str) -> None:
     assert study.baseline in study.variants
 
 
-@pytest.mark.parametrize("name", study_names())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "num_1x1")) for name in study_names()]
+)
 def test_every_study_expands_under_each_of_its_protocols(name: str) -> None:
     study = load_study(name)
     for protocol in study.protocols:

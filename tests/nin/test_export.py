@@ -71,7 +71,7 @@ def test_probabilities_are_the_softmax_of_the_logits(images: Tensor, tmp_path: P
     torch.testing.assert_close(found, predict(trained.classifier(), images), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("image_size", [40, 20])
+@pytest.mark.parametrize("image_size", [40, pytest.param(20, marks=pytest.mark.slow)])
 def test_resizing_is_inside(image_size: int, tmp_path: Path) -> None:
     trained = make(data=replace(DATA, image_size=image_size))
     assert trained.card.in_shape == (1, image_size, image_size)
@@ -325,8 +325,8 @@ def test_a_pt2_file_has_no_more_than_two_of_the_test_images(tmp_path: Path) -> N
     ("kind", "file", "probabilities"),
     [
         *((kind, "photo.png", probabilities) for kind in FORMATS for probabilities in (False, True)),
-        ("onnx", "deep.png", False),
-        ("onnx", "a.tiff", False),
+        pytest.param("onnx", "deep.png", False, marks=pytest.mark.slow),
+        pytest.param("onnx", "a.tiff", False, marks=pytest.mark.slow),
     ],
 )
 def test_the_cards_code_classifies_a_file_as_training_saw_it(

@@ -27,6 +27,7 @@ from ablations.tuning.task import MAX_HALVED_SEEDS, Task, winners_of
 from nin.spec import DataSpec
 
 
+@pytest.mark.slow
 def test_a_known_optimum_is_found(tmp_path: Path) -> None:
     tasks = toy_tasks(tmp_path, 24)
     tune_toy(tmp_path, tasks)
