@@ -169,3 +169,10 @@ def draws_text(draws: Mapping[str, Hashable]) -> str:
 def unmarked(text: str) -> str:
     """Leave out Markdown's marks of bold and code, for where they would be read as they are."""
     return text.replace("**", "").replace("`", "")
+
+
+def marked(p: str, role: str) -> str:
+    """The text of a p-value, in brackets where it is not corrected, and none for the baseline."""
+    if role == "baseline" or not p:
+        return ""
+    return p if role == "confirmatory" else f"[{p}]"

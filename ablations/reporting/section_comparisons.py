@@ -1,266 +1,26 @@
-"""Sections of a report on its comparisons: accuracy and verdicts, each length of training, tuned settings, controls, factors."""
+"""Sections of a report on its other comparisons: each length of training, tuned settings, controls, contrasts, factors."""
 
 import math
-from collections.abc import Collection, Sequence
 from typing import Any
 
 import pandas as pd
 
-from ablations.analysis import sequential, stats
 from ablations.analysis.summary import Summary, each_row, verdict_text
 from ablations.reporting.formatting import (
-    accuracy_text,
-    detectable_text,
     difference_text,
-    ends_text,
-    figure_line,
     interval_text,
-    known_text,
-    listed,
     markdown_table,
-    number_text,
+    marked,
     p_is,
     p_text,
-    range_text,
-    seeds_needed_text,
     signed_text,
 )
+from ablations.reporting.section_accuracy import bracket_note
 from ablations.runs import length_name
-from ablations.study import DECLARED, Study
+from ablations.study import Study
 from nin.text import counted
 
 EXPLORATORY = "Welch's test, 95 % intervals, exploratory: p is not corrected for the number of comparisons."
-BRACKETS = {  # after verdicts, in words of `verdict_text`
-    "(Holm)": "the interval excludes 0, but p, corrected for the number of comparisons, is above 0.05.",
-    "(looks)": "the interval excludes 0, but the tests at the declared numbers of seeds have not decided.",
-}
-
-
-def accuracy_sections(
-    study: Study,
-    table: pd.DataFrame,
-    figures: Sequence[tuple[str, str]],
-    looks: Sequence[int] = (),
-    num_before: int = 0,
-) -> list[str]:
-    """Accuracies, differences and verdicts after the longest training; then what few readers need at first sight.
-
-    looks       numbers of seeds at which comparisons were decided; empty where all runs were asked for at once
-    num_before  runs that were there before the looks were declared
-    """
-    return [
-        "## Accuracy on the test set",
-        _accuracy_table(table),
-        _accuracy_notes(study, table, looks, num_before),
-        figure_line("accuracy_against_params", figures),
-        figure_line("accuracy_against_flops", figures),
-        "## Each comparison in detail",
-        *_detail(table),
-    ]
-
-
-def _accuracy_table(table: pd.DataFrame) -> str:
-    rows = [
-        {
-            "variant": row.variant,
-            "n": row.n,
-            "parameters": f"{row.params:,}",
-            "test accuracy, %": accuracy_text(row),
-            "difference, points": "" if row.role == "baseline" else difference_text(row),
-            "p": _marked(p_text(row.p_holm if row.role == "confirmatory" else row.p), row.role),
-            "verdict": "baseline" if row.role == "baseline" else verdict_text(row),
-        }
-        for row in each_row(table)
-    ]
-    return markdown_table(rows)
-
-
-def _accuracy_notes(study: Study, table: pd.DataFrame, looks: Sequence[int], num_before: int) -> str:
-    confirmatory, others = (
-        table[table["role"] == "confirmatory"],
-        table[~table["role"].isin(DECLARED)],
-    )
-    margin = 100 * study.margin
-    equivalent = f"*Equivalent*: two one-sided tests place the difference within {margin:g} points."
-    lines = [_looks_note(table, looks, num_before, equivalent) if looks else _test_note(table, equivalent)]
-    wide = table[
-        (table["verdict"] == stats.EQUIVALENT)
-        & ((table["difference_low"] < -margin) | (table["difference_high"] > margin))
-    ]
-    if len(wide):
-        lines.append(
-            f"The 95 % interval of {listed(wide['variant'])} extends beyond the margin, although equivalence is shown: two one-sided "
-            "tests at 5 % go with an interval of 90 %."
-        )
-    undecided = confirmatory[confirmatory["verdict"] == stats.INCONCLUSIVE]
-    nearly = undecided[(undecided["difference_low"] > -margin) & (undecided["difference_high"] < margin)]
-    if len(nearly):
-        known = (f" ({p_is(row.p_equivalent)})" if row.p_equivalent >= 0 else "" for row in each_row(nearly))
-        each = listed(f"{name}{p}" for name, p in zip(nearly["variant"], known, strict=True))
-        lines.append(
-            f"The 95 % interval lies within the margin, but after correction equivalence is not shown: {each}."
-        )
-    if len(others):
-        lines.append(
-            "Square brackets mark exploratory results, of variants that the study did not declare as its comparisons. They are "
-            "compared by Welch's test, and their p is not corrected: read them as hints."
-        )
-    if not table["mean_is_reliable"].all():
-        lines.append(
-            "*Unreliable*: some runs did not learn. Where a tenth of runs collapse, Student's interval of the mean covers 27, 41 and "
-            "65 % at 3, 5 and 10 runs, not 95 %. *Runs that failed to learn* gives the share that learned and their mean."
-        )
-    detectable = undecided["detectable"].dropna()
-    if len(detectable):
-        lines.append(
-            "Minimum detectable difference of inconclusive comparisons at 80 % power, given the spread between seeds: "
-            f"{detectable_text(detectable, 2)}. There may be a smaller difference that these runs could not find."
-        )
-    return "\n\n".join(lines)
-
-
-def _test_note(table: pd.DataFrame, equivalent: str) -> str:
-    """Say how comparisons are decided where all runs were asked for at once; `equivalent` is what that verdict means."""
-    several = (table["role"] == "confirmatory").sum() > 1
-    correction = (
-        " p is corrected for the number of comparisons by Holm's method; the interval is not." if several else ""
-    )
-    return (
-        f"Intervals are 95 %. A *difference* is a variant's mean test accuracy minus the baseline's{_shared_seeds(table)}. "
-        f"{_test_sentence(table)}{correction} {equivalent} *Inconclusive*: neither a difference nor equivalence is "
-        f"shown.{_bracket_note(table)}"
-    )
-
-
-def _looks_note(table: pd.DataFrame, looks: Sequence[int], num_before: int, equivalent: str) -> str:
-    """Say how comparisons were decided that had seeds added in looks; `equivalent` is what that verdict means.
-
-    num_before  runs that were there before the looks were declared
-    """
-    meanings = {
-        stats.EQUIVALENT: equivalent,
-        sequential.FUTILE: "*Futile*: not decided, and more seeds would hardly decide it.",
-        stats.INCONCLUSIVE: "*Inconclusive*: neither a difference nor equivalence is shown at the last look.",
-        sequential.PENDING: "*Pending*: the next look waits for seeds.",
-    }
-    verdicts = set(table["verdict"][table["role"] == "confirmatory"])
-    meaning = "".join(f" {meaning}" for verdict, meaning in meanings.items() if verdict in verdicts)
-    when = (
-        f"when {counted(num_before, 'run')} {'was' if num_before == 1 else 'were'} there"
-        if num_before
-        else "beforehand"
-    )
-    return (
-        f"Seeds were added until each declared comparison was decided, in looks at {listed(looks)} seeds that were declared "
-        f"{when}. {_test_sentence(table)} Each look reads it at a stricter level, so that over all looks and comparisons together the "
-        "chance of a false *better* or *worse* is about 5 %, and that of a false *equivalent* another 5 % (Lan and DeMets; Holm, "
-        "Maurer and Bretz); there is no single p. A *difference* of a comparison that has stopped is the median-unbiased estimate "
-        "after stopping, with a 95 % interval that allows for the looks. It may differ from that of the means. Intervals over seeds "
-        f"and test images together are not given.{meaning}{_bracket_note(table)}"
-    )
-
-
-def _test_sentence(table: pd.DataFrame) -> str:
-    """Name the test of the declared comparisons."""
-    confirmatory = table[table["role"] == "confirmatory"]
-    shared = "the order of images and the first weights of layers with the same place and shape"
-    test = f"The test pairs runs of equal seed, which share {shared}"
-    why = "since fewer than two seeds are shared, or the difference does not vary"
-    is_welch = confirmatory["test"] == "welch"
-    if len(confirmatory) and is_welch.all():
-        return f"The test is Welch's, of all runs, {why}."
-    instead = f" Of {listed(confirmatory['variant'][is_welch])} it is Welch's, {why}." if is_welch.any() else ""
-    return f"{test}{_shared_variances(confirmatory[~is_welch])}.{instead}"
-
-
-def _bracket_note(table: pd.DataFrame) -> str:
-    """Explain the verdicts whose interval excludes 0 but whose corrected p decides nothing, where there are any."""
-    verdicts = " ".join(verdict_text(row) for row in each_row(table))
-    return "".join(f" *{mark}*: {why}" for mark, why in BRACKETS.items() if mark in verdicts)
-
-
-def _shared_seeds(table: pd.DataFrame) -> str:
-    """The runs that a paired difference is of, where their numbers differ."""
-    is_paired = table["test"].isin(["moderated", "paired"])
-    return ", over the seeds that both have" if is_paired.any() and table["n"].nunique() > 1 else ""
-
-
-def _shared_variances(confirmatory: pd.DataFrame) -> str:
-    moderated = confirmatory["test"] == "moderated"
-    if not moderated.any():
-        return ""
-    alone = "" if moderated.all() else f" (but for {listed(confirmatory['variant'][~moderated])})"
-    return f", and estimates each variance together with those of the other comparisons{alone}"
-
-
-def _detail(table: pd.DataFrame) -> list[str]:
-    """A table of what few readers need at first sight, without columns that are empty in every row, and notes on the others."""
-    rows: list[dict[str, object]] = []
-    for row in each_row(table):
-        needs_seeds = (
-            row.role == "confirmatory" and row.verdict == stats.INCONCLUSIVE and not math.isnan(row.seeds_if_seen)
-        )
-        rows.append(
-            {
-                "variant": row.variant,
-                "role": row.role,
-                "GFLOP": f"{row.gflops:.4f}",
-                "memory, MB": known_text(row.peak_memory_mb, number_text),
-                "interval over seeds and test images": ""
-                if math.isnan(row.difference_both_low)
-                else ends_text(row.difference_both_low, row.difference_both_high),
-                "P(better)": known_text(row.prob_better, "{:.2f}".format) if row.n > 1 else "",
-                "Welch's p": _marked(known_text(row.p_welch, p_text), row.role),
-                "Welch's p, equivalence": _marked(known_text(row.p_welch_equivalent, p_text), row.role),
-                "Dunnett's p": _marked(known_text(row.p_dunnett, p_text), row.role),
-                "sign-flip p": _marked(known_text(row.p_sign_flip, p_text), row.role),
-                "seeds to decide": f"{seeds_needed_text(row.seeds_if_seen)}; {seeds_needed_text(row.seeds_if_margin)}"
-                if needs_seeds
-                else "",
-            }
-        )
-    filled = [name for name in rows[0] if any(row[name] for row in rows)]
-    return [
-        markdown_table([{name: row[name] for name in filled} for row in rows]),
-        _detail_notes(table, filled),
-    ]
-
-
-def _detail_notes(table: pd.DataFrame, columns: Collection[str]) -> str:
-    """Explain these columns of the table of details, in a list."""
-    lines = ["*GFLOP* is the cost of one image's forward pass, two FLOPs per multiply-accumulate."]
-    if "memory, MB" in columns:
-        lines.append(
-            "*Memory* is the peak of two training steps: weights, gradients, the optimiser's state, activations."
-        )
-    if "interval over seeds and test images" in columns:
-        both = table[table["difference_both_low"].notna()]
-        parts = both["error_images"] ** 2 / (both["error_seeds"] ** 2 + both["error_images"] ** 2)
-        share = range_text(100 * parts, "{:.0f}".format)
-        lines.append(
-            "*Interval over seeds and test images*: the difference to be expected with other seeds and another test set (crossed "
-            f"random effects, Owen 2007). The choice of test images contributes {share} % of its variance. Verdicts hold for "
-            "other seeds on these test images."
-        )
-    if "P(better)" in columns:
-        lines.append("*P(better)*: the estimated probability that a run of the variant beats one of the baseline.")
-    if "Welch's p" in columns:
-        corrected = "Welch's and the sign-flip p are" if "sign-flip p" in columns else "Welch's p is"
-        dunnett = (
-            " Dunnett's is corrected by construction and assumes equal variances." if "Dunnett's p" in columns else ""
-        )
-        has_others = not table["role"].isin(DECLARED).all()
-        brackets = " Those in square brackets are not corrected." if has_others else ""
-        lines.append(
-            f"The other *p-values* check the declared comparisons by other tests. {corrected} corrected by Holm's method."
-            f"{dunnett}{brackets}"
-        )
-    if "seeds to decide" in columns:
-        lines.append(
-            "*Seeds to decide*: the total number of seeds at which an inconclusive comparison gets a verdict with 80 % power. The "
-            "first number holds if the true difference is the one seen, the second if it equals the margin."
-        )
-    return "\n".join(f"- {line}" for line in lines)
 
 
 def length_sections(study: Study, summary: Summary) -> list[str]:
@@ -286,7 +46,7 @@ def length_sections(study: Study, summary: Summary) -> list[str]:
         row |= {f"after {length_name(length)}": ours.get(length, "") for length in sorted(set(table["length"]))}
         if name in changes:
             change = changes[name]
-            p = _marked(p_is(change.p_holm if change.role == "confirmatory" else change.p), change.role)
+            p = marked(p_is(change.p_holm if change.role == "confirmatory" else change.p), change.role)
             row["change from shortest to longest"] = f"{difference_text(change)}, {p}"
         rows.append(row)
     return [
@@ -296,7 +56,7 @@ def length_sections(study: Study, summary: Summary) -> list[str]:
         f"the baseline's accuracy{each}. Verdicts are corrected by Holm's method within each length; the study's answer is that of the "
         f"longest{', whose declared comparisons are those after looks' if summary.looks else ''}. "
         "The last column is the difference after the longest minus that after the shortest, paired by seed, by the same test; "
-        f"p of exploratory variants, in square brackets, is Welch's and not corrected.{_bracket_note(table)}",
+        f"p of exploratory variants, in square brackets, is Welch's and not corrected.{bracket_note(table)}",
         markdown_table(rows),
     ]
 
@@ -400,10 +160,3 @@ def _difference_table(table: pd.DataFrame, label: str) -> str:
         for row in each_row(table)
     ]
     return markdown_table(rows)
-
-
-def _marked(p: str, role: str) -> str:
-    """The text of a p-value, in brackets where it is not corrected, and none for the baseline."""
-    if role == "baseline" or not p:
-        return ""
-    return p if role == "confirmatory" else f"[{p}]"

@@ -9,8 +9,8 @@ from ablations.records import RunRecord
 from ablations.reporting.caveats import caveats_text
 from ablations.reporting.formatting import figure_line, markdown_table, number_text
 from ablations.reporting.provenance import what_was_run
+from ablations.reporting.section_accuracy import accuracy_sections
 from ablations.reporting.section_comparisons import (
-    accuracy_sections,
     contrast_sections,
     control_sections,
     factor_sections,

@@ -14,7 +14,7 @@ from ablations.analysis.summary import summarise
 from ablations.catalog import load_study
 from ablations.records import RunRecord, Store
 from ablations.reporting.files import load_covered_records, write_report
-from ablations.reporting.section_comparisons import accuracy_sections
+from ablations.reporting.section_accuracy import accuracy_sections
 from ablations.runs import Run
 
 NUM_1X1 = load_study("num_1x1")

@@ -16,7 +16,7 @@ from ablations.records import RunRecord, Store
 from ablations.reporting.caveats import caveats, in_short
 from ablations.reporting.files import read_report, write_report
 from ablations.reporting.plain import plain_answer
-from ablations.reporting.section_comparisons import accuracy_sections
+from ablations.reporting.section_accuracy import accuracy_sections
 from ablations.reporting.section_published import published_sections
 from ablations.reporting.section_training import failure_sections, generalization_sections
 from ablations.runs import Run
