@@ -11,11 +11,8 @@ run's start plus training time: a curve over relative time leaves evaluations ou
 import colorsys
 import importlib.util
 import math
-import os
 import re
-import socket
 import time
-import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +21,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablations.records import RunRecord, write_atomically
+from ablations.records import RunRecord
 from ablations.runs import Run
 from ablations.servers import HOST, UI_PORT, server_command
 from ablations.study import Study
@@ -46,6 +43,7 @@ from ablations.tracking.mlflow_log import (
     shared_parameters,
     short_digest,
 )
+from ablations.tracking.owners import driver_lives, driver_name, folder_id, is_of_another_driver
 from ablations.tracking.tracker import Tracker
 from ablations.tracking.views import is_same_view, saved_views, view_id
 from nin.history import Evaluation
@@ -62,7 +60,6 @@ PALETTE = ["#0173B2", "#DE8F05", "#029E73", "#D55E00", "#CC78BC", "#CA9161", "#F
 BLACK = "#000000"
 GOLDEN = 0.381966  # of the circle of hues, from one colour beyond the palette to the next
 ENDED = {"failed": "FAILED"}  # all else ends as "FINISHED"
-FOLDER_ID = ".mlflow-folder"  # in a folder of results: which runs on a shared server are its own
 UI = f"http://{HOST}:{UI_PORT}"  # where `make ui` listens, on the database that it opens unless told otherwise:
 UI_DATABASE = "sqlite:///results/mlflow.db"
 
@@ -106,7 +103,7 @@ class MlflowTracker(Tracker):
         results.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(results / ".mlflow.lock")
         with self._lock:
-            self._folder = _folder_id(results)
+            self._folder = folder_id(results)
             self._client = open_client(uri)
             self._experiment = self._find_or_create_experiment(f"nin-ablations/{study.name}", results)
             if not self._experiment:
@@ -119,7 +116,7 @@ class MlflowTracker(Tracker):
         if run.run_id in self._open:
             return
         earlier = self._nodes.get(("seed", run.run_id))
-        if earlier is None or not (earlier.status == "FINISHED" or _is_of_another_driver(earlier)):
+        if earlier is None or not (earlier.status == "FINISHED" or is_of_another_driver(earlier)):
             self._open[run.run_id] = self._start(run, _now())
 
     def run_progressed(self, run: Run, point: Evaluation) -> None:
@@ -138,7 +135,7 @@ class MlflowTracker(Tracker):
                 and earlier.data in ("", record.data_checksum[:MAX_DIGEST])
                 and earlier.tags.get("result") in (None, result)  # none: of a version without it
             )
-            if earlier and ((is_same and earlier.status in ended_so) or _is_of_another_driver(earlier)):
+            if earlier and ((is_same and earlier.status in ended_so) or is_of_another_driver(earlier)):
                 return
             started, ended = _times(record)
             node = self._start(record.run, started)
@@ -250,7 +247,7 @@ class MlflowTracker(Tracker):
             inputs = logged.inputs.dataset_inputs if logged.inputs else []
             node.data = inputs[0].dataset.digest if level == "seed" and inputs else ""
             node = ours.get(node.mlflow_id, node)
-            if level == "seed" and node.is_running and node.mlflow_id not in ours and _driver_lives(node) is False:
+            if level == "seed" and node.is_running and node.mlflow_id not in ours and driver_lives(node) is False:
                 self._interrupt(node)
             copies[level, identity].append(node)
         self._nodes.clear()
@@ -259,9 +256,7 @@ class MlflowTracker(Tracker):
             self._nodes[key], *surplus = nodes
             for node in surplus:
                 self._delete(node)
-            if (
-                "folder" not in self._nodes[key].tags
-            ):  # of a version without it, taken over by the folder that comes first
+            if "folder" not in self._nodes[key].tags:  # of a version without it: the first folder that comes owns it
                 set_tags(self._client, self._nodes[key], {"folder": self._folder})
         if ("study", self._study_id) not in self._nodes:
             tags = {"level": "study", "study_id": self._study_id, DESCRIPTION: self._study.question}
@@ -316,7 +311,7 @@ class MlflowTracker(Tracker):
         tags = {
             "study": self._study.name,
             "protocol": self._protocol,
-            "driver": _driver(),
+            "driver": driver_name(),
             "folder": self._folder,
             **tags,
         }
@@ -416,36 +411,3 @@ def _times(record: RunRecord) -> tuple[int, int]:
 
 def _now() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _folder_id(results: Path) -> str:
-    """Return the id of a folder of results, which is made at its first use."""
-    path = results / FOLDER_ID
-    if not path.exists():
-        write_atomically(path, f"{uuid.uuid4().hex}\n")
-    return path.read_text().strip()
-
-
-def _driver() -> str:
-    """Identity of this driver: host and process."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def _is_of_another_driver(node: Node) -> bool:
-    """Return whether another process is logging the run."""
-    return node.is_running and _driver_lives(node) is True
-
-
-def _driver_lives(node: Node) -> bool | None:
-    """Return whether the other process that logged the run is still alive; None if it is on another host."""
-    import psutil
-
-    host, _, process = node.tags.get("driver", "").rpartition(":")
-    if host != socket.gethostname():
-        return None
-    try:
-        driver = psutil.Process(int(process))
-        is_older = 1000 * driver.create_time() <= node.started  # otherwise it only has got the number of that process
-        return driver.pid != os.getpid() and driver.status() != psutil.STATUS_ZOMBIE and is_older
-    except psutil.NoSuchProcess:
-        return False

@@ -15,7 +15,8 @@ from mlflow import MlflowClient
 
 from ablations.study import Study, Variant
 from ablations.tracking.faults import outlook
-from ablations.tracking.mlflow_tree import FOLDER_ID, open_tracker
+from ablations.tracking.mlflow_tree import open_tracker
+from ablations.tracking.owners import FOLDER_ID
 
 # SQLAlchemy, of how MLflow uses it.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
