@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"index:   {write_index(arguments.results)}")
         return SUCCESS
+    if arguments.against and arguments.sync:
+        raise ValueError("--against compares two folders and writes nothing: leave out --sync")
     load_plugins(arguments.imports)
     study = load_study(arguments.study)
     if arguments.tuned:
@@ -50,8 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ablations.reporting.terminal import print_comparison, print_summary
 
     console = output_console()
-    if arguments.against and arguments.sync:
-        raise ValueError("--against compares two folders and writes nothing: leave out --sync")
     if arguments.against:
         print_comparison(store, Store(arguments.against, study.name, arguments.protocol), console)
         return SUCCESS

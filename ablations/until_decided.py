@@ -1,6 +1,7 @@
 """Add seeds to undecided comparisons in looks that are declared beforehand (`--until-decided`)."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rich.console import Console
@@ -32,8 +33,7 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
     """
     protocol = choose(PROTOCOLS, request.protocol, "protocol")
     looks = declared_looks(study, request)
-    require_whole(study, request)
-    _warn_of_verdicts(study, request, looks)
+    _warn_of_verdicts(study, request, looks, require_whole(study, request))
     deadline = time.monotonic() + request.budget
     outcome = run_studies([study], replace(request, seeds=looks[0]), console, ends_with_signals, looks)
     for num_seeds in looks[1:]:
@@ -54,9 +54,9 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
     return outcome
 
 
-def _warn_of_verdicts(study: Study, request: Request, looks: tuple[int, ...]) -> None:
+def _warn_of_verdicts(study: Study, request: Request, looks: tuple[int, ...], results: Sequence[RunRecord]) -> None:
     """Warn where looks are about to be declared over results, whose verdicts they replace by stricter ones."""
-    store, results = _results(study, request)
+    store = Store(request.results, study.name, request.protocol)
     if not store.looks(request.overrides) and any(
         r.run.seed > 0 and r.run.variant in study.confirmatory for r in results
     ):
@@ -66,15 +66,12 @@ def _warn_of_verdicts(study: Study, request: Request, looks: tuple[int, ...]) ->
         )
 
 
-def _results(study: Study, request: Request) -> tuple[Store, list[RunRecord]]:
+def require_whole(study: Study, request: Request) -> list[RunRecord]:
+    """Return the folder's results. Raises ValueError if the report decides on comparisons or lengths that the request leaves out."""
     store = Store(request.results, study.name, request.protocol)
-    covered = load_covered_records(study, request.protocol, store, request.overrides)
-    return store, [record for record in covered.records if record.is_result]
-
-
-def require_whole(study: Study, request: Request) -> None:
-    """Raise ValueError if the folder has comparisons or lengths that the report decides on but the request leaves out."""
-    store, results = _results(study, request)
+    results = [
+        r for r in load_covered_records(study, request.protocol, store, request.overrides).records if r.is_result
+    ]
     wanted = ("confirmatory",) if request.variants is None else request.variants
     requested = study.named(wanted, request.protocol)
     others = [name for name in study.confirmatory if name in {r.run.variant for r in results} and name not in requested]
@@ -89,6 +86,7 @@ def require_whole(study: Study, request: Request) -> None:
             f"--until-decided decides at the longest length in {store.folder}, {length_name(longest)}, which --lengths leaves out: "
             "add it, or choose another --results"
         )
+    return results
 
 
 def declared_looks(study: Study, request: Request) -> tuple[int, ...]:

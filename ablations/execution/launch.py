@@ -60,6 +60,11 @@ class EngineOptions:
             )
         require_time("time_limit", self.time_limit)
 
+    @property
+    def cluster(self) -> str | None:
+        """The address of the Ray cluster that runs already; none where one is started here."""
+        return self.address or os.environ.get("RAY_ADDRESS")
+
 
 def make_engine(options: EngineOptions, results: Path, keep_weights: bool = False, pause_at: float = 0) -> "Engine":
     """Make the engine that the options describe; `keep_weights` and `pause_at` are those of `ablations.execution.worker.execute`.
@@ -89,8 +94,8 @@ def make_engine(options: EngineOptions, results: Path, keep_weights: bool = Fals
         raise ValueError("--engine ray: Ray is not installed; pip install '.[ray]'")
     from ablations.execution.engines.ray import PACKAGES, RayEngine, connect
 
-    address, cpus = options.address or os.environ.get("RAY_ADDRESS"), (options.workers or 1) * options.threads
-    has_gpus = connect(address, cpus, [*PACKAGES, *plugins.package_folders()])
+    cpus = (options.workers or 1) * options.threads
+    has_gpus = connect(options.cluster, cpus, [*PACKAGES, *plugins.package_folders()])
     device = ("cuda" if has_gpus else "cpu") if options.device == "auto" else options.device
     return RayEngine(
         partial(task, device=device),
@@ -113,7 +118,7 @@ def make_probe(engine: "Engine", threads: int) -> Callable[[Run], float] | None:
 
 def require_room(options: EngineOptions) -> None:
     """Raise ValueError for more workers or threads than this machine can run. Ray checks those of a cluster that runs already."""
-    if options.engine == "local" or not (options.address or os.environ.get("RAY_ADDRESS")):
+    if options.engine == "local" or not options.cluster:
         require_per_core("--workers", options.workers or 1)
         require_per_core("--threads", options.threads)
 

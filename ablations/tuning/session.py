@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -133,7 +133,7 @@ def tune_study(
             earlier = partial(earlier_winners, study, request.protocol, request.results, request.overrides)
             report = write_tuning_report(tasks, store, command, earlier)
             ended = [run for task in tasks for trial in task.trials.get_trials() for run in task.runs_of(trial)]
-        found = _write_found(study, report.winners, store, request.overrides)
+        found = _write_found(study, report.winners, store, request)
         _print_results(study, request, tasks, report, found, url, console)
         records = [record for record in store.read_all(ended)[0].values() if record.status != "paused"]
         finish(tracker, records, store.folder, partial(say, console))
@@ -228,9 +228,9 @@ def runs_to_tune(study: Study, request: TuningRequest) -> tuple[Run, ...]:
     chosen = request.variants or ([study.baseline] if study.searches else DECLARED)
     runs = study.expand(request.protocol, 1, chosen, request.overrides)
     require_effects(runs, request.overrides)
-    _require_space(study, runs, request)
     longest = max(run.length for run in runs)  # whose verdict is the study's
     runs = tuple(run for run in runs if run.length == longest)
+    _require_space(study, runs, request)
     if any(run.data.val_examples == 0 for run in runs):
         raise ValueError(
             f"under {request.protocol} the test set is watched in the place of validation images, and tuning must not choose by "
@@ -244,18 +244,19 @@ def runs_to_tune(study: Study, request: TuningRequest) -> tuple[Run, ...]:
 def _require_space(study: Study, runs: Sequence[Run], request: TuningRequest) -> None:
     """Raise ValueError if nothing is left to search, or no size although it is an objective."""
     with_sizes = request.objective != OBJECTIVES[0]
+    shape_of = cache(shape)  # of a folder it takes a look into every file
     for run in runs:
         space = space_of(study, run, request.overrides, with_sizes=with_sizes)
         if not space:
             raise ValueError("--set fixes every hyperparameter that is searched: nothing is left to tune")
         sizes = {key.partition(".")[2] for key in space.keys() & SIZES.keys()}
-        if with_sizes and not sizes - unread_fields(run.model, *shape(run.data)):
+        if with_sizes and not sizes - unread_fields(run.model, *shape_of(run.data)):
             raise ValueError(
                 f"--objective {request.objective}: {run.variant} has neither a width nor a number of 1x1s to search"
             )
 
 
-def _write_found(study: Study, winners: Mapping[str, Winner], store: Store, overrides: Sequence[str]) -> Path | None:
+def _write_found(study: Study, winners: Mapping[str, Winner], store: Store, request: TuningRequest) -> Path | None:
     """Write the network that a search has found to best.json, and return its path; None for other studies or without a winner.
 
     What `--set` fixed of the network, or of what is searched otherwise, is part of it; lengths of training are not.
@@ -263,10 +264,9 @@ def _write_found(study: Study, winners: Mapping[str, Winner], store: Store, over
     if not study.searches or study.baseline not in winners:
         return None
     path = store.folder / "best.json"
-    searched = NUISANCE[store.folder.name]
-    fixed = {
-        key: value for key, value in parse_overrides(overrides).items() if key.startswith("model.") or key in searched
-    }
+    searched = NUISANCE[request.protocol]
+    changes = parse_overrides(request.overrides)
+    fixed = {key: value for key, value in changes.items() if key.startswith("model.") or key in searched}
     write_atomically(path, json.dumps(fixed | winners[study.baseline].params, indent=1) + "\n")
     return path
 

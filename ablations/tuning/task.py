@@ -180,13 +180,14 @@ def winners_of(tasks: Sequence[Task]) -> dict[str, Winner]:
     """The best complete trial of each variant: the most accurate on the validation images, within the constraint."""
     winners = {}
     for task in tasks:
-        complete = [t for t in task.trials.get_trials() if t.state.name == "COMPLETE" and task.rank(t) > -math.inf]
+        trials = task.trials.get_trials()
+        complete = [t for t in trials if t.state.name == "COMPLETE" and task.rank(t) > -math.inf]
         if complete and task.objective == "accuracy":
             best = max(complete, key=lambda trial: (task.rank(trial), -trial.number))
             seeds = [int(seed) for seed in best.user_attrs["seeds"]]
             params, value = dict(best.params), task.accuracy(best)
-            run, num_trials = task.run, len(task.trials.get_trials(deepcopy=False))
-            winners[run.variant] = Winner(best.number, value, params, seeds, run.settings, made_with(run), num_trials)
+            run = task.run
+            winners[run.variant] = Winner(best.number, value, params, seeds, run.settings, made_with(run), len(trials))
     return winners
 
 

@@ -198,20 +198,19 @@ def _solved_size(variant: Variant, run: Run) -> dict[str, object]:
 
 
 def _stale_fields(winner: Winner, run: Run) -> list[str]:
-    """Fields of the variant, code and trainer that are not what they were when it was tuned, with both values.
+    """Fields of the variant, code and trainer that are not what they were when it was tuned.
 
     A field that is new since means what was there before.
     """
-    before, now = winner.base | winner.made_with, run.settings | made_with(run)
-    return [
-        f"{key} was {value!r}, {f'is {now[key]!r}' if key in now else 'is no more'}"
-        for key, value in before.items()
-        if key not in now or now[key] != value
-    ]
+    now = run.settings | made_with(run)
+    return [key for key, before in (winner.base | winner.made_with).items() if key not in now or now[key] != before]
 
 
 def _require_same(name: str, winner: Winner, run: Run) -> None:
-    for change in _stale_fields(winner, run):
-        is_setting = change.partition(" ")[0] in winner.base
-        advice = "tune again, or give the same --set" if is_setting else "tune again with another --storage"
-        raise ValueError(f"--tuned: {name} has changed since it was tuned: {change}; {advice}")
+    before, now = winner.base | winner.made_with, run.settings | made_with(run)
+    for key in _stale_fields(winner, run):
+        is_now = f"is {now[key]!r}" if key in now else "is no more"
+        again = "tune again, or give the same --set" if key in winner.base else "tune again with another --storage"
+        raise ValueError(
+            f"--tuned: {name} has changed since it was tuned: {key} was {before[key]!r}, {is_now}; {again}"
+        )

@@ -18,7 +18,7 @@ from nin.spec import DataSpec, ModelSpec, TrainSpec
 
 SPECS = {"model": ModelSpec, "data": DataSpec, "train": TrainSpec}
 KEYS = [f"{part}.{field.name}" for part, spec in SPECS.items() for field in fields(spec)]
-QUICK = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 values = st.one_of(st.integers(), st.floats(), st.booleans(), st.text(max_size=20))
 numbers = st.one_of(st.integers(), st.floats()).map(str)

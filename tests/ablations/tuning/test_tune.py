@@ -119,7 +119,8 @@ def test_what_set_fixes_is_part_of_the_network_that_is_found(tmp_path: Path) -> 
     study = load_study("best")
     fixed = ["model.pooling=gem", "train.lr=0.002", "data.augment=flip", "train.epochs=1", "data.train_examples=64"]
     winner = Winner(0, 0.9, {"model.width": 0.5}, [FIRST_SEED], {})
-    path = session._write_found(study, {"nin": winner}, Store(tmp_path, "best-tuning", "smoke"), fixed)
+    asked = session.TuningRequest("smoke", overrides=fixed)
+    path = session._write_found(study, {"nin": winner}, Store(tmp_path, "best-tuning", "smoke"), asked)
     assert path is not None
     found = json.loads(path.read_text())
     assert found == {"model.pooling": "gem", "train.lr": 0.002, "data.augment": "flip", "model.width": 0.5}
