@@ -40,14 +40,22 @@ def line(row: Row) -> str:
     return answers_table([row], REFERENCE.as_posix()).splitlines()[-1]
 
 
+CLAIMS_IN_SHORT = README.partition("## The claims so far")[2].partition("\n## ")[0].split("\n- **")[1:]
+CLAIMS_IN_DETAIL = (ROOT / "docs/claims.md").read_text().split("\n## ")[1:]
+
+
+def test_every_claim_has_a_short_and_a_long_answer() -> None:
+    assert len(CLAIMS_IN_SHORT) == 6
+    for short, detail in zip(CLAIMS_IN_SHORT, CLAIMS_IN_DETAIL, strict=True):
+        assert short.replace("\n ", "").startswith(detail.splitlines()[0])
+
+
 def test_the_claims_numbers_are_those_of_the_reports() -> None:
-    """That section is written by hand, so that it can name what the table does not; signs are the reader's."""
-    section = README.partition("## The claims so far")[2].partition("\n## ")[0].replace("\n ", "")
-    claims = section.split("\n- **")[1:]
-    assert len(claims) == 6
-    for claim in claims:
+    """These texts are written by hand, so that they can name what the table does not; signs are the reader's."""
+    for text in CLAIMS_IN_SHORT + CLAIMS_IN_DETAIL:
+        claim = text.replace("\n ", "")
         numbers = re.findall(r"\d+\.\d+ to \+?\d+\.\d+|\d\d\.\d\d|\d{3},\d{3}|\d,\d{3},\d{3}", claim)
-        named = re.findall(r"\]\((results/reference/\w+/standard/report\.md)\)", claim)
+        named = re.findall(r"\]\((?:\.\./)?(results/reference/\w+/standard/report\.md)\)", claim)
         reports = "".join((ROOT / name).read_text() for name in named)
         assert numbers
         assert [number for number in numbers if number not in reports] == [], claim
