@@ -244,7 +244,7 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
         return PlainAnswer(NOT_ANSWERED, "")
     by_name = {each.variant: each for each in each_row(table)}
     named = others[others["variant"] == claim.variant]
-    row = next(each_row(named if len(named) else others.sort_values("p_holm")))
+    row = next(each_row(named if len(named) else _most_certain_first(others)))
     words = claim if len(named) else Claim()  # the claim's are about its own variant
     measured, baseline = (by_name[study.pairs.get(name, name)] for name in (row.variant, study.baseline))
     also = claim.also(measured, baseline) if claim.also else ""
@@ -265,6 +265,13 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
         verdicts = _listed_verdicts(rest, counts, study.margin)
         answer += f"; compared with `{study.baseline}`{claim.explained}: {verdicts}"
     return PlainAnswer(answer, effect)
+
+
+def _most_certain_first(comparisons: pd.DataFrame) -> pd.DataFrame:
+    """Order by corrected p; after looks, which have none, those with a verdict come first."""
+    return comparisons.assign(undecided=~comparisons["verdict"].isin(list(RELATIONS))).sort_values(
+        ["p_holm", "undecided"], kind="stable"
+    )
 
 
 def _listed_verdicts(rows: Sequence[Any], failed: Mapping[str, str], margin: float) -> str:

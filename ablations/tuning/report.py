@@ -23,6 +23,7 @@ from ablations.tuning.winners import Winner
 from nin.text import counted
 
 if TYPE_CHECKING:
+    import optuna
     from matplotlib.figure import Figure
 
 Plot = Callable[..., Any]  # of an Optuna study
@@ -308,7 +309,7 @@ def _plots(task: Task, scores: Sequence[tuple[float, ...]]) -> dict[str, tuple[P
 
     if task.objective != "accuracy":
         names = [ACCURACY, *task.objective.split(",")[1:]]
-        return {f"pareto-{names[1]}": (partial(draw.plot_pareto_front, target_names=names), None)}
+        return {f"pareto-{names[1]}": (partial(_plot_pareto_front, names), None)}
     plots: dict[str, tuple[Plot, Adjust | None]] = {}
     if scores:
         plots["history"] = partial(draw.plot_optimization_history, target_name=ACCURACY), None
@@ -323,6 +324,16 @@ def _plots(task: Task, scores: Sequence[tuple[float, ...]]) -> dict[str, tuple[P
         plots["slice"] = partial(draw.plot_slice, target_name=ACCURACY), _adjust_slice
         plots["parallel"] = partial(draw.plot_parallel_coordinate, target_name=ACCURACY), _adjust_parallel
     return plots
+
+
+def _plot_pareto_front(names: Sequence[str], trials: "optuna.Study") -> Any:
+    """Draw the trials that did not diverge, as the table has them: the accuracy of a diverged one is not that of its network."""
+    import optuna
+    from optuna.visualization import matplotlib as draw
+
+    drawn = optuna.create_study(directions=trials.directions)
+    drawn.add_trials(trial for trial in trials.get_trials() if trial.user_attrs.get("outcome") != "diverged")
+    return draw.plot_pareto_front(drawn, target_names=list(names))
 
 
 def _adjust_rungs(figure: "Figure", task: Task) -> None:

@@ -204,6 +204,16 @@ def test_comparisons_decided_in_looks_are_not_explained_as_those_of_a_fixed_numb
     assert "the missing seeds" not in listed
 
 
+def test_after_looks_a_study_without_words_of_its_own_is_answered_by_a_variant_with_a_verdict(written: Store) -> None:
+    summary = read_report(NUM_1X1, "smoke", written).summary
+    verdicts = {"2x": "", "0x": "pending", "1x": "better"}
+    looked = summary.variants[summary.variants["variant"].isin(list(verdicts))].assign(
+        p_holm=float("nan"), verdict=lambda table: table["variant"].map(verdicts)
+    )
+    answer = plain_answer(replace(NUM_1X1, name="own"), replace(summary, variants=looked)).answer
+    assert answer == "`1x` is more accurate than `2x`; compared with `2x`: `0x` undecided"
+
+
 def test_only_columns_that_are_there_are_explained(tmp_path: Path) -> None:
     store = Store(tmp_path, "num_1x1", "smoke")
     for run in NUM_1X1.expand("smoke", 1, ["0x"]):

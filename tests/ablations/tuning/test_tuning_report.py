@@ -29,6 +29,26 @@ def test_a_search_for_small_networks_has_a_report_and_a_pareto_front_of_its_own(
     assert (tmp_path / "toy-tuning/smoke/figures/2x-pareto-params.png").stat().st_size > 0
 
 
+def test_a_pareto_front_is_drawn_without_diverged_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (task,) = toy_tasks(tmp_path, 4, ["2x"])
+    task = replace(task, trials=optuna.create_study(directions=["maximize", "minimize"]), objective="accuracy,params")
+    tune_toy(tmp_path, [task])
+    task.trials.add_trial(
+        optuna.trial.create_trial(values=[0.1, 1.0], user_attrs={"outcome": "diverged", "params": 1, "gflops": 0.1})
+    )
+    drawn: list[optuna.Study] = []
+    original = optuna.visualization.matplotlib.plot_pareto_front
+    monkeypatch.setattr(
+        optuna.visualization.matplotlib,
+        "plot_pareto_front",
+        lambda study, **options: drawn.append(study) or original(study, **options),
+    )
+    write_tuning_report([task], Store(tmp_path, "toy-tuning", "smoke"), "tune")
+    (study,) = drawn
+    assert len(study.trials) == len(task.trials.trials) - 1
+    assert min(trial.values[0] for trial in study.trials) > 0.1
+
+
 def test_a_search_under_a_limit_says_what_is_too_large(tmp_path: Path) -> None:
     (task,) = toy_tasks(tmp_path, 8, ["2x"])
     task = replace(task, space={"model.width": Range(0.1, 1.0)}, most_params=100_000)
