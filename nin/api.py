@@ -18,7 +18,9 @@ import nin.data
 import nin.model
 import nin.predict
 import nin.weights
+from nin.cli import require_per_core
 from nin.data import ImageData
+from nin.fetch import expanded
 from nin.history import Evaluation, History
 from nin.machine import choose_device, cpu_threads
 from nin.model import Network, build_model, refusing
@@ -130,7 +132,7 @@ def load_data(
     What is unusual about a folder's images, such as test images that are training images as well, is a warning. Raises ValueError for
     a name or value that does not exist, `nin.data.DataError` for files that are missing or damaged.
     """
-    name = f"folder:{data.expanduser().absolute()}" if isinstance(data, Path) else data
+    name = f"folder:{expanded(data).absolute()}" if isinstance(data, Path) else data
     spec = DataSpec(name=name) if isinstance(name, str) else name
     if not isinstance(spec, DataSpec):
         raise ValueError(f"data={data!r}: must be a data set's name, the path of a folder, or a DataSpec")
@@ -176,8 +178,10 @@ def fit(
     if not isinstance(spec, TrainSpec):
         raise ValueError(f"training={training!r}: must be the name of a setting, or a TrainSpec")
     spec = changed(spec, changes)
-    if threads < 0:
-        raise ValueError(f"threads={threads}: must be 0 or more")
+    if not is_whole(threads) or threads < 0:
+        raise ValueError(f"threads={threads!r}: must be 0 or more, and a whole number")
+    if threads:
+        require_per_core("threads", threads)
     _require_same_shapes(network, data)
     with progress_bar(spec.images(len(data.train.labels)), shown=progress) as show:
 
@@ -240,7 +244,10 @@ def probabilities(
     Raises ValueError for images of another kind than the network takes.
     """
     if isinstance(images, np.ndarray):
-        images = torch.from_numpy(images)
+        try:
+            images = torch.from_numpy(images)
+        except (TypeError, ValueError) as error:  # an array of objects, or a view backwards
+            raise ValueError(f"images: {one_line(error)}") from error
     if invert and isinstance(images, Tensor):
         raise ValueError("invert: is for image files; subtract a tensor of bytes from 255")
     if not isinstance(network, TrainedNetwork):

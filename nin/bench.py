@@ -23,7 +23,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from nin.bench_tables import tables
-from nin.cli import OneLineParser, exit_with, require_per_core
+from nin.cli import OneLineParser, exit_with, require_per_core, require_writable
 from nin.remote import RemoteObject, remote
 from nin.settings import SETTINGS, Setting
 from nin.spec import DEVICES, choose
@@ -208,8 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = {name: choose(SETTINGS, name, "setting") for name in arguments.settings or SETTINGS}
     settings = {name: chosen[name] for name in SETTINGS if name in chosen}  # the largest networks first
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.touch()  # refuses an unwritable file before minutes are spent
+        require_writable(arguments.json)  # before minutes are spent
 
     import torch
 

@@ -85,9 +85,9 @@ def class_map_figure(trained: "TrainedNetwork | Sequence[TrainedNetwork]", image
     A network's two maps of an image share one scale, symmetric about zero. Raises ValueError for other arguments, more than MAX_ROWS
     images, or networks and images that do not belong together.
     """
-    import torch
     from matplotlib.figure import Figure
 
+    from nin.predict import in_batches
     from nin.sources import Split
     from nin.weights import TrainedNetwork
 
@@ -104,7 +104,7 @@ def class_map_figure(trained: "TrainedNetwork | Sequence[TrainedNetwork]", image
             raise ValueError(f"{card.name} and {first.name} have different classes")
         if images.images.shape[1:] != card.image_shape:
             raise ValueError(f"{card.name} takes images {card.image_shape}, and these are {shape_text(images.images)}")
-    images = images.to("cpu")  # where trained networks are loaded
+    images = images.to("cpu")
     rows, classes = len(images.labels), trained[0].card.classes
     figure = Figure(figsize=(COLUMN_INCHES * (1 + 2 * len(trained)), ROW_INCHES * rows + 0.8), layout="constrained")
     figure.suptitle(CAPTION, fontsize=8)
@@ -116,10 +116,10 @@ def class_map_figure(trained: "TrainedNetwork | Sequence[TrainedNetwork]", image
     for part, network in zip(parts[1:], trained, strict=True):
         part.suptitle(network.card.label, fontsize=9)
         axes = part.subplots(rows, 2, squeeze=False)
-        classifier = network.classifier(probabilities=True)
-        with torch.no_grad():
-            probabilities_NK = classifier(images.images)
-        maps_NKHW = class_maps(network.network, classifier.preprocessing(images.images))
+        classifier = network.classifier()
+        probabilities_NK = in_batches(classifier, images.images)
+        inputs_NCHW = classifier.preprocessing(images.images.to(next(network.network.parameters()).device))
+        maps_NKHW = class_maps(network.network, inputs_NCHW).cpu()
         for row, label in enumerate(images.labels.tolist()):
             ranked = probabilities_NK[row].argsort(descending=True).tolist()
             other = next(k for k in ranked if k != label)

@@ -140,6 +140,12 @@ def require_figure_file(path: Path) -> None:
         raise ValueError(f"--out {str(path)!r}: must end in {', '.join(FIGURE_SUFFIXES[:-1])} or {FIGURE_SUFFIXES[-1]}")
 
 
+def require_writable(path: Path) -> None:
+    """Make the file, if there is none, and its folder. Raises OSError if it cannot be written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.open("a").close()
+
+
 def sqlite_url(file: Path) -> str:
     """Return the URL of an SQLite database. SQLAlchemy encodes characters that it would decode, as "%20" in a folder's name.
 

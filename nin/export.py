@@ -90,8 +90,10 @@ def export(
     unchecked = path.with_stem(f"{path.stem}.unchecked")
     try:
         with _without_chatter():
-            _write(form, classifier, _example(data), unchecked, trained.card)
-            check = _compare(classifier, form.read(unchecked), images, data.test.labels)
+            with _explaining(f"{form.suffix[1:]} cannot express this network"):
+                form.write(classifier, _example(data), unchecked, trained.card)
+            with _explaining(f"the exported {form.suffix[1:]} file does not run"):
+                check = _compare(classifier, form.read(unchecked), images, data.test.labels)
         unchecked.replace(path)
         return check
     finally:
@@ -106,14 +108,15 @@ def _example(data: "ImageData") -> "Tensor":
     return data.test.images[:1].repeat(2, 1, 1, 1)
 
 
-def _write(form: Format, classifier: "Classifier", images: "Tensor", path: Path, card: "Card") -> None:
-    """Write the file. Raises ValueError if the format cannot express the network."""
+@contextmanager
+def _explaining(failure: str) -> Iterator[None]:
+    """Context of a format's own code, whose errors, of all kinds, become a ValueError of one line."""
     try:
-        form.write(classifier, images, path, card)
-    except (ValueError, OSError):
+        yield
+    except (ValueError, OSError, MemoryError):
         raise
-    except Exception as error:  # tracers raise errors of all kinds
-        raise ValueError(f"{form.suffix[1:]} cannot express this network ({reason(error)})") from error
+    except Exception as error:
+        raise ValueError(f"{failure} ({reason(error)})") from error
 
 
 def _compare(classifier: Runner, exported: Runner, images_NCHW: "Tensor", labels_N: "Tensor") -> Check:

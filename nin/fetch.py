@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from nin.text import one_line
+
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 SOCKET_TIMEOUT_SEC = 5
@@ -37,7 +39,15 @@ class _FetchError(Exception):
 
 def data_root() -> Path:
     """Return the folder of data sets: $NIN_DATA, else ~/.cache/nin-ablations/data."""
-    return Path(os.environ.get("NIN_DATA") or "~/.cache/nin-ablations/data").expanduser()
+    return expanded(os.environ.get("NIN_DATA") or "~/.cache/nin-ablations/data")
+
+
+def expanded(path: str | Path) -> Path:
+    """Return the path with "~" and "~user" replaced. Raises DataError if there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{path}: {one_line(error)}") from error
 
 
 def fashion_mnist(root: Path) -> dict[str, bytes]:

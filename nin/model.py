@@ -13,7 +13,7 @@ from nin.blocks import Maxout, weight_layers
 from nin.heads import HEADS
 from nin.machine import is_accelerator
 from nin.registry import Registry
-from nin.spec import MAX_SIDE, ModelSpec, Shape, choose, is_whole, stream
+from nin.spec import MAX_CLASSES, MAX_SIDE, ModelSpec, Shape, choose, is_whole, stream
 from nin.text import one_line, reason, shape_text
 from nin.trunks import TRUNKS
 
@@ -66,10 +66,11 @@ def build_model(spec: ModelSpec, in_shape: Shape, num_classes: int, seed: int = 
 
     Each layer's weights come from their own random stream of `seed`: a trunk starts the same under every head, a class block
     under every pooling. The caller's random state is left as it was.
-    Raises ValueError for an unknown name in `spec`, for no classes, or if the trunk cannot take the images, such as too small ones.
+    Raises ValueError for an unknown name in `spec`, for no classes or more than MAX_CLASSES, or if the trunk cannot take
+    the images, such as too small ones.
     """
-    if not is_whole(num_classes) or num_classes < 1:
-        raise ValueError(f"num_classes={num_classes}: must be 1 or more, and a whole number")
+    if not is_whole(num_classes) or not 1 <= num_classes <= MAX_CLASSES:
+        raise ValueError(f"num_classes={num_classes}: must be a whole number, 1 or more and at most {MAX_CLASSES}")
     init = choose(INITS, spec.init, "init")
     trunk = choose(TRUNKS, spec.trunk, "trunk")
     head = choose(HEADS, spec.head, "head")
@@ -115,14 +116,15 @@ def _keep_variance(part: nn.Module) -> None:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Context with the network in evaluation mode and without gradients; then its mode is as it was."""
-    was_training = network.training
+    """Context with the network in evaluation mode and without gradients; then the mode of each layer is as it was."""
+    modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        network.train(was_training)
+        for module, was_training in modes:
+            module.training = was_training
 
 
 def predict(network: nn.Module, x_NCHW: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nin.cli import OneLineParser, add_network_options, require_figure_file, require_per_core
+from nin.cli import OneLineParser, add_network_options, require_figure_file, require_per_core, require_writable
 from nin.sizes import NETWORKS, image_shape, layer_modules, layers, product, require_effect, spec_changes
 from nin.spec import DEVICES, PRECISIONS, ModelSpec, Shape, choose
 from nin.text import text_table
@@ -108,7 +108,7 @@ def layer_costs(
     from nin.precision import BYTES, DTYPES
 
     device = torch.device(device)
-    counted = {f"{row.part}.{row.name}": row for row in layers(spec, in_shape, num_classes)}
+    counted = {f"{row.part}.{row.name}".rstrip("."): row for row in layers(spec, in_shape, num_classes)}
     network = build_model(spec, in_shape, num_classes).eval()
     network.to(device=device, dtype=DTYPES[precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
     costs: list[LayerCost] = []
@@ -334,7 +334,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     require_effect(changes, [(spec, in_shape, arguments.num_classes)])
     layers(spec, in_shape, arguments.num_classes)  # refuses an impossible network before anything is measured
     for path in filter(None, (arguments.out, arguments.json)):
-        path.parent.mkdir(parents=True, exist_ok=True)  # a failure here comes before the measuring
+        require_writable(path)  # before minutes are spent
     machine = measure_machine(device, precision)
     costs = layer_costs(spec, in_shape, arguments.num_classes, batch=batch, precision=precision, device=device)
     title = f"{arguments.network} on {product(in_shape)}, {batch} images, forward, {precision}"

@@ -5,6 +5,7 @@ test images of a trained network by 0 to N pixels and prints its accuracy.
 """
 
 import argparse
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -53,10 +54,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     trained = load(find(arguments.run, arguments.results))
     card = trained.card
     data = load_data(card)
-    rows = [
-        [f"{pixels}", f"{100 * shifted_score(trained.network, data, card.train, pixels).accuracy:.2f} %"]
-        for pixels in range(arguments.most + 1)
-    ]
+    side = min(card.image_shape[1:])
+    if arguments.most >= side:
+        raise ValueError(f"--most {arguments.most}: must be less than the {side} pixels of an image's side")
+    rows = []
+    for pixels in range(arguments.most + 1):
+        score = shifted_score(trained.network, data, card.train, pixels)
+        if not math.isfinite(score.loss):
+            raise ValueError(f"{card.name} classifies nothing: its logits are not finite, as after a run that diverged")
+        rows.append([f"{pixels}", f"{100 * score.accuracy:.2f} %"])
     print(f"{card.name} on {len(data.test.labels):,} test images of {card.data.name}, shifted in eight directions")
     print(text_table(["shift, pixels", "test accuracy"], rows))
     return SUCCESS

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nin.fetch import DataError, data_root, fashion_mnist, fetch_by_torchvision, torchvision_parts
+from nin.fetch import DataError, data_root, expanded, fashion_mnist, fetch_by_torchvision, torchvision_parts
 from nin.folders import ImageFolder, find
 from nin.images import decode, is_grey
 from nin.images import notes as image_notes
@@ -90,8 +91,20 @@ def _fashion_mnist(root: Path) -> Source:
     return Source(train, test, FASHION_MNIST_CLASSES)
 
 
-def _through_torchvision(dataset: str, *entries: str) -> Callable[[Path], Source]:
-    """Return a reader of the torchvision data set of that class name, which keeps these entries in the data root."""
+# By torchvision's class name, what it keeps in the data root
+ENTRIES: Mapping[str, tuple[str, ...]] = {
+    "FashionMNIST": ("FashionMNIST",),
+    "MNIST": ("MNIST",),
+    "KMNIST": ("KMNIST",),
+    "CIFAR10": ("cifar-10-batches-py",),
+    "CIFAR100": ("cifar-100-python",),
+    "SVHN": ("train_32x32.mat", "test_32x32.mat"),
+}
+
+
+def _through_torchvision(dataset: str) -> Callable[[Path], Source]:
+    """Return a reader of the torchvision data set of that class name."""
+    entries = ENTRIES[dataset]
 
     def read(root: Path) -> Source:
         from nin._torchvision import datasets
@@ -166,13 +179,11 @@ DATASETS: Registry[Dataset] = Registry(
     "data.name",
     {
         "fashion-mnist": Dataset((1, 28, 28), 10, _fashion_mnist, is_fixed=True),
-        "mnist": Dataset((1, 28, 28), 10, _through_torchvision("MNIST", "MNIST")),
-        "kmnist": Dataset((1, 28, 28), 10, _through_torchvision("KMNIST", "KMNIST")),
-        "cifar-10": Dataset((3, 32, 32), 10, _through_torchvision("CIFAR10", "cifar-10-batches-py"), is_fixed=True),
-        "cifar-100": Dataset((3, 32, 32), 100, _through_torchvision("CIFAR100", "cifar-100-python"), is_fixed=True),
-        "svhn": Dataset(
-            (3, 32, 32), 10, _through_torchvision("SVHN", "train_32x32.mat", "test_32x32.mat"), is_fixed=True
-        ),
+        "mnist": Dataset((1, 28, 28), 10, _through_torchvision("MNIST")),
+        "kmnist": Dataset((1, 28, 28), 10, _through_torchvision("KMNIST")),
+        "cifar-10": Dataset((3, 32, 32), 10, _through_torchvision("CIFAR10"), is_fixed=True),
+        "cifar-100": Dataset((3, 32, 32), 100, _through_torchvision("CIFAR100"), is_fixed=True),
+        "svhn": Dataset((3, 32, 32), 10, _through_torchvision("SVHN"), is_fixed=True),
         "digits": Dataset((1, 8, 8), 10, _digits),
         "synthetic": Dataset((1, 28, 28), 10, _synthetic, is_fixed=True),
     },
@@ -294,7 +305,7 @@ def link_folder(name: str, root: Path | None = None) -> str:
     root  the data root; by default `data_root()`
     """
     text = name.removeprefix(FOLDER)
-    path = Path(text).expanduser()
+    path = expanded(text)
     if not name.startswith(FOLDER) or not (path.is_absolute() or text.startswith(("./", "../"))):
         return name
     path = path.resolve()
@@ -307,6 +318,8 @@ def link_folder(name: str, root: Path | None = None) -> str:
         raise DataError(
             f"the data root {root} lies in {path}, so it cannot have a link to it: name another data root in NIN_DATA"
         )
+    if path.name.casefold() in (entry.casefold() for entry in chain(*ENTRIES.values())):
+        raise DataError(f"{path} has the name under which a data set is kept in the data root: rename the folder")
     link = root / path.name
     try:
         link.parent.mkdir(parents=True, exist_ok=True)

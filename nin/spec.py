@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Shape = tuple[int, int, int]  # (C, H, W) of an image or of features
 
+MAX_CLASSES = 2**20
 MAX_SIDE = 4096  # pixels of an image's height or width, far beyond the use of any network here
 
 BY_SEED = "by-seed"  # a division of the training images of its own for each seed
@@ -235,9 +236,12 @@ def changed(spec: AnySpec, changes: Mapping[str, object]) -> AnySpec:
     """
     types = get_type_hints(type(spec))
     # numpy's and pandas' numbers become Python's own
-    values: dict[str, Any] = {
-        name: value.item() if hasattr(value, "item") else value for name, value in changes.items()
-    }
+    try:
+        values: dict[str, Any] = {
+            name: value.item() if hasattr(value, "item") else value for name, value in changes.items()
+        }
+    except RuntimeError as error:  # a tensor of several numbers
+        raise ValueError(f"{', '.join(changes)}: {error}") from error
     for name, value in values.items():
         wanted = choose(types, name, f"field of {type(spec).__name__}")
         require_type(name, value, wanted)
@@ -261,6 +265,8 @@ def _require_types(spec: "DataclassInstance") -> None:
         value, wanted = getattr(spec, field.name), cast("type", field.type)
         if not isinstance(value, NUMBERS.get(wanted, wanted)) or (isinstance(value, bool) and wanted is not bool):
             raise ValueError(f"{field.name}={value!r} must be {TYPE_WORDS[wanted]}")
+        if hasattr(value, "item"):  # of numpy's numbers Python's own, with which a checkpoint can be read
+            object.__setattr__(spec, field.name, value.item())
 
 
 def require_type(key: str, value: object, wanted: type) -> None:

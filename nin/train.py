@@ -105,7 +105,7 @@ def train(
     if checkpoint:
         belongs_to = {
             **asdict(spec),
-            "seed": seed,
+            "seed": int(seed),  # numpy's could not be read back
             "network": repr(model),
             "data": data.checksum,
             "data settings": asdict(data.spec),

@@ -4,8 +4,9 @@ Unlike a pickle, such a file runs no code when it is read. Its metadata hold a c
 accuracy. `nin.export`, `nin.predict`, `nin.cam` and `nin.shift` start from it.
 """
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from nin.text import reason, shortened
 
 SUFFIX = ".safetensors"
 CARD = "card"  # the key of the file's metadata that holds the card, as JSON
+SUM = "sha256"  # the key of the tensors' checksum; files written before 2026-12 have none
 MAX_LISTED = 6  # networks that a message names
 
 
@@ -73,7 +75,7 @@ class Card:
 
 @dataclass(frozen=True, repr=False)
 class TrainedNetwork:
-    """A network in evaluation mode, on the CPU, with its card."""
+    """A network in evaluation mode, with its card; on the CPU when loaded."""
 
     network: Network
     card: Card
@@ -83,8 +85,8 @@ class TrainedNetwork:
         return f"TrainedNetwork({card.name}: {card.test_accuracy:.1%} right on the test images of {card.data.name})"
 
     def classifier(self, probabilities: bool = False) -> "Classifier":
-        """Return the network behind its preprocessing, which takes images as bytes."""
-        return Classifier(self, probabilities).eval()
+        """Return the network behind its preprocessing, which takes images as bytes on the network's device."""
+        return Classifier(self, probabilities).eval().to(next(self.network.parameters()).device)
 
 
 class Preprocessing(nn.Module):
@@ -128,17 +130,29 @@ def to_bytes(network: nn.Module, card: Card) -> bytes:
     """Return the file's content: parameters and buffers of `network`, and `card`."""
     # Copies, because safetensors refuses names that share memory, as those of a layer that is used twice
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    return save_tensors(tensors, metadata={CARD: json.dumps(asdict(card))})
+    return save_tensors(tensors, metadata={CARD: json.dumps(asdict(card)), SUM: _checksum(tensors)})
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def read_card(path: Path) -> Card:
     """Read the card, without the weights. Raises ValueError, in one line, if the file holds no network or is damaged."""
     try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
+        metadata = _metadata(path)
         return dacite.from_dict(Card, json.loads(metadata[CARD]), dacite.Config(strict=True, cast=[tuple]))
     except (SafetensorError, KeyError, ValueError, TypeError, dacite.DaciteError) as error:
         raise _damaged(path, error) from error
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="np") as file:
+        return file.metadata() or {}
 
 
 def load(path: Path) -> TrainedNetwork:
@@ -157,7 +171,10 @@ def load(path: Path) -> TrainedNetwork:
                 f"{card.environment.get('plugins')}: load that version, or train again"
             )
     try:
-        network.load_state_dict(load_tensors(path.read_bytes()))
+        tensors = load_tensors(path.read_bytes())
+        if _metadata(path).get(SUM, expected := _checksum(tensors)) != expected:
+            raise RuntimeError("its weights have another checksum")
+        network.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         raise _damaged(path, error) from error
     return TrainedNetwork(network.eval(), card)

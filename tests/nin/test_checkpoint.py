@@ -8,6 +8,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -62,6 +63,19 @@ def without_times(curve: list[Evaluation]) -> list[Evaluation]:
 
 def assert_same(first: Network, second: Network) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.usefixtures("always")
+def test_numbers_of_numpy_do_not_spoil_a_checkpoint(data: ImageData, tmp_path: Path) -> None:
+    spec = replace(SPEC, lr=np.float64(0.02), batch_size=np.int64(32))
+    path = tmp_path / "run.pt"
+    with pytest.raises(Killed):
+        trained(data, spec, path, killed_at=3, seed=np.int64(1))
+    with warnings.catch_warnings(action="error"):
+        network, history, _ = trained(data, spec, path, seed=1)
+    wanted, _, _ = trained(data, SPEC, seed=1)
+    assert len(history.curve) == 6
+    assert_same(network, wanted)
 
 
 @pytest.mark.usefixtures("always")

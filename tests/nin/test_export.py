@@ -108,6 +108,22 @@ def test_what_a_tracer_cannot_follow_is_one_line(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+class Frozen(torch.nn.Module):
+    """Has the number of images as a constant once it is traced."""
+
+    def forward(self, logits_NK: Tensor) -> Tensor:
+        return logits_NK.reshape(int(logits_NK.shape[0]), -1)
+
+
+def test_a_file_that_does_not_run_is_one_line(tmp_path: Path) -> None:
+    trained = make()
+    trained.network.head.append(Frozen())
+    with pytest.raises(ValueError, match="the exported torchscript file does not run") as caught:
+        export(trained, load(DATA), "torchscript", tmp_path / "a.pt")
+    assert "\n" not in str(caught.value)
+    assert not any(tmp_path.iterdir())
+
+
 def test_accuracy_is_the_files_own(tmp_path: Path) -> None:
     trained, test = make(), load(DATA).test
     right = (trained.classifier()(test.images).argmax(dim=1) == test.labels).float().mean()

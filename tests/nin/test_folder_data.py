@@ -167,6 +167,31 @@ def test_a_folder_that_has_the_data_root_in_it_stays_as_it_is(tmp_path: Path, mo
     assert sorted(path.name for path in pets.iterdir()) == ["cat", "dog"]
 
 
+@pytest.mark.parametrize("name", ["FashionMNIST", "mnist", "cifar-10-batches-py"])
+def test_a_folder_with_the_name_of_a_data_set_is_not_linked(
+    name: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data set would be written into it."""
+    monkeypatch.setenv("NIN_DATA", str(root))
+    with pytest.raises(DataError, match="has the name under which a data set is kept in the data root: rename"):
+        link_folder(f"folder:{paint_pets(tmp_path / name)}")
+    assert not (root / name).exists()
+
+
+def test_an_unused_image_that_changes_the_normalisation_changes_the_checksum(root: Path) -> None:
+    spec = DataSpec(name="folder:pets", train_examples=4, val_examples=2)
+    for i in range(12):
+        paint(root / "pets" / f"class {i % 2}" / f"{i}.png", (i, 0, 255))
+    before = load(spec, root)
+    used = {int(image[0, 0, 0]) for part in (before.train, before.val, before.test) for image in part.images}
+    unused = min(set(range(12)) - used)
+    paint(root / "pets" / f"class {unused % 2}" / f"{unused}.png", (200, 200, 0))
+    after = load(spec, root)
+    assert torch.equal(after.train.images, before.train.images)
+    assert not torch.equal(after.mean, before.mean)
+    assert after.checksum != before.checksum
+
+
 def test_a_folder_that_is_refused_leaves_no_link(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NIN_DATA", str(root))
     paint(tmp_path / "pets" / "cat" / "0.png")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nin.blocks import weight_layers
 from nin.heads import HEADS
-from nin.model import INITS, build_model, predict
+from nin.model import INITS, build_model, evaluating, predict
 from nin.pooling import POOLINGS
 from nin.sizes import size
 from nin.spec import ModelSpec, stream
@@ -331,3 +331,13 @@ def test_kaimings_weights_before_a_relu_are_torchs_own() -> None:
     first = next(module for module in network.trunk.modules() if isinstance(module, nn.Conv2d))
     torch.manual_seed(stream(3, "trunk weights 0"))
     assert torch.equal(first.weight, nn.init.kaiming_normal_(torch.empty_like(first.weight), nonlinearity="relu"))
+
+
+def test_layers_that_were_frozen_stay_so() -> None:
+    network = build_model(ModelSpec(layout="small", activation="batchnorm-relu"), (1, 28, 28), 10)
+    frozen = [module.eval() for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    with evaluating(network):
+        assert not network.training
+    assert frozen
+    assert network.training
+    assert not any(module.training for module in frozen)

@@ -16,6 +16,7 @@ from nin.precision import choose_precision
 from nin.roofline import LayerCost, Machine, conclusion, figure, layer_costs, least_seconds
 from nin.sizes import NETWORKS, layers, size
 from nin.spec import ModelSpec
+from nin.trunks import TRUNKS
 
 MACHINE = Machine("a card", 1, {"bf16": 100e12, "float32": 50e12}, bandwidth=1e12, bus=1e9)  # ridge: 100 FLOP/byte
 
@@ -48,6 +49,12 @@ def test_every_pooling_is_measured_in_16_bits(pooling: str, head: str) -> None:
     spec = ModelSpec(layout="small", width=0.25, pooling=pooling, head=head)
     costs = layer_costs(spec, (1, 28, 28), 10, batch=2, precision="bf16")
     assert sum(cost.flops for cost in costs) == 2 * round(size(spec, (1, 28, 28), 10).gflops * 1e9)
+
+
+def test_a_trunk_of_one_layer_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TRUNKS, "bare", lambda channels, spec: torch.nn.MaxPool2d(2))
+    costs = layer_costs(ModelSpec(layout="small", trunk="bare"), (1, 28, 28), 10, batch=2, precision="float32")
+    assert costs[0].name == "trunk"
 
 
 def test_layers_that_do_nothing_when_evaluating_are_left_out() -> None:
@@ -133,6 +140,7 @@ def test_a_machine_is_measured_in_the_precision_that_was_asked_for(monkeypatch: 
         (["lenet", "--out", "roof.bmp"], "must end in .png, .svg or .pdf"),
         (["lenet", "--set", "num1x1=3"], "nearest is 'num_1x1'"),
         (["nin-d2l", "--input", "1x28x28"], "too small"),
+        (["nin-d2l", "--num-classes", "10000000000"], "at most 1048576"),
     ],
 )
 def test_a_wrong_request_is_a_value_error_of_one_line(arguments: list[str], message: str) -> None:

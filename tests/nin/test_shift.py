@@ -56,6 +56,19 @@ def test_the_command_refuses_shifts_that_are_none(most: str, capsys: pytest.Capt
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_shifts_that_leave_nothing_of_an_image_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--most 28: must be less than the 28 pixels"):
+        shift.main([str(keep(make(), tmp_path)), "--most", "28"])
+
+
+def test_a_diverged_network_has_no_accuracy(tmp_path: Path) -> None:
+    trained = make()
+    with torch.no_grad():
+        next(trained.network.parameters()).fill_(torch.nan)
+    with pytest.raises(ValueError, match="its logits are not finite"):
+        shift.main([str(keep(trained, tmp_path))])
+
+
 def test_the_command_prints_accuracy_by_shift(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert shift.main([str(keep(make(), tmp_path)), "--most", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +39,20 @@ def test_weights_laid_out_for_channels_last_are_kept_alike(tmp_path: Path) -> No
     plain = to_bytes(trained.network, trained.card)
     trained.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     assert to_bytes(trained.network, trained.card) == plain
+
+
+def test_a_file_from_before_there_was_a_checksum_is_read(tmp_path: Path) -> None:
+    trained = make()
+    path = tmp_path / "old.safetensors"
+    save_file(trained.network.state_dict(), path, metadata={"card": json.dumps(asdict(trained.card))})
+    assert load(path).card == trained.card
+
+
+def test_a_network_that_was_moved_still_takes_images() -> None:
+    """The meta device stands for a GPU."""
+    trained = make()
+    trained.network.to("meta")
+    assert trained.classifier()(torch.zeros(2, 1, 28, 28, dtype=torch.uint8, device="meta")).device.type == "meta"
 
 
 def test_weights_that_two_layers_share_are_kept(tmp_path: Path) -> None:
@@ -97,7 +111,9 @@ def test_the_label_is_variant_and_seed() -> None:
     assert make(name="receptive_field/standard/11x11/4 40k:0").card.label == "11x11/4 40k seed 0"
 
 
-@pytest.mark.parametrize("damage", ["truncated", "text", "empty", "no card", "other weights", "unknown field"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "text", "empty", "no card", "other weights", "unknown field", "flipped bit"]
+)
 def test_a_file_that_is_not_one_of_ours_is_one_line(damage: str, tmp_path: Path) -> None:
     trained = make()
     path = keep(trained, tmp_path)
@@ -114,6 +130,10 @@ def test_a_file_that_is_not_one_of_ours_is_one_line(damage: str, tmp_path: Path)
             path.write_bytes(to_bytes(make(replace(TINY, num_1x1=1)).network, trained.card))
         case "unknown field":
             path.write_bytes(path.read_bytes().replace(b'\\"inner_kernel\\"', b'\\"other_kernel\\"'))
+        case "flipped bit":
+            content = bytearray(path.read_bytes())
+            content[-10] ^= 64
+            path.write_bytes(content)
     with pytest.raises(ValueError, match="is not a network written by --keep-weights, or is damaged") as caught:
         load(path)
     assert "\n" not in str(caught.value)
