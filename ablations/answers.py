@@ -157,7 +157,7 @@ def headline(rows: Sequence[Row], reports: Sequence[tuple[Study, str, Report]], 
     seeds = f"{row.n} {'seed' if row.n == '1' else 'seeds'}"
     has_interval = " to " in row.effect
     words = [
-        f"**After {row.length} training images (repetitions counted): {_with_changes(report, answer)}**",
+        f"**After {row.length} training images ({report.passes:.1f} passes over the data): {_with_changes(report, answer)}**",
         f"(protocol `{protocol}`, n = {seeds}).",
         f"{claim.subject} minus {claim.object}: {row.effect} of test accuracy{' (95 % interval)' if has_interval else ''}."
         if has_answered

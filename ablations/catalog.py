@@ -5,6 +5,7 @@ import importlib
 import os
 import pkgutil
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -59,10 +60,25 @@ def _load_file(path: Path) -> Study:
     for name in study.published.networks:
         choose(study.variants, name, "variant with published runs")
     with published.open(newline="", encoding="utf-8-sig") as file:
-        header = next(csv.reader(line for line in file if not line.startswith("#")), [])
-    if missing := [column for column in PUBLISHED_COLUMNS if column not in header]:
-        raise ValueError(f"{published}: has no column {missing[0]!r}; it needs {', '.join(PUBLISHED_COLUMNS)}")
+        rows = csv.DictReader(line for line in file if not line.startswith("#"))
+        if missing := [column for column in PUBLISHED_COLUMNS if column not in (rows.fieldnames or ())]:
+            raise ValueError(f"{published}: has no column {missing[0]!r}; it needs {', '.join(PUBLISHED_COLUMNS)}")
+        for row in rows:
+            _require_numbers(row, published)
     return replace(study, published=replace(study.published, file=str(published.resolve())))
+
+
+def _require_numbers(row: Mapping[str, str | None], file: Path) -> None:
+    """Raise ValueError unless a published run has an accuracy between 0 and 1 and, if known, a loss."""
+    try:
+        is_fraction = 0 <= float(row["test_accuracy"] or "") <= 1
+        float(row["train_loss"] or "nan")
+    except ValueError:
+        is_fraction = False
+    if not is_fraction:
+        raise ValueError(
+            f"{file}: the run {row} needs a test_accuracy between 0 and 1, and a number as train_loss or none"
+        )
 
 
 def require_name(study: Study) -> None:
@@ -74,7 +90,9 @@ def require_name(study: Study) -> None:
 def _require_free(name: str, message: str) -> None:
     if name in study_names():
         raise ValueError(message.format(f"{name!r} is the name of another study"))
-    if not re.fullmatch(r"\w[\w.-]*", name):  # ".." would be a folder above
+    if not re.fullmatch(
+        r"\w[\w.-]*(?<!-tuned)(?<!-tuning)", name
+    ):  # ".." would be a folder above; tuning has such folders
         raise ValueError(message.format(f"{name!r} cannot be the name of a results folder"))
 
 

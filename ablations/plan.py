@@ -11,6 +11,7 @@ from ablations.execution.data import prepare
 from ablations.execution.launch import default_workers, require_room
 from ablations.execution.progress import say
 from ablations.execution.time_left import TimeLeft
+from ablations.plugins import naming_additions
 from ablations.protocols import PROTOCOLS
 from ablations.records import Store
 from ablations.reporting.files import load_covered_records
@@ -112,7 +113,8 @@ def _seconds(run: Run, device: str, threads: int, paces: dict[str, float]) -> fl
     """
     try:
         if run.variant not in paces:
-            paces[run.variant] = worker.seconds_per_image(run, device, threads)
+            with naming_additions(f"variant {run.variant!r}", run.settings):
+                paces[run.variant] = worker.seconds_per_image(run, device, threads)
         return paces[run.variant] * worker.images_passed(run, device)
     except RuntimeError as error:  # torch's, when there is too little memory
         raise ValueError(f"variant {run.variant!r} cannot be trained here: {one_line(error)}") from error

@@ -9,12 +9,14 @@ import importlib.metadata
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, ModuleType
 
-from nin.registry import ADDITIONS, SCRIPT, SPAWNED_SCRIPT, source_of
+from nin.registry import ADDITIONS, SCRIPT, SPAWNED_SCRIPT, added, source_of
+from nin.text import one_line
 
 GROUP = "nin_ablations.plugins"  # entry points of installed packages, each of which names a module
 FILE_MODULE = "nin_ablations_file_"  # how the modules of files are called, so that random.py hides no other module
@@ -157,6 +159,24 @@ def _located(error: BaseException, home: str) -> str:
     own = [frame for frame in frames if home and Path(frame.filename).is_relative_to(home)]
     place = (own or frames)[-1]
     return f"{place.filename}:{place.lineno}: {kind}{error}"
+
+
+@contextmanager
+def naming_additions(what: str, settings: Mapping[str, object]) -> Iterator[None]:
+    """Context in which an error of added parts that the settings use becomes a ValueError of one line with its place.
+
+    what  begins the line: "variant 'mine'"
+    """
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:
+        if not (parts := added(settings)):
+            raise
+        file = getattr(sys.modules.get(parts[0].module), "__file__", None) or ""
+        names = ", ".join(f"{part.kind} {part.name!r}" for part in parts)
+        raise ValueError(f"{what} with {names}: {one_line(_located(error, file))}") from error
 
 
 def _plugin(name: str) -> Plugin | None:

@@ -37,7 +37,7 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
     Raises ValueError if there are none, or if one is damaged or failed: what is published is whole.
     """
     source = Store(results, study.name, protocol)
-    records, damaged, _ = load_covered_records(study, protocol, source, overrides)
+    records, damaged, *_ = load_covered_records(study, protocol, source, overrides)
     unfit = damaged + [f"{record.run.label} failed: {record.error}" for record in records if not record.is_result]
     if unfit or not records:
         raise ValueError(

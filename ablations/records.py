@@ -18,6 +18,7 @@ from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -342,13 +343,23 @@ def _require_sound(record: RunRecord) -> None:
     """Raise ValueError for records that no training produces, so that later code need not expect them."""
     if record.status not in (*RESULTS, *TRIALS, "failed"):
         raise ValueError(f"unknown status {record.status!r}")
-    num_bytes = len(base64.b64decode(record.test_correct, validate=True))
-    if num_bytes != -(-record.test_examples // 8):
-        raise ValueError(f"{num_bytes} bytes do not say which of {record.test_examples} test images are right")
+    right = base64.b64decode(record.test_correct, validate=True)
+    if len(right) != -(-record.test_examples // 8):
+        raise ValueError(f"{len(right)} bytes do not say which of {record.test_examples} test images are right")
     if record.is_result and not record.curve:
         raise ValueError("it has no learning curve")
-    if record.is_result and record.run.trial is None and not 0 <= record.test_accuracy <= 1:  # trials read no test set
-        raise ValueError(f"test accuracy {record.test_accuracy} is not between 0 and 1")
+    seen = [0, *(point.examples for point in record.curve)]
+    if any(before >= after for before, after in pairwise(seen)) or any(point.epoch <= 0 for point in record.curve):
+        raise ValueError("the points of its learning curve do not follow each other")
+    if record.is_result and record.run.trial is None:  # trials read no test set
+        if not 0 <= record.test_accuracy <= 1:
+            raise ValueError(f"test accuracy {record.test_accuracy} is not between 0 and 1")
+        if record.test_examples:
+            share = sum(byte.bit_count() for byte in right) / record.test_examples
+            if abs(share - record.test_accuracy) > 1 / record.test_examples:
+                raise ValueError(
+                    f"test accuracy {record.test_accuracy} is not that of the images it has right, {share:.4f}"
+                )
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

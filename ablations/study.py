@@ -14,13 +14,14 @@ from ablations.runs import Changes, Run, by_part, flat, length_name, parse_overr
 from nin.spec import DataSpec, Shape, changed, choose, hint, is_whole
 
 # Characters that separate variants on the command line or mean something in Markdown and in matplotlib's texts; names that are paths
-NO_NAME = re.compile(r"[,|\n*`<\[\]\\$]|^[_#>]|^(\d+[.)]|[-+]) |^\s*$|^\.{1,2}$")
+NO_NAME = re.compile(r"[,|\n*`<\[\]\\$]|^[_#>-]|^(\d+[.)]|\+) |^\s|\s$|^$|^\.{1,2}$")
 LARGEST_MARGIN = 0.1  # a larger one was meant in points
 MAX_SEEDS = 10_000  # runs of a variant; all are made before the first is executed
 MEMORY = {"memory": "training", "prediction memory": "prediction"}  # task whose memory each kind of study measures
 ANSWERS = ("accuracy", "failures", *MEMORY)
 DECLARED = ("baseline", "confirmatory")  # the roles that a study's own comparisons are between
 ROLES = (*DECLARED, "control", "exploratory")
+FOUND = "found"  # the variant of a study that `searches`, which has what tuning found
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,14 @@ class Study:
             if NO_NAME.search(name):
                 raise ValueError(
                     f"variant {name!r}: the name must have no comma, bar, line break, *, `, <, [, ], backslash or $, not begin "
-                    "with _, #, >, or as an item of a list does, and not be blank, '.' or '..'"
+                    "with _, #, >, -, or as an item of a list does, not begin or end with a blank, and not be empty, '.' or '..'"
+                )
+            if variant.role == "baseline" and name != self.baseline:
+                raise ValueError(f"variant {name!r}: has the role of the baseline, which is {self.baseline!r}")
+            if "examples" in variant.train:
+                raise ValueError(
+                    f"variant {name!r}: train.examples is the training length, at which variants are compared; change train.epochs, or "
+                    "choose lengths (--lengths, --set train.examples)"
                 )
             if name in ROLES:
                 raise ValueError(f"variant {name!r}: is the name of a role, which --variants would take it for")
@@ -161,12 +169,19 @@ class Study:
             ) from None
         for protocol in {*self.protocols, *self.targets}:
             choose(PROTOCOLS, protocol, "protocol")
+        for target in self.targets.values():
+            if not isinstance(target, int | float) or not 0 < target < 1:
+                raise ValueError(f"target {target!r}: must be a fraction above 0 and below 1; 0.85 is 85 %")
+        if self.searches and FOUND not in self.variants:
+            raise ValueError(f"searches=True: needs a variant {FOUND!r}, which has what tuning found")
         choose(dict.fromkeys(ANSWERS), self.answers, "kind of answer")
         for pair in self.contrasts:
             if isinstance(pair, str) or len(pair) != 2:
                 raise ValueError(f"contrast {pair!r}: must be two variants, ('one', 'other')")
             for name in pair:
                 choose(self.variants, name, "variant of a contrast")
+            if pair[0] == pair[1]:
+                raise ValueError(f"contrast {pair!r}: must be two different variants")
         for factor in self.factors:
             choose(settings_types(), factor, "factor")
         if len(self.factors) not in (0, 2):
@@ -179,6 +194,8 @@ class Study:
             choose(PROTOCOLS, protocol, "protocol")
             for name in names:
                 choose(self.variants, name, "variant left out")
+                if name == self.baseline:
+                    raise ValueError(f"left_out: {name!r} is the baseline, which is always trained")
         if self.published:
             choose(PROTOCOLS, self.published.protocol, "protocol of published runs")
 

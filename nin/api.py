@@ -18,7 +18,6 @@ import nin.data
 import nin.model
 import nin.predict
 import nin.weights
-from nin.cli import require_per_core
 from nin.data import ImageData
 from nin.fetch import expanded
 from nin.history import Evaluation, History
@@ -180,8 +179,6 @@ def fit(
     spec = changed(spec, changes)
     if not is_whole(threads) or threads < 0:
         raise ValueError(f"threads={threads!r}: must be 0 or more, and a whole number")
-    if threads:
-        require_per_core("threads", threads)
     _require_same_shapes(network, data)
     with progress_bar(spec.images(len(data.train.labels)), shown=progress) as show:
 

@@ -183,6 +183,16 @@ class TrainSpec:
         """Return whether the optimizer reads `momentum`. AdamW does not; one that was added may."""
         return self.optimizer != "adamw"
 
+    @property
+    def effective(self) -> "TrainSpec":
+        """Return this training with the fields that it does not read at fixed values: equal ones train alike."""
+        return replace(
+            self,
+            momentum=self.momentum if self.has_momentum else 0.0,
+            epochs=1 if self.examples else self.epochs,
+            evals_per_epoch=1 if self.eval_every else self.evals_per_epoch,
+        )
+
     def images(self, num_examples: int) -> int:
         """Return the training images that a run sees in total, of a training set of `num_examples`; the last step may exceed it."""
         return self.examples or self.epochs * num_examples

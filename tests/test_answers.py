@@ -4,9 +4,11 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from ablations import answers
+from ablations.analysis import stats
 from ablations.answers import (
     NOT_RUN,
     Row,
@@ -24,6 +26,7 @@ from ablations.protocols import PROTOCOLS
 from ablations.publish import main
 from ablations.records import Store
 from ablations.reporting.files import read_report
+from ablations.reporting.formatting import signed_text
 from ablations.reporting.plain import CLAIMS, Claim
 
 ROOT = Path(__file__).parent.parent
@@ -50,13 +53,35 @@ def test_every_claim_has_a_short_and_a_long_answer() -> None:
         assert short.replace("\n ", "").startswith(detail.splitlines()[0])
 
 
+def test_controls_are_compared_with_two_in_their_precision() -> None:
+    """Over two studies' runs: no report has it."""
+    assert [row for row in controls_in_float32() if row not in CLAIMS_IN_DETAIL[0]] == []
+
+
+def controls_in_float32() -> list[str]:
+    """Rows of the table in docs/claims.md: controls of num_1x1 against the baseline's network in study precision."""
+    controls, twos = (
+        pd.read_csv(ROOT / REFERENCE / name / "standard/runs.csv").query(only)
+        for name, only in (("num_1x1", "role == 'control'"), ("precision", "variant == '2x float32'"))
+    )
+    assert len({*controls["device"], *twos["device"]}) == 1
+    accuracy = {length: 100 * runs["test_accuracy"] for length, runs in twos.groupby("length")}
+    rows = []
+    for variant, runs in controls.query("variant != '3x3' and length > 40_000").groupby("variant"):
+        found = [stats.welch(100 * own["test_accuracy"], accuracy[length])[0] for length, own in runs.groupby("length")]
+        rows.append(
+            " | ".join([f"| `{variant}`", *(signed_text(each.estimate, each.low, each.high) for each in found), ""])
+        )
+    return [row.rstrip() for row in rows]
+
+
 def test_the_claims_numbers_are_those_of_the_reports() -> None:
     """These texts are written by hand, so that they can name what the table does not; signs are the reader's."""
     for text in CLAIMS_IN_SHORT + CLAIMS_IN_DETAIL:
         claim = text.replace("\n ", "")
         numbers = re.findall(r"\d+\.\d+ to \+?\d+\.\d+|\d\d\.\d\d|\d{3},\d{3}|\d,\d{3},\d{3}", claim)
         named = re.findall(r"\]\((?:\.\./)?(results/reference/\w+/standard/report\.md)\)", claim)
-        reports = "".join((ROOT / name).read_text() for name in named)
+        reports = "".join([*((ROOT / name).read_text() for name in named), *controls_in_float32()])
         assert numbers
         assert [number for number in numbers if number not in reports] == [], claim
 

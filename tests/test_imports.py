@@ -64,7 +64,7 @@ NOTHING_ELSE_THAN = {
     "nin.export": ("nin.cli", "nin.model_card", "nin.serving", "nin.text"),
     "nin.predict": ("nin.cli", "nin.text"),
     "nin.cam": ("nin.cli", "nin.text"),
-    "ablations.plugins": ("nin.registry",),
+    "ablations.plugins": ("nin.registry", "nin.text"),
     "ablations.protocols": STUDY,
     "ablations.runs": ("nin.registry", "nin.spec"),
     "ablations.study": STUDY,

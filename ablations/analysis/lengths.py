@@ -18,15 +18,24 @@ Accuracies = dict[str, dict[int, float]]  # by variant and seed
 
 
 def of_verdicts(study: Study, results: Sequence[RunRecord]) -> int:
-    """The length whose verdicts are the study's: the longest that the baseline and a declared comparison have been trained to.
+    """The length whose verdicts are the study's: the longest that the baseline and a declared comparison share several seeds of.
 
-    Where no length has one, the longest that the baseline and any variant have. 0 where runs are of epochs, not of a length.
+    Where no length has that, the longest that both have a seed of, then the longest that the baseline and any variant have. 0 where
+    runs are of epochs, not of a length.
     """
-    variants = {length: accuracies.keys() for length, accuracies in _by_length(results).items()}
-    compared = [length for length, names in variants.items() if study.baseline in names and len(names) > 1]
+    table = _by_length(results)
+    compared = [length for length, found in table.items() if study.baseline in found and len(found) > 1]
     declared = set(study.compared) - {study.pairs.get(study.baseline, study.baseline)}
-    answering = [length for length in compared if variants[length] & declared]
-    return max(answering or compared or variants, default=0)
+    answering = [length for length in compared if table[length].keys() & declared]
+    tested = [
+        length
+        for length in answering
+        if any(
+            len(table[length][name].keys() & table[length][study.baseline].keys()) > 1
+            for name in table[length].keys() & declared
+        )
+    ]
+    return max(tested or answering or compared or table, default=0)
 
 
 def by_length(study: Study, results: Sequence[RunRecord]) -> pd.DataFrame:
@@ -65,16 +74,16 @@ def by_length(study: Study, results: Sequence[RunRecord]) -> pd.DataFrame:
 
 
 def change(study: Study, results: Sequence[RunRecord]) -> pd.DataFrame:
-    """One row per variant: its difference to the baseline at the longest training minus that at the shortest, in points.
+    """One row per variant: its difference to the baseline at the length of the verdicts minus that at the shortest, in points.
 
     Of seeds that were trained to both lengths. The same test as that of the verdicts, of what each variant gains by the longer
     training against what the baseline gains; p is corrected by Holm over the confirmatory comparisons. Empty for a single
     length.
     """
     table = _by_length(results)
-    if len(table) < 2:
+    shortest, longest = min(table, default=0), of_verdicts(study, results)
+    if shortest == longest:
         return pd.DataFrame()
-    shortest, longest = min(table), max(table)
     gains = {
         name: {seed: table[longest][name][seed] - accuracy for seed, accuracy in sample.items() if seed in there}
         for name, sample in table[shortest].items()

@@ -318,7 +318,8 @@ def same_distribution(ours: ArrayLike, theirs: ArrayLike) -> dict[str, float]:
     distribution  Kolmogorov and Smirnov's of any difference; from two values in each on
     """
     x, y = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
-    smallest, some_vary = min(len(x), len(y)), np.ptp(x) > 0 or np.ptp(y) > 0
+    smallest = min(len(x), len(y))
+    some_vary = smallest > 0 and (np.ptp(x) > 0 or np.ptp(y) > 0)
     return {
         "location": float(stats.mannwhitneyu(x, y).pvalue) if smallest > 1 else NAN,
         "spread": float(stats.levene(x, y, center="median").pvalue) if smallest > 2 and some_vary else NAN,

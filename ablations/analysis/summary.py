@@ -48,6 +48,7 @@ class Summary:
     added        seeds beyond the declared number, if there are any
     looks        numbers of seeds at which comparisons were decided; empty where all runs were asked for at once
     seen         number of runs of declared comparisons that were there before the looks were declared
+    distinct     variants under the protocol, without controls that would be identical to another; empty where that is not known
     """
 
     variants: pd.DataFrame
@@ -67,6 +68,7 @@ class Summary:
     added: AddedSeeds | None = None
     looks: tuple[int, ...] = ()
     seen: int = 0
+    distinct: tuple[str, ...] = ()
 
     @property
     def examples(self) -> tuple[int, int]:
@@ -130,12 +132,18 @@ def failures(row: Any) -> str:
 
 
 def summarise(
-    study: Study, protocol: str, records: Sequence[RunRecord], looks: Sequence[int] = (), declared_at: str = ""
+    study: Study,
+    protocol: str,
+    records: Sequence[RunRecord],
+    looks: Sequence[int] = (),
+    declared_at: str = "",
+    distinct: Sequence[str] = (),
 ) -> Summary:
     """Tables of the runs that are results; those that failed are left to the report to name.
 
     looks        numbers of seeds at which the study was declared to be looked at, whose decisions are then its verdicts
     declared_at  when that was declared (ISO 8601, UTC)
+    distinct     as in `Summary`
     """
     results = [record for record in records if record.is_result]
     length = lengths.of_verdicts(study, results)
@@ -165,6 +173,7 @@ def summarise(
         added=circumstances.added_seeds(looks[-1] if looks else study.declared_seeds(protocol), results),
         looks=tuple(looks),
         seen=circumstances.runs_before(declared_at, by_variant, study),
+        distinct=tuple(distinct),
     )
 
 
@@ -388,7 +397,7 @@ def _with_decisions(by_length: pd.DataFrame, variants: pd.DataFrame, length: int
 def _target_sweep(by_variant: Mapping[str, list[RunRecord]], target: float) -> pd.DataFrame:
     rows = []
     for name, group in by_variant.items():
-        for step in (target + offset for offset in SWEEP_OFFSETS if target + offset < 1 - ROUNDING):
+        for step in (target + offset for offset in SWEEP_OFFSETS if 0 < target + offset < 1 - ROUNDING):
             times = [r.examples_to_target(step) for r in group]
             summary = convergence.summarise_times(times, [budget(r) for r in group])
             rows.append(

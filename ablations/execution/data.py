@@ -8,6 +8,7 @@ from rich.console import Console
 
 from ablations.execution.progress import say, warn
 from ablations.execution.worker import load_cached, network_size
+from ablations.plugins import naming_additions
 from ablations.records import RunRecord
 from ablations.runs import Run, by_part, parse_overrides
 from nin.data import ImageData, shape
@@ -25,9 +26,11 @@ def prepare(runs: Sequence[Run], console: Console) -> dict[str, NetworkSize]:
     seen = set[str]()
     variants: dict[Hashable, Run] = {}
     for run in dict.fromkeys(replace(run, seed=0) for run in runs):
-        data = load_cached(run.data, "cpu")
-        sizes[run] = network_size(run, data)
-        summary, remarks = data.notes[:1], [*data.remarks, *_remarks(run, data), *_same_network(run, data, variants)]
+        with naming_additions(f"variant {run.variant!r}", run.settings):
+            data = load_cached(run.data, "cpu")
+            sizes[run] = network_size(run, data)
+            same = list(_same_network(run, data, variants))
+        summary, remarks = data.notes[:1], [*data.remarks, *_remarks(run, data), *same]
         for line in (line for line in summary if line not in seen):
             say(console, line)
         for line in (line for line in remarks if line not in seen):
@@ -47,18 +50,18 @@ def _remarks(run: Run, data: ImageData) -> list[str]:
 
 
 def _same_network(run: Run, data: ImageData, variants: dict[Hashable, Run]) -> Iterator[str]:
-    """Say so if the run's network and training are those of another variant, but for fields that the network does not read.
+    """Say so if the run's network and training are those of another variant, but for fields that have no effect on it.
 
     variants  the first run of each network and training so far; the run's is added
     """
     unread = unread_fields(run.model, data.in_shape, data.num_classes)
     parts = {name: value for name, value in vars(run.model).items() if name not in unread}
-    other = variants.setdefault((run.study, *parts.items(), run.data, run.train), run)
-    names = [name for name in sorted(unread) if getattr(run.model, name) != getattr(other.model, name)]
-    if other.variant != run.variant and names:
+    other = variants.setdefault((run.study, *parts.items(), run.data, run.train.effective), run)
+    names = [key for key, value in run.settings.items() if other.settings[key] != value]
+    if other.variant != run.variant:
         yield (
-            f"variants {other.variant!r} and {run.variant!r} of {run.study} are the same network: {', '.join(names)} "
-            f"would change nothing in trunk {run.model.trunk!r} with head {run.model.head!r}"
+            f"variants {other.variant!r} and {run.variant!r} of {run.study} are the same network and training: {', '.join(names)} "
+            f"would change nothing in trunk {run.model.trunk!r} with head {run.model.head!r}, or in this training"
         )
 
 

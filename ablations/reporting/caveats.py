@@ -1,6 +1,6 @@
 """Caveats of a study's answer: what is not trained, not decided, not tuned, or not covered by its tests could still change it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -22,7 +22,7 @@ from ablations.reporting.formatting import (
 )
 from ablations.reporting.plain import CLAIMS
 from ablations.runs import length_name
-from ablations.study import DECLARED, MEMORY, Study
+from ablations.study import DECLARED, FOUND, MEMORY, Study
 from nin.text import counted
 
 TITLE = "What could change this answer"
@@ -111,12 +111,19 @@ def _missing(study: Study, protocol: str, summary: Summary) -> Iterator[Caveat]:
         yield Caveat(
             "the missing variants", f"{few(untrained)} {agreeing(untrained, 'is', 'are')} not trained{far} yet"
         )
-    seeds_of_controls = table.loc[table["role"] == "control", "n"]
-    if "control" in map(study.role, asked_for) and not seeds_of_controls.min() >= declared:  # nan without any
-        if not (seeds_of_controls > 1).any():
-            lack = f"none {'has more than one seed' if len(seeds_of_controls) else 'is'} trained{far} yet"
+    controls = [name for name in asked_for if study.role(name) == "control" and name in (summary.distinct or asked_for)]
+    seeds_of_controls = table.set_index("variant")["n"].reindex(controls, fill_value=0)
+    fewest, most = seeds_of_controls.min(), seeds_of_controls.max()
+    if fewest < declared:  # nan where there are no controls
+        if most <= 1:
+            lack = f"none {'has more than one seed' if most else 'is'} trained{far} yet"
+        elif fewest == 0:
+            absent = [name for name in controls if name not in trained]
+            lack = f"{few(absent)} {agreeing(absent, 'is', 'are')} not trained{far} yet"
+        elif most >= declared:
+            lack = f"some have only {fewest} of {declared} declared seeds{far}"
         else:
-            lack = f"some have only {seeds_of_controls.min()} of {declared} declared seeds{far}"
+            lack = f"they have only {range_text(seeds_of_controls, str)} of {declared} declared seeds{far}"
         yield Caveat("controls of equal size or depth", f"{lack}, so size or depth may explain differences")
 
 
@@ -199,7 +206,7 @@ def _unconfirmed(confirmatory: pd.DataFrame) -> Iterator[Caveat]:
     ]
     if each:
         yield Caveat(
-            "the choice of test",
+            "another statistical test",
             f"Welch's test, corrected, does not confirm {listed(each)}. It does not pair runs, and estimates variances from the two "
             "variants alone, so with few seeds it finds less, but a variant that varies more than the others does not mislead it",
         )
@@ -223,7 +230,7 @@ def _tuning(study: Study, summary: Summary) -> Iterator[Caveat]:
                 "several variants have the same winning setting, so tuning has not yet found what suits each",
             )
     elif study.searches:
-        yield Caveat("tuning the baseline too", "only `found` is tuned")
+        yield Caveat("tuning the baseline too", f"only `{FOUND}` is tuned")
     elif (
         study.answers == "accuracy" and not len(summary.published) and not _varies(study, "train.lr", "train.optimizer")
     ):
@@ -244,7 +251,7 @@ def _size(study: Study, table: pd.DataFrame) -> Iterator[Caveat]:
     if not len(base) or _varies_one_number(study):
         return
     better = table[(table["role"] == "confirmatory") & (table["verdict"] == stats.BETTER)]
-    better = better[~better["variant"].isin(_controlled(study))]
+    better = better[~better["variant"].isin(_controlled(study, set(table["variant"])))]
     ratios = better["params"] / base["params"].iloc[0]
     large = ratios[ratios > MAX_RATIO]
     if len(large):
@@ -260,9 +267,9 @@ def _machines(study: Study, summary: Summary) -> Iterator[Caveat]:
     if summary.elsewhere:
         other = () if _varies(study, "train.precision") else summary.in_other_precision
         too = "these" if other == summary.elsewhere else few(other)
-        precision = f", and some of {too} were made in another precision" if other else ""
+        precision = f", and some of {too} were made in another precision; both can shift accuracy" if other else ""
         yield Caveat(
-            "one kind of machine",
+            "all runs on one kind of machine",
             f"some runs of {few(summary.elsewhere)} were made on another kind of machine than the baseline's run of the same seed, "
             f"which rounds in another way{precision}",
         )
@@ -273,11 +280,11 @@ def _varies(study: Study, *settings: str) -> bool:
     return any(setting in variant.settings for variant in study.variants.values() for setting in settings)
 
 
-def _controlled(study: Study) -> set[str]:
-    """Variants for which a control is declared: one that has their size, or is their kind of network at another size."""
+def _controlled(study: Study, trained: Container[str]) -> set[str]:
+    """Variants for which a control is trained: one that has their size, or is their kind of network at another size."""
     found = set[str]()
-    for control in study.variants.values():
-        if control.match:
+    for name_of_control, control in study.variants.items():
+        if control.match and name_of_control in trained:
             solved = control.match.field
             kind = {key: value for key, value in control.settings.items() if key != solved}
             found.add(control.match.variant)

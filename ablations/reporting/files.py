@@ -1,7 +1,9 @@
 """Write a study's report: report.md, report.html, tables and figures, from the records on disk and nothing else."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -42,13 +44,26 @@ class Report:
     num_others: int = 0
     overrides: Sequence[str] = ()
 
+    @property
+    def passes(self) -> float:
+        """Passes over the training images, at most, of the runs that the verdicts are of; infinite where none has finished.
+
+        Where a part of the images stands for all of them, each is there several times in a pass of the record.
+        """
+        finished = [r for r in self.records if r.status == "finished" and r.run.length == self.summary.length]
+        return max((r.curve[-1].epoch / r.run.data.train_fraction for r in finished if r.curve), default=math.inf)
+
 
 class CoveredRecords(NamedTuple):
-    """Records that a report covers, a line for each that is damaged and on those of older data, and the number of all others."""
+    """Records that a report covers, a line for each that is damaged and on those of older data, and the number of all others.
+
+    distinct  the study's variants under the protocol, without controls that would be identical to another variant
+    """
 
     records: list[RunRecord]
     notes: list[str]
     num_others: int
+    distinct: tuple[str, ...] = ()
 
 
 class NoRecordsError(ValueError):
@@ -64,11 +79,15 @@ def load_covered_records(study: Study, protocol: str, store: Store, overrides: S
     on_disk = set(store.run_ids())
     if not on_disk:
         return CoveredRecords([], [], 0)  # before controls are solved, which takes seconds
-    # Variants that the protocol leaves out may have been asked for; a control among them may have no solution.
-    unsolved = {name for name in study.left_out.get(protocol, ()) if study.variants[name].match}
-    names = [name for name in study.variants if name not in unsolved]
-    expanded = study.expand(protocol, 1, names, overrides)
-    first = sorted(expanded, key=lambda run: (run.length, names.index(run.variant)))  # the baseline in its own place
+    unique = {run.run_id: run for run in study.expand(protocol, 1, overrides=overrides)}
+    distinct = tuple(dict.fromkeys(run.variant for run in unique.values()))
+    for name in study.left_out.get(protocol, ()):  # which may have been asked for by name
+        with suppress(ValueError):  # a control without a solution, or a variant that repeats another
+            unique = {run.run_id: run for run in study.expand(protocol, 1, [name], overrides)} | unique
+    names = list(study.variants)
+    first = sorted(
+        unique.values(), key=lambda run: (run.length, names.index(run.variant))
+    )  # the baseline in its own place
     runs: list[Run] = []
     last_seen = 0
     for seed in count():
@@ -87,9 +106,8 @@ def load_covered_records(study: Study, protocol: str, store: Store, overrides: S
             "made them trains them again"
         )
     left_out = {record.run_id for record in older}
-    return CoveredRecords(
-        [record for record in records if record.run_id not in left_out], notes, len(on_disk) - len(runs)
-    )
+    covered = [record for record in records if record.run_id not in left_out]
+    return CoveredRecords(covered, notes, len(on_disk) - len(runs), distinct)
 
 
 def _of_older_data(records: Sequence[RunRecord]) -> list[RunRecord]:
@@ -107,7 +125,7 @@ def read_report(study: Study, protocol: str, store: Store, overrides: Sequence[s
     from ablations.reporting.answer import answer, grounds
     from ablations.reporting.caveats import caveats
 
-    records, damaged, others = load_covered_records(study, protocol, store, overrides)
+    records, damaged, others, distinct = load_covered_records(study, protocol, store, overrides)
     if not records:
         place = results_option(store.folder.parents[1])
         raise NoRecordsError(
@@ -116,7 +134,7 @@ def read_report(study: Study, protocol: str, store: Store, overrides: Sequence[s
         )
     if overrides:
         study = replace(study, published=None)  # whose runs have other settings
-    summary = summarise(study, protocol, records, *store.declaration(overrides))
+    summary = summarise(study, protocol, records, *store.declaration(overrides), distinct=distinct)
     words = answer(study, summary, overrides), grounds(study, protocol, summary), caveats(study, protocol, summary)
     return Report(store.folder, *words, summary, records, damaged, others, overrides)
 

@@ -7,8 +7,8 @@ from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord
 from ablations.reporting.formatting import agreeing, listed, seeds_text
 from ablations.reproduce import reproduce_command
-from ablations.runs import length_name
-from ablations.study import MEMORY, Study
+from ablations.runs import by_part, length_name, parse_overrides
+from ablations.study import FOUND, MEMORY, Study
 from nin.spec import BY_SEED
 
 
@@ -60,7 +60,7 @@ def what_was_run(
         f"batch {given('train.batch_size')}; {given('train.optimizer')}, lr {given('train.lr')}, momentum {given('train.momentum')}, "
         f"weight decay {given('train.weight_decay')}, schedule {given('train.schedule')}, {_precisions_text(records)}; "
         f"weights {given('model.init')}.",
-        _tuning_fact(study)
+        _tuning_fact(study, overrides)
         + (f"; changed from the protocol by {', '.join(f'`--set {o}`' for o in overrides)}." if overrides else "."),
         f"Data: {listed({r.run.data.name for r in records})}, {agreeing(checksums, 'checksum', 'checksums')} "
         f"{listed(checksums)}. "
@@ -139,12 +139,13 @@ def _precisions_text(records: Sequence[RunRecord]) -> str:
     return f"**computed in different precisions ({listed([f'{name}: {runs[name]} runs' for name in sorted(runs)])})**"
 
 
-def _tuning_fact(study: Study) -> str:
+def _tuning_fact(study: Study, overrides: Sequence[str]) -> str:
     if study.pairs:
         return "Variants marked as tuned have hyperparameters found by tuning; all others have the protocol's"
     if study.searches:
-        return "Variant found has the hyperparameters found by tuning; all others have the protocol's"
-    studied = sorted(set[str]().union(*(variant.train for variant in study.variants.values())))
+        return f"Variant {FOUND} has the hyperparameters found by tuning; all others have the protocol's"
+    changed = by_part(parse_overrides(overrides))["train"]
+    studied = sorted(set[str]().union(*(variant.train for variant in study.variants.values())) - changed.keys())
     besides = f" but for what is studied ({listed(studied)})" if studied else ""
     return f"Hyperparameters are the same for all variants{besides}; none was tuned"
 

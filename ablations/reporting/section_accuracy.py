@@ -176,9 +176,12 @@ def bracket_note(table: pd.DataFrame) -> str:
 
 
 def _shared_seeds(table: pd.DataFrame) -> str:
-    """The runs that a paired difference is of, where their numbers differ."""
+    """The runs that a difference is of, where their numbers differ."""
     is_paired = table["test"].isin(["moderated", "paired"])
-    return ", over the seeds that both have" if is_paired.any() and table["n"].nunique() > 1 else ""
+    if not is_paired.any() or table["n"].nunique() == 1:
+        return ""
+    of_all_runs = ", but over all runs where the test is Welch's" if (table["test"] == "welch").any() else ""
+    return f", over the seeds that both have{of_all_runs}"
 
 
 def _shared_variances(confirmatory: pd.DataFrame) -> str:

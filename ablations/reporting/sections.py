@@ -1,11 +1,9 @@
 """The report in Markdown: its sections in their order, on networks or on memory."""
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ablations.analysis.summary import Summary, each_row
-from ablations.records import RunRecord
 from ablations.reporting.caveats import caveats_text
 from ablations.reporting.formatting import figure_line, markdown_table, number_text
 from ablations.reporting.provenance import what_was_run
@@ -19,7 +17,7 @@ from ablations.reporting.section_comparisons import (
 )
 from ablations.reporting.section_published import anchor_sections, published_sections
 from ablations.reporting.section_training import convergence_sections, failure_sections, generalization_sections
-from ablations.runs import settings_text
+from ablations.runs import parse_overrides, settings_text
 from ablations.study import MEMORY, Study
 
 if TYPE_CHECKING:
@@ -69,7 +67,7 @@ def sections(
         *opening,
         *(_result_sections(study, protocol, report, figures) if len(summary.variants) else []),
         "## Variants",
-        *_variants(study, protocol, records),
+        *_variants(study, protocol, report),
         "## What was run",
         facts,
     ]
@@ -80,9 +78,6 @@ def _result_sections(study: Study, protocol: str, report: "Report", figures: Seq
     summary = report.summary
     table = summary.variants
     has_label_noise = any(record.run.data.label_noise for record in report.records)
-    finished = [r for r in report.records if r.status == "finished" and r.run.length == summary.length]
-    # Where a part of the images stands for all of them, each is there several times in a pass.
-    passes = max((r.curve[-1].epoch / r.run.data.train_fraction for r in finished if r.curve), default=math.inf)
     return [
         *tuned_sections(study, summary.tuned),
         figure_line("difference_against_images", figures),
@@ -91,7 +86,7 @@ def _result_sections(study: Study, protocol: str, report: "Report", figures: Seq
         *accuracy_sections(study, table, figures, summary.looks, summary.seen),
         *convergence_sections(summary, study.target(protocol), figures),
         *failure_sections(table, summary.length),
-        *generalization_sections(table, figures, has_label_noise, passes),
+        *generalization_sections(table, figures, has_label_noise, report.passes),
         "## Size",
         figure_line("params_by_part", figures),
         figure_line("memory_against_params", figures),
@@ -127,14 +122,16 @@ def _memory_sections(task: str, summary: Summary, figures: Sequence[tuple[str, s
     ]
 
 
-def _variants(study: Study, protocol: str, records: Sequence[RunRecord]) -> list[str]:
-    there = {record.run.variant for record in records}
+def _variants(study: Study, protocol: str, report: "Report") -> list[str]:
+    there = {record.run.variant for record in report.records}
+    overridden = parse_overrides(report.overrides)
     rows: list[dict[str, object]] = []
     for name, variant in study.variants.items():
         if name in there:
             match = variant.match
             size = f"{match.field} such that {match.by} are those of {match.variant}" if match else ""
-            changes = ", ".join(part for part in (settings_text(variant.settings), size) if part)
+            settings = {key: value for key, value in variant.settings.items() if key not in overridden}
+            changes = ", ".join(part for part in (settings_text(settings), size) if part)
             rows.append({"variant": name, "role": study.role(name), "settings": changes or "the protocol's own"})
     text = f"A variant is the network, data and training of protocol `{protocol}` with these settings changed."
     return [text, markdown_table(rows)]

@@ -225,6 +225,10 @@ def runs_to_tune(study: Study, request: TuningRequest) -> tuple[Run, ...]:
     """List a run of each variant that is tuned. Raises ValueError for what cannot be tuned."""
     if study.answers in MEMORY:
         raise ValueError(f"study {study.name!r} measures memory, so there is no accuracy to tune")
+    if study.answers == "failures":
+        raise ValueError(
+            f"study {study.name!r} asks how often runs fail with its settings, so there is nothing to tune"
+        )
     chosen = request.variants or ([study.baseline] if study.searches else DECLARED)
     runs = study.expand(request.protocol, 1, chosen, request.overrides)
     require_effects(runs, request.overrides)

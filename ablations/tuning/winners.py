@@ -171,6 +171,7 @@ def with_winners(
         pairs=pairs,
         contrasts=(),
         factors=(),
+        published=None,  # whose runs have the fixed settings
         left_out={},
         name=tuned_name(study.name),
         question=f"With each variant tuned: {study.question}",

@@ -68,6 +68,7 @@ def relabel(pets: Path) -> None:
     (pets / "train" / "cat" / "0.png").rename(pets / "train" / "dog" / "0.png")
 
 
+@pytest.mark.slow
 def test_repaired_labels_are_trained_on_and_old_results_kept_aside(
     pets: Path, tmp_path: Path, executed: list[Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,6 +197,7 @@ def test_a_result_in_another_precision_leaves_the_weights_to_the_new_one(tmp_pat
     assert [path.read_bytes() for path in store.superseded_folder.glob("*/*.safetensors")] == [b"theirs"]
 
 
+@pytest.mark.slow
 def test_a_batch_beyond_the_data_is_said_and_one_of_a_single_image_refused(
     pets: Path, tmp_path: Path, executed: list[Run], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -131,7 +132,7 @@ def test_a_bad_file_is_one_line_and_nothing_is_written(
     assert not Path("results").exists()
 
 
-@pytest.mark.parametrize("name", ["num_1x1.py", "my study.py"])
+@pytest.mark.parametrize("name", ["num_1x1.py", "my study.py", "heads-tuned.py", "heads-tuning.py"])
 def test_a_file_whose_name_is_taken_or_no_folders_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(STUDY)
     with pytest.raises(ValueError, match="rename the file"):
@@ -241,6 +242,24 @@ def test_a_record_keeps_the_hash_of_the_file(study_file: Path) -> None:
     average, rms = load_study(study_file).expand("smoke", 1, overrides=BRIEF)
     assert execute(rms).record.environment["plugins"] == f"my_study.py {rms.code}"
     assert "plugins" not in execute(average).record.environment
+
+
+@pytest.mark.parametrize("also", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("x_NCHW.no_such()", "'no_such'"),
+        ("None", "'NoneType'"),
+    ],
+)
+def test_a_mistake_in_an_added_pooling_is_one_line_with_its_place(
+    mistake: str, message: str, also: list[str], study_file: Path, tmp_path: Path
+) -> None:
+    study_file.write_text(re.sub("return .*", f"return {mistake}", study_file.read_text()))
+    with pytest.raises(ValueError, match=r"variant 'rms' with pooling 'rms': .*\.py:\d+: ") as error:
+        main([str(study_file), "--protocol", "smoke", "--results", str(tmp_path / "r"), *also])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_worker_needs_only_what_it_is_sent(study_file: Path) -> None:
@@ -355,7 +374,11 @@ def test_published_runs_lie_beside_the_file(study_file: Path) -> None:
         ValueError, match=r"theirs\.csv: has no column 'train_loss'; it needs network, train_loss, test"
     ):
         load_study(study_file)
-    theirs.write_text("network,train_loss,test_accuracy\ntheirs,0.4,0.7\n")
+    for run in ("0.4,85", "0.4,", "much,0.7"):
+        theirs.write_text(f"network,train_loss,test_accuracy\ntheirs,{run}\n")
+        with pytest.raises(ValueError, match="needs a test_accuracy between 0 and 1"):
+            load_study(study_file)
+    theirs.write_text("network,train_loss,test_accuracy\ntheirs,0.4,0.7\ntheirs,,0.6\n")
     study = load_study(study_file)
     assert study.published is not None
     assert study.published.file == str(theirs)

@@ -71,6 +71,9 @@ def test_correctness_per_example_is_packed_without_loss(count: int) -> None:
         lambda text: text.replace('"seed": 0', '"seed": 7'),
         lambda text: text.replace('"test_accuracy": 0.8', '"test_accuracy": "high"'),
         lambda text: text.replace('"test_accuracy": 0.8', '"test_accuracy": NaN'),
+        lambda text: text.replace('"test_accuracy": 0.8', '"test_accuracy": 0.9'),
+        lambda text: text.replace('"examples": 512', '"examples": 256'),
+        lambda text: text.replace('"epoch": 0.5', '"epoch": 0.0'),
     ],
 )
 def test_a_damaged_record_is_one_line_and_leaves_the_others(store: Store, damage: object) -> None:

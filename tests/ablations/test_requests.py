@@ -131,7 +131,11 @@ def test_variants_that_are_the_same_network_are_named(tmp_path: Path, capsys: py
     assert run.main([str(file), "--protocol", "smoke", "--results", str(tmp_path / "r"), "--dry-run"]) == 0
     said = " ".join(capsys.readouterr().err.split())
     assert said.count("are the same network") == 1
-    assert "variants 'a' and 'b' of mine are the same network: num_1x1 would change nothing in trunk 'lenet'" in said
+    assert "'a' and 'b' of mine are the same network and training: model.num_1x1 would change nothing in trunk" in said
+    momenta = '{"a": Variant(train={"momentum": 0.0}), "b": Variant(train={"momentum": 0.9})}'  # smoke trains by AdamW
+    file.write_text(f"from ablations.study import Study, Variant\nSTUDY = Study('a', {momenta})\n")
+    assert run.main([str(file), "--protocol", "smoke", "--results", str(tmp_path / "r"), "--dry-run"]) == 0
+    assert "the same network and training: train.momentum would change" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_dry_run_refuses_other_looks_than_were_declared(tmp_path: Path) -> None:

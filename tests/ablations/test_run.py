@@ -72,6 +72,7 @@ def test_a_folder_of_images_may_be_named_by_its_path(
     assert "there is no folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_study_ends_with_a_table_and_every_file(ran: "tuple[Path, subprocess.CompletedProcess[str]]") -> None:
     folder, done = ran
     assert done.returncode == 0, done.stderr
@@ -87,6 +88,7 @@ def test_a_study_ends_with_a_table_and_every_file(ran: "tuple[Path, subprocess.C
     assert len(list((place / "runs").glob("*.json"))) == len(runs) == 4
 
 
+@pytest.mark.slow
 def test_a_record_says_where_it_comes_from(ran: "tuple[Path, subprocess.CompletedProcess[str]]") -> None:
     record = json.loads(next((ran[0] / "results/num_1x1/smoke/runs").glob("*.json")).read_text())
     assert record["run"]["train"]["epochs"] == 2

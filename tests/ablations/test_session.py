@@ -253,6 +253,13 @@ def test_a_variant_that_is_left_out_but_asked_for_is_in_the_report(toy: Toy, tmp
     assert set(outcome.reports["num_1x1"].summary.variants["variant"]) == {"0x", "2x"}
 
 
+def test_a_variant_that_repeats_another_is_left_out_of_the_report(toy: Toy, tmp_path: Path) -> None:
+    again = NUM_1X1.variants["2x"]
+    study = replace(NUM_1X1, variants={**NUM_1X1.variants, "again": again}, left_out={"smoke": ("again",)})
+    outcome = run_studies([study], request(tmp_path), Console(quiet=True))
+    assert "again" not in set(outcome.reports["num_1x1"].summary.variants["variant"])
+
+
 def test_published_results_of_another_study_are_not_taken_over(toy: Toy, tmp_path: Path) -> None:
     run_studies([NUM_1X1], request(tmp_path), Console(quiet=True))
     (tmp_path / "num_1x1/smoke/PROVENANCE.md").touch()

@@ -20,7 +20,7 @@ from nin.sizes import size
 from nin.spec import ModelSpec
 
 # Studies that answer in a way of their own are run by default; the others are slow tests.
-QUICK = ("best", "class_block", "num_1x1_head", "precision", "textbook")
+QUICK = ("num_1x1_head", "textbook")
 MEMORY_STUDIES = ("batch_memory", "prediction_memory")
 SHORT = ("train.epochs=1", "data.val_examples=100", "data.test_examples=100")
 
@@ -79,9 +79,10 @@ def test_a_role_is_trained_and_tuned_without_the_variants_left_out(tmp_path: Pat
     assert trained == tuned == {"nin+nin", "nin+alexnet", "nin+vgg", "vgg11+nin", "vgg11+vgg"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "task"),
-    [("batch_memory", "training"), pytest.param("prediction_memory", "prediction", marks=pytest.mark.slow)],
+    [("batch_memory", "training"), ("prediction_memory", "prediction")],
 )
 def test_memory_is_answered_by_a_line_for_each_network(name: str, task: str, tmp_path: Path) -> None:
     study = load_study(name)

@@ -62,6 +62,7 @@ def test_onnx_runtime_alone_runs_it_and_finds_the_classes(images: Tensor, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]  # no weights on the side
 
 
+@pytest.mark.slow
 def test_probabilities_are_the_softmax_of_the_logits(images: Tensor, tmp_path: Path) -> None:
     trained = make()
     exported(trained, "onnx", tmp_path / "a.onnx", probabilities=True)
@@ -71,7 +72,8 @@ def test_probabilities_are_the_softmax_of_the_logits(images: Tensor, tmp_path: P
     torch.testing.assert_close(found, predict(trained.classifier(), images), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("image_size", [40, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("image_size", [40, 20])
 def test_resizing_is_inside(image_size: int, tmp_path: Path) -> None:
     trained = make(data=replace(DATA, image_size=image_size))
     assert trained.card.in_shape == (1, image_size, image_size)
@@ -158,6 +160,7 @@ def test_a_diverged_network_is_not_exported(tmp_path: Path) -> None:
         exported(trained, "pt2", tmp_path / "a.pt2")
 
 
+@pytest.mark.slow
 def test_what_onnx_cannot_express_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"ONNX cannot express this network .* use --format pt2") as caught:
         exported(make(replace(TINY, pooling="pyramid")), "onnx", tmp_path / "a.onnx")
@@ -225,6 +228,7 @@ def model_config() -> type:
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("inference.ModelConfig"))
 
 
+@pytest.mark.slow
 def test_triton_repository_describes_its_own_onnx_file(tmp_path: Path) -> None:
     trained = make()
     exported(trained, "onnx", tmp_path / "a.onnx", probabilities=True)
@@ -340,7 +344,8 @@ def test_a_pt2_file_has_no_more_than_two_of_the_test_images(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("kind", "file", "probabilities"),
     [
-        *((kind, "photo.png", probabilities) for kind in FORMATS for probabilities in (False, True)),
+        *((kind, "photo.png", True) for kind in FORMATS),
+        *(pytest.param(kind, "photo.png", False, marks=pytest.mark.slow) for kind in FORMATS),
         pytest.param("onnx", "deep.png", False, marks=pytest.mark.slow),
         pytest.param("onnx", "a.tiff", False, marks=pytest.mark.slow),
     ],

@@ -91,6 +91,22 @@ def test_a_longest_training_without_a_variant_to_compare_decides_nothing_yet(rec
     assert lengths.of_verdicts(STUDY, some) == 10_000
 
 
+def test_single_seeds_of_a_longer_training_do_not_take_the_answer_away(records: list[RunRecord]) -> None:
+    some = [record for record in records if record.run.length == 10_000 or record.run.seed == 0]
+    assert lengths.of_verdicts(STUDY, some) == 10_000
+    assert lengths.of_verdicts(STUDY, [record for record in some if record.run.seed == 0]) == 40_000
+
+
+def test_a_change_goes_to_the_length_of_the_verdicts(records: list[RunRecord]) -> None:
+    """A longer training of the baseline alone does not take it away."""
+    longer = [
+        replace(record, run=replace(record.run, train=replace(record.run.train, examples=160_000)))
+        for record in records
+        if record.run.variant == "2x" and record.run.length == 40_000
+    ]
+    assert lengths.change(STUDY, records + longer).equals(lengths.change(STUDY, records))
+
+
 def test_a_control_alone_at_the_longest_length_does_not_take_the_answer_away(records: list[RunRecord]) -> None:
     study = replace(STUDY, variants={**STUDY.variants, "3x": replace(STUDY.variants["3x"], role="control")})
     some = [record for record in records if record.run.length == 10_000 or record.run.variant != "0x"]

@@ -55,6 +55,7 @@ def test_there_is_no_interval_over_images_where_networks_saw_different_ones() ->
     assert rows.loc[NAMES, "difference_low"].notna().all()
 
 
+@pytest.mark.slow
 def test_a_report_says_which_sources_its_intervals_cover() -> None:
     def facts(study: str, protocol: str, *overrides: str) -> str:
         records = [plain(run) for run in load_study(study).expand(protocol, 2, ["1x"], overrides)]

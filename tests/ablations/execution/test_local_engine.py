@@ -38,7 +38,7 @@ def test_every_run_starts_progresses_and_ends_once() -> None:
         (fake_tasks.kill_once, "ended by SIGKILL"),
         (fake_tasks.segfault_once, "ended by SIGSEGV"),
         (fake_tasks.signal_once, "ended by signal 40"),
-        (fake_tasks.hang_once, "took longer than its time limit of 6 s"),
+        pytest.param(fake_tasks.hang_once, "took longer than its time limit of 6 s", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_goes_wrong_fails_alone(task: Task, error: str) -> None:

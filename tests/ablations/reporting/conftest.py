@@ -12,6 +12,9 @@ NUM_1X1 = load_study("num_1x1")
 
 @pytest.fixture(scope="session")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A report of five seeds without figures, which take most of its time."""
     store = filled(tmp_path_factory.mktemp("results"), sized, seeds=5)
-    write_report(NUM_1X1, "smoke", store)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("ablations.reporting.figures.FIGURES", {})
+        write_report(NUM_1X1, "smoke", store)
     return store

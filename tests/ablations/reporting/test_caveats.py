@@ -1,7 +1,7 @@
 """A report says what could still change its answer, and nothing that could not."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -36,10 +36,11 @@ def found(
     protocol: str = "smoke",
     seeds: int = 2,
     variants: list[str] | None = None,
+    distinct: Sequence[str] = (),
 ) -> dict[str, str]:
     """Caveats of made-up runs, reasons by what could change."""
     records = [record(run) for run in study.expand(protocol, seeds, variants)]
-    listed = caveats(study, protocol, summarise(study, protocol, records))
+    listed = caveats(study, protocol, summarise(study, protocol, records, distinct=distinct))
     return {what: "; ".join(each.why for each in listed if each.what == what) for what, _ in listed}
 
 
@@ -69,12 +70,27 @@ def test_controls_of_one_seed_do_not_count() -> None:
 
 
 def test_controls_with_fewer_seeds_than_declared_are_named() -> None:
-    controls = [name for name in NUM_1X1.variants if NUM_1X1.role(name) == "control"]
-    more = replace(NUM_1X1, seeds=3)
+    controls = ["3x3", "0x@2x-params"]
+    more = replace(
+        WITH_CONTROLS, seeds=3, contrasts=(), variants={n: WITH_CONTROLS.variants[n] for n in ("2x", *controls)}
+    )
     assert found(more, seeds=2, variants=controls)["controls of equal size or depth"].startswith(
+        "they have only 2 of 3 declared seeds, so size"
+    )
+    runs = more.expand("smoke", 3, controls)
+    few = [clear(run) for run in runs if run.seed < 2 or run.variant in ("2x", controls[0])]
+    assert dict(caveats(more, "smoke", summarise(more, "smoke", few)))["controls of equal size or depth"].startswith(
         "some have only 2 of 3 declared seeds, so size"
     )
     assert "controls of equal size or depth" not in found(more, seeds=3, variants=controls)
+
+
+def test_a_control_that_is_not_trained_is_named_and_one_that_would_repeat_another_variant_is_not() -> None:
+    kept = {name: WITH_CONTROLS.variants[name] for name in ("2x", "3x3", "0x@2x-params")}
+    study = replace(WITH_CONTROLS, contrasts=(), variants=kept)
+    named = found(study, variants=["3x3"])["controls of equal size or depth"]
+    assert named.startswith("`0x@2x-params` is not trained yet")
+    assert "controls of equal size or depth" not in found(study, variants=["3x3"], distinct=["2x", "3x3"])
 
 
 def test_a_control_that_the_protocol_leaves_out_is_not_missing() -> None:
@@ -124,7 +140,7 @@ def test_a_verdict_that_welchs_test_does_not_confirm_is_named() -> None:
         shift = 0.02 * run.seed  # the same for every variant: pairing removes it, Welch's test does not
         return record_of(run, test_accuracy=clear(run).test_accuracy + shift)
 
-    why = found(record=paired, seeds=3, variants=["1x"])["the choice of test"]
+    why = found(record=paired, seeds=3, variants=["1x"])["another statistical test"]
     assert "does not confirm that `1x` is worse (p = " in why
 
 
@@ -176,7 +192,7 @@ def made_up(**variants: Variant) -> Study:
 
 
 def better(run: Run, params: int = 1000) -> RunRecord:
-    noise = np.random.default_rng([run.seed, ord(run.variant)]).normal(0, 1e-4)
+    noise = np.random.default_rng([run.seed, *run.variant.encode()]).normal(0, 1e-4)
     better = run.variant != "a"
     return record_of(run, test_accuracy=0.7 + 0.1 * better + float(noise), params_trunk=params if better else 1000)
 
@@ -207,7 +223,7 @@ def test_a_study_that_varies_the_learning_rate_shares_none() -> None:
 
 def test_a_search_has_tuned_only_what_it_found() -> None:
     assert "tuning the baseline too" in found(
-        replace(made_up(b=Variant(model={"dropout": 0.1})), searches=True), better
+        replace(made_up(found=Variant(model={"dropout": 0.1})), searches=True), better
     )
 
 
@@ -215,10 +231,10 @@ def test_pairs_of_runs_from_two_kinds_of_machine_are_named() -> None:
     def elsewhere(run: Run) -> RunRecord:
         return replace(clear(run), environment={"device": f"cpu ({'a' if run.variant == '3x' else 'b'})"})
 
-    why = found(record=elsewhere)["one kind of machine"]
+    why = found(record=elsewhere)["all runs on one kind of machine"]
     assert why.startswith("some runs of `3x` were made on another kind")
     assert "precision" not in why
-    assert "one kind of machine" not in found()
+    assert "all runs on one kind of machine" not in found()
 
 
 def test_controls_in_another_precision_are_named() -> None:
@@ -227,8 +243,8 @@ def test_controls_in_another_precision_are_named() -> None:
         return replace(clear(run), environment={"device": f"cpu ({kind})", "precision": precision})
 
     variants = ["confirmatory", "control"]
-    why = found(record=elsewhere, variants=variants)["one kind of machine"]
-    assert why.endswith("which rounds in another way, and some of these were made in another precision")
+    why = found(record=elsewhere, variants=variants)["all runs on one kind of machine"]
+    assert why.endswith("some of these were made in another precision; both can shift accuracy")
 
 
 def test_a_study_of_precision_does_not_name_the_precisions_it_compares() -> None:
@@ -236,7 +252,7 @@ def test_a_study_of_precision_does_not_name_the_precisions_it_compares() -> None
         precision = run.train.precision
         return replace(clear(run), environment={"device": f"cpu ({precision})", "precision": precision})
 
-    why = found(load_study("precision"), record=elsewhere)["one kind of machine"]
+    why = found(load_study("precision"), record=elsewhere)["all runs on one kind of machine"]
     assert "another kind of machine" in why
     assert "in another precision" not in why
 

@@ -15,23 +15,32 @@ from ablations.reporting.files import load_covered_records, write_report
 NUM_1X1 = load_study("num_1x1")
 
 
-def test_html_is_one_file_that_fetches_nothing(written: Store) -> None:
-    page = (written.folder / "report.html").read_text()
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A report with all its figures."""
+    store = filled(tmp_path_factory.mktemp("results"), sized, seeds=5)
+    write_report(NUM_1X1, "smoke", store)
+    return store
+
+
+def test_html_is_one_file_that_fetches_nothing(drawn: Store) -> None:
+    page = (drawn.folder / "report.html").read_text()
     assert page.count('src="data:image/svg+xml;base64,') == len(FIGURES)
     assert not re.search(r'(src="(?!data:)|href="(?!#))', page)
     assert "<table>" in page
 
 
-def test_every_figure_is_drawn_as_png_and_svg(written: Store) -> None:
-    files = {path.name for path in (written.folder / "figures").iterdir()}
+def test_every_figure_is_drawn_as_png_and_svg(drawn: Store) -> None:
+    files = {path.name for path in (drawn.folder / "figures").iterdir()}
     assert files == {f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")}
+    assert text_of(drawn).split("\n\n")[5] == "![differences](figures/differences.png)"
 
 
 @pytest.mark.slow
-def test_the_same_records_make_the_same_files(written: Store, tmp_path: Path) -> None:
+def test_the_same_records_make_the_same_files(drawn: Store, tmp_path: Path) -> None:
     again = filled(tmp_path, sized, seeds=5)
     write_report(NUM_1X1, "smoke", again)
-    ours = {path.relative_to(written.folder): path.read_bytes() for path in written.folder.rglob("*") if path.is_file()}
+    ours = {path.relative_to(drawn.folder): path.read_bytes() for path in drawn.folder.rglob("*") if path.is_file()}
     theirs = {path.relative_to(again.folder): path.read_bytes() for path in again.folder.rglob("*") if path.is_file()}
     assert ours.keys() == theirs.keys()
     assert [str(name) for name in ours if ours[name] != theirs[name]] == []
@@ -86,7 +95,7 @@ def test_every_seed_on_disk_is_covered_whatever_is_missing_between(tmp_path: Pat
     for run in NUM_1X1.expand("smoke", 20):
         if run.seed in (3, 19):
             store.write(plain(run))
-    records, damaged, _ = load_covered_records(NUM_1X1, "smoke", store)
+    records, damaged, *_ = load_covered_records(NUM_1X1, "smoke", store)
     assert {record.run.seed for record in records} == {3, 19}
     assert len(records) == len(store.run_ids())
     assert damaged == []

@@ -156,6 +156,9 @@ def test_differences_of_unequal_seeds_and_of_another_test_are_said(tmp_path: Pat
         if run.variant == "2x" or run.seed < 3:
             store.write(plain(run))
     assert "minus the baseline's, over the seeds that both have. The test pairs runs" in accuracy_notes(store)
+    for run in NUM_1X1.expand("smoke", 2, ["3x3"]):
+        store.write(plain(run))
+    assert "the seeds that both have, but over all runs where the test is Welch's. " in accuracy_notes(store)
     alike = Store(tmp_path / "alike", "num_1x1", "smoke")
     for run in NUM_1X1.expand("smoke", 3, ["0x", "1x", "3x"]):
         copied = replace(run, model=replace(run.model, num_1x1=2)) if run.variant == "3x" else run
@@ -190,7 +193,7 @@ def test_comparisons_decided_in_looks_are_not_explained_as_those_of_a_fixed_numb
     gains = {"2x": (0.0,) * 4, "0x": (0.2, 0.2003, 0.2006, 0.2009), "1x": (0.02, 0.004, 0.012, 0.003)}
     for run in NUM_1X1.expand("digits", 4, ["0x", "1x"]):
         accuracy = 0.7 + 0.002 * (-1) ** run.seed + gains[run.variant][run.seed]
-        store.write(replace(plain(run), test_accuracy=accuracy))
+        store.write(record_of(run, test_accuracy=accuracy))
     assert "Holm's method; the interval is not" in accuracy_notes(store)
     assert "the missing seeds" in dict(read_report(NUM_1X1, "digits", store).caveats)
     store.declare_looks([2, 4, 12])

@@ -22,8 +22,9 @@ from ablations.tuning.task import FIRST_SEED, find_or_create_task
 from ablations.tuning.winners import Winner
 
 TINY = ["num_1x1", "--protocol", "smoke", "--variants", "0x"]
-# All that a search varies which init_lr does not compare.
+# All that a search varies under smoke, which trains by AdamW.
 FIXED = (
+    "train.lr=0.001",
     "train.weight_decay=0",
     "train.label_smoothing=0",
     "train.schedule=none",
@@ -107,7 +108,7 @@ def test_a_dry_run_refuses_what_the_search_refuses(
             ["wide_mlp", "--variants", "64", "--objective", "accuracy,params"],
             "has neither a width nor a number of 1x1s",
         ),
-        (["init_lr", *(f"--set={setting}" for setting in FIXED)], "nothing is left to tune"),
+        (["num_1x1", *(f"--set={setting}" for setting in FIXED)], "nothing is left to tune"),
     ],
 )
 def test_a_search_of_nothing_is_refused(asked: list[str], message: str, tmp_path: Path) -> None:

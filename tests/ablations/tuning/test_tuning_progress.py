@@ -89,9 +89,13 @@ def test_dry_run_says_what_would_be_trained_and_writes_nothing(
     assert not (tmp_path / "results").exists()
 
 
-def test_a_study_of_memory_is_not_tuned(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="study 'batch_memory' measures memory"):
-        tune.main(["batch_memory", "--protocol", "smoke", "--results", str(tmp_path / "results")])
+@pytest.mark.parametrize(
+    ("study", "message"),
+    [("batch_memory", "study 'batch_memory' measures memory"), ("init_lr", "'init_lr' asks how often runs fail")],
+)
+def test_what_is_not_about_accuracy_is_not_tuned(study: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        tune.main([study, "--protocol", "smoke", "--results", str(tmp_path / "results")])
     assert not (tmp_path / "results").exists()
 
 

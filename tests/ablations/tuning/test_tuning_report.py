@@ -69,6 +69,14 @@ def test_a_search_under_a_limit_says_what_is_too_large(tmp_path: Path) -> None:
     assert f"Best validation accuracy found: 2x {100 * report.winners['2x'].value:.2f} %." in page
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the figures, which take most of a report's time."""
+    for draws in ("_draw", "_draw_expected_best"):
+        monkeypatch.setattr(f"ablations.tuning.report.{draws}", lambda *_: [])
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_search_on_the_real_images_has_what_others_have_published(tmp_path: Path) -> None:
     (task,) = toy_tasks(tmp_path, 1, ["2x"])
     task = replace(task, run=replace(task.run, data=DataSpec()), most_params=100_000)
@@ -77,6 +85,7 @@ def test_a_search_on_the_real_images_has_what_others_have_published(tmp_path: Pa
     assert "95.4 % by DenseNet-BC" in report.path.read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_best_trial_that_collapsed_is_named(tmp_path: Path) -> None:
     (task,) = toy_tasks(tmp_path, 1, ["2x"])
     task = replace(task, space={"train.lr": Range(0.1, 1.0)})  # where nothing learns
@@ -148,6 +157,7 @@ def test_expected_best_accuracy_against_trials_ends_at_the_winner(tmp_path: Path
     assert (tmp_path / "toy-tuning/smoke/figures/expected-best.png").stat().st_size > 0
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_different_numbers_of_trials_are_said(tmp_path: Path) -> None:
     tasks = toy_tasks(tmp_path, 8)
     tune_toy(tmp_path, [tasks[0]])
@@ -158,6 +168,7 @@ def test_different_numbers_of_trials_are_said(tmp_path: Path) -> None:
     assert "; not the same, as the numbers of trials." in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_tuning_says_how_many_winners_are_distinct(tmp_path: Path) -> None:
     tasks = toy_tasks(tmp_path, 4)  # all variants get the same draws, and the toy likes the same one for each
     tune_toy(tmp_path, tasks)
