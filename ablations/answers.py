@@ -5,6 +5,7 @@ do. A study without published results reads "not run yet".
 """
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -30,7 +31,11 @@ COMMAND = "python -m ablations.publish --answers"
 HEADLINE = "num_1x1"  # the study of `make run`
 CONTROLS_NOTE = (  # beside its figure
     "*`3x` has three 1x1 convolutions. `0x@2x-params` has none and as many parameters as `2x`; hollow symbols are such controls. A "
-    "symbol without a bar is a single run.*"
+    "symbol without a bar is a single run.{precision}*"
+)
+IN_OTHER_PRECISION = (
+    " Controls ran in another precision than `{baseline}`, which can shift accuracy: [the claims in detail](docs/claims.md) compares "
+    "most of them in one."
 )
 PREFERRED = ("full", "standard", "quick")  # protocols that answer first, where several are published; then all others
 FEWEST_SEEDS = 3  # of a protocol that answers before one with more
@@ -156,8 +161,9 @@ def headline(rows: Sequence[Row], reports: Sequence[tuple[Study, str, Report]], 
     has_answered = claim.variant in set(summary.variants["variant"]) and row.effect
     seeds = f"{row.n} {'seed' if row.n == '1' else 'seeds'}"
     has_interval = " to " in row.effect
+    passes = f" ({report.passes:.1f} passes over the data)" if math.isfinite(report.passes) else ""
     words = [
-        f"**After {row.length} training images ({report.passes:.1f} passes over the data): {_with_changes(report, answer)}**",
+        f"**After {row.length} training images{passes}: {_with_changes(report, answer)}**",
         f"(protocol `{protocol}`, n = {seeds}).",
         f"{claim.subject} minus {claim.object}: {row.effect} of test accuracy{' (95 % interval)' if has_interval else ''}."
         if has_answered
@@ -165,23 +171,26 @@ def headline(rows: Sequence[Row], reports: Sequence[tuple[Study, str, Report]], 
         change_with_length(summary, claim),
         f"This could still change with {listed(row.caveats.split('; '))}." if row.caveats else "",
     ]
+    differ = any(study.role(name) == "control" for name in summary.in_other_precision)
+    precision = IN_OTHER_PRECISION.format(baseline=study.baseline) if differ else ""
     figure = "difference_against_images" if len(summary.by_length) else "differences"
     return "\n".join(
         [
             " ".join(word for word in words if word),
             "",
             f"![Differences in test accuracy from {claim.object}]({link}/{row.folder}/figures/{figure}.png)",
-            *(["", CONTROLS_NOTE] if len(summary.controls) else []),
+            *(["", CONTROLS_NOTE.format(precision=precision)] if len(summary.controls) else []),
         ]
     )
 
 
 def change_with_length(summary: Summary, claim: Claim) -> str:
-    """State the difference after each length of training if it changes between the shortest and the longest; else nothing."""
+    """State the difference after each length of training, up to that of the verdict, if it changes from the shortest on."""
     change = summary.change[summary.change["variant"] == claim.variant] if len(summary.change) else summary.change
     if not len(change) or not change["p_holm"].iloc[0] <= ALPHA:
         return ""
     rows = summary.by_length[summary.by_length["variant"] == claim.variant].sort_values("length")
+    rows = rows[rows["length"] <= summary.length]
     points = listed(f"{row.difference:+.2f} points after {length_name(row.length)} images" for row in each_row(rows))
     return f"This difference changes with training ({p_is(change['p_holm'].iloc[0])}): it is {points}."
 

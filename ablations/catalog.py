@@ -15,6 +15,8 @@ from ablations.plugins import load_file
 from ablations.study import Study
 from nin.spec import choose, hint
 
+# Not "..", which would be a folder above, and none of tuning's
+FOLDER_NAME = re.compile(r"\w[\w.-]*(?<!-tuned)(?<!-tuning)")
 PUBLISHED_COLUMNS = ("network", "train_loss", "test_accuracy")
 
 
@@ -71,11 +73,11 @@ def _load_file(path: Path) -> Study:
 def _require_numbers(row: Mapping[str, str | None], file: Path) -> None:
     """Raise ValueError unless a published run has an accuracy between 0 and 1 and, if known, a loss."""
     try:
-        is_fraction = 0 <= float(row["test_accuracy"] or "") <= 1
+        is_sound = 0 <= float(row["test_accuracy"] or "") <= 1
         float(row["train_loss"] or "nan")
     except ValueError:
-        is_fraction = False
-    if not is_fraction:
+        is_sound = False
+    if not is_sound:
         raise ValueError(
             f"{file}: the run {row} needs a test_accuracy between 0 and 1, and a number as train_loss or none"
         )
@@ -90,9 +92,7 @@ def require_name(study: Study) -> None:
 def _require_free(name: str, message: str) -> None:
     if name in study_names():
         raise ValueError(message.format(f"{name!r} is the name of another study"))
-    if not re.fullmatch(
-        r"\w[\w.-]*(?<!-tuned)(?<!-tuning)", name
-    ):  # ".." would be a folder above; tuning has such folders
+    if not FOLDER_NAME.fullmatch(name):
         raise ValueError(message.format(f"{name!r} cannot be the name of a results folder"))
 
 

@@ -150,13 +150,14 @@ def _home(name: str) -> str:
     return next(iter(folders), "") if folders else (spec and spec.origin) or ""
 
 
-def _located(error: BaseException, home: str) -> str:
-    """ "study.py:12: NameError: name 'x' is not defined": the last line in that file or folder that was executed, or in any."""
+def _located(error: BaseException, *homes: str) -> str:
+    """ "study.py:12: NameError: name 'x' is not defined": the last line in these files or folders that was executed, or in any."""
     kind = "" if type(error) is ValueError else f"{type(error).__name__}: "  # ours say it all
     if isinstance(error, SyntaxError):
-        return f"{error.filename or home}:{error.lineno or 1}: {kind}{error.msg}"
+        return f"{error.filename or homes[0]}:{error.lineno or 1}: {kind}{error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if home and Path(frame.filename).is_relative_to(home)]
+    absolute = [Path(home).absolute() for home in homes if home]
+    own = [frame for frame in frames if any(Path(frame.filename).absolute().is_relative_to(home) for home in absolute)]
     place = (own or frames)[-1]
     return f"{place.filename}:{place.lineno}: {kind}{error}"
 
@@ -169,14 +170,15 @@ def naming_additions(what: str, settings: Mapping[str, object]) -> Iterator[None
     """
     try:
         yield
-    except ValueError:
+    except (ValueError, MemoryError):
         raise
     except Exception as error:
-        if not (parts := added(settings)):
+        parts = added(settings)
+        if not parts or type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
             raise
-        file = getattr(sys.modules.get(parts[0].module), "__file__", None) or ""
+        files = [getattr(sys.modules.get(part.module), "__file__", None) or "" for part in parts]
         names = ", ".join(f"{part.kind} {part.name!r}" for part in parts)
-        raise ValueError(f"{what} with {names}: {one_line(_located(error, file))}") from error
+        raise ValueError(f"{what} with {names}: {one_line(_located(error, *files))}") from error
 
 
 def _plugin(name: str) -> Plugin | None:

@@ -21,7 +21,7 @@ MEMORY = {"memory": "training", "prediction memory": "prediction"}  # task whose
 ANSWERS = ("accuracy", "failures", *MEMORY)
 DECLARED = ("baseline", "confirmatory")  # the roles that a study's own comparisons are between
 ROLES = (*DECLARED, "control", "exploratory")
-FOUND = "found"  # the variant of a study that `searches`, which has what tuning found
+FOUND = "found"  # in a study that `searches`, the variant that has what tuning found
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ class Study:
                 raise ValueError(f"variant {name!r}: has the role of the baseline, which is {self.baseline!r}")
             if "examples" in variant.train:
                 raise ValueError(
-                    f"variant {name!r}: train.examples is the training length, at which variants are compared; change train.epochs, or "
-                    "choose lengths (--lengths, --set train.examples)"
+                    f"variant {name!r}: train.examples is the training length, at which variants are compared; change train.epochs "
+                    "where a protocol counts in epochs, or choose lengths (--lengths, --set train.examples)"
                 )
             if name in ROLES:
                 raise ValueError(f"variant {name!r}: is the name of a role, which --variants would take it for")
@@ -172,8 +172,6 @@ class Study:
         for target in self.targets.values():
             if not isinstance(target, int | float) or not 0 < target < 1:
                 raise ValueError(f"target {target!r}: must be a fraction above 0 and below 1; 0.85 is 85 %")
-        if self.searches and FOUND not in self.variants:
-            raise ValueError(f"searches=True: needs a variant {FOUND!r}, which has what tuning found")
         choose(dict.fromkeys(ANSWERS), self.answers, "kind of answer")
         for pair in self.contrasts:
             if isinstance(pair, str) or len(pair) != 2:

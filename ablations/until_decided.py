@@ -7,7 +7,6 @@ from dataclasses import replace
 from rich.console import Console
 
 from ablations.analysis import sequential
-from ablations.analysis.lengths import of_verdicts
 from ablations.execution.progress import say, warn
 from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord, Store
@@ -80,7 +79,7 @@ def require_whole(study: Study, request: Request) -> list[RunRecord]:
             f"--until-decided: {listed(others)} in {store.folder} would be decided on as well, but --variants leaves "
             f"{'it' if len(others) == 1 else 'them'} out: name all, or choose another --results"
         )
-    longest = of_verdicts(study, results)
+    longest = max((r.run.length for r in results if r.run.variant in study.confirmatory), default=0)
     if request.lengths and longest > max(request.lengths):
         raise ValueError(
             f"--until-decided decides at the longest length in {store.folder}, {length_name(longest)}, which --lengths leaves out: "

@@ -205,7 +205,8 @@ def load(spec: DataSpec, root: Path | None = None, device: str | torch.device = 
         val = source.val.take(hashed_order(spec.split, len(source.val.labels))[: spec.val_examples])
     mean, std = _pixel_statistics(source.train.images)
     digest = hashlib.sha256()
-    if num_held + num_different < len(order) and (spec.name.startswith(FOLDER) or added({"data.name": spec.name})):
+    is_own = spec.name.startswith(FOLDER) or added({"data.name": spec.name})
+    if is_own and spec.normalize and num_held + num_different < len(order):
         for statistic in (mean, std):  # in which images that are not used have a part
             digest.update(statistic.numpy().data)
     for part in (train, val, test):

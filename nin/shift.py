@@ -53,10 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     trained = load(find(arguments.run, arguments.results))
     card = trained.card
-    data = load_data(card)
     side = min(card.image_shape[1:])
     if arguments.most >= side:
         raise ValueError(f"--most {arguments.most}: must be less than the {side} pixels of an image's side")
+    data = load_data(card)
     rows = []
     for pixels in range(arguments.most + 1):
         score = shifted_score(trained.network, data, card.train, pixels)

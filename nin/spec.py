@@ -245,18 +245,15 @@ def changed(spec: AnySpec, changes: Mapping[str, object]) -> AnySpec:
     Raises ValueError for a field that does not exist, naming the nearest, or a value that is not of the field's type.
     """
     types = get_type_hints(type(spec))
-    # numpy's and pandas' numbers become Python's own
-    try:
-        values: dict[str, Any] = {
-            name: value.item() if hasattr(value, "item") else value for name, value in changes.items()
-        }
-    except RuntimeError as error:  # a tensor of several numbers
-        raise ValueError(f"{', '.join(changes)}: {error}") from error
-    for name, value in values.items():
+    values: dict[str, Any] = {}
+    for name, value in changes.items():
         wanted = choose(types, name, f"field of {type(spec).__name__}")
-        require_type(name, value, wanted)
-        if wanted is float:
-            values[name] = float(value)  # 2 and 2.0 are one run
+        try:
+            number: Any = value.item() if hasattr(value, "item") else value  # of numpy, pandas or torch
+        except (RuntimeError, ValueError) as error:  # several numbers
+            raise ValueError(f"{name}: {error}") from error
+        require_type(name, number, wanted)
+        values[name] = float(number) if wanted is float else number  # 2 and 2.0 are one run
     return replace(spec, **values)
 
 

@@ -27,7 +27,7 @@ from nin.text import reason, shortened
 
 SUFFIX = ".safetensors"
 CARD = "card"  # the key of the file's metadata that holds the card, as JSON
-SUM = "sha256"  # the key of the tensors' checksum; files written before 2026-12 have none
+SUM = "sha256"  # the key of the checksum of card and tensors; files written before 2026-12 have none
 MAX_LISTED = 6  # networks that a message names
 
 
@@ -130,11 +130,12 @@ def to_bytes(network: nn.Module, card: Card) -> bytes:
     """Return the file's content: parameters and buffers of `network`, and `card`."""
     # Copies, because safetensors refuses names that share memory, as those of a layer that is used twice
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    return save_tensors(tensors, metadata={CARD: json.dumps(asdict(card)), SUM: _checksum(tensors)})
+    text = json.dumps(asdict(card))
+    return save_tensors(tensors, metadata={CARD: text, SUM: _checksum(text, tensors)})
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _checksum(card: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(card.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
@@ -172,8 +173,9 @@ def load(path: Path) -> TrainedNetwork:
             )
     try:
         tensors = load_tensors(path.read_bytes())
-        if _metadata(path).get(SUM, expected := _checksum(tensors)) != expected:
-            raise RuntimeError("its weights have another checksum")
+        metadata = _metadata(path)
+        if SUM in metadata and metadata[SUM] != _checksum(metadata[CARD], tensors):
+            raise RuntimeError("it has another checksum")
         network.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         raise _damaged(path, error) from error

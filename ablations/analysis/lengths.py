@@ -1,7 +1,7 @@
 """Compare variants after several lengths of training, as tables.
 
 A variant that trains faster is ahead after few images whether or not it is better in the end. So the verdict is that of the
-longest training, and beside it stands how the difference changes from the shortest to the longest, paired by seed.
+longest training of several seeds, and beside it stands how the difference changes from the shortest to that one, paired by seed.
 """
 
 import math
@@ -43,7 +43,7 @@ def by_length(study: Study, results: Sequence[RunRecord]) -> pd.DataFrame:
 
     impaired  runs that did not learn
 
-    Comparisons are those of the study, corrected by Holm within each length; that of the longest is the study's verdict. Empty
+    Comparisons are those of the study, corrected by Holm within each length. Empty
     for a single length.
     """
     table = _by_length(results)
@@ -81,13 +81,13 @@ def change(study: Study, results: Sequence[RunRecord]) -> pd.DataFrame:
     length.
     """
     table = _by_length(results)
-    shortest, longest = min(table, default=0), of_verdicts(study, results)
-    if shortest == longest:
+    shortest, last = min(table, default=0), of_verdicts(study, results)
+    if shortest == last:
         return pd.DataFrame()
     gains = {
-        name: {seed: table[longest][name][seed] - accuracy for seed, accuracy in sample.items() if seed in there}
+        name: {seed: there[seed] - accuracy for seed, accuracy in sample.items() if seed in there}
         for name, sample in table[shortest].items()
-        if (there := table[longest].get(name, {}))
+        if (there := table[last].get(name, {}))
     }
     ordered = {name: gains[name] for name in study.variants if gains.get(name)}
     rows = [
@@ -96,7 +96,7 @@ def change(study: Study, results: Sequence[RunRecord]) -> pd.DataFrame:
             "role": study.role(name),
             "n": len(ordered[name]),
             "shortest": shortest,
-            "longest": longest,
+            "longest": last,
             **comparison.difference.in_points(bound=2.0),
             "p": comparison.p,
             "p_holm": comparison.p_holm,

@@ -40,7 +40,8 @@ class Summary:
     anchors      numbers of others on the study's question, from other data (`published.anchors`)
     by_length    test accuracy and difference to the baseline of each variant after each training length (`lengths.by_length`);
                  empty for one length
-    change       by how much each difference changes from the shortest to the longest length (`lengths.change`); empty for one
+    change       by how much each difference changes from the shortest length to that of the verdicts (`lengths.change`); empty for
+                 one
     length       training images after which all other tables hold, where there are several lengths; else 0
     memory       a line per network: peak memory of training against the batch; empty unless the study is about memory
     elsewhere    variants that answer, and controls, of which some run had another device than the baseline's of the same seed

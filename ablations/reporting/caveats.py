@@ -119,7 +119,9 @@ def _missing(study: Study, protocol: str, summary: Summary) -> Iterator[Caveat]:
             lack = f"none {'has more than one seed' if most else 'is'} trained{far} yet"
         elif fewest == 0:
             absent = [name for name in controls if name not in trained]
-            lack = f"{few(absent)} {agreeing(absent, 'is', 'are')} not trained{far} yet"
+            there = seeds_of_controls[seeds_of_controls > 0].min()
+            others = f", and others have only {there} of {declared} declared seeds" if there < declared else ""
+            lack = f"{few(absent)} {agreeing(absent, 'is', 'are')} not trained{far} yet{others}"
         elif most >= declared:
             lack = f"some have only {fewest} of {declared} declared seeds{far}"
         else:
@@ -229,7 +231,7 @@ def _tuning(study: Study, summary: Summary) -> Iterator[Caveat]:
                 "more trials of tuning",
                 "several variants have the same winning setting, so tuning has not yet found what suits each",
             )
-    elif study.searches:
+    elif study.searches and FOUND in study.variants:
         yield Caveat("tuning the baseline too", f"only `{FOUND}` is tuned")
     elif (
         study.answers == "accuracy" and not len(summary.published) and not _varies(study, "train.lr", "train.optimizer")

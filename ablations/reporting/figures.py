@@ -46,8 +46,8 @@ mpl.rcParams["svg.hashsalt"] = "nin-ablations"  # else element ids differ from o
 
 
 def learning_curves(tables: Tables) -> Figure:
-    """Validation accuracy against training images, of the longest trainings: the mean over seeds, and a band from the lowest to the
-    highest seed. A run that diverged stays in both at its last accuracy.
+    """Validation accuracy against training images, at the length of the verdicts: the mean over seeds, and a band from the lowest to
+    the highest seed. A run that diverged stays in both at its last accuracy.
     """
     figure, panels = curve_axes(tables, f"Learning curves: mean of {tables.seeds}, band from lowest to highest")
     # Without the steep first tenth, which would leave no room for what tells variants apart.

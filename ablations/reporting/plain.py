@@ -269,9 +269,8 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
 
 def _most_certain_first(comparisons: pd.DataFrame) -> pd.DataFrame:
     """Order by corrected p; after looks, which have none, those with a verdict come first."""
-    return comparisons.assign(undecided=~comparisons["verdict"].isin(list(RELATIONS))).sort_values(
-        ["p_holm", "undecided"], kind="stable"
-    )
+    undecided = ~comparisons["verdict"].isin(list(RELATIONS))
+    return comparisons.assign(undecided=undecided).sort_values(["p_holm", "undecided"])
 
 
 def _listed_verdicts(rows: Sequence[Any], failed: Mapping[str, str], margin: float) -> str:

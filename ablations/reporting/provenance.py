@@ -142,7 +142,7 @@ def _precisions_text(records: Sequence[RunRecord]) -> str:
 def _tuning_fact(study: Study, overrides: Sequence[str]) -> str:
     if study.pairs:
         return "Variants marked as tuned have hyperparameters found by tuning; all others have the protocol's"
-    if study.searches:
+    if study.searches and FOUND in study.variants:
         return f"Variant {FOUND} has the hyperparameters found by tuning; all others have the protocol's"
     changed = by_part(parse_overrides(overrides))["train"]
     studied = sorted(set[str]().union(*(variant.train for variant in study.variants.values())) - changed.keys())

@@ -1,4 +1,4 @@
-"""The section of a report on accuracy after the longest training: verdicts, how they were reached, and details."""
+"""The section of a report on accuracy at the length of the verdicts: verdicts, how they were reached, and details."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -39,7 +39,7 @@ def accuracy_sections(
     looks: Sequence[int] = (),
     num_before: int = 0,
 ) -> list[str]:
-    """Accuracies, differences and verdicts after the longest training; then what few readers need at first sight.
+    """Accuracies, differences and verdicts at the length of the verdicts; then what few readers need at first sight.
 
     looks       numbers of seeds at which comparisons were decided; empty where all runs were asked for at once
     num_before  runs that were there before the looks were declared

@@ -47,15 +47,17 @@ def length_sections(study: Study, summary: Summary) -> list[str]:
         if name in changes:
             change = changes[name]
             p = marked(p_is(change.p_holm if change.role == "confirmatory" else change.p), change.role)
-            row["change from shortest to longest"] = f"{difference_text(change)}, {p}"
+            row[f"change from {length_name(change.shortest)} to {length_name(change.longest)}"] = (
+                f"{difference_text(change)}, {p}"
+            )
         rows.append(row)
     return [
         "## Effect of training length",
         f"Does the difference from `{study.baseline}` depend on how long networks train? Each length, in training images, is a "
         "training of its own with a complete schedule. The table has differences in points of test accuracy with 95 % intervals, and "
-        f"the baseline's accuracy{each}. Verdicts are corrected by Holm's method within each length; the study's answer is that of the "
-        f"longest{', whose declared comparisons are those after looks' if summary.looks else ''}. "
-        "The last column is the difference after the longest minus that after the shortest, paired by seed, by the same test; "
+        f"the baseline's accuracy{each}. Verdicts are corrected by Holm's method within each length; the study's answer is that after "
+        f"{length_name(summary.length)}{', whose declared comparisons are those after looks' if summary.looks else ''}. "
+        "The last column is how the difference changes from the shortest training to that one, paired by seed, by the same test; "
         f"p of exploratory variants, in square brackets, is Welch's and not corrected.{bracket_note(table)}",
         markdown_table(rows),
     ]

@@ -25,8 +25,8 @@ def convergence_sections(summary: Summary, target: float, figures: Sequence[tupl
     """Training images until a validation accuracy of `target` (a fraction), and other measures of speed."""
     table = summary.variants
     shortest = (
-        " Counts are from the longest training; with a shorter schedule, networks may reach the target after fewer images, or "
-        "not at all."
+        f" Counts are from trainings of {length_name(summary.length)} images; with a shorter schedule, networks may reach the target "
+        "after fewer images, or not at all."
         if len(summary.by_length)
         else ""
     )

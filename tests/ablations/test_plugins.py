@@ -246,18 +246,26 @@ def test_a_record_keeps_the_hash_of_the_file(study_file: Path) -> None:
 
 @pytest.mark.parametrize("also", [[], ["--dry-run"]])
 @pytest.mark.parametrize(
-    ("mistake", "message"),
+    ("mistake", "place", "message"),
     [
-        ("x_NCHW.no_such()", "'no_such'"),
-        ("None", "'NoneType'"),
+        ("x_NCHW.no_such()", "my_study", "'no_such'"),
+        ("x_NCHW.unflatten(1, (7, 7))", "my_study", "unflatten"),  # which a function of torch raises
+        ("None", "", "'NoneType'"),  # which is noticed elsewhere
     ],
 )
 def test_a_mistake_in_an_added_pooling_is_one_line_with_its_place(
-    mistake: str, message: str, also: list[str], study_file: Path, tmp_path: Path
+    mistake: str,
+    place: str,
+    message: str,
+    also: list[str],
+    study_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(study_file.parent)
     study_file.write_text(re.sub("return .*", f"return {mistake}", study_file.read_text()))
-    with pytest.raises(ValueError, match=r"variant 'rms' with pooling 'rms': .*\.py:\d+: ") as error:
-        main([str(study_file), "--protocol", "smoke", "--results", str(tmp_path / "r"), *also])
+    with pytest.raises(ValueError, match=rf"variant 'rms' with pooling 'rms': .*{place}\.py:\d+: ") as error:
+        main([f"./{study_file.name}", "--protocol", "smoke", "--results", str(tmp_path / "r"), *also])
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 

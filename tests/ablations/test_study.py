@@ -280,7 +280,6 @@ def test_the_command_of_a_study_with_looks_has_them() -> None:
         ({"targets": {"quik": 0.9}}, "unknown protocol 'quik'"),
         ({"targets": {"smoke": 85}}, "target 85: must be a fraction above 0 and below 1; 0.85 is 85 %"),
         ({"targets": {"smoke": "0.8"}}, "target '0.8': must be a fraction"),
-        ({"searches": True}, "searches=True: needs a variant 'found'"),
         ({"contrasts": (("a", "a"),)}, "must be two different variants"),
         ({"left_out": {"smoke": ("a",)}}, "'a' is the baseline, which is always trained"),
         ({"variants": {"a": Variant(), "b": Variant(role="baseline")}}, "'b': has the role of the baseline, which is"),

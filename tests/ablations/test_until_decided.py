@@ -99,6 +99,16 @@ def test_looks_are_refused_that_would_decide_on_more_than_is_asked_for(
     assert len(scripted.executed) == trained
 
 
+def test_looks_at_a_shorter_length_are_refused_where_a_single_seed_of_a_longer_one_is_there(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    before = replace(until_decided(tmp_path), protocol="digits", seeds=2, max_seeds=0, lengths=[10_000])
+    run_studies([NUM_1X1], before, Console(quiet=True))
+    run_studies([NUM_1X1], replace(before, seeds=1, lengths=[40_000]), Console(quiet=True))
+    with pytest.raises(ValueError, match="decides at the longest length"):
+        run_until_decided(NUM_1X1, replace(before, max_seeds=12), Console(quiet=True))
+
+
 def test_looks_at_accuracy_are_refused_to_a_study_of_failures(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="decides by accuracy, which is not what class_block asks about"):
         run_until_decided(

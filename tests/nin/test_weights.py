@@ -112,7 +112,17 @@ def test_the_label_is_variant_and_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["truncated", "text", "empty", "no card", "other weights", "unknown field", "flipped bit"]
+    "damage",
+    [
+        "truncated",
+        "text",
+        "empty",
+        "no card",
+        "other weights",
+        "unknown field",
+        "flipped bit",
+        "flipped bit of the card",
+    ],
 )
 def test_a_file_that_is_not_one_of_ours_is_one_line(damage: str, tmp_path: Path) -> None:
     trained = make()
@@ -134,6 +144,8 @@ def test_a_file_that_is_not_one_of_ours_is_one_line(damage: str, tmp_path: Path)
             content = bytearray(path.read_bytes())
             content[-10] ^= 64
             path.write_bytes(content)
+        case "flipped bit of the card":
+            path.write_bytes(path.read_bytes().replace(b'\\"test_accuracy\\": 0.9', b'\\"test_accuracy\\": 0.8'))
     with pytest.raises(ValueError, match="is not a network written by --keep-weights, or is damaged") as caught:
         load(path)
     assert "\n" not in str(caught.value)

@@ -93,6 +93,12 @@ def test_a_control_that_is_not_trained_is_named_and_one_that_would_repeat_anothe
     assert "controls of equal size or depth" not in found(study, variants=["3x3"], distinct=["2x", "3x3"])
 
 
+def test_a_search_that_has_found_nothing_yet_has_tuned_nothing() -> None:
+    assert "tuning the baseline too" not in found(
+        replace(made_up(b=Variant(model={"dropout": 0.1})), searches=True), better
+    )
+
+
 def test_a_control_that_the_protocol_leaves_out_is_not_missing() -> None:
     heads = load_study("heads")
     assert heads.left_out["smoke"] == ("nin+alexnet@params",)

@@ -10,6 +10,7 @@ from toys import NUM_1X1, toy_tasks, tune_toy
 
 from ablations import run
 from ablations.analysis.summary import summarise
+from ablations.catalog import load_study
 from ablations.records import Store
 from ablations.reporting.answer import grounds
 from ablations.reporting.plain import NOT_ANSWERED, plain_answer
@@ -28,6 +29,13 @@ def test_winners_are_trained_beside_the_fixed_settings() -> None:
     assert set(runs) == {"2x", "2x tuned", "0x"}  # of 0x its own setting has won
     assert (runs["2x"].train.lr, runs["2x tuned"].train.lr) == (0.005, 0.01)
     assert study.pairs == {"2x": "2x tuned", "0x": "0x"}
+
+
+def test_what_a_search_of_networks_found_is_trained_beside_the_baseline() -> None:
+    best = load_study("best")
+    (own,) = best.expand("smoke", 1, ["nin"])
+    study = with_winners(best, "smoke", {"nin": Winner(3, 0.9, {"model.width": 0.2}, [1003], own.settings)})
+    assert {each.variant for each in study.expand("smoke", 1)} == {"nin", "nin tuned"}
 
 
 def test_a_search_that_found_nothing_better_says_so() -> None:
