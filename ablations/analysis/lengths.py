@@ -20,22 +20,19 @@ Accuracies = dict[str, dict[int, float]]  # by variant and seed
 def of_verdicts(study: Study, results: Sequence[RunRecord]) -> int:
     """The length whose verdicts are the study's: the longest that the baseline and a declared comparison share several seeds of.
 
-    Where no length has that, the longest that both have a seed of, then the longest that the baseline and any variant have. 0 where
+    Where no length has that, the longest that both share a seed of, then the longest that the baseline and any variant have. 0 where
     runs are of epochs, not of a length.
     """
     table = _by_length(results)
-    compared = [length for length, found in table.items() if study.baseline in found and len(found) > 1]
     declared = set(study.compared) - {study.pairs.get(study.baseline, study.baseline)}
-    answering = [length for length in compared if table[length].keys() & declared]
-    tested = [
-        length
-        for length in answering
-        if any(
-            len(table[length][name].keys() & table[length][study.baseline].keys()) > 1
-            for name in table[length].keys() & declared
-        )
-    ]
-    return max(tested or answering or compared or table, default=0)
+
+    def rank(length: int) -> tuple[int, bool, int]:
+        found = table[length]
+        baseline = found.get(study.baseline, {}).keys()
+        shared = max((len(baseline & found.get(name, {}).keys()) for name in declared), default=0)
+        return min(shared, 2), bool(baseline) and len(found) > 1, length
+
+    return max(table, key=rank, default=0)
 
 
 def by_length(study: Study, results: Sequence[RunRecord]) -> pd.DataFrame:

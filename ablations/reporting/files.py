@@ -85,9 +85,8 @@ def load_covered_records(study: Study, protocol: str, store: Store, overrides: S
         with suppress(ValueError):  # a control without a solution, or a variant that repeats another
             unique = {run.run_id: run for run in study.expand(protocol, 1, [name], overrides)} | unique
     names = list(study.variants)
-    first = sorted(
-        unique.values(), key=lambda run: (run.length, names.index(run.variant))
-    )  # the baseline in its own place
+    # The baseline in its own place
+    first = sorted(unique.values(), key=lambda run: (run.length, names.index(run.variant)))
     runs: list[Run] = []
     last_seen = 0
     for seed in count():
