@@ -199,9 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for network in trained:
         probabilities_NK = in_batches(network.classifier(), drawn.images)
         if not bool(probabilities_NK.isfinite().all()):
-            raise ValueError(
-                f"{network.card.name} has no class maps: its logits are not finite, as after a run that diverged"
-            )
+            raise network.card.diverged("has no class maps")
         right.append(probabilities_NK.argmax(dim=1) == drawn.labels)
     right_RN = torch.stack(right)
     chosen = drawn.take(torch.tensor(choose_images(right_RN, arguments.images)))

@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     images, notes = _stacked(list(decoded.values()), arguments.invert)
     probabilities_NK = probabilities(trained, images)
     if not bool(probabilities_NK.isfinite().all()):
-        raise ValueError(f"{card.name} gives no probabilities: its logits are not finite, as after a run that diverged")
+        raise card.diverged("gives no probabilities")
     console = output_console()
     console.print(_table(list(decoded), probabilities_NK, card.classes, arguments.top))
     console.print(f"{card.name}, {card.test_accuracy:.1%} right on the test images of {card.data.name}", markup=False)

@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for pixels in range(arguments.most + 1):
         score = shifted_score(trained.network, data, card.train, pixels)
         if not math.isfinite(score.loss):
-            raise ValueError(f"{card.name} classifies nothing: its logits are not finite, as after a run that diverged")
+            raise card.diverged("classifies nothing")
         rows.append([f"{pixels}", f"{100 * score.accuracy:.2f} %"])
     print(f"{card.name} on {len(data.test.labels):,} test images of {card.data.name}, shifted in eight directions")
     print(text_table(["shift, pixels", "test accuracy"], rows))

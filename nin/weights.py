@@ -72,6 +72,10 @@ class Card:
         variant, _, seed = self.name.split("/", 2)[-1].rpartition(":")
         return f"{variant} seed {seed}"
 
+    def diverged(self, lacks: str) -> ValueError:
+        """Return the error that the network's outputs are not finite; `lacks` says what follows: "has no class maps"."""
+        return ValueError(f"{self.name} {lacks}: its logits are not finite, as after a run that diverged")
+
 
 @dataclass(frozen=True, repr=False)
 class TrainedNetwork:
@@ -144,16 +148,18 @@ def _checksum(card: str, tensors: Mapping[str, Tensor]) -> str:
 
 def read_card(path: Path) -> Card:
     """Read the card, without the weights. Raises ValueError, in one line, if the file holds no network or is damaged."""
+    return _read_metadata(path)[0]
+
+
+def _read_metadata(path: Path) -> tuple[Card, dict[str, str]]:
+    """Read the card, and the metadata that hold it. Raises as `read_card` does."""
     try:
-        metadata = _metadata(path)
-        return dacite.from_dict(Card, json.loads(metadata[CARD]), dacite.Config(strict=True, cast=[tuple]))
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+        card = dacite.from_dict(Card, json.loads(metadata[CARD]), dacite.Config(strict=True, cast=[tuple]))
     except (SafetensorError, KeyError, ValueError, TypeError, dacite.DaciteError) as error:
         raise _damaged(path, error) from error
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    with safe_open(path, framework="np") as file:
-        return file.metadata() or {}
+    return card, metadata
 
 
 def load(path: Path) -> TrainedNetwork:
@@ -162,7 +168,7 @@ def load(path: Path) -> TrainedNetwork:
     Raises ValueError, in one line, if the file holds no network or is damaged, or if it needs added code that is not loaded or has
     changed since the training.
     """
-    card = read_card(path)
+    card, metadata = _read_metadata(path)
     with _naming_code(card):
         network = build_model(card.model, card.in_shape, len(card.classes))
     for addition in added({f"model.{name}": value for name, value in asdict(card.model).items()}):
@@ -173,7 +179,6 @@ def load(path: Path) -> TrainedNetwork:
             )
     try:
         tensors = load_tensors(path.read_bytes())
-        metadata = _metadata(path)
         if SUM in metadata and metadata[SUM] != _checksum(metadata[CARD], tensors):
             raise RuntimeError("it has another checksum")
         network.load_state_dict(tensors)

@@ -40,8 +40,7 @@ def by_length(study: Study, results: Sequence[RunRecord]) -> pd.DataFrame:
 
     impaired  runs that did not learn
 
-    Comparisons are those of the study, corrected by Holm within each length. Empty
-    for a single length.
+    Comparisons are those of the study, corrected by Holm within each length. Empty for a single length.
     """
     table = _by_length(results)
     if len(table) < 2:

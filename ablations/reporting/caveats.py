@@ -112,21 +112,28 @@ def _missing(study: Study, protocol: str, summary: Summary) -> Iterator[Caveat]:
             "the missing variants", f"{few(untrained)} {agreeing(untrained, 'is', 'are')} not trained{far} yet"
         )
     controls = [name for name in asked_for if study.role(name) == "control" and name in (summary.distinct or asked_for)]
-    seeds_of_controls = table.set_index("variant")["n"].reindex(controls, fill_value=0)
-    fewest, most = seeds_of_controls.min(), seeds_of_controls.max()
-    if fewest < declared:  # nan where there are no controls
-        if most <= 1:
-            lack = f"none {'has more than one seed' if most else 'is'} trained{far} yet"
-        elif fewest == 0:
-            absent = [name for name in controls if name not in trained]
-            there = seeds_of_controls[seeds_of_controls > 0].min()
-            others = f", and others have only {there} of {declared} declared seeds" if there < declared else ""
-            lack = f"{few(absent)} {agreeing(absent, 'is', 'are')} not trained{far} yet{others}"
-        elif most >= declared:
-            lack = f"some have only {fewest} of {declared} declared seeds{far}"
-        else:
-            lack = f"they have only {range_text(seeds_of_controls, str)} of {declared} declared seeds{far}"
+    lack = _lack_of_seeds(table.set_index("variant")["n"].reindex(controls, fill_value=0), declared, far)
+    if lack:
         yield Caveat("controls of equal size or depth", f"{lack}, so size or depth may explain differences")
+
+
+def _lack_of_seeds(controls: pd.Series, declared: int, far: str) -> str:
+    """Say which controls lack seeds; empty if none does.
+
+    controls  seeds by the control's name, 0 of one that is not trained
+    """
+    fewest, most = controls.min(), controls.max()
+    if not fewest < declared:  # nan where there are no controls
+        return ""
+    if most <= 1:
+        return f"none {'has more than one seed' if most else 'is'} trained{far} yet"
+    if fewest == 0:
+        absent, there = list(controls.index[controls == 0]), controls[controls > 0].min()
+        others = f", and others have only {there} of {declared} declared seeds" if there < declared else ""
+        return f"{few(absent)} {agreeing(absent, 'is', 'are')} not trained{far} yet{others}"
+    if most >= declared:
+        return f"some have only {fewest} of {declared} declared seeds{far}"
+    return f"they have only {range_text(controls, str)} of {declared} declared seeds{far}"
 
 
 def _seeds(study: Study, summary: Summary) -> Iterator[Caveat]:

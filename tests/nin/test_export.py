@@ -101,15 +101,6 @@ class Branching(torch.nn.Module):
         return logits_NK if logits_NK.sum() > 0 else -logits_NK
 
 
-def test_what_a_tracer_cannot_follow_is_one_line(tmp_path: Path) -> None:
-    trained = make()
-    trained.network.head.append(Branching())
-    with pytest.raises(ValueError, match="pt2 cannot express this network") as caught:
-        export(trained, load(DATA), "pt2", tmp_path / "a.pt2")
-    assert "\n" not in str(caught.value)
-    assert not any(tmp_path.iterdir())
-
-
 class Frozen(torch.nn.Module):
     """Has the number of images as a constant once it is traced."""
 
@@ -117,11 +108,18 @@ class Frozen(torch.nn.Module):
         return logits_NK.reshape(int(logits_NK.shape[0]), -1)
 
 
-def test_a_file_that_does_not_run_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("layer", "kind", "message"),
+    [
+        (Branching(), "pt2", "pt2 cannot express this network"),
+        (Frozen(), "torchscript", "the exported torchscript file does not run"),
+    ],
+)
+def test_what_a_format_cannot_take_is_one_line(layer: torch.nn.Module, kind: str, message: str, tmp_path: Path) -> None:
     trained = make()
-    trained.network.head.append(Frozen())
-    with pytest.raises(ValueError, match="the exported torchscript file does not run") as caught:
-        export(trained, load(DATA), "torchscript", tmp_path / "a.pt")
+    trained.network.head.append(layer)
+    with pytest.raises(ValueError, match=message) as caught:
+        export(trained, load(DATA), kind, tmp_path / "exported")
     assert "\n" not in str(caught.value)
     assert not any(tmp_path.iterdir())
 
