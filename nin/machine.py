@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -96,6 +96,11 @@ def rng_state(device: torch.device) -> torch.Tensor:
 def set_rng_state(state: torch.Tensor, device: torch.device) -> None:
     """Set the state of an accelerator's random stream."""
     torch.get_device_module(device).set_rng_state(state, *_where(device))
+
+
+def kept_random_state(device: torch.device) -> AbstractContextManager[None]:
+    """Context that leaves torch's random streams, of the CPU and of the device, as they were."""
+    return torch.random.fork_rng(devices=[device] if is_accelerator(device) else [], device_type=device.type)
 
 
 def _where(device: torch.device) -> tuple[torch.device, ...]:

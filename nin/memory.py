@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from nin.data import ImageData
 from nin.fast import fast_layers
-from nin.machine import is_accelerator, synchronize
+from nin.machine import is_accelerator, kept_random_state, synchronize
 from nin.model import build_model
 from nin.precision import BYTES, autocast, precision_on
 from nin.sizes import layers
@@ -63,7 +63,7 @@ def _peak_apart(work: Callable[[], None], device: torch.device) -> int:
     """Return `peak_bytes` of the work, leaving torch's random state as it was; 0 on Apple's GPUs."""
     if device.type == "mps":
         return 0
-    with torch.random.fork_rng(devices=[device] if is_accelerator(device) else [], device_type=device.type):
+    with kept_random_state(device):
         return peak_bytes(work, device)
 
 

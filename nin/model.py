@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nin.blocks import Maxout, weight_layers
 from nin.heads import HEADS
-from nin.machine import is_accelerator
+from nin.machine import is_accelerator, kept_random_state
 from nin.registry import Registry
 from nin.spec import MAX_CLASSES, MAX_SIDE, ModelSpec, Shape, choose, is_whole, stream
 from nin.text import one_line, reason, shape_text
@@ -76,9 +76,10 @@ def build_model(spec: ModelSpec, in_shape: Shape, num_classes: int, seed: int = 
     head = choose(HEADS, spec.head, "head")
     feature_shape = _feature_shape(spec, in_shape)
     device = torch.get_default_device()
-    devices = [device] if is_accelerator(device) else []
-    seed_by = torch.manual_seed if devices else torch.default_generator.manual_seed  # the first seeds every device
-    with torch.random.fork_rng(devices=devices, device_type=device.type):
+    seed_by = (
+        torch.manual_seed if is_accelerator(device) else torch.default_generator.manual_seed
+    )  # the first seeds every device
+    with kept_random_state(device):
         seed_by(stream(seed, "trunk biases"))
         network_trunk = trunk(in_shape[0], spec)
         seed_by(stream(seed, "head biases"))

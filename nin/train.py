@@ -27,7 +27,7 @@ from nin.checkpoint import Checkpoint
 from nin.data import AUGMENTATIONS, ImageData, Split
 from nin.fast import fast_layers, is_finite
 from nin.history import Evaluation, History, Score
-from nin.machine import seconds_between, timestamp
+from nin.machine import kept_random_state, seconds_between, timestamp
 from nin.precision import autocast, precision_on
 from nin.registry import Registry, digest
 from nin.spec import TRAINER_VERSION, TrainSpec, choose, stream
@@ -78,7 +78,8 @@ def train(
     """Train `model` in place on `data.train`, evaluating on `data.val`.
 
     The model is moved to the device of the data. `seed` fixes the order of images, augmentation and dropout, each in its own
-    stream (torch's global random state is set); `on_eval` is called with each point of the curve in order.
+    stream (torch's global random state is set); `on_eval` is called with each point of the curve in order, and may draw random
+    numbers of torch's without changing the training.
 
     checkpoint   file in which the state is saved at evaluations. If it exists, training resumes from it; `on_eval` first
                  receives the earlier points. On a CPU the result equals an uninterrupted training. The file is not removed.
@@ -117,8 +118,13 @@ def train(
         curve = saved.restore()
     if pause_after:  # what an earlier call has trained after that point is not shown
         del curve[1 + sum(point.examples < pause_after for point in curve) :]
+
+    def tell(point: Evaluation) -> None:
+        with kept_random_state(device):
+            on_eval(point)
+
     for point in curve:
-        on_eval(point)
+        tell(point)
 
     def has_to_pause() -> bool:
         return bool(pause_after and curve and curve[-1].examples >= pause_after)
@@ -141,7 +147,7 @@ def train(
             seconds = clock.seconds(num_segments=len(curve) + 1)
             point = _evaluation(examples, examples / grid.num_examples, trained.score(), validated.score(), seconds)
             curve.append(point)
-            on_eval(point)
+            tell(point)
             if not (math.isfinite(point.train_loss) and math.isfinite(point.val_loss)):
                 return History("diverged", curve, clock.seconds_before)
         unread.clear()

@@ -67,6 +67,11 @@ def test_each_point_is_told_as_it_comes(data: ImageData) -> None:
     assert train(network, data, SPEC, heard.append).curve == heard != []
 
 
+def test_who_is_told_may_draw_random_numbers(data: ImageData) -> None:
+    network = build_model(SMALL, data.in_shape, data.num_classes)
+    assert losses(train(network, data, SPEC, lambda _: torch.rand(3))) == losses(trained(data)[1])
+
+
 def test_a_step_is_the_textbooks(data: ImageData) -> None:
     """Plain SGD on mean cross-entropy, written out by hand, gives the same weights."""
     spec = replace(SPEC, epochs=1, momentum=0.0, channels_last=False, batch_size=200, evals_per_epoch=1)
