@@ -34,8 +34,8 @@ CONTROLS_NOTE = (  # beside its figure
     "symbol without a bar is a single run.{precision}*"
 )
 IN_OTHER_PRECISION = (
-    " Controls ran in another precision than `{baseline}`, which can shift accuracy: [the claims in detail](docs/claims.md) compares "
-    "most of them in one."
+    " After {lengths} images controls ran in another precision than `{baseline}`, which can shift accuracy: [the claims in "
+    "detail](docs/claims.md) compares most of them in one."
 )
 PREFERRED = ("full", "standard", "quick")  # protocols that answer first, where several are published; then all others
 FEWEST_SEEDS = 3  # of a protocol that answers before one with more
@@ -171,17 +171,27 @@ def headline(rows: Sequence[Row], reports: Sequence[tuple[Study, str, Report]], 
         change_with_length(summary, claim),
         f"This could still change with {listed(row.caveats.split('; '))}." if row.caveats else "",
     ]
-    differ = any(study.role(name) == "control" for name in summary.in_other_precision)
-    precision = IN_OTHER_PRECISION.format(baseline=study.baseline) if differ else ""
     figure = "difference_against_images" if len(summary.by_length) else "differences"
     return "\n".join(
         [
             " ".join(word for word in words if word),
             "",
             f"![Differences in test accuracy from {claim.object}]({link}/{row.folder}/figures/{figure}.png)",
-            *(["", CONTROLS_NOTE.format(precision=precision)] if len(summary.controls) else []),
+            *(
+                ["", CONTROLS_NOTE.format(precision=_controls_precision(study, summary))]
+                if len(summary.controls)
+                else []
+            ),
         ]
     )
+
+
+def _controls_precision(study: Study, summary: Summary) -> str:
+    """State after which lengths of training controls had another precision than the baseline, if after any."""
+    table = summary.by_length
+    odd = table.query("role == 'control' and other_precision")["length"].unique() if len(table) else ()
+    lengths = listed(map(length_name, odd))
+    return IN_OTHER_PRECISION.format(baseline=study.baseline, lengths=lengths) if lengths else ""
 
 
 def change_with_length(summary: Summary, claim: Claim) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from ablations.analysis import stats
+from ablations.analysis import circumstances, stats
 from ablations.records import RunRecord
 from ablations.study import Study
 
@@ -38,7 +38,8 @@ def of_verdicts(study: Study, results: Sequence[RunRecord]) -> int:
 def by_length(study: Study, results: Sequence[RunRecord]) -> pd.DataFrame:
     """One row per length and variant: test accuracy (a fraction) and the difference to the baseline in points, with intervals.
 
-    impaired  runs that did not learn
+    impaired         runs that did not learn
+    other_precision  whether some run had another precision than the baseline's of the same seed
 
     Comparisons are those of the study, corrected by Holm within each length. Empty for a single length.
     """
@@ -48,6 +49,7 @@ def by_length(study: Study, results: Sequence[RunRecord]) -> pd.DataFrame:
     impaired = Counter((record.run.length, record.run.variant) for record in results if not record.learned)
     rows = []
     for length, accuracies in table.items():
+        odd = circumstances.unlike_baseline(study, _grouped(results, length), lambda record: record.precision)
         samples = {name: accuracies[name] for name in study.variants if name in accuracies}
         compared = _compared(study, samples)
         for name, sample in samples.items():
@@ -60,6 +62,7 @@ def by_length(study: Study, results: Sequence[RunRecord]) -> pd.DataFrame:
                     "role": study.role(name),
                     "n": len(sample),
                     "impaired": impaired[length, name],
+                    "other_precision": name in odd,
                     **mean.as_accuracy("test_accuracy"),
                     **(comparison.difference if comparison else stats.UNKNOWN).in_points(),
                     "p_holm": comparison.p_holm if comparison else math.nan,
@@ -108,6 +111,14 @@ def _by_length(results: Sequence[RunRecord]) -> Mapping[int, Accuracies]:
     for record in sorted(results, key=lambda record: record.run.length):
         table[record.run.length][record.run.variant][record.run.seed] = record.test_accuracy
     return table
+
+
+def _grouped(results: Sequence[RunRecord], length: int) -> Mapping[str, list[RunRecord]]:
+    groups: dict[str, list[RunRecord]] = defaultdict(list)
+    for record in results:
+        if record.run.length == length:
+            groups[record.run.variant].append(record)
+    return groups
 
 
 def _compared(study: Study, samples: Accuracies) -> dict[str, stats.Comparison]:

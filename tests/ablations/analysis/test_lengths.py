@@ -61,6 +61,15 @@ def test_differences_stand_at_every_length_and_what_was_seen_early_does_not_hold
     assert table.loc[(10_000, "0x"), "difference"] == pytest.approx(3.14, abs=0.03)
 
 
+def test_lengths_at_which_runs_had_another_precision_are_told_apart(records: list[RunRecord]) -> None:
+    mixed = [
+        replace(r, environment={"precision": "float32" if (r.run.variant, r.run.length) == ("0x", 10_000) else "bf16"})
+        for r in records
+    ]
+    table = lengths.by_length(STUDY, mixed).set_index(["length", "variant"])
+    assert list(table.index[table["other_precision"]]) == [(10_000, "0x")]
+
+
 def test_a_change_is_paired_by_seed_and_has_an_interval(records: list[RunRecord]) -> None:
     row = lengths.change(STUDY, records).set_index("variant").loc["0x"]
     assert (row["shortest"], row["longest"], row["n"]) == (10_000, 40_000, 5)
