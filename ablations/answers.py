@@ -23,7 +23,7 @@ from ablations.reporting.files import Report, read_report
 from ablations.reporting.formatting import listed, p_is, with_changes
 from ablations.reporting.plain import CLAIMS, Claim, capitalised, plain_answer
 from ablations.runs import length_name
-from ablations.study import DECLARED, MEMORY, Study
+from ablations.study import MEMORY, Study
 from ablations.tuning.winners import load_tuned
 from nin.text import counted, one_line
 
@@ -98,7 +98,7 @@ def answer_rows(reports: Sequence[tuple[Study, str, Report]]) -> list[Row]:
 def _is_thin(study: Study, report: Report) -> bool:
     """Tell whether all that is compared with the baseline has too few seeds to answer before another protocol."""
     table = report.summary.variants
-    compared = table[table["role"] == "confirmatory"] if len(table) else table
+    compared = table[table["variant"].isin({*study.compared} - {study.answering_baseline})] if len(table) else table
     if study.answers in MEMORY or not len(compared):
         return False
     return bool(compared["n"].max() < FEWEST_SEEDS)
@@ -114,7 +114,7 @@ def answer_row(study: Study, protocol: str, report: Report) -> Row:
     summary = report.summary
     answer, effect = plain_answer(study, summary)
     answer = _with_changes(report, answer)
-    declared = [row.n for row in each_row(summary.variants) if row.role in DECLARED]
+    declared = [row.n for row in each_row(summary.variants) if row.variant in study.answering]
     sizes = sorted(set(declared or [row.n for row in each_row(summary.variants)]))  # controls may have fewer
     most = summary.examples[1]
     return Row(

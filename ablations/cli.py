@@ -5,7 +5,7 @@ import math
 import shutil
 import sys
 import textwrap
-from collections.abc import Collection
+from collections.abc import Collection, Container
 from pathlib import Path
 
 from ablations.catalog import load_study, study_names
@@ -121,6 +121,16 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--gpu-share", type=_share, default=1.0, metavar="F", help="fraction of a GPU for each run on Ray (default: 1)"
     )
+
+
+def changed_options(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, besides: Container[str]
+) -> list[str]:
+    """Name the options that are given with another value than their default, but for those in `besides`."""
+    names = [
+        name for name, value in vars(arguments).items() if name not in besides and value != parser.get_default(name)
+    ]
+    return ["--set" if name == "overrides" else f"--{name.replace('_', '-')}" for name in names]
 
 
 MAX_SECONDS = 1e9  # 32 years

@@ -94,7 +94,8 @@ def plan_tuning(study: Study, request: TuningRequest, console: Console) -> None:
     bound = "at most " if is_paired else ""
     print_text(
         console,
-        f"{counted(len(runs) * request.trials, 'trial')}, {bound}{duration_text(minutes)} with {at_a_time} at a time on {device}",
+        f"{counted(len(runs) * request.trials, 'trial')} from the first on, {bound}{duration_text(minutes)} with {at_a_time} at a "
+        f"time on {device}",
     )
 
 

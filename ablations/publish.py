@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ablations.catalog import load_study
-from ablations.cli import add_study_options, epilog
+from ablations.cli import add_study_options, changed_options, epilog
 from ablations.plugins import load_plugins
 from ablations.records import OVERRIDES, PROVENANCE, RunRecord, Store, write_atomically
 from ablations.reporting.files import load_covered_records, write_report
@@ -156,6 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.answers:
         from ablations.answers import update_pages
 
+        if given := changed_options(parser, arguments, besides=("answers", "to", "imports")):
+            raise ValueError(f"--answers reads all published results: leave out {', '.join(given)}")
         if not README.exists():
             raise ValueError(f"--answers writes into {README}, which is not here: run it in the root of the repository")
 

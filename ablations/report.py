@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ablations.catalog import load_study
-from ablations.cli import add_study_options, epilog
+from ablations.cli import add_study_options, changed_options, epilog
 from ablations.plugins import load_plugins
 from ablations.records import Store
 from ablations.tuning.winners import load_tuned
@@ -31,15 +31,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sync", action="store_true", help="log to MLflow the records that it lacks")
     arguments = parser.parse_args(argv)
     if arguments.study is None:
-        given = [f"--{name}" for name in ("against", "tuned", "sync") if getattr(arguments, name)]
-        if given or arguments.overrides:
-            raise ValueError(f"{', '.join(given or ['--set'])}: needs a STUDY")
+        if given := changed_options(parser, arguments, besides=("study", "results", "imports")):
+            raise ValueError(f"{', '.join(given)}: needs a STUDY")
         from ablations.reporting.html import write_index
 
         print(f"index:   {write_index(arguments.results)}")
         return SUCCESS
     if arguments.against and arguments.sync:
         raise ValueError("--against compares two folders and writes nothing: leave out --sync")
+    if arguments.against and arguments.overrides:
+        raise ValueError("--against compares all runs of two folders: leave out --set")
     load_plugins(arguments.imports)
     study = load_study(arguments.study)
     if arguments.tuned:

@@ -89,7 +89,11 @@ def _studies(arguments: argparse.Namespace, variants: Sequence[str] | None) -> l
         if num > 1:
             raise ValueError(f"{num} of these studies are called {name!r}, and would share a folder: rename a file")
     if arguments.all:
-        studies = [study for study in studies if arguments.protocol in study.protocols]
+        studies = [
+            study
+            for study in studies
+            if arguments.protocol in study.protocols and (study.answers == "accuracy" or not arguments.tuned)
+        ]
     with_variants = [study for study in studies if variants is None or study.named(variants, arguments.protocol)]
     if not with_variants:
         raise ValueError(

@@ -207,6 +207,16 @@ class Study:
         """The variants that the answer is about: the tuned ones of a tuned study, else the confirmatory ones."""
         return list(self.pairs.values()) if self.pairs else self.confirmatory
 
+    @property
+    def answering_baseline(self) -> str:
+        """The variant that those are compared with: the baseline, in a tuned study as tuned."""
+        return self.pairs.get(self.baseline, self.baseline)
+
+    @property
+    def answering(self) -> list[str]:
+        """The variants that the answer is about, and their baseline."""
+        return self.compared if self.pairs else [name for name in self.variants if self.role(name) in DECLARED]
+
     def trained(self, protocol: str) -> list[str]:
         """The variants that are trained under the protocol unless others are named."""
         return [name for name in self.variants if name not in self.left_out.get(protocol, ())]

@@ -35,9 +35,14 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
     _warn_of_verdicts(study, request, looks, require_whole(study, request))
     deadline = time.monotonic() + request.budget
     outcome = run_studies([study], replace(request, seeds=looks[0]), console, ends_with_signals, looks)
+    failed = list(outcome.failed)
     for num_seeds in looks[1:]:
         report = outcome.reports.get(study.name)
-        if report is None or outcome.remaining or outcome.failed or outcome.stopped:
+        if report is None or outcome.remaining or outcome.stopped:
+            break
+        # A control that fails holds up nothing; a comparison that lacks a seed cannot be looked at.
+        if lacking := {record.run.variant for record in failed} & {study.baseline, *study.confirmatory}:
+            say(console, f"no look at {num_seeds} seeds: runs of {listed(sorted(lacking))} failed")
             break
         table = report.summary.variants
         pending = list(table[table["verdict"] == sequential.PENDING]["variant"])
@@ -50,7 +55,8 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
         left = max(LEAST_BUDGET, deadline - time.monotonic())
         more = replace(request, seeds=num_seeds, variants=pending, lengths=lengths, budget=left)
         outcome = run_studies([study], more, console, ends_with_signals)
-    return outcome
+        failed += outcome.failed
+    return replace(outcome, failed=failed)
 
 
 def _warn_of_verdicts(study: Study, request: Request, looks: tuple[int, ...], results: Sequence[RunRecord]) -> None:
@@ -93,6 +99,11 @@ def declared_looks(study: Study, request: Request) -> tuple[int, ...]:
     if study.answers != "accuracy":
         raise ValueError(
             f"--until-decided decides by accuracy, which is not what {study.cli_name} asks about; choose --seeds instead"
+        )
+    if not set(study.confirmatory) & {*study.named(request.variants or study.confirmatory, request.protocol)}:
+        raise ValueError(
+            "--until-decided: --variants names no comparison that the study declares, so there is nothing to decide; choose --seeds "
+            "instead"
         )
     if request.max_seeds > MAX_SEEDS:
         raise ValueError(f"--max-seeds {request.max_seeds}: must be at most {MAX_SEEDS}")

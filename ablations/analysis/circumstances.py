@@ -28,8 +28,7 @@ def unlike_baseline(
 
     A run of which it is not known differs from none.
     """
-    baseline = study.pairs.get(study.baseline, study.baseline)
-    expected = {record.run.seed: circumstance(record) for record in by_variant.get(baseline, [])}
+    expected = {record.run.seed: circumstance(record) for record in by_variant.get(study.answering_baseline, [])}
     judged = {*study.compared, *(name for name in study.variants if study.role(name) == "control" and not study.pairs)}
     return tuple(
         name

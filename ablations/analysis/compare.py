@@ -123,4 +123,5 @@ def _results(record: RunRecord) -> dict[str, str]:
 
 def _settings_differences(here: Run, there: Run) -> str:
     ours, theirs = here.settings, there.settings
-    return ", ".join(f"{key} {ours[key]} / {theirs[key]}" for key in ours if ours[key] != theirs[key])
+    differences = [f"{key} {ours[key]} / {theirs[key]}" for key in ours if ours[key] != theirs[key]]
+    return ", ".join(differences) or ("added code" if here.code != there.code else "version of the trainer")

@@ -24,11 +24,11 @@ def of_verdicts(study: Study, results: Sequence[RunRecord]) -> int:
     runs are of epochs, not of a length.
     """
     table = _by_length(results)
-    declared = set(study.compared) - {study.pairs.get(study.baseline, study.baseline)}
+    declared = set(study.compared) - {study.answering_baseline}
 
     def rank(length: int) -> tuple[int, bool, int]:
         found = table[length]
-        baseline = found.get(study.baseline, {}).keys()
+        baseline = found.get(study.answering_baseline, {}).keys()
         shared = max((len(baseline & found.get(name, {}).keys()) for name in declared), default=0)
         return min(shared, 2), bool(baseline) and len(found) > 1, length
 

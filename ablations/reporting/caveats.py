@@ -85,7 +85,7 @@ def _length(study: Study, protocol: str, summary: Summary) -> Iterator[Caveat]:
         )
     change = summary.change
     changed = change[(change["role"] == "confirmatory") & (change["p_holm"] <= ALPHA)] if len(change) else change
-    if len(changed):
+    if len(changed) and not study.pairs:  # whose change is that of the fixed settings
         ends = (length_name(changed[end].iloc[0]) for end in ("shortest", "longest"))
         yield Caveat(
             "longer training",
@@ -98,8 +98,7 @@ def _missing(study: Study, protocol: str, summary: Summary) -> Iterator[Caveat]:
     """Seeds, variants or controls that the study declares and has not trained yet, to the length of the verdicts."""
     table = summary.variants
     declared = study.declared_seeds(protocol)
-    is_compared = table["variant"].isin(study.pairs.values()) if study.pairs else table["role"].isin(DECLARED)
-    compared = table.loc[is_compared, "n"]
+    compared = table.loc[table["variant"].isin(study.answering), "n"]
     if len(compared) and compared.min() < declared and not summary.looks:  # after looks, decided comparisons lack none
         some = " of some variants" if compared.min() < compared.max() else ""
         yield Caveat("the missing seeds", f"{compared.min()} of {declared} declared{some} are trained")

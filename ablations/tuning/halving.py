@@ -100,7 +100,8 @@ def _run_batches(
             if _is_open(trial) and rung.step not in trial.intermediate_values
             for run in _until(rung, task, trial)
         ]
-        records = _execute_to(rung, todo, make_engine, tracker, say, watch)
+        has_worked = any(t.intermediate_values for task, numbers in batches for t in _members(task, numbers))
+        records = _execute_to(rung, todo, make_engine, tracker, say, watch, has_worked)
         for task, numbers in batches:
             with suppress(UpdateFinishedTrialError):  # we stood still so long that another driver took over
                 _finish_rung(task, numbers, rung, records, store, tracker, say)
@@ -118,10 +119,13 @@ def _execute_to(
     tracker: Tracker,
     say: Callable[[str], None],
     watch: Callable[[Event, Rung], None],
+    has_worked: bool,
 ) -> dict[str, RunRecord]:
     """Train all runs to the rung, each up to TRIES times; return records by run_id, failed ones with their error.
 
-    Raises CommonFailureError if all of several runs failed alike each time.
+    has_worked  whether some trial of these batches has come to a rung, so that what fails now is no fault of the surroundings
+
+    Raises CommonFailureError if all of several runs failed alike each time, and none has worked.
     """
     records: dict[str, RunRecord] = {}
     waiting = {run.run_id: run for run in todo}
@@ -149,7 +153,7 @@ def _execute_to(
         if not waiting:
             break
     errors = [records[run_id].error for run_id in waiting]
-    if len(errors) == len(todo) > 1 and len(set(map(without_numbers, errors))) == 1:
+    if not has_worked and len(errors) == len(todo) > 1 and len(set(map(without_numbers, errors))) == 1:
         # The cause is not any trial, so none is reported to Optuna; re-running retries them all.
         raise CommonFailureError(f"all {len(todo)} runs failed: {errors[0]}")
     return records

@@ -107,13 +107,22 @@ def write_tuning_report(
         f"Command: `{command}`",
     ]
     path = store.folder / f"report{tasks[0].objective.removeprefix('accuracy').replace(',', '-')}.md"
-    write_atomically(path, "\n\n".join(part for part in parts if part) + "\n")
-    write_atomically(path.with_suffix(".html"), report_page(parts, store.folder, {}, {}))
-    if winners:  # last, since `--tuned` takes them from here and refers to the report
-        with FileLock(store.folder / ".tuned.lock"):
-            content = {"variants": {name: asdict(winner) for name, winner in {**earlier(winners), **winners}.items()}}
+    with FileLock(store.folder / ".tuned.lock"):
+        kept = earlier(winners) if winners else {}
+        parts.insert(2, _kept_text(kept))
+        write_atomically(path, "\n\n".join(part for part in parts if part) + "\n")
+        write_atomically(path.with_suffix(".html"), report_page(parts, store.folder, {}, {}))
+        if winners:  # last, since `--tuned` takes them from here and refers to the report
+            content = {"variants": {name: asdict(winner) for name, winner in {**kept, **winners}.items()}}
             write_atomically(store.folder / "tuned.json", json.dumps(content, indent=1))
     return TuningReport(path, winners)
+
+
+def _kept_text(kept: Mapping[str, Winner]) -> str:
+    found = listed(
+        f"{name} {100 * winner.value:.2f} % ({counted(winner.trials, 'trial')})" for name, winner in kept.items()
+    )
+    return f"Found by earlier searches, whose trials are not in this report: {found}." if kept else ""
 
 
 def _answer(winners: dict[str, Winner]) -> str:

@@ -34,7 +34,7 @@ from ablations.reproduce import command as command_of
 from ablations.reproduce import results_option
 from ablations.runs import Run, parse_overrides, settings_text
 from ablations.servers import DASHBOARD_PORT, HOST, server_command
-from ablations.study import DECLARED, MAX_SEEDS, MEMORY, Study
+from ablations.study import DECLARED, MAX_SEEDS, Study
 from ablations.tracking.mlflow_tree import open_tracker
 from ablations.tracking.tracker import finish
 from ablations.tuning.halving import tune
@@ -43,7 +43,7 @@ from ablations.tuning.report import TuningReport, write_tuning_report
 from ablations.tuning.spaces import NUISANCE, SIZES, space_of
 from ablations.tuning.storage import StorageClaims, one_line_errors, open_storage, require_url
 from ablations.tuning.task import OBJECTIVES, Rung, Task, find_or_create_task
-from ablations.tuning.winners import Winner, earlier_winners, tuned_name, tuned_path, tuning_name
+from ablations.tuning.winners import Winner, earlier_winners, require_tunable, tuned_name, tuned_path, tuning_name
 from nin.cli import notice_if_slow, sqlite_url
 from nin.sizes import unread_fields
 from nin.sources import can_change, shape
@@ -117,7 +117,7 @@ def tune_study(
     deadline = time.monotonic() + request.budget
     engine = engine_that_pauses(1.0)
     probe = make_probe(engine, request.engine.threads)
-    tracker = open_tracker(request.results, tuning, request.protocol, warn)
+    tracker = open_tracker(request.results, tuning, request.protocol, warn, request.overrides)
     are_done = [trial.state.is_finished() for task in tasks for trial in task.trials.get_trials(deepcopy=False)]
     begun = f", {are_done.count(False)} begun" if False in are_done else ""
     say(
@@ -223,12 +223,7 @@ def require_possible(study: Study, request: TuningRequest) -> None:
 
 def runs_to_tune(study: Study, request: TuningRequest) -> tuple[Run, ...]:
     """List a run of each variant that is tuned. Raises ValueError for what cannot be tuned."""
-    if study.answers in MEMORY:
-        raise ValueError(f"study {study.name!r} measures memory, so there is no accuracy to tune")
-    if study.answers == "failures":
-        raise ValueError(
-            f"study {study.name!r} asks how often runs fail with its settings, so there is nothing to tune"
-        )
+    require_tunable(study)
     chosen = request.variants or ([study.baseline] if study.searches else DECLARED)
     runs = study.expand(request.protocol, 1, chosen, request.overrides)
     require_effects(runs, request.overrides)
@@ -287,7 +282,7 @@ def _print_results(
     """Print the winners, where they and the report are written, and how to look at the trials."""
     if request.objective == OBJECTIVES[0]:
         console.print(winners_table(tasks, report.winners, console.width))
-    if report.winners:
+    if report.winners and not found:  # a study that searches trains what it found, not its baseline as tuned
         path = tuned_path(request.results, study.name, request.protocol)
         options = ["--tuned", *results_option(request.results)]
         again = command_of(study, request.protocol, request.overrides, options)

@@ -8,7 +8,7 @@ from pathlib import Path
 from ablations.execution.progress import warn
 from ablations.reproduce import cli_arguments, results_option
 from ablations.runs import Run, parse_overrides, require_settings
-from ablations.study import Study, Variant
+from ablations.study import MEMORY, Study, Variant
 from nin.spec import TRAINER_VERSION
 from nin.text import one_line
 
@@ -57,11 +57,25 @@ def tuned_path(results: Path, study: str, protocol: str) -> Path:
     return results / tuning_name(study) / protocol / "tuned.json"
 
 
-def read_winners(study: Study, protocol: str, results: Path) -> dict[str, Winner]:
-    """The winners by variant. Raises ValueError if there are none or the file is damaged."""
+def require_tunable(study: Study) -> None:
+    """Raise ValueError for a study whose question is not about accuracy."""
+    if study.answers in MEMORY:
+        raise ValueError(f"study {study.name!r} measures memory, so there is no accuracy to tune")
+    if study.answers == "failures":
+        raise ValueError(
+            f"study {study.name!r} asks how often runs fail with its settings, so there is nothing to tune"
+        )
+
+
+def read_winners(study: Study, protocol: str, results: Path, overrides: Sequence[str] = ()) -> dict[str, Winner]:
+    """The winners by variant. Raises ValueError if there are none or the file is damaged.
+
+    overrides  what `--set` changes, for the command that would make them
+    """
+    require_tunable(study)
     path = tuned_path(results, study.name, protocol)
     if not path.exists():
-        words = cli_arguments(study, protocol, options=results_option(results))
+        words = cli_arguments(study, protocol, overrides, results_option(results))
         raise ValueError(f"--tuned: there is no {path}; python -m ablations.tune {words} makes it")
     import dacite
 
@@ -104,7 +118,7 @@ def load_tuned(study: Study, protocol: str, results: Path, overrides: Sequence[s
 
     Warns where variants had different numbers of trials, as in searches of some at a time.
     """
-    winners = read_winners(study, protocol, results)
+    winners = read_winners(study, protocol, results, overrides)
     numbers = {name: winner.trials for name, winner in winners.items() if winner.trials}
     if len(set(numbers.values())) > 1:
         warn(
@@ -211,7 +225,7 @@ def _require_same(name: str, winner: Winner, run: Run) -> None:
     before, now = winner.base | winner.made_with, run.settings | made_with(run)
     for key in _stale_fields(winner, run):
         is_now = f"is {now[key]!r}" if key in now else "is no more"
-        again = "tune again, or give the same --set" if key in winner.base else "tune again with another --storage"
+        again = f"{'give the same --set, or ' if key in winner.base else ''}tune again with another --storage"
         raise ValueError(
             f"--tuned: {name} has changed since it was tuned: {key} was {before[key]!r}, {is_now}; {again}"
         )

@@ -13,7 +13,7 @@ from rich.console import Console
 from toy_engine import Toy
 
 from ablations.catalog import load_study
-from ablations.execution.engines import Ended, Event, Started
+from ablations.execution.engines import Ended, Event, Failed, Started
 from ablations.records import Store
 from ablations.reporting.caveats import in_short
 from ablations.reporting.files import read_report, write_report
@@ -36,6 +36,9 @@ class Scripted(Toy):
             self.executed.append(run)
             spread = 0.004 * ((7 * run.seed + 3 * len(run.variant)) % 5 - 2) if run.variant != "2x" else 0.0
             yield Started(run)
+            if run.variant in self.fails:
+                yield Failed(run, "RuntimeError: no", "")
+                continue
             yield Ended(run, record_of(run, test_accuracy=self.accuracies[run.variant] + spread))
 
 
@@ -107,6 +110,31 @@ def test_looks_at_a_shorter_length_are_refused_where_a_single_seed_of_a_longer_o
     run_studies([NUM_1X1], replace(before, seeds=1, lengths=[40_000]), Console(quiet=True))
     with pytest.raises(ValueError, match="decides at the longest length"):
         run_until_decided(NUM_1X1, replace(before, max_seeds=12), Console(quiet=True))
+
+
+def test_looks_without_a_declared_comparison_are_refused(tmp_path: Path) -> None:
+    for variants in (["baseline"], ["3x3"]):
+        with pytest.raises(ValueError, match="names no comparison that the study declares"):
+            run_until_decided(NUM_1X1, replace(until_decided(tmp_path), variants=variants), Console(quiet=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_control_that_fails_holds_up_no_look(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.fails = ("3x3",)
+    asked = replace(until_decided(tmp_path), variants=["0x", "1x", "3x", "3x3"])
+    outcome = run_until_decided(NUM_1X1, asked, Console(quiet=True))
+    assert max(run.seed for run in scripted.executed) >= 5
+    assert [record.run.variant for record in outcome.failed] == ["3x3"] * 5
+
+
+def test_a_look_that_lacks_runs_is_said_not_to_be(
+    scripted: Scripted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted.fails = ("1x",)
+    outcome = run_until_decided(NUM_1X1, until_decided(tmp_path), Console())
+    assert max(run.seed for run in scripted.executed) == 4
+    assert {record.run.variant for record in outcome.failed} == {"1x"}
+    assert "seeds: runs of 1x failed" in capsys.readouterr().out
 
 
 def test_looks_at_accuracy_are_refused_to_a_study_of_failures(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def connect(address: str | None = None, cpus: int = 1, packages: Sequence[str] =
     if address is None:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # read on import: addresses are the loopback's
     import ray
+    from joblib import cpu_count  # type: ignore[import-untyped]  # those that this process, or its container, may use
 
     passed_on = {name: os.environ[name] for name in ("NIN_DATA",) if name in os.environ}
     options: dict[str, Any] = {
@@ -59,7 +60,7 @@ def connect(address: str | None = None, cpus: int = 1, packages: Sequence[str] =
     if ray.is_initialized():
         pass
     elif address is None:
-        ray.init(address="local", num_cpus=max(cpus, os.cpu_count() or 1), include_dashboard=False, **options)
+        ray.init(address="local", num_cpus=max(cpus, cpu_count()), include_dashboard=False, **options)
     else:
         try:
             if address != "auto":  # Ray itself would try for many minutes

@@ -87,6 +87,18 @@ def test_runs_are_listed_by_variant_and_then_by_seed(tmp_path: Path, capsys: pyt
     assert labels == [f"{variant} seed {seed}" for variant in ("1x", "2x") for seed in range(11)]
 
 
+def test_runs_of_some_settings_alone_are_not_compared(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="leave out --set"):
+        main(["num_1x1", "--against", str(tmp_path), "--set", "train.lr=0.5"])
+
+
+def test_runs_of_other_added_code_say_so(tmp_path: Path) -> None:
+    for name, code in (("a", "d1"), ("b", "d2")):
+        filled(tmp_path / name, lambda run, code=code: record_of(replace(run, code=code)), seeds=1)
+    rows, _ = compare_folders(*(Store(tmp_path / name, "num_1x1", "smoke") for name in ("a", "b")))
+    assert {row["differs in"] for row in rows} == {"added code"}
+
+
 def test_runs_that_differ_say_in_what_their_machines_and_versions_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

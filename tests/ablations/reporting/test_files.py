@@ -137,7 +137,7 @@ def test_runs_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [["--against", "elsewhere"], ["--sync"], ["--tuned"], ["--set", "train.lr=0.1"]],
+    [["--against", "elsewhere"], ["--sync"], ["--tuned"], ["--protocol", "digits"], ["--set", "train.lr=0.1"]],
     ids=lambda each: each[0],
 )
 def test_what_needs_a_study_is_refused_without_one(tmp_path: Path, options: list[str]) -> None:

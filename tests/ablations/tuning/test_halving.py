@@ -331,6 +331,14 @@ def test_a_trial_that_keeps_failing_is_told_and_blocks_nothing(tmp_path: Path) -
     assert record.environment["device"].startswith("cpu")
 
 
+def test_trials_that_all_fail_alike_after_a_rung_are_told_and_block_nothing(tmp_path: Path) -> None:
+    (task,) = toy_tasks(tmp_path, 12, ["2x"])
+    tune_toy(tmp_path, [task], fail=dict.fromkeys(range(4, 12), 100), fail_from=0.5)
+    assert task.is_done
+    states = [trial.state.name for trial in task.trials.get_trials()]
+    assert (states[:4].count("COMPLETE"), states[4:].count("FAIL")) == (2, 4)
+
+
 def test_a_trial_that_dies_is_tried_again(tmp_path: Path) -> None:
     tasks = toy_tasks(tmp_path, 4, ["2x"])
     said = tune_toy(tmp_path, tasks, fail={1: halving.TRIES - 1})

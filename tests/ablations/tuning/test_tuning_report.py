@@ -1,5 +1,6 @@
 """What tuning came to: tables, warnings, figures."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from toys import toy_tasks, tune_toy
 from ablations.records import Store
 from ablations.tuning.report import write_tuning_report
 from ablations.tuning.spaces import Range
+from ablations.tuning.winners import Winner
 from nin.spec import DataSpec
 
 
@@ -166,6 +168,17 @@ def test_different_numbers_of_trials_are_said(tmp_path: Path) -> None:
     first, second = (task.run.variant for task in tasks)
     assert f"Variants had different numbers of trials ({first} 8 and {second} 4), with 1 seed a trial" in text
     assert "; not the same, as the numbers of trials." in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_winners_of_earlier_searches_are_in_the_report(tmp_path: Path) -> None:
+    tasks = toy_tasks(tmp_path, 4)
+    tune_toy(tmp_path, tasks)
+    kept = Winner(0, 0.875, {}, [1000], {}, trials=7)
+    report = write_tuning_report(tasks[:1], Store(tmp_path, "toy-tuning", "smoke"), "tune", lambda _: {"1x": kept})
+    said = "Found by earlier searches, whose trials are not in this report: 1x 87.50 % (7 trials)."
+    assert said in report.path.read_text()
+    assert "1x" in json.loads((tmp_path / "toy-tuning/smoke/tuned.json").read_text())["variants"]
 
 
 @pytest.mark.usefixtures("undrawn")

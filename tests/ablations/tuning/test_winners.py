@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from random import Random
 
 import pytest
 from builders import record_of
@@ -10,16 +11,19 @@ from toys import NUM_1X1, toy_tasks, tune_toy
 
 from ablations import run
 from ablations.analysis.summary import summarise
+from ablations.answers import answer_row
 from ablations.catalog import load_study
 from ablations.records import Store
 from ablations.reporting.answer import grounds
+from ablations.reporting.caveats import caveats
+from ablations.reporting.files import Report
 from ablations.reporting.plain import NOT_ANSWERED, plain_answer
 from ablations.tuning.report import write_tuning_report
 from ablations.tuning.winners import Winner, earlier_winners, load_tuned, read_winners, tuned_path, with_winners
 
 
-def winner(name: str = "2x", **params: object) -> Winner:
-    own = next(each for each in NUM_1X1.expand("smoke", 1) if each.variant == name)
+def winner(name: str = "2x", protocol: str = "smoke", **params: object) -> Winner:
+    *_, own = (each for each in NUM_1X1.expand(protocol, 1) if each.variant == name)
     return Winner(3, 0.9, params, [1003], own.settings)
 
 
@@ -96,6 +100,34 @@ def test_failures_and_machines_of_a_tuned_study_are_those_of_its_tuned_runs() ->
     assert "1 of 3 diverged with `2x tuned`" in answer
     assert "`2x tuned` (1 of 3 diverged)" in numbers
     assert elsewhere == ("0x tuned",), "whose baseline ran elsewhere"
+
+
+def test_numbers_and_caveats_of_a_tuned_study_are_those_of_its_tuned_runs() -> None:
+    study = with_winners(
+        NUM_1X1, "digits", {name: winner(name, protocol="digits", **{"train.lr": 0.01}) for name in ("2x", "0x")}
+    )
+    ahead = {("0x", 10_000): 0.1, ("0x tuned", 10_000): 0.1, ("0x tuned", 40_000): 0.1}  # the fixed lead disappears
+    records = [
+        record_of(
+            run,
+            test_accuracy=0.5 + ahead.get((run.variant, run.length), 0.0) + 0.01 * Random(run.run_id).random(),
+        )
+        for run in study.expand("digits", 5)
+        if run.seed < 2 or run.variant in ("2x", "0x")
+    ]
+    summary = summarise(study, "digits", records)
+    assert summary.change.set_index("variant").loc["0x", "p_holm"] < 0.05
+    found = caveats(study, "digits", summary)
+    assert [each for each in found if each.what == "longer training"] == []
+    assert answer_row(study, "digits", Report(Path(), "", "", found, summary, records, [])).n == "2"
+
+
+def test_what_is_not_about_accuracy_is_not_said_to_want_tuning(tmp_path: Path) -> None:
+    for name in ("batch_memory", "init_lr"):
+        with pytest.raises(ValueError, match=r"no accuracy to tune|nothing to tune"):
+            load_tuned(load_study(name), "smoke", tmp_path)
+    with pytest.raises(ValueError, match=r"ablations\.tune num_1x1 --protocol smoke .*--set train\.lr=0\.5 makes it"):
+        load_tuned(NUM_1X1, "smoke", tmp_path, ["train.lr=0.5"])
 
 
 def test_a_control_keeps_its_size_without_the_variant_that_it_was_matched_with() -> None:

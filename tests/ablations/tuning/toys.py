@@ -67,13 +67,15 @@ def toy_tasks(tmp_path: Path, trials: int, variants: Iterable[str] = ("2x", "0x"
     ]
 
 
-def tune_toy(tmp_path: Path, tasks: list[Task], fail: dict[int, int] | None = None) -> list[str]:
-    """Tune; the lines that were said."""
+def tune_toy(
+    tmp_path: Path, tasks: list[Task], fail: dict[int, int] | None = None, fail_from: float = 0.0
+) -> list[str]:
+    """Tune; the lines that were said. `fail_from` is the share of a training from which on runs fail."""
     said: list[str] = []
     failures = dict(fail or {})
     claims = StorageClaims(tasks[0].trials._storage, "claims")
     store = Store(tmp_path, "toy-tuning", "smoke")
-    halving.tune(tasks, lambda at: Toy(at, failures), claims, store, Tracker(), said.append)
+    halving.tune(tasks, lambda at: Toy(at, failures if at >= fail_from else {}), claims, store, Tracker(), said.append)
     return said
 
 
