@@ -76,9 +76,8 @@ def build_model(spec: ModelSpec, in_shape: Shape, num_classes: int, seed: int = 
     head = choose(HEADS, spec.head, "head")
     feature_shape = _feature_shape(spec, in_shape)
     device = torch.get_default_device()
-    seed_by = (
-        torch.manual_seed if is_accelerator(device) else torch.default_generator.manual_seed
-    )  # the first seeds every device
+    # torch.manual_seed seeds every device.
+    seed_by = torch.manual_seed if is_accelerator(device) else torch.default_generator.manual_seed
     with kept_random_state(device):
         seed_by(stream(seed, "trunk biases"))
         network_trunk = trunk(in_shape[0], spec)

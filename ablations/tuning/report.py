@@ -109,7 +109,7 @@ def write_tuning_report(
     path = store.folder / f"report{tasks[0].objective.removeprefix('accuracy').replace(',', '-')}.md"
     with FileLock(store.folder / ".tuned.lock"):
         kept = earlier(winners) if winners else {}
-        parts.insert(2, _kept_text(kept))
+        parts.insert(2, _kept_text({name: each for name, each in kept.items() if name not in num_trials}))
         write_atomically(path, "\n\n".join(part for part in parts if part) + "\n")
         write_atomically(path.with_suffix(".html"), report_page(parts, store.folder, {}, {}))
         if winners:  # last, since `--tuned` takes them from here and refers to the report

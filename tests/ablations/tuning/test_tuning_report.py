@@ -174,8 +174,10 @@ def test_different_numbers_of_trials_are_said(tmp_path: Path) -> None:
 def test_winners_of_earlier_searches_are_in_the_report(tmp_path: Path) -> None:
     tasks = toy_tasks(tmp_path, 4)
     tune_toy(tmp_path, tasks)
-    kept = Winner(0, 0.875, {}, [1000], {}, trials=7)
-    report = write_tuning_report(tasks[:1], Store(tmp_path, "toy-tuning", "smoke"), "tune", lambda _: {"1x": kept})
+    kept, own = Winner(0, 0.875, {}, [1000], {}, trials=7), tasks[0].run.variant
+    report = write_tuning_report(
+        tasks[:1], Store(tmp_path, "toy-tuning", "smoke"), "tune", lambda _: {"1x": kept, own: kept}
+    )
     said = "Found by earlier searches, whose trials are not in this report: 1x 87.50 % (7 trials)."
     assert said in report.path.read_text()
     assert "1x" in json.loads((tmp_path / "toy-tuning/smoke/tuned.json").read_text())["variants"]
