@@ -100,12 +100,12 @@ def declared_looks(study: Study, request: Request) -> tuple[int, ...]:
         raise ValueError(
             f"--until-decided decides by accuracy, which is not what {study.cli_name} asks about; choose --seeds instead"
         )
+    if request.max_seeds > MAX_SEEDS:
+        raise ValueError(f"--max-seeds {request.max_seeds}: must be at most {MAX_SEEDS}")
     if not set(study.confirmatory) & {*study.named(request.variants or study.confirmatory, request.protocol)}:
         raise ValueError(
             "--until-decided: --variants names no comparison that the study declares, so there is nothing to decide; choose --seeds "
             "instead"
         )
-    if request.max_seeds > MAX_SEEDS:
-        raise ValueError(f"--max-seeds {request.max_seeds}: must be at most {MAX_SEEDS}")
     first = study.declared_seeds(request.protocol) if request.seeds is None else request.seeds
     return sequential.looks(first, request.max_seeds)

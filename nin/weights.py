@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import dacite
 import torch
@@ -27,7 +28,7 @@ from nin.text import reason, shortened
 
 SUFFIX = ".safetensors"
 CARD = "card"  # the key of the file's metadata that holds the card, as JSON
-SUM = "sha256"  # the key of the checksum of card and tensors; files written before 2026-12 have none
+SUM = "sha256"  # the card's key of the checksum over itself and the tensors; files written before 2026-12 have none
 MAX_LISTED = 6  # networks that a message names
 
 
@@ -134,12 +135,13 @@ def to_bytes(network: nn.Module, card: Card) -> bytes:
     """Return the file's content: parameters and buffers of `network`, and `card`."""
     # Copies, because safetensors refuses names that share memory, as those of a layer that is used twice
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    text = json.dumps(asdict(card))
-    return save_tensors(tensors, metadata={CARD: text, SUM: _checksum(text, tensors)})
+    content = asdict(card)
+    # A single entry: safetensors writes several in any order, and equal networks would have unequal files.
+    return save_tensors(tensors, metadata={CARD: json.dumps(content | {SUM: _checksum(content, tensors)})})
 
 
-def _checksum(card: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(card.encode())
+def _checksum(card: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(card).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
@@ -148,18 +150,19 @@ def _checksum(card: str, tensors: Mapping[str, Tensor]) -> str:
 
 def read_card(path: Path) -> Card:
     """Read the card, without the weights. Raises ValueError, in one line, if the file holds no network or is damaged."""
-    return _read_metadata(path)[0]
+    return _read_card(path)[0]
 
 
-def _read_metadata(path: Path) -> tuple[Card, dict[str, str]]:
-    """Read the card, and the metadata that hold it. Raises as `read_card` does."""
+def _read_card(path: Path) -> tuple[Card, dict[str, Any], str]:
+    """Read the card, its content in JSON, and the checksum, if there is one. Raises as `read_card` does."""
     try:
         with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-        card = dacite.from_dict(Card, json.loads(metadata[CARD]), dacite.Config(strict=True, cast=[tuple]))
-    except (SafetensorError, KeyError, ValueError, TypeError, dacite.DaciteError) as error:
+            content = json.loads((file.metadata() or {})[CARD])
+        checksum = content.pop(SUM, "")
+        card = dacite.from_dict(Card, content, dacite.Config(strict=True, cast=[tuple]))
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, dacite.DaciteError) as error:
         raise _damaged(path, error) from error
-    return card, metadata
+    return card, content, checksum
 
 
 def load(path: Path) -> TrainedNetwork:
@@ -168,7 +171,7 @@ def load(path: Path) -> TrainedNetwork:
     Raises ValueError, in one line, if the file holds no network or is damaged, or if it needs added code that is not loaded or has
     changed since the training.
     """
-    card, metadata = _read_metadata(path)
+    card, content, checksum = _read_card(path)
     with _naming_code(card):
         network = build_model(card.model, card.in_shape, len(card.classes))
     for addition in added({f"model.{name}": value for name, value in asdict(card.model).items()}):
@@ -179,7 +182,7 @@ def load(path: Path) -> TrainedNetwork:
             )
     try:
         tensors = load_tensors(path.read_bytes())
-        if SUM in metadata and metadata[SUM] != _checksum(metadata[CARD], tensors):
+        if checksum and checksum != _checksum(content, tensors):
             raise RuntimeError("it has another checksum")
         network.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:

@@ -85,7 +85,7 @@ def test_dry_run_says_what_would_be_trained_and_writes_nothing(
     said = capsys.readouterr().out
     assert "2.75" in said
     assert "searched: train.weight_decay, " in said  # lr is set, and AdamW has no momentum
-    assert "8 trials, " in said
+    assert "8 trials from the first on, " in said
     assert not (tmp_path / "results").exists()
 
 
