@@ -98,7 +98,7 @@ def answer_rows(reports: Sequence[tuple[Study, str, Report]]) -> list[Row]:
 def _is_thin(study: Study, report: Report) -> bool:
     """Tell whether all that is compared with the baseline has too few seeds to answer before another protocol."""
     table = report.summary.variants
-    compared = table[table["variant"].isin({*study.compared} - {study.answering_baseline})] if len(table) else table
+    compared = table[table["variant"].isin(study.compared)] if len(table) else table
     if study.answers in MEMORY or not len(compared):
         return False
     return bool(compared["n"].max() < FEWEST_SEEDS)

@@ -11,6 +11,7 @@ from ablations.execution.data import prepare
 from ablations.execution.launch import default_workers, require_room
 from ablations.execution.progress import say
 from ablations.execution.time_left import TimeLeft
+from ablations.looks import Looks
 from ablations.plugins import naming_additions
 from ablations.protocols import PROTOCOLS
 from ablations.records import Store
@@ -38,7 +39,7 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
     last_look = looks[-1] if looks else 0
     if looks:
         require_whole(studies[0], request)
-        parts[0].store.require_looks(looks, request.overrides)
+        Looks(parts[0].store.folder, request.overrides).require(looks)
     device = choose_device(request.engine.device).type
     missing = sum(len(part.missing) for part in parts)
     at_a_time = min(request.engine.workers or default_workers(device), max(1, missing))

@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 
 from ablations.catalog import load_study
 from ablations.cli import add_study_options, changed_options, epilog
+from ablations.looks import Looks
 from ablations.plugins import load_plugins
 from ablations.records import OVERRIDES, PROVENANCE, RunRecord, Store, write_atomically
 from ablations.reporting.files import load_covered_records, write_report
@@ -44,7 +45,7 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
             f"{source.folder} cannot be published: {'; '.join(unfit) or 'there are no runs of this study'}"
         )
     target = Store(published, study.name, protocol)
-    looks, declared_at = source.declaration(overrides)
+    looks, declared_at = Looks(source.folder, overrides).declaration()
     if target.folder.resolve() == source.folder.resolve():
         raise ValueError(f"--results {results}: is where results are published; name the folder that they come from")
     with _replacing(target.folder, published) as beside:
@@ -53,7 +54,7 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
             environment = {key: value for key, value in record.environment.items() if key != "host"}
             store.write(replace(record, environment=environment))
         if looks:
-            store.declare_looks(looks, overrides, declared_at)
+            Looks(store.folder, overrides).declare(looks, declared_at)
         if overrides:
             write_atomically(store.folder / OVERRIDES, json.dumps(list(overrides)))
         write_report(study, protocol, store, overrides)

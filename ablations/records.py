@@ -7,17 +7,15 @@ that plots, reports and people read.
 """
 
 import base64
-import hashlib
 import json
 import math
 import os
 import re
 import time
 import uuid
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,7 +24,7 @@ import dacite
 import numpy as np
 from numpy.typing import NDArray
 
-from ablations.runs import AUTO_IDENTITY, Run, parse_overrides
+from ablations.runs import AUTO_IDENTITY, Run
 from nin.history import Evaluation
 from nin.text import one_line
 
@@ -153,65 +151,6 @@ class Store:
         self.weights_folder = self.folder / "weights"
         self.checkpoints_folder = self.folder / "checkpoints"
         self.superseded_folder = self.folder / "superseded"
-
-    def looks_path(self, overrides: Sequence[str] = ()) -> Path:
-        """Path of the declared looks at runs with these changed settings (`--set`), which are another study's."""
-        settings = json.dumps(parse_overrides(overrides), sort_keys=True)  # however they are written
-        digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
-        return self.folder / (f"looks-{digest}.json" if overrides else "looks.json")
-
-    def looks(self, overrides: Sequence[str] = ()) -> tuple[int, ...]:
-        """Numbers of seeds at which the study was declared to be looked at until it is decided; empty for one fixed number.
-
-        overrides  changed settings of all runs ("train.lr=0.05"), which have looks of their own
-
-        Raises ValueError if the file that says so is damaged.
-        """
-        return self.declaration(overrides)[0]
-
-    def declaration(self, overrides: Sequence[str] = ()) -> tuple[tuple[int, ...], str]:
-        """Numbers of seeds as of `looks`, and when they were declared (ISO 8601, UTC); both empty for one fixed number.
-
-        Raises ValueError as `looks` does.
-        """
-        path = self.looks_path(overrides)
-        try:
-            found = json.loads(path.read_text())
-            looks, declared_at = tuple(found["looks"]), datetime.fromisoformat(found["declared_at"])
-            if not all(isinstance(num, int) for num in looks):
-                raise ValueError(f"{looks!r} are no numbers of seeds")
-        except FileNotFoundError:
-            return (), ""
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is damaged ({one_line(error)}): restore it, or remove it") from error
-        return looks, declared_at.isoformat()
-
-    def require_looks(self, looks: Sequence[int], overrides: Sequence[str] = ()) -> None:
-        """Raise ValueError if looks at other numbers of seeds were declared."""
-        declared = self.looks(overrides)
-        if declared and declared != tuple(looks):
-            raise ValueError(
-                f"--until-decided: looks at {', '.join(map(str, declared))} seeds were declared for {self.folder}, not at "
-                f"{', '.join(map(str, looks))}; go on with --seeds {declared[0]} --max-seeds {declared[-1]}"
-            )
-
-    def declare_looks(self, looks: Sequence[int], overrides: Sequence[str] = (), declared_at: str = "") -> None:
-        """Write down at how many seeds the study is looked at, before it is; what was declared first stays.
-
-        declared_at  when (ISO 8601, UTC), if not now
-
-        Raises ValueError if others were declared.
-        """
-        from filelock import FileLock
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # Of two drivers at once, the second sees what the first has declared.
-        with FileLock(self.folder / ".looks.lock"):
-            self.require_looks(looks, overrides)
-            if not self.looks(overrides):
-                now = datetime.now(UTC).isoformat(timespec="seconds")
-                declaration = {"looks": list(looks), "declared_at": declared_at or now}
-                write_atomically(self.looks_path(overrides), json.dumps(declaration))
 
     @property
     def is_published(self) -> bool:

@@ -32,6 +32,7 @@ from ablations.execution.launch import (
 )
 from ablations.execution.progress import fraction_done, say, warn
 from ablations.execution.signals import OutOfTimeError, handle_signals, time_limit
+from ablations.looks import Looks
 from ablations.records import RunRecord, Store
 from ablations.reporting.files import NoRecordsError, Report, write_report
 from ablations.reporting.formatting import listed
@@ -271,7 +272,7 @@ def _write_prepared(parts: Sequence[Part], looks: Sequence[int], overrides: Sequ
     """Write what is known before the first run: declared looks, adopted results and folders; set outdated results aside."""
     for part in parts:
         if looks:
-            part.store.declare_looks(looks, overrides)
+            Looks(part.store.folder, overrides).declare(looks)
         for record in part.outdated:
             part.store.set_aside(record)
         for record in part.adopted:

@@ -204,8 +204,9 @@ class Study:
 
     @property
     def compared(self) -> list[str]:
-        """The variants that the answer is about: the tuned ones of a tuned study, else the confirmatory ones."""
-        return list(self.pairs.values()) if self.pairs else self.confirmatory
+        """The variants that the answer is about: the confirmatory ones, in a tuned study those that were tuned, as tuned."""
+        tuned = [name for name in self.pairs.values() if name != self.answering_baseline]
+        return tuned if self.pairs else self.confirmatory
 
     @property
     def answering_baseline(self) -> str:
@@ -215,7 +216,7 @@ class Study:
     @property
     def answering(self) -> list[str]:
         """The variants that the answer is about, and their baseline."""
-        return self.compared if self.pairs else [name for name in self.variants if self.role(name) in DECLARED]
+        return [self.answering_baseline, *self.compared]
 
     def trained(self, protocol: str) -> list[str]:
         """The variants that are trained under the protocol unless others are named."""

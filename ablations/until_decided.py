@@ -8,6 +8,7 @@ from rich.console import Console
 
 from ablations.analysis import sequential
 from ablations.execution.progress import say, warn
+from ablations.looks import Looks
 from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord, Store
 from ablations.reporting.files import load_covered_records
@@ -62,7 +63,7 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
 def _warn_of_verdicts(study: Study, request: Request, looks: tuple[int, ...], results: Sequence[RunRecord]) -> None:
     """Warn where looks are about to be declared over results, whose verdicts they replace by stricter ones."""
     store = Store(request.results, study.name, request.protocol)
-    if not store.looks(request.overrides) and any(
+    if not Looks(store.folder, request.overrides).seeds() and any(
         r.run.seed > 0 and r.run.variant in study.confirmatory for r in results
     ):
         warn(
@@ -72,13 +73,21 @@ def _warn_of_verdicts(study: Study, request: Request, looks: tuple[int, ...], re
 
 
 def require_whole(study: Study, request: Request) -> list[RunRecord]:
-    """Return the folder's results. Raises ValueError if the report decides on comparisons or lengths that the request leaves out."""
+    """Return the folder's results.
+
+    Raises ValueError if the request names no comparison to decide on, or leaves out comparisons or lengths that the report decides on.
+    """
     store = Store(request.results, study.name, request.protocol)
     results = [
         r for r in load_covered_records(study, request.protocol, store, request.overrides).records if r.is_result
     ]
     wanted = ("confirmatory",) if request.variants is None else request.variants
     requested = study.named(wanted, request.protocol)
+    if not set(study.confirmatory) & {*requested}:
+        raise ValueError(
+            "--until-decided: --variants names no comparison that the study declares, so there is nothing to decide; choose --seeds "
+            "instead"
+        )
     others = [name for name in study.confirmatory if name in {r.run.variant for r in results} and name not in requested]
     if others:
         raise ValueError(
@@ -102,10 +111,5 @@ def declared_looks(study: Study, request: Request) -> tuple[int, ...]:
         )
     if request.max_seeds > MAX_SEEDS:
         raise ValueError(f"--max-seeds {request.max_seeds}: must be at most {MAX_SEEDS}")
-    if not set(study.confirmatory) & {*study.named(request.variants or study.confirmatory, request.protocol)}:
-        raise ValueError(
-            "--until-decided: --variants names no comparison that the study declares, so there is nothing to decide; choose --seeds "
-            "instead"
-        )
     first = study.declared_seeds(request.protocol) if request.seeds is None else request.seeds
     return sequential.looks(first, request.max_seeds)

@@ -83,7 +83,7 @@ LAYERS = (
     ("ablations.reporting",),
     ("ablations.execution",),
     ("ablations.tracking", "ablations.analysis"),
-    ("ablations.records", "ablations.reproduce"),
+    ("ablations.looks", "ablations.records", "ablations.reproduce"),
     ("ablations.catalog",),
     ("ablations.studies",),
     ("ablations.study",),

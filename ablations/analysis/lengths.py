@@ -24,15 +24,23 @@ def of_verdicts(study: Study, results: Sequence[RunRecord]) -> int:
     runs are of epochs, not of a length.
     """
     table = _by_length(results)
-    declared = set(study.compared) - {study.answering_baseline}
 
     def rank(length: int) -> tuple[int, bool, int]:
         found = table[length]
         baseline = found.get(study.answering_baseline, {}).keys()
-        shared = max((len(baseline & found.get(name, {}).keys()) for name in declared), default=0)
+        shared = max((len(baseline & found.get(name, {}).keys()) for name in study.compared), default=0)
         return min(shared, 2), bool(baseline) and len(found) > 1, length
 
     return max(table, key=rank, default=0)
+
+
+def by_variant(study: Study, results: Sequence[RunRecord], length: int) -> dict[str, list[RunRecord]]:
+    """Group the results of that length by variant, in the study's order, by seed; a variant without any is left out."""
+    groups: dict[str, list[RunRecord]] = {name: [] for name in study.variants}
+    for record in sorted(results, key=lambda record: record.run.seed):
+        if record.run.length == length:
+            groups[record.run.variant].append(record)
+    return {name: group for name, group in groups.items() if group}
 
 
 def by_length(study: Study, results: Sequence[RunRecord]) -> pd.DataFrame:
@@ -49,7 +57,7 @@ def by_length(study: Study, results: Sequence[RunRecord]) -> pd.DataFrame:
     impaired = Counter((record.run.length, record.run.variant) for record in results if not record.learned)
     rows = []
     for length, accuracies in table.items():
-        odd = circumstances.unlike_baseline(study, _grouped(results, length), lambda record: record.precision)
+        odd = circumstances.unlike_baseline(study, by_variant(study, results, length), lambda record: record.precision)
         samples = {name: accuracies[name] for name in study.variants if name in accuracies}
         compared = _compared(study, samples)
         for name, sample in samples.items():
@@ -111,14 +119,6 @@ def _by_length(results: Sequence[RunRecord]) -> Mapping[int, Accuracies]:
     for record in sorted(results, key=lambda record: record.run.length):
         table[record.run.length][record.run.variant][record.run.seed] = record.test_accuracy
     return table
-
-
-def _grouped(results: Sequence[RunRecord], length: int) -> Mapping[str, list[RunRecord]]:
-    groups: dict[str, list[RunRecord]] = defaultdict(list)
-    for record in results:
-        if record.run.length == length:
-            groups[record.run.variant].append(record)
-    return groups
 
 
 def _compared(study: Study, samples: Accuracies) -> dict[str, stats.Comparison]:

@@ -148,11 +148,7 @@ def summarise(
     """
     results = [record for record in records if record.is_result]
     length = lengths.of_verdicts(study, results)
-    by_variant: dict[str, list[RunRecord]] = {name: [] for name in study.variants}
-    for record in results:
-        if record.run.length == length:
-            by_variant[record.run.variant].append(record)
-    by_variant = {name: sorted(group, key=lambda r: r.run.seed) for name, group in by_variant.items() if group}
+    by_variant = lengths.by_variant(study, results, length)
     target = study.target(protocol)
     variants = _after_looks(study, by_variant, _variants(study, by_variant, target), looks)
     by_length = lengths.by_length(study, results)

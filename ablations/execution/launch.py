@@ -94,7 +94,7 @@ def make_engine(options: EngineOptions, results: Path, keep_weights: bool = Fals
         raise ValueError("--engine ray: Ray is not installed; pip install '.[ray]'")
     from ablations.execution.engines.ray import PACKAGES, RayEngine, connect
 
-    cpus = (options.workers or 1) * options.threads
+    cpus = max((options.workers or 1) * options.threads, default_workers("cpu"))
     has_gpus = connect(options.cluster, cpus, [*PACKAGES, *plugins.package_folders()])
     device = ("cuda" if has_gpus else "cpu") if options.device == "auto" else options.device
     return RayEngine(

@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ablations.looks import Looks
 from ablations.records import RunRecord, Store, curves_frame, runs_frame, write_atomically
 from ablations.reproduce import command, results_option
 from ablations.runs import Run
@@ -133,7 +134,7 @@ def read_report(study: Study, protocol: str, store: Store, overrides: Sequence[s
         )
     if overrides:
         study = replace(study, published=None)  # whose runs have other settings
-    summary = summarise(study, protocol, records, *store.declaration(overrides), distinct=distinct)
+    summary = summarise(study, protocol, records, *Looks(store.folder, overrides).declaration(), distinct=distinct)
     words = answer(study, summary, overrides), grounds(study, protocol, summary), caveats(study, protocol, summary)
     return Report(store.folder, *words, summary, records, damaged, others, overrides)
 

@@ -93,14 +93,14 @@ def _run_batches(
 
     batches = [(task, range(*_batch(task))) for task in tasks if not task.is_done]
     for rung in batches[0][0].rungs if batches else ():  # the same for all
+        members = [(task, trial) for task, numbers in batches for trial in _members(task, numbers)]
         todo = [
             run
-            for task, numbers in batches
-            for trial in _members(task, numbers)
+            for task, trial in members
             if _is_open(trial) and rung.step not in trial.intermediate_values
             for run in _until(rung, task, trial)
         ]
-        has_worked = any(t.intermediate_values for task, numbers in batches for t in _members(task, numbers))
+        has_worked = any(trial.intermediate_values for _, trial in members)
         records = _execute_to(rung, todo, make_engine, tracker, say, watch, has_worked)
         for task, numbers in batches:
             with suppress(UpdateFinishedTrialError):  # we stood still so long that another driver took over

@@ -9,6 +9,7 @@ from processes import call
 
 from ablations import run
 from ablations.cli import seconds
+from ablations.looks import Looks
 from ablations.records import Store
 
 TINY = ["--protocol", "smoke", "--variants", "0x", "--set", "train.epochs=2"]
@@ -139,7 +140,7 @@ def test_variants_that_are_the_same_network_are_named(tmp_path: Path, capsys: py
 
 
 def test_a_dry_run_refuses_other_looks_than_were_declared(tmp_path: Path) -> None:
-    Store(tmp_path, "num_1x1", "smoke").declare_looks((2, 3))
+    Looks(Store(tmp_path, "num_1x1", "smoke").folder).declare((2, 3))
     asked = ["num_1x1", "--protocol", "smoke", "--results", str(tmp_path), "--until-decided", "--max-seeds", "6"]
     with pytest.raises(ValueError, match="looks at 2, 3 seeds were declared"):
         run.main([*asked, "--dry-run"])

@@ -1,7 +1,7 @@
 """Seeds are added in looks that are declared before the first run, to what is not decided."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +13,8 @@ from rich.console import Console
 from toy_engine import Toy
 
 from ablations.catalog import load_study
-from ablations.execution.engines import Ended, Event, Failed, Started
-from ablations.records import Store
+from ablations.looks import Looks
+from ablations.records import RunRecord, Store
 from ablations.reporting.caveats import in_short
 from ablations.reporting.files import read_report, write_report
 from ablations.runs import Run
@@ -31,15 +31,9 @@ class Scripted(Toy):
         super().__init__()
         self.accuracies = accuracies
 
-    def execute(self, runs: Iterable[Run]) -> Iterator[Event]:
-        for run in runs:
-            self.executed.append(run)
-            spread = 0.004 * ((7 * run.seed + 3 * len(run.variant)) % 5 - 2) if run.variant != "2x" else 0.0
-            yield Started(run)
-            if run.variant in self.fails:
-                yield Failed(run, "RuntimeError: no", "")
-                continue
-            yield Ended(run, record_of(run, test_accuracy=self.accuracies[run.variant] + spread))
+    def record(self, run: Run) -> RunRecord:
+        spread = 0.004 * ((7 * run.seed + 3 * len(run.variant)) % 5 - 2) if run.variant != "2x" else 0.0
+        return record_of(run, test_accuracy=self.accuracies[run.variant] + spread)
 
 
 @pytest.fixture
@@ -67,7 +61,7 @@ def test_seeds_are_added_to_what_is_undecided_and_to_the_baseline_alone(scripted
 def test_looks_are_declared_before_the_first_run_and_stay_as_they_are(scripted: Scripted, tmp_path: Path) -> None:
     run_until_decided(NUM_1X1, until_decided(tmp_path), Console(quiet=True))
     store = Store(tmp_path, "num_1x1", "smoke")
-    assert (store.looks()[0], store.looks()[-1]) == (5, 12)
+    assert (Looks(store.folder).seeds()[0], Looks(store.folder).seeds()[-1]) == (5, 12)
     trained = len(scripted.executed)
     run_until_decided(NUM_1X1, until_decided(tmp_path), Console(quiet=True))
     assert len(scripted.executed) == trained
@@ -152,12 +146,12 @@ def test_runs_of_changed_settings_have_looks_of_their_own(toy: Toy, tmp_path: Pa
             accuracy = 0.5 + 0.3 * (run.variant == "0x") + 0.001 * run.seed**2
             store.write(record_of(run, test_accuracy=accuracy))
     fixed = write_report(NUM_1X1, "smoke", store, changed).grounds
-    store.declare_looks((5, 12))
+    Looks(store.folder).declare((5, 12))
     assert write_report(NUM_1X1, "smoke", store, changed, force=False).grounds == fixed
     assert "decided at 5 seeds" in write_report(NUM_1X1, "smoke", store, force=False).grounds
-    store.declare_looks((5, 8), changed)
-    assert (store.looks(), store.looks(changed)) == ((5, 12), (5, 8))
-    assert store.looks(["train.lr=1e-2"]) == (5, 8), "the same setting in other words"
+    Looks(store.folder, changed).declare((5, 8))
+    assert (Looks(store.folder).seeds(), Looks(store.folder, changed).seeds()) == ((5, 12), (5, 8))
+    assert Looks(store.folder, ["train.lr=1e-2"]).seeds() == (5, 8), "the same setting in other words"
     write_report(NUM_1X1, "smoke", store, changed, force=False)
     assert "decided at 5 seeds" in (store.folder / "report.md").read_text(), "the looks are new, if no record is"
 
@@ -167,11 +161,11 @@ def test_looks_that_were_declared_over_results_are_said_to_be(tmp_path: Path) ->
     store = Store(tmp_path, "num_1x1", "smoke")
     for run in NUM_1X1.expand("smoke", 2, ["0x"]):
         store.write(record_of(run, started_at="2026-01-01T00:00:00+00:00"))
-    store.declare_looks((2, 4), declared_at="2026-01-01T00:00:00+00:00")
+    Looks(store.folder).declare((2, 4), declared_at="2026-01-01T00:00:00+00:00")
     assert "fresh seeds" not in in_short(read_report(NUM_1X1, "smoke", store).caveats)
-    store.looks_path().unlink()
-    store.declare_looks((2, 4), declared_at="2026-01-01T00:00:01+00:00")
-    store.declare_looks((2, 4))
+    Looks(store.folder).path.unlink()
+    Looks(store.folder).declare((2, 4), declared_at="2026-01-01T00:00:01+00:00")
+    Looks(store.folder).declare((2, 4))
     (why,) = (each.why for each in read_report(NUM_1X1, "smoke", store).caveats if each.what == "fresh seeds")
     assert why.startswith("4 runs were there before the looks were declared; if verdicts on them were known then")
     write_report(NUM_1X1, "smoke", store)
@@ -193,7 +187,7 @@ def test_what_is_pending_is_not_called_inconclusive(tmp_path: Path) -> None:
     store = Store(tmp_path, "num_1x1", "smoke")
     for run in NUM_1X1.expand("smoke", 2, ["0x"]):
         store.write(record_of(run, test_accuracy=0.8 + (0.03 + 0.01 * run.seed) * (run.variant == "0x")))
-    store.declare_looks((2, 4))
+    Looks(store.folder).declare((2, 4))
     write_report(NUM_1X1, "smoke", store)
     text = text_of(store)
     assert "`0x` is pending: the next look waits for seeds" in text
@@ -203,7 +197,7 @@ def test_what_is_pending_is_not_called_inconclusive(tmp_path: Path) -> None:
 def test_the_table_by_length_has_the_verdicts_after_looks(tmp_path: Path) -> None:
     """A difference that one look at five seeds finds, and the first of several looks does not."""
     store = Store(tmp_path, "num_1x1", "digits")
-    store.declare_looks((5, 12))
+    Looks(store.folder).declare((5, 12))
     for run in NUM_1X1.expand("digits", 5, ["0x"]):
         scatter = 0.004 * (-1, 1, -1, 1, 0)[(run.seed + run.model.num_1x1) % 5]
         store.write(record_of(run, test_accuracy=0.5 + 0.0075 * (run.variant == "0x") + scatter))
@@ -240,14 +234,14 @@ def test_a_damaged_declaration_of_looks_is_one_line(tmp_path: Path) -> None:
     store = Store(tmp_path, "num_1x1", "smoke")
     store.folder.mkdir(parents=True)
     for content in ("{", '"5"', "[5, null]", '{"looks": [5, null], "declared_at": "2026-01-01"}', '{"looks": [5]}'):
-        store.looks_path().write_text(content)
+        Looks(store.folder).path.write_text(content)
         with pytest.raises(ValueError, match=r"looks\.json is damaged"):
-            print(store.looks())
+            print(Looks(store.folder).seeds())
 
 
 def test_a_comparison_that_more_seeds_would_hardly_decide_stops_and_is_said_to(toy: Toy, tmp_path: Path) -> None:
     store, accuracies = Store(tmp_path, "num_1x1", "smoke"), {"2x": (0.24, 0.98), "0x": (1.0, 0.885)}
-    store.declare_looks((2, 4))
+    Looks(store.folder).declare((2, 4))
     for run in NUM_1X1.expand("smoke", 2, ["0x"]):
         store.write(record_of(run, test_accuracy=accuracies[run.variant][run.seed]))
     report = write_report(NUM_1X1, "smoke", store)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from builders import plain
 
 from ablations.execution.engines import Ended, Event, Failed, Started
+from ablations.records import RunRecord
 from ablations.runs import Run
 
 
@@ -21,4 +22,8 @@ class Toy:
         for run in runs:
             self.executed.append(run)
             yield Started(run)
-            yield Failed(run, "RuntimeError: no", "") if run.variant in self.fails else Ended(run, plain(run))
+            yield Failed(run, "RuntimeError: no", "") if run.variant in self.fails else Ended(run, self.record(run))
+
+    def record(self, run: Run) -> RunRecord:
+        """The record of a run that ends."""
+        return plain(run)

@@ -39,7 +39,7 @@ class _Submitted:
 def connect(address: str | None = None, cpus: int = 1, packages: Sequence[str] = PACKAGES) -> bool:
     """Join the cluster at the address ("auto": this machine's own) if this process has not; return whether it has GPUs.
 
-    Without an address, start one here, with `cpus` CPUs at least, that listens to this machine only and ends with this process.
+    Without an address, start one here, with `cpus` CPUs, that listens to this machine only and ends with this process.
 
     packages  folders of Python packages that travel with the tasks
 
@@ -49,7 +49,6 @@ def connect(address: str | None = None, cpus: int = 1, packages: Sequence[str] =
     if address is None:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # read on import: addresses are the loopback's
     import ray
-    from joblib import cpu_count  # type: ignore[import-untyped]  # those that this process, or its container, may use
 
     passed_on = {name: os.environ[name] for name in ("NIN_DATA",) if name in os.environ}
     options: dict[str, Any] = {
@@ -60,7 +59,7 @@ def connect(address: str | None = None, cpus: int = 1, packages: Sequence[str] =
     if ray.is_initialized():
         pass
     elif address is None:
-        ray.init(address="local", num_cpus=max(cpus, cpu_count()), include_dashboard=False, **options)
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
     else:
         try:
             if address != "auto":  # Ray itself would try for many minutes
