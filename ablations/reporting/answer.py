@@ -7,7 +7,7 @@ import pandas as pd
 from ablations.analysis import sequential, stats
 from ablations.analysis.memory import MIN_BATCHES
 from ablations.analysis.moderated import ALPHA
-from ablations.analysis.summary import Summary, each_row, failure_tests, failures
+from ablations.analysis.summary import Summary, each_row, failure_tests
 from ablations.reporting.formatting import (
     accuracy_text,
     agreeing,
@@ -28,6 +28,7 @@ from ablations.reporting.plain import (
     differs_by_little,
     plain_answer,
 )
+from ablations.reporting.verdicts import failures
 from ablations.study import MEMORY, Study
 from nin.text import counted
 

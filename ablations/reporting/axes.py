@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from ablations.analysis import stats
-from ablations.analysis.summary import each_row, failures
+from ablations.analysis.summary import each_row
 from ablations.reporting.formatting import unmarked, with_changes
+from ablations.reporting.verdicts import failures
 from ablations.study import DECLARED, Study
 from nin.text import counted
 

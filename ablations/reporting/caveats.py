@@ -8,7 +8,7 @@ import pandas as pd
 from ablations.analysis import sequential, stats
 from ablations.analysis.circumstances import AddedSeeds
 from ablations.analysis.moderated import ALPHA
-from ablations.analysis.summary import Summary, each_row, failure_tests, failures
+from ablations.analysis.summary import Summary, each_row, failure_tests
 from ablations.protocols import PROTOCOLS
 from ablations.reporting.formatting import (
     agreeing,
@@ -21,6 +21,7 @@ from ablations.reporting.formatting import (
     seeds_text,
 )
 from ablations.reporting.plain import CLAIMS
+from ablations.reporting.verdicts import failures
 from ablations.runs import length_name
 from ablations.study import DECLARED, FOUND, MEMORY, Study
 from nin.text import counted

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from ablations.analysis.summary import each_row, failures, verdict_text
+from ablations.analysis.summary import each_row
 from ablations.reporting.axes import (
     MAX_OVERLAID,
     Tables,
@@ -21,6 +21,7 @@ from ablations.reporting.axes import (
 )
 from ablations.reporting.figures import cut_text, figures_of
 from ablations.reporting.formatting import count_text, difference_text, interval_text
+from ablations.reporting.verdicts import failures, verdict_text
 from ablations.runs import length_name
 
 Chart = dict[str, Any]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from ablations.analysis.expected_best import expected_best, spread_of_best
-from ablations.analysis.summary import each_row, verdict_text
+from ablations.analysis.summary import each_row
 from ablations.records import write_atomically
 from ablations.reporting.axes import (
     LINEAR_POINTS,
@@ -39,6 +39,7 @@ from ablations.reporting.axes import (
     spread_out,
 )
 from ablations.reporting.formatting import signed_text
+from ablations.reporting.verdicts import verdict_text
 from ablations.runs import length_name
 from ablations.study import MEMORY
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ablations.analysis import stats
 from ablations.analysis.moderated import ALPHA, ROUNDING
-from ablations.analysis.summary import Summary, each_row, failure_tests, failures
+from ablations.analysis.summary import Summary, each_row, failure_tests
 from ablations.reporting.formatting import (
     difference_text,
     few,
@@ -24,6 +24,7 @@ from ablations.reporting.formatting import (
     p_is,
     signed_text,
 )
+from ablations.reporting.verdicts import failures
 from ablations.study import MEMORY, Study
 from nin.text import counted
 

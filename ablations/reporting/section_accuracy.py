@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 import pandas as pd
 
 from ablations.analysis import sequential, stats
-from ablations.analysis.summary import each_row, verdict_text
+from ablations.analysis.summary import each_row
 from ablations.reporting.formatting import (
     accuracy_text,
     detectable_text,
@@ -23,6 +23,7 @@ from ablations.reporting.formatting import (
     range_text,
     seeds_needed_text,
 )
+from ablations.reporting.verdicts import verdict_text
 from ablations.study import DECLARED, Study
 from nin.text import counted
 

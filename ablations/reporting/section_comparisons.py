@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from ablations.analysis.summary import Summary, each_row, verdict_text
+from ablations.analysis.summary import Summary, each_row
 from ablations.reporting.formatting import (
     difference_text,
     interval_text,
@@ -16,6 +16,7 @@ from ablations.reporting.formatting import (
     signed_text,
 )
 from ablations.reporting.section_accuracy import bracket_note
+from ablations.reporting.verdicts import verdict_text
 from ablations.runs import length_name
 from ablations.study import Study
 from nin.text import counted

@@ -7,10 +7,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from ablations.analysis.compare import compare_folders
-from ablations.analysis.summary import each_row, failures, verdict_text, verdict_words
+from ablations.analysis.summary import each_row
 from ablations.records import Store
 from ablations.reporting.caveats import TITLE, in_short
 from ablations.reporting.formatting import difference_text, interval_text, unmarked
+from ablations.reporting.verdicts import failures, verdict_text, verdict_words
 
 if TYPE_CHECKING:
     from rich.console import Console

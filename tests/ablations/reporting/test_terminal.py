@@ -9,10 +9,10 @@ from builders import smoke_runs
 from rich.console import Console
 
 from ablations.analysis.stats import Interval
-from ablations.analysis.summary import verdict_text, verdict_words
 from ablations.execution.engines import Started
 from ablations.execution.progress import Display
 from ablations.reporting.terminal import DROPPED_FIRST, fitting_table, print_text
+from ablations.reporting.verdicts import verdict_text, verdict_words
 
 NAMES = ["0x@2x-params", "0x@2x-gflops", "2x"]
 HEADER = ["variant", "n", "parameters", "GFLOP", "test accuracy, %", "difference, points", "verdict", "reached target"]
