@@ -114,7 +114,7 @@ def answer_row(study: Study, protocol: str, report: Report) -> Row:
     summary = report.summary
     answer, effect = plain_answer(study, summary)
     answer = _with_changes(report, answer)
-    declared = [row.n for row in each_row(summary.variants) if row.variant in study.answering]
+    declared = [row.compared_seeds or row.n for row in each_row(summary.variants) if row.variant in study.answering]
     sizes = sorted(set(declared or [row.n for row in each_row(summary.variants)]))  # controls may have fewer
     most = summary.examples[1]
     return Row(
@@ -159,7 +159,9 @@ def headline(rows: Sequence[Row], reports: Sequence[tuple[Study, str, Report]], 
     # Without the verdicts on other variants, which the table has
     answer, _, _ = plain_answer(study, summary).answer.partition("; ")
     has_answered = claim.variant in set(summary.variants["variant"]) and row.effect
-    seeds = f"{row.n} {'seed' if row.n == '1' else 'seeds'}"
+    compared = summary.variants[summary.variants["variant"] == claim.variant]
+    n = str(next((each.compared_seeds or each.n for each in each_row(compared)), row.n))
+    seeds = f"{n} {'seed' if n == '1' else 'seeds'}"
     has_interval = " to " in row.effect
     passes = f" ({report.passes:.1f} passes over the data)" if math.isfinite(report.passes) else ""
     words = [
@@ -200,7 +202,9 @@ def change_with_length(summary: Summary, claim: Claim) -> str:
     if not len(change) or not change["p_holm"].iloc[0] <= ALPHA:
         return ""
     rows = summary.by_length[summary.by_length["variant"] == claim.variant].sort_values("length")
-    rows = rows[rows["length"] <= summary.length]
+    rows = rows[(rows["length"] <= summary.length) & rows["difference"].notna()]
+    if not (rows["length"] == summary.length).any():  # as before the first of several looks
+        return ""
     points = listed(f"{row.difference:+.2f} points after {length_name(row.length)} images" for row in each_row(rows))
     return f"This difference changes with training ({p_is(change['p_holm'].iloc[0])}): it is {points}."
 

@@ -2,13 +2,37 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ablations.records import write_atomically
-from ablations.runs import parse_overrides
+from ablations.runs import Run, length_name, parse_overrides
 from nin.text import one_line
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What is declared before a study is looked at.
+
+    seeds     numbers of seeds at which it is looked at; empty where all runs are asked for at once
+    variants  comparisons that are decided on
+    length    training images after which they are; 0 where runs are of epochs
+    at        when it was declared (ISO 8601, UTC)
+    """
+
+    seeds: tuple[int, ...] = ()
+    variants: tuple[str, ...] = ()
+    length: int = 0
+    at: str = ""
+
+    def __str__(self) -> str:
+        after = f" after {length_name(self.length)} images" if self.length else ""
+        return f"looks at {', '.join(map(str, self.seeds))} seeds of {', '.join(self.variants)}{after}"
+
+
+NO_LOOKS = Declaration()
 
 
 class Looks:
@@ -23,42 +47,48 @@ class Looks:
         self.folder = folder
         self.path = folder / (f"looks-{digest}.json" if overrides else "looks.json")
 
-    def seeds(self) -> tuple[int, ...]:
-        """Numbers of seeds at which the study was declared to be looked at until it is decided; empty for one fixed number.
-
-        Raises ValueError if the file that says so is damaged.
-        """
-        return self.declaration()[0]
-
-    def declaration(self) -> tuple[tuple[int, ...], str]:
-        """Numbers of seeds as of `seeds`, and when they were declared (ISO 8601, UTC); both empty for one fixed number.
-
-        Raises ValueError as `seeds` does.
-        """
+    def declaration(self) -> Declaration:
+        """What was declared; NO_LOOKS if nothing was. Raises ValueError if the file that says so is damaged."""
         try:
             found = json.loads(self.path.read_text())
-            seeds, declared_at = tuple(found["looks"]), datetime.fromisoformat(found["declared_at"])
-            if not all(isinstance(num, int) for num in seeds):
-                raise ValueError(f"{seeds!r} are no numbers of seeds")
+            seeds, variants = tuple(found["seeds"]), tuple(found["variants"])
+            if not all(isinstance(num, int) for num in (*seeds, found["length"])):
+                raise ValueError(f"{(*seeds, found['length'])!r} are no numbers of seeds and images")
+            if not seeds or not all(isinstance(name, str) for name in variants):
+                raise ValueError(f"{variants!r} at {seeds!r} seeds are no comparisons")
+            return Declaration(seeds, variants, found["length"], datetime.fromisoformat(found["at"]).isoformat())
         except FileNotFoundError:
-            return (), ""
+            return NO_LOOKS
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self.path} is damaged ({one_line(error)}): restore it, or remove it") from error
-        return seeds, declared_at.isoformat()
 
-    def require(self, seeds: Sequence[int]) -> None:
-        """Raise ValueError if looks at other numbers of seeds were declared."""
-        declared = self.seeds()
-        if declared and declared != tuple(seeds):
+    def require(self, wanted: Declaration) -> None:
+        """Raise ValueError if other looks were declared."""
+        declared = self.declaration()
+        if declared.seeds and replace(declared, at=wanted.at) != wanted:
             raise ValueError(
-                f"--until-decided: looks at {', '.join(map(str, declared))} seeds were declared for {self.folder}, not at "
-                f"{', '.join(map(str, seeds))}; go on with --seeds {declared[0]} --max-seeds {declared[-1]}"
+                f"--until-decided: {declared} were declared for {self.folder}, not {wanted}; go on with --seeds "
+                f"{declared.seeds[0]} --max-seeds {declared.seeds[-1]} and these variants, or choose another --results"
             )
 
-    def declare(self, seeds: Sequence[int], declared_at: str = "") -> None:
-        """Declare looks at these numbers of seeds; what was declared first stays.
+    def require_no_more(self, runs: Iterable[Run]) -> None:
+        """Raise ValueError if the runs would add to what the declared looks decide on, which would undo their verdicts."""
+        declared = self.declaration()
+        if not declared.seeds:
+            return
+        added = [
+            run.name
+            for run in runs
+            if run.role == "confirmatory" and (run.variant not in declared.variants or run.length > declared.length)
+        ]
+        if added:
+            raise ValueError(
+                f"{self.folder} has declared {declared}: {', '.join(dict.fromkeys(added))} would come after them; choose another "
+                "--results"
+            )
 
-        declared_at  when (ISO 8601, UTC), if not now
+    def declare(self, wanted: Declaration) -> None:
+        """Write down the looks, as of now unless they say when; what was declared first stays.
 
         Raises ValueError if others were declared.
         """
@@ -67,7 +97,7 @@ class Looks:
         self.folder.mkdir(parents=True, exist_ok=True)
         # Of two drivers at once, the second sees what the first has declared.
         with FileLock(self.folder / ".looks.lock"):
-            self.require(seeds)
-            if not self.seeds():
-                now = datetime.now(UTC).isoformat(timespec="seconds")
-                write_atomically(self.path, json.dumps({"looks": list(seeds), "declared_at": declared_at or now}))
+            self.require(wanted)
+            if not self.declaration().seeds:
+                at = wanted.at or datetime.now(UTC).isoformat(timespec="seconds")
+                write_atomically(self.path, json.dumps(asdict(replace(wanted, at=at))))

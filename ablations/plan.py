@@ -11,7 +11,7 @@ from ablations.execution.data import prepare
 from ablations.execution.launch import default_workers, require_room
 from ablations.execution.progress import say
 from ablations.execution.time_left import TimeLeft
-from ablations.looks import Looks
+from ablations.looks import NO_LOOKS, Looks
 from ablations.plugins import naming_additions
 from ablations.protocols import PROTOCOLS
 from ablations.records import Store
@@ -25,7 +25,7 @@ from ablations.tuning.progress import Stretch, rung_of, stretches
 from ablations.tuning.session import TuningRequest, require_possible, runs_to_tune
 from ablations.tuning.spaces import space_of
 from ablations.tuning.task import OBJECTIVES, compares_seeds, rungs_of
-from ablations.until_decided import declared_looks, require_whole
+from ablations.until_decided import require_whole, wanted_looks
 from nin.machine import choose_device
 from nin.precision import choose_precision, slow_precision
 from nin.text import counted, one_line
@@ -35,9 +35,9 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
     """Show each study's table and an estimate of the total time, from a few training steps. Writes nothing."""
     parts = find_parts(studies, request)
     require_room(request.engine)
-    looks = declared_looks(studies[0], request) if request.max_seeds else ()
-    last_look = looks[-1] if looks else 0
-    if looks:
+    looks = wanted_looks(studies[0], request) if request.max_seeds else NO_LOOKS
+    last_look = max(looks.seeds, default=0)
+    if looks.seeds:
         require_whole(studies[0], request)
         Looks(parts[0].store.folder, request.overrides).require(looks)
     device = choose_device(request.engine.device).type
@@ -61,8 +61,8 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
         f"{counted(missing, 'run')} to do, {how_long}"
         + (f" ({by_role}; --variants confirmatory leaves out controls)" if minutes_by_role["control"] else ""),
     )
-    if len(looks) > 1:
-        first, *later = looks
+    if len(looks.seeds) > 1:
+        first, *later = looks.seeds
         compared = {run.variant for run in parts[0].runs if run.role in DECLARED}
         say(
             console,

@@ -45,7 +45,7 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
             f"{source.folder} cannot be published: {'; '.join(unfit) or 'there are no runs of this study'}"
         )
     target = Store(published, study.name, protocol)
-    looks, declared_at = Looks(source.folder, overrides).declaration()
+    looks = Looks(source.folder, overrides).declaration()
     if target.folder.resolve() == source.folder.resolve():
         raise ValueError(f"--results {results}: is where results are published; name the folder that they come from")
     with _replacing(target.folder, published) as beside:
@@ -53,15 +53,17 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
         for record in records:
             environment = {key: value for key, value in record.environment.items() if key != "host"}
             store.write(replace(record, environment=environment))
-        if looks:
-            Looks(store.folder, overrides).declare(looks, declared_at)
+        if looks.seeds:
+            Looks(store.folder, overrides).declare(looks)
         if overrides:
             write_atomically(store.folder / OVERRIDES, json.dumps(list(overrides)))
         write_report(study, protocol, store, overrides)
         for pattern in SCRATCH:
             for path in store.folder.glob(pattern):
                 path.unlink()
-        write_atomically(store.folder / PROVENANCE, _provenance(study, protocol, records, published, overrides, looks))
+        write_atomically(
+            store.folder / PROVENANCE, _provenance(study, protocol, records, published, overrides, looks.seeds)
+        )
     write_index(published)  # whose links lead to what is left
     return target
 

@@ -32,7 +32,7 @@ from ablations.execution.launch import (
 )
 from ablations.execution.progress import fraction_done, say, warn
 from ablations.execution.signals import OutOfTimeError, handle_signals, time_limit
-from ablations.looks import Looks
+from ablations.looks import NO_LOOKS, Declaration, Looks
 from ablations.records import RunRecord, Store
 from ablations.reporting.files import NoRecordsError, Report, write_report
 from ablations.reporting.formatting import listed
@@ -128,12 +128,12 @@ def run_studies(
     request: Request,
     console: Console,
     ends_with_signals: bool = False,
-    looks: Sequence[int] = (),
+    looks: Declaration = NO_LOOKS,
 ) -> Outcome:
     """Train the missing runs and keep their records; then write, print and track the reports.
 
     ends_with_signals  handle those that end a command (`ablations.execution.signals.handle_signals`)
-    looks              numbers of seeds to look at, written down before the first run (`run_until_decided`)
+    looks              written down before the first run (`run_until_decided`)
 
     Raises ValueError, in one line and before anything is written, for what cannot be run; KeyboardInterrupt, after a line that
     says how much is done, if it is interrupted.
@@ -195,7 +195,7 @@ def find_parts(studies: Sequence[Study], request: Request) -> list[Part]:
 def find_part(study: Study, request: Request) -> Part:
     """Find the study's finished and missing runs. Writes nothing.
 
-    Raises ValueError for runs that cannot be, or a folder of published results.
+    Raises ValueError for runs that cannot be, or that declared looks do not allow, or a folder of published results.
     """
     variants = None if request.variants is None else study.named(request.variants, request.protocol)
     if request.tuned:
@@ -215,6 +215,7 @@ def find_part(study: Study, request: Request) -> Part:
     runs = study.expand(request.protocol, request.seeds, variants, request.overrides, request.lengths)
     store = Store(request.results, study.name, request.protocol, request.keep_weights)
     store.require_unpublished()
+    Looks(store.folder, request.overrides).require_no_more(runs)
     records, damaged = store.read_all(runs)
     for line in damaged:
         warn(line)
@@ -268,10 +269,10 @@ def _results_of_other_studies(study: Study, runs: Sequence[Run], store: Store) -
     return [record for record in found.values() if record.run_id not in old and _is_measured(study, record)]
 
 
-def _write_prepared(parts: Sequence[Part], looks: Sequence[int], overrides: Sequence[str]) -> None:
+def _write_prepared(parts: Sequence[Part], looks: Declaration, overrides: Sequence[str]) -> None:
     """Write what is known before the first run: declared looks, adopted results and folders; set outdated results aside."""
     for part in parts:
-        if looks:
+        if looks.seeds:
             Looks(part.store.folder, overrides).declare(looks)
         for record in part.outdated:
             part.store.set_aside(record)

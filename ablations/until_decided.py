@@ -8,7 +8,7 @@ from rich.console import Console
 
 from ablations.analysis import sequential
 from ablations.execution.progress import say, warn
-from ablations.looks import Looks
+from ablations.looks import Declaration, Looks
 from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord, Store
 from ablations.reporting.files import load_covered_records
@@ -32,12 +32,12 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
     compared as well but are not asked for.
     """
     protocol = choose(PROTOCOLS, request.protocol, "protocol")
-    looks = declared_looks(study, request)
+    looks = wanted_looks(study, request)
     _warn_of_verdicts(study, request, looks, require_whole(study, request))
     deadline = time.monotonic() + request.budget
-    outcome = run_studies([study], replace(request, seeds=looks[0]), console, ends_with_signals, looks)
+    outcome = run_studies([study], replace(request, seeds=looks.seeds[0]), console, ends_with_signals, looks)
     failed = list(outcome.failed)
-    for num_seeds in looks[1:]:
+    for num_seeds in looks.seeds[1:]:
         report = outcome.reports.get(study.name)
         if report is None or outcome.remaining or outcome.stopped:
             break
@@ -50,9 +50,9 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
         if not pending:
             break
         say(console, f"look at {num_seeds} seeds: {', '.join(pending)} not decided yet")
-        longest = request.lengths or protocol.lengths
         # A change of train.examples has left one length.
-        lengths = [max(longest)] if longest and "train.examples" not in parse_overrides(request.overrides) else None
+        has_lengths = protocol.lengths and "train.examples" not in parse_overrides(request.overrides)
+        lengths = [looks.length] if has_lengths else None
         left = max(LEAST_BUDGET, deadline - time.monotonic())
         more = replace(request, seeds=num_seeds, variants=pending, lengths=lengths, budget=left)
         outcome = run_studies([study], more, console, ends_with_signals)
@@ -60,15 +60,15 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
     return replace(outcome, failed=failed)
 
 
-def _warn_of_verdicts(study: Study, request: Request, looks: tuple[int, ...], results: Sequence[RunRecord]) -> None:
+def _warn_of_verdicts(study: Study, request: Request, looks: Declaration, results: Sequence[RunRecord]) -> None:
     """Warn where looks are about to be declared over results, whose verdicts they replace by stricter ones."""
     store = Store(request.results, study.name, request.protocol)
-    if not Looks(store.folder, request.overrides).seeds() and any(
+    if not Looks(store.folder, request.overrides).declaration().seeds and any(
         r.run.seed > 0 and r.run.variant in study.confirmatory for r in results
     ):
         warn(
             f"{store.folder} has results already: their verdicts give way to those of the looks, which are much stricter at first. "
-            f"Some may be pending until a later look (at {listed(looks)} seeds)"
+            f"Some may be pending until a later look (at {listed(looks.seeds)} seeds)"
         )
 
 
@@ -103,8 +103,8 @@ def require_whole(study: Study, request: Request) -> list[RunRecord]:
     return results
 
 
-def declared_looks(study: Study, request: Request) -> tuple[int, ...]:
-    """Numbers of seeds at which the request looks. Raises ValueError for looks that cannot be."""
+def wanted_looks(study: Study, request: Request) -> Declaration:
+    """The looks that the request asks for. Raises ValueError for looks that cannot be."""
     if study.answers != "accuracy":
         raise ValueError(
             f"--until-decided decides by accuracy, which is not what {study.cli_name} asks about; choose --seeds instead"
@@ -112,4 +112,8 @@ def declared_looks(study: Study, request: Request) -> tuple[int, ...]:
     if request.max_seeds > MAX_SEEDS:
         raise ValueError(f"--max-seeds {request.max_seeds}: must be at most {MAX_SEEDS}")
     first = study.declared_seeds(request.protocol) if request.seeds is None else request.seeds
-    return sequential.looks(first, request.max_seeds)
+    seeds = sequential.looks(first, request.max_seeds)
+    runs = study.expand(request.protocol, 1, request.variants, request.overrides, request.lengths)
+    compared = {run.variant for run in runs if run.role == "confirmatory"}
+    variants = tuple(name for name in study.confirmatory if name in compared)
+    return Declaration(seeds, variants, max(run.length for run in runs))

@@ -15,12 +15,13 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-from ablations.analysis.moderated import ALPHA, PrimaryTest, paired_tests
+from ablations.analysis.moderated import ALPHA, Method, PrimaryTest, paired_tests
 from ablations.analysis.stats import BETTER, EQUIVALENT, INCONCLUSIVE, UNKNOWN, WORSE, Interval
 
 Array = NDArray[np.float64]
@@ -42,6 +43,7 @@ class Decision:
     next_seeds  seeds in all that its next look needs; None once it has stopped
     seen        difference at that look with the usual 95 % interval, which knows nothing of looks
     corrected   median-unbiased difference, and a 95 % interval that allows for the looks before; nan while pending
+    method      that of the test (`PrimaryTest`); empty before the first look
     """
 
     verdict: str
@@ -49,6 +51,7 @@ class Decision:
     next_seeds: int | None
     seen: Interval
     corrected: Interval
+    method: Method | Literal[""] = ""
 
 
 def looks(first: int, most: int) -> tuple[int, ...]:
@@ -155,6 +158,7 @@ def decide(
                 next_seeds=looks[k + 1] if verdict == PENDING else None,
                 seen=seen,
                 corrected=corrected,
+                method=test.method,
             )
         active = [name for name in active if decisions[name].verdict == PENDING]
         levels_read.append(level)

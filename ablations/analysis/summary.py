@@ -18,10 +18,15 @@ from ablations.analysis.memory import memory_lines
 from ablations.analysis.moderated import ROUNDING
 from ablations.analysis.stats import POINTS
 from ablations.analysis.tuned import beside_tuned
+from ablations.looks import NO_LOOKS, Declaration
 from ablations.records import RunRecord
 from ablations.study import MEMORY, Study
 
 TRAINING_FLOPS = 3  # of a forward pass: the backward pass costs about two more
+OF_ONE_LOOK = (  # columns that hold for a fixed number of seeds alone
+    *("p_holm", "p_equivalent", "difference_both_low", "difference_both_high", "p_both"),
+    *("detectable", "seeds_if_seen", "seeds_if_margin"),
+)
 SWEEP_OFFSETS = (-0.10, -0.05, 0.0, 0.02, 0.05)  # targets around the declared one; those of 100 % or more are left out
 
 
@@ -46,7 +51,7 @@ class Summary:
     memory       a line per network: peak memory of training against the batch; empty unless the study is about memory
     elsewhere    variants that answer, and controls, of which some run had another device than the baseline's of the same seed
     in_other_precision  the same, of which some run had another precision
-    added        seeds beyond the declared number, if there are any
+    added        seeds beyond the declared number, if there are any; None after looks, which read none beyond their own
     looks        numbers of seeds at which comparisons were decided; empty where all runs were asked for at once
     seen         number of runs of declared comparisons that were there before the looks were declared
     distinct     variants under the protocol, without controls that would be identical to another; empty where that is not known
@@ -104,18 +109,17 @@ def summarise(
     study: Study,
     protocol: str,
     records: Sequence[RunRecord],
-    looks: Sequence[int] = (),
-    declared_at: str = "",
+    looks: Declaration = NO_LOOKS,
     distinct: Sequence[str] = (),
 ) -> Summary:
     """Tables of the runs that are results; those that failed are left to the report to name.
 
-    looks        numbers of seeds at which the study was declared to be looked at, whose decisions are then its verdicts
-    declared_at  when that was declared (ISO 8601, UTC)
-    distinct     as in `Summary`
+    looks     what was declared before the study was looked at; the decisions are then its verdicts
+    distinct  as in `Summary`
     """
     results = [record for record in records if record.is_result]
-    length = lengths.of_verdicts(study, results)
+    within = [record for record in results if not looks.seeds or record.run.length <= looks.length]
+    length = lengths.of_verdicts(study, within)
     by_variant = lengths.by_variant(study, results, length)
     target = study.target(protocol)
     variants = _after_looks(study, by_variant, _variants(study, by_variant, target), looks)
@@ -130,14 +134,14 @@ def summarise(
         tuned=beside_tuned(study, by_variant),
         published=published.beside_published(study, protocol, by_variant),
         anchors=published.anchors(study),
-        by_length=_with_decisions(by_length, variants, length) if looks else by_length,
-        change=lengths.change(study, results),
+        by_length=_with_decisions(by_length, variants, length) if looks.seeds else by_length,
+        change=lengths.change(study, within),
         length=length,
         elsewhere=circumstances.unlike_baseline(study, by_variant, lambda record: record.environment.get("device")),
         in_other_precision=circumstances.unlike_baseline(study, by_variant, lambda record: record.precision),
-        added=circumstances.added_seeds(looks[-1] if looks else study.declared_seeds(protocol), results),
-        looks=tuple(looks),
-        seen=circumstances.runs_before(declared_at, by_variant, study),
+        added=None if looks.seeds else circumstances.added_seeds(study.declared_seeds(protocol), results),
+        looks=looks.seeds,
+        seen=circumstances.runs_before(looks.at, by_variant, study),
         distinct=tuple(distinct),
     )
 
@@ -325,23 +329,23 @@ def _row(
 
 
 def _after_looks(
-    study: Study, by_variant: Mapping[str, list[RunRecord]], table: pd.DataFrame, looks: Sequence[int]
+    study: Study, by_variant: Mapping[str, list[RunRecord]], table: pd.DataFrame, looks: Declaration
 ) -> pd.DataFrame:
     """The table with the decisions of a group-sequential design as verdicts, and differences corrected for the looks.
 
-    decided_at  seeds of the look that a comparison stopped at; 0 without looks
+    compared_seeds  seeds of the last look that a comparison took part in, whose runs alone decided it; 0 without looks
     """
-    table["decided_at"] = 0
-    if not looks or study.baseline not in by_variant:
+    table["compared_seeds"] = 0
+    if not looks.seeds or study.baseline not in by_variant:
         return table
     samples = {name: {r.run.seed: r.test_accuracy for r in group} for name, group in by_variant.items()}
-    family = [name for name in by_variant if study.role(name) == "confirmatory"]
+    family = [name for name in looks.variants if name in by_variant]
     table = table.set_index("variant", drop=False)
-    for name, decision in sequential.decide(samples, study.baseline, family, looks, study.margin).items():
+    for name, decision in sequential.decide(samples, study.baseline, family, looks.seeds, study.margin).items():
         table.loc[name, "verdict"] = decision.verdict
-        table.loc[name, "decided_at"] = 0 if decision.next_seeds else decision.num_seeds
-        for column in ("p_holm", "p_equivalent", "difference_both_low", "difference_both_high", "p_both"):
-            table.loc[name, column] = math.nan  # of one look at a fixed number of seeds
+        table.loc[name, "compared_seeds"] = decision.num_seeds
+        table.loc[name, "test"] = decision.method
+        table.loc[name, list(OF_ONE_LOOK)] = math.nan
         difference = decision.seen if math.isnan(decision.corrected.estimate) else decision.corrected
         for column, value in difference.in_points().items():
             table.loc[name, column] = value
@@ -349,13 +353,14 @@ def _after_looks(
 
 
 def _with_decisions(by_length: pd.DataFrame, variants: pd.DataFrame, length: int) -> pd.DataFrame:
-    """The table by length with the verdicts after looks at the length that they are of."""
+    """The table by length with the verdicts after looks, and the seeds they are of, at the length that they are of."""
     if not len(by_length):
         return by_length
     decided = variants[variants["role"] == "confirmatory"].set_index("variant")
     rows = (by_length["length"] == length) & by_length["variant"].isin(decided.index)
     columns = ["verdict", "p_holm", "difference", "difference_low", "difference_high"]
     by_length.loc[rows, columns] = decided.loc[by_length.loc[rows, "variant"], columns].to_numpy()
+    by_length.loc[rows, "n"] = decided.loc[by_length.loc[rows, "variant"], "compared_seeds"].to_numpy()
     return by_length
 
 

@@ -72,7 +72,7 @@ def _tuned_sentence(study: Study, protocol: str, summary: Summary) -> str:
     if not len(others):
         return f"Under `{protocol}` there are no results of both `{study.baseline}` and a variant as tuned."
     verdicts = _verdicts(
-        others.rename(columns=lambda name: name.removesuffix("_tuned")).assign(decided_at=0), study.margin
+        others.rename(columns=lambda name: name.removesuffix("_tuned")).assign(compared_seeds=0), study.margin
     )
     own = summary.variants["variant"] == study.pairs[study.baseline]
     (base,) = each_row(summary.variants[own])
@@ -183,7 +183,7 @@ def _verdicts(others: pd.DataFrame, margin: float) -> str:
                 size, low, high = -size, -high, -low
             gap = interval_text(size, low, high, unit=" points")
             p = other.p_equivalent if verdict == "equivalent" else other.p_holm
-            corrected = f"decided at {other.decided_at} seeds" if other.decided_at else f"corrected {p_is(p)}"
+            corrected = f"decided at {other.compared_seeds} seeds" if other.compared_seeds else f"corrected {p_is(p)}"
             relation = "is equivalent, differing" if verdict == "equivalent" else f"is {verdict}"
             small = f", less than the margin of {100 * margin:g}" if differs_by_little(other, margin) else ""
             parts.append(f"**`{other.variant}` {relation} by {gap}{small}, {corrected}**")
@@ -192,7 +192,7 @@ def _verdicts(others: pd.DataFrame, margin: float) -> str:
     futile = list(others[others["verdict"] == sequential.FUTILE]["variant"])
     if futile:
         sentences.append(
-            f"{named(futile)} {agreeing(futile, 'is', 'are')} not decided, and more seeds would hardly decide it"
+            f"{named(futile)} {agreeing(futile, 'is', 'are')} not decided, and the looks that are left would hardly decide it"
         )
     pending = list(others[others["verdict"] == sequential.PENDING]["variant"])
     if pending:

@@ -141,7 +141,7 @@ def _seeds(study: Study, summary: Summary) -> Iterator[Caveat]:
     if study.answers == "failures":
         yield from _undecided_rates(study, summary.variants)
         return
-    yield from _undecided_effect(study, summary.factors)
+    yield from _undecided_effect(study, summary)
     if len(summary.published) and not (summary.published["p_location"] <= ALPHA).all():
         yield Caveat("more seeds", "not to differ significantly is not to be the same")
     if study.pairs:
@@ -152,7 +152,7 @@ def _seeds(study: Study, summary: Summary) -> Iterator[Caveat]:
     if len(waiting):
         waits = agreeing(list(waiting), "waits", "wait")
         yield Caveat("more seeds", f"{few(waiting)} {waits} for the seeds of the next look")
-    yield from _undecided(confirmatory)
+    yield from _undecided(confirmatory, summary.looks)
     yield from _unconfirmed(confirmatory)
 
 
@@ -172,10 +172,15 @@ def _undecided_rates(study: Study, table: pd.DataFrame) -> Iterator[Caveat]:
     )
 
 
-def _undecided_effect(study: Study, factors: pd.DataFrame) -> Iterator[Caveat]:
+def _undecided_effect(study: Study, summary: Summary) -> Iterator[Caveat]:
     """The effect that answers a study of two factors."""
-    claim = CLAIMS.get(study.name)
+    claim, factors = CLAIMS.get(study.name), summary.factors
     if claim and claim.effect and len(factors):
+        if summary.looks:
+            yield Caveat(
+                "fresh seeds",
+                f"seeds were added to decide other comparisons; the p of '{claim.effect}' does not allow for the looks at them",
+            )
         of = "gap_" if claim.gap_first else ""
         for _, row in factors[(factors["effect"] == claim.effect) & ~(factors[f"{of}p"] <= ALPHA)].iterrows():
             ends = ends_text(row[f"{of}difference_low"], row[f"{of}difference_high"])
@@ -190,11 +195,16 @@ def _undecided_as_tuned(tuned: pd.DataFrame) -> Iterator[Caveat]:
             yield Caveat("more seeds", f"{few(unclear)} {agreeing(unclear, 'is', 'are')} undecided as tuned")
 
 
-def _undecided(confirmatory: pd.DataFrame) -> Iterator[Caveat]:
+def _undecided(confirmatory: pd.DataFrame, looks: Sequence[int]) -> Iterator[Caveat]:
     table = confirmatory[confirmatory["verdict"] == stats.INCONCLUSIVE]
     if not len(table):
         return
     names, fewest = list(table["variant"]), int(table["n"].min())
+    if looks:
+        are = agreeing(names, "is", "are")
+        last = f"{few(names)} {are} undecided at the last look, at {looks[-1]} seeds"
+        yield Caveat("more seeds", f"{last}; another study, with other seeds, could decide")
+        return
     needed = range_text(table["seeds_if_seen"], seeds_needed_text) if table["seeds_if_seen"].notna().all() else ""
     yield Caveat(
         "more seeds",

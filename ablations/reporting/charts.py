@@ -53,7 +53,7 @@ def _differences(tables: Tables) -> Chart:
     low, high = difference_limits(tables, margin)
     rows = []
     for row in each_row(tables.variants):
-        tip = f"{row.variant}: {difference_text(row)} points\n{verdict_text(row)}, n = {row.n}"
+        tip = f"{row.variant}: {difference_text(row)} points\n{verdict_text(row)}, n = {row.compared_seeds or row.n}"
         rows.append(
             {
                 "variant": row.variant,

@@ -249,7 +249,10 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
     words = claim if len(named) else Claim()  # the claim's are about its own variant
     measured, baseline = (by_name[study.pairs.get(name, name)] for name in (row.variant, study.baseline))
     also = claim.also(measured, baseline) if claim.also else ""
-    effect = "; ".join(part for part in (f"{difference_text(row)} points", also) if part)
+    points = (
+        "" if math.isnan(row.difference) else f"{difference_text(row)} points"
+    )  # as before the first of several looks
+    effect = "; ".join(part for part in (points, also) if part)
     if {baseline.n, *others["n"]} == {1}:
         return PlainAnswer("no verdict: each variant has one seed", effect)
     relation = {**RELATIONS, **words.relations}.get(row.verdict, UNDECIDED)

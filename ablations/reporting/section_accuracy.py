@@ -52,7 +52,7 @@ def accuracy_sections(
         figure_line("accuracy_against_params", figures),
         figure_line("accuracy_against_flops", figures),
         "## Each comparison in detail",
-        *_detail(table),
+        *_detail(table, bool(looks)),
     ]
 
 
@@ -64,12 +64,18 @@ def _accuracy_table(table: pd.DataFrame) -> str:
             "parameters": f"{row.params:,}",
             "test accuracy, %": accuracy_text(row),
             "difference, points": "" if row.role == "baseline" else difference_text(row),
+            "seeds compared": str(row.compared_seeds or ""),
             "p": marked(p_text(row.p_holm if row.role == "confirmatory" else row.p), row.role),
             "verdict": "baseline" if row.role == "baseline" else verdict_text(row),
         }
         for row in each_row(table)
     ]
-    return markdown_table(rows)
+    return markdown_table(_filled(rows))
+
+
+def _filled(rows: Sequence[dict[str, object]]) -> list[dict[str, object]]:
+    """The rows of a table without columns that are empty in every row."""
+    return [{name: row[name] for name in row if any(each[name] for each in rows)} for row in rows]
 
 
 def _accuracy_notes(study: Study, table: pd.DataFrame, looks: Sequence[int], num_before: int) -> str:
@@ -136,7 +142,7 @@ def _looks_note(table: pd.DataFrame, looks: Sequence[int], num_before: int, equi
     """
     meanings = {
         stats.EQUIVALENT: equivalent,
-        sequential.FUTILE: "*Futile*: not decided, and more seeds would hardly decide it.",
+        sequential.FUTILE: f"*Futile*: not decided, and more seeds, up to the last look at {looks[-1]}, would hardly decide it.",
         stats.INCONCLUSIVE: "*Inconclusive*: neither a difference nor equivalence is shown at the last look.",
         sequential.PENDING: "*Pending*: the next look waits for seeds.",
     }
@@ -148,12 +154,13 @@ def _looks_note(table: pd.DataFrame, looks: Sequence[int], num_before: int, equi
         else "beforehand"
     )
     return (
-        f"Seeds were added until each declared comparison was decided, in looks at {listed(looks)} seeds that were declared "
+        f"Seeds are added to declared comparisons while these are not decided, in looks at {listed(looks)} seeds that were declared "
         f"{when}. {_test_sentence(table)} Each look reads it at a stricter level, so that over all looks and comparisons together the "
         "chance of a false *better* or *worse* is about 5 %, and that of a false *equivalent* another 5 % (Lan and DeMets; Holm, "
         "Maurer and Bretz); there is no single p. A *difference* of a comparison that has stopped is the median-unbiased estimate "
-        "after stopping, with a 95 % interval that allows for the looks. It may differ from that of the means. Intervals over seeds "
-        f"and test images together are not given.{meaning}{bracket_note(table)}"
+        "after stopping, with a 95 % interval that allows for the looks. It is of the *seeds compared*, those of the comparison's "
+        "last look, while accuracies are means over all *n* runs, and so are differences of other variants. So it may differ from "
+        f"that of the means. Intervals over seeds and test images together are not given for it.{meaning}{bracket_note(table)}"
     )
 
 
@@ -193,8 +200,8 @@ def _shared_variances(confirmatory: pd.DataFrame) -> str:
     return f", and estimates each variance together with those of the other comparisons{alone}"
 
 
-def _detail(table: pd.DataFrame) -> list[str]:
-    """A table of what few readers need at first sight, without columns that are empty in every row, and notes on the others."""
+def _detail(table: pd.DataFrame, has_looks: bool) -> list[str]:
+    """A table of what few readers need at first sight, and notes on it; `has_looks` says that seeds were added in looks."""
     rows: list[dict[str, object]] = []
     for row in each_row(table):
         needs_seeds = (
@@ -219,14 +226,11 @@ def _detail(table: pd.DataFrame) -> list[str]:
                 else "",
             }
         )
-    filled = [name for name in rows[0] if any(row[name] for row in rows)]
-    return [
-        markdown_table([{name: row[name] for name in filled} for row in rows]),
-        _detail_notes(table, filled),
-    ]
+    filled = _filled(rows)
+    return [markdown_table(filled), _detail_notes(table, filled[0], has_looks)]
 
 
-def _detail_notes(table: pd.DataFrame, columns: Collection[str]) -> str:
+def _detail_notes(table: pd.DataFrame, columns: Collection[str], has_looks: bool) -> str:
     """Explain these columns of the table of details, in a list."""
     lines = ["*GFLOP* is the cost of one image's forward pass, two FLOPs per multiply-accumulate."]
     if "memory, MB" in columns:
@@ -251,9 +255,10 @@ def _detail_notes(table: pd.DataFrame, columns: Collection[str]) -> str:
         )
         has_others = not table["role"].isin(DECLARED).all()
         brackets = " Those in square brackets are not corrected." if has_others else ""
+        after_looks = " They are of all runs, and do not allow for the looks." if has_looks else ""
         lines.append(
             f"The other *p-values* check the declared comparisons by other tests. {corrected} corrected by Holm's method."
-            f"{dunnett}{brackets}"
+            f"{dunnett}{brackets}{after_looks}"
         )
     if "seeds to decide" in columns:
         lines.append(

@@ -16,7 +16,7 @@ from ablations import run
 from ablations.analysis.stats import EQUIVALENT, compare
 from ablations.answers import published_reports
 from ablations.catalog import load_study
-from ablations.looks import Looks
+from ablations.looks import Declaration, Looks
 from ablations.publish import main, publish_tuning
 from ablations.records import PROVENANCE, Store
 from ablations.reporting.axes import Tables
@@ -80,20 +80,21 @@ def test_what_is_published_says_where_it_is_from_and_carries_its_report(tmp_path
 
 @pytest.mark.usefixtures("undrawn")
 def test_looks_are_published_as_they_were_declared(tmp_path: Path) -> None:
-    Looks(fill(tmp_path / "own").folder).declare((2, 4), declared_at="2025-12-31T00:00:00+00:00")
+    declared = Declaration((2, 4), ("nin+alexnet",), at="2025-12-31T00:00:00+00:00")
+    Looks(fill(tmp_path / "own").folder).declare(declared)
     main(["heads", "--protocol", "smoke", "--results", str(tmp_path / "own"), "--to", str(tmp_path / "published")])
     published = Store(tmp_path / "published", "heads", "smoke")
-    assert Looks(published.folder).declaration() == ((2, 4), "2025-12-31T00:00:00+00:00")
+    assert Looks(published.folder).declaration() == declared
     assert not (published.folder / ".looks.lock").exists()
 
 
 def test_results_are_not_published_onto_themselves(tmp_path: Path) -> None:
     store = fill(tmp_path)
-    Looks(store.folder).declare((2, 4))
+    Looks(store.folder).declare(Declaration((2, 4), ("nin+alexnet",)))
     with pytest.raises(ValueError, match="is where results are published"):
         main(["heads", "--protocol", "smoke", "--results", str(tmp_path), "--to", str(tmp_path)])
     assert store.run_ids()
-    assert Looks(store.folder).seeds() == (2, 4)
+    assert Looks(store.folder).declaration().seeds == (2, 4)
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -1,6 +1,7 @@
 """Seeds are added in looks that are declared before the first run, to what is not decided."""
 
 import itertools
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,13 +13,14 @@ from builders import record_of, text_of
 from rich.console import Console
 from toy_engine import Toy
 
+from ablations.answers import answer_row, headline
 from ablations.catalog import load_study
-from ablations.looks import Looks
+from ablations.looks import Declaration, Looks
 from ablations.records import RunRecord, Store
 from ablations.reporting.caveats import in_short
 from ablations.reporting.files import read_report, write_report
 from ablations.runs import Run
-from ablations.session import Request, run_studies
+from ablations.session import Request, find_part, run_studies
 from ablations.until_decided import LEAST_BUDGET, run_until_decided
 
 NUM_1X1 = load_study("num_1x1")
@@ -54,18 +56,19 @@ def test_seeds_are_added_to_what_is_undecided_and_to_the_baseline_alone(scripted
     assert seeds["1x"] == seeds["2x"] > 5
     table = outcome.reports["num_1x1"].summary.variants.set_index("variant")
     assert (table.loc["0x", "verdict"], table.loc["3x", "verdict"]) == ("better", "worse")
-    assert table.loc["0x", "decided_at"] == 5
+    assert (table.loc["0x", "compared_seeds"], table.loc["0x", "n"]) == (5, 5)
     assert "decided at 5 seeds" in outcome.reports["num_1x1"].grounds
 
 
 def test_looks_are_declared_before_the_first_run_and_stay_as_they_are(scripted: Scripted, tmp_path: Path) -> None:
     run_until_decided(NUM_1X1, until_decided(tmp_path), Console(quiet=True))
     store = Store(tmp_path, "num_1x1", "smoke")
-    assert (Looks(store.folder).seeds()[0], Looks(store.folder).seeds()[-1]) == (5, 12)
+    declared = Looks(store.folder).declaration()
+    assert (declared.seeds[0], declared.seeds[-1], declared.variants) == (5, 12, ("0x", "1x", "3x"))
     trained = len(scripted.executed)
     run_until_decided(NUM_1X1, until_decided(tmp_path), Console(quiet=True))
     assert len(scripted.executed) == trained
-    with pytest.raises(ValueError, match=r"looks at 5, .* were declared .* go on with --seeds 5 --max-seeds 12"):
+    with pytest.raises(ValueError, match=r"looks at 5, .* were declared .* go on with --seeds 5 --max-seeds 12 and"):
         run_until_decided(NUM_1X1, until_decided(tmp_path, 20), Console(quiet=True))
 
 
@@ -146,12 +149,12 @@ def test_runs_of_changed_settings_have_looks_of_their_own(toy: Toy, tmp_path: Pa
             accuracy = 0.5 + 0.3 * (run.variant == "0x") + 0.001 * run.seed**2
             store.write(record_of(run, test_accuracy=accuracy))
     fixed = write_report(NUM_1X1, "smoke", store, changed).grounds
-    Looks(store.folder).declare((5, 12))
+    Looks(store.folder).declare(Declaration((5, 12), ("0x",)))
     assert write_report(NUM_1X1, "smoke", store, changed, force=False).grounds == fixed
     assert "decided at 5 seeds" in write_report(NUM_1X1, "smoke", store, force=False).grounds
-    Looks(store.folder, changed).declare((5, 8))
-    assert (Looks(store.folder).seeds(), Looks(store.folder, changed).seeds()) == ((5, 12), (5, 8))
-    assert Looks(store.folder, ["train.lr=1e-2"]).seeds() == (5, 8), "the same setting in other words"
+    Looks(store.folder, changed).declare(Declaration((5, 8), ("0x",)))
+    seeds = [Looks(store.folder, each).declaration().seeds for each in ([], changed, ["train.lr=1e-2"])]
+    assert seeds == [(5, 12), (5, 8), (5, 8)], "the last is the same setting in other words"
     write_report(NUM_1X1, "smoke", store, changed, force=False)
     assert "decided at 5 seeds" in (store.folder / "report.md").read_text(), "the looks are new, if no record is"
 
@@ -161,11 +164,12 @@ def test_looks_that_were_declared_over_results_are_said_to_be(tmp_path: Path) ->
     store = Store(tmp_path, "num_1x1", "smoke")
     for run in NUM_1X1.expand("smoke", 2, ["0x"]):
         store.write(record_of(run, started_at="2026-01-01T00:00:00+00:00"))
-    Looks(store.folder).declare((2, 4), declared_at="2026-01-01T00:00:00+00:00")
+    declared = Declaration((2, 4), ("0x",), at="2026-01-01T00:00:00+00:00")
+    Looks(store.folder).declare(declared)
     assert "fresh seeds" not in in_short(read_report(NUM_1X1, "smoke", store).caveats)
     Looks(store.folder).path.unlink()
-    Looks(store.folder).declare((2, 4), declared_at="2026-01-01T00:00:01+00:00")
-    Looks(store.folder).declare((2, 4))
+    Looks(store.folder).declare(replace(declared, at="2026-01-01T00:00:01+00:00"))
+    Looks(store.folder).declare(replace(declared, at=""))
     (why,) = (each.why for each in read_report(NUM_1X1, "smoke", store).caveats if each.what == "fresh seeds")
     assert why.startswith("4 runs were there before the looks were declared; if verdicts on them were known then")
     write_report(NUM_1X1, "smoke", store)
@@ -187,7 +191,7 @@ def test_what_is_pending_is_not_called_inconclusive(tmp_path: Path) -> None:
     store = Store(tmp_path, "num_1x1", "smoke")
     for run in NUM_1X1.expand("smoke", 2, ["0x"]):
         store.write(record_of(run, test_accuracy=0.8 + (0.03 + 0.01 * run.seed) * (run.variant == "0x")))
-    Looks(store.folder).declare((2, 4))
+    Looks(store.folder).declare(Declaration((2, 4), ("0x",)))
     write_report(NUM_1X1, "smoke", store)
     text = text_of(store)
     assert "`0x` is pending: the next look waits for seeds" in text
@@ -197,7 +201,7 @@ def test_what_is_pending_is_not_called_inconclusive(tmp_path: Path) -> None:
 def test_the_table_by_length_has_the_verdicts_after_looks(tmp_path: Path) -> None:
     """A difference that one look at five seeds finds, and the first of several looks does not."""
     store = Store(tmp_path, "num_1x1", "digits")
-    Looks(store.folder).declare((5, 12))
+    Looks(store.folder).declare(Declaration((5, 12), ("0x",), 40_000))
     for run in NUM_1X1.expand("digits", 5, ["0x"]):
         scatter = 0.004 * (-1, 1, -1, 1, 0)[(run.seed + run.model.num_1x1) % 5]
         store.write(record_of(run, test_accuracy=0.5 + 0.0075 * (run.variant == "0x") + scatter))
@@ -233,17 +237,101 @@ def test_looks_at_no_seeds_are_refused(tmp_path: Path) -> None:
 def test_a_damaged_declaration_of_looks_is_one_line(tmp_path: Path) -> None:
     store = Store(tmp_path, "num_1x1", "smoke")
     store.folder.mkdir(parents=True)
-    for content in ("{", '"5"', "[5, null]", '{"looks": [5, null], "declared_at": "2026-01-01"}', '{"looks": [5]}'):
+    whole = {"seeds": [5], "variants": ["0x"], "length": 0, "at": "2026-01-01"}
+    Looks(store.folder).path.write_text(json.dumps(whole))
+    assert Looks(store.folder).declaration() == Declaration((5,), ("0x",), at="2026-01-01T00:00:00")
+    wrong: dict[str, object] = {"seeds": [5, None], "variants": [1], "length": "5", "at": "now"}
+    spoiled = [whole | {key: value} for key, value in wrong.items()] + [{"seeds": [5]}, [5], 5, whole | {"seeds": []}]
+    for content in ("{", *map(json.dumps, spoiled)):
         Looks(store.folder).path.write_text(content)
         with pytest.raises(ValueError, match=r"looks\.json is damaged"):
-            print(Looks(store.folder).seeds())
+            print(Looks(store.folder).declaration())
 
 
 def test_a_comparison_that_more_seeds_would_hardly_decide_stops_and_is_said_to(toy: Toy, tmp_path: Path) -> None:
     store, accuracies = Store(tmp_path, "num_1x1", "smoke"), {"2x": (0.24, 0.98), "0x": (1.0, 0.885)}
-    Looks(store.folder).declare((2, 4))
+    Looks(store.folder).declare(Declaration((2, 4), ("0x",)))
     for run in NUM_1X1.expand("smoke", 2, ["0x"]):
         store.write(record_of(run, test_accuracy=accuracies[run.variant][run.seed]))
     report = write_report(NUM_1X1, "smoke", store)
     assert report.summary.variants.set_index("variant").loc["0x", "verdict"] == "futile"
-    assert "`0x` is not decided, and more seeds would hardly decide it" in report.grounds
+    assert "`0x` is not decided, and the looks that are left would hardly decide it" in report.grounds
+    assert "more seeds, up to the last look at 4, would hardly decide it" in text_of(store)
+
+
+@pytest.mark.parametrize(
+    ("variants", "lengths", "said"),
+    [
+        (["0x", "3x"], [10_000], "3x 10k would come after them; choose another --results"),
+        (["0x"], [40_000], "0x 40k would come after them"),
+    ],
+)
+def test_runs_that_would_undo_the_decisions_of_looks_are_refused(
+    scripted: Scripted, tmp_path: Path, variants: list[str], lengths: list[int], said: str
+) -> None:
+    looked = replace(until_decided(tmp_path), protocol="digits", variants=["0x", "1x"], lengths=[10_000])
+    run_until_decided(NUM_1X1, looked, Console(quiet=True))
+    trained = len(scripted.executed)
+    ordinary = replace(looked, seeds=1, max_seeds=0, variants=variants, lengths=lengths)
+    with pytest.raises(ValueError, match=f"has declared looks at 5, 8, 12 seeds of 0x, 1x after 10k images: {said}"):
+        run_studies([NUM_1X1], ordinary, Console(quiet=True))
+    assert len(scripted.executed) == trained
+    find_part(NUM_1X1, replace(ordinary, variants=["3x3"], lengths=[10_000]))  # a control, on which no look decides
+
+
+def test_what_was_not_declared_does_not_move_the_decisions_of_looks(toy: Toy, tmp_path: Path) -> None:
+    """Records that got there another way: more seeds, another comparison, a longer training."""
+    store = Store(tmp_path, "num_1x1", "digits")
+    Looks(store.folder).declare(Declaration((5, 12), ("0x", "1x"), 10_000, at="2025-12-31T00:00:00+00:00"))
+
+    def fill(seeds: int, variants: list[str], length: int, gain: float) -> None:
+        for run in NUM_1X1.expand("digits", seeds, variants, lengths=[length]):
+            scatter = 0.004 * (-1, 1, -1, 1, 0)[(run.seed + run.model.num_1x1) % 5]
+            sign = {"0x": 1, "1x": -1}.get(run.variant, 0)
+            store.write(record_of(run, test_accuracy=0.5 + scatter + (gain if run.seed < 5 else -gain) * sign))
+
+    fill(5, ["0x", "1x"], 10_000, 0.2)
+    before = read_report(NUM_1X1, "digits", store)
+    assert list(before.summary.variants["verdict"]) == ["better", "worse", ""]
+    fill(8, ["0x"], 10_000, 0.2)
+    fill(2, ["3x"], 10_000, 0.0)
+    fill(2, ["0x", "1x"], 40_000, 0.0)
+    after = write_report(NUM_1X1, "digits", store)
+    assert after.answer == before.answer.replace("1x` worse", "1x` worse; `3x` undecided")
+    table, old = (report.summary.variants.set_index("variant") for report in (after, before))
+    assert table.loc["0x", "difference"] == old.loc["0x", "difference"]
+    assert (table.loc["0x", "compared_seeds"], table.loc["0x", "n"]) == (5, 8)
+    assert answer_row(NUM_1X1, "digits", after).n == "2 to 8", "of 3x, which was not looked at, and of the baseline"
+    accuracies = text_of(store).partition("## Accuracy on the test set")[2]
+    row = next(line for line in accuracies.splitlines() if line.startswith("| 0x "))
+    assert [cell.strip() for cell in row.split("|")][2:7:4] == ["8", "5"], "runs, and seeds compared"
+    assert "fresh seeds" not in in_short(after.caveats), "which no declared comparison reads"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_after_the_last_look_no_more_seeds_are_promised_to_decide(tmp_path: Path) -> None:
+    store = Store(tmp_path, "num_1x1", "smoke")
+    Looks(store.folder).declare(Declaration((2, 4), ("0x",)))
+    for run in NUM_1X1.expand("smoke", 4, ["0x"]):
+        gain = (0.01, 0.02, -0.005, 0.012)[run.seed] if run.variant == "0x" else 0.0
+        store.write(record_of(run, test_accuracy=0.8 + gain))
+    report = write_report(NUM_1X1, "smoke", store)
+    assert report.summary.variants.set_index("variant").loc["0x", "verdict"] == "inconclusive"
+    (why,) = (each.why for each in report.caveats if each.what == "more seeds")
+    assert why == "`0x` is undecided at the last look, at 4 seeds; another study, with other seeds, could decide"
+    assert "seeds to decide" not in text_of(store)
+    assert "80 % power" not in text_of(store)
+
+
+def test_before_the_first_look_no_difference_is_stated(toy: Toy, tmp_path: Path) -> None:
+    store = Store(tmp_path, "num_1x1", "digits")
+    Looks(store.folder).declare(Declaration((5, 12), ("0x",), 40_000))
+    for run in NUM_1X1.expand("digits", 3, ["0x"]):
+        gain = (0.2 if run.length == 10_000 else 0.01) * (run.variant == "0x")
+        store.write(record_of(run, test_accuracy=0.5 + gain + 0.001 * run.seed * run.model.num_1x1))
+    report = read_report(NUM_1X1, "digits", store)
+    row = answer_row(NUM_1X1, "digits", report)
+    assert row.effect == ""
+    said = headline([row], [(NUM_1X1, "digits", report)], "")
+    assert "nan" not in said
+    assert "This difference changes" not in said
