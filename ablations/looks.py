@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ablations.records import write_atomically
 from ablations.runs import Run, length_name, parse_overrides
+from nin.files import write_atomically
 from nin.text import one_line
 
 

@@ -19,13 +19,14 @@ from ablations.catalog import load_study
 from ablations.cli import add_study_options, changed_options, epilog
 from ablations.looks import Looks
 from ablations.plugins import load_plugins
-from ablations.records import OVERRIDES, PROVENANCE, RunRecord, Store, write_atomically
+from ablations.records import OVERRIDES, PROVENANCE, RunRecord, Store
 from ablations.reporting.files import load_covered_records, write_report
 from ablations.reporting.html import write_index
 from ablations.reproduce import cli_arguments, reproduce_command
 from ablations.study import Study
 from ablations.tuning.winners import load_tuned, tuned_path
 from nin.cli import SUCCESS, OneLineParser, exit_with
+from nin.files import write_atomically
 from nin.text import counted
 
 README = Path("README.md")

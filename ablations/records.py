@@ -9,10 +9,7 @@ that plots, reports and people read.
 import base64
 import json
 import math
-import os
-import re
 import time
-import uuid
 from collections.abc import Container, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -25,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablations.runs import AUTO_IDENTITY, Run
+from nin.files import TEMPORARY, write_atomically
 from nin.history import Evaluation
 from nin.text import one_line
 
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
 RESULTS = ("finished", "diverged", "collapsed")  # outcomes that are kept; "failed" is tried again
 TRIALS = ("paused", "pruned", "learned")  # statuses of tuning trials, which are never results
 NAN = math.nan
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")  # names of files that `write_atomically` has not finished
 ABANDONED_SEC = 3600.0  # after which no process is still writing one
 OVERRIDES = "settings.json"  # what --set changed in published runs
 PROVENANCE = "PROVENANCE.md"  # the mark of a folder of published results, which nothing is trained into
@@ -299,23 +296,6 @@ def _require_sound(record: RunRecord) -> None:
                 raise ValueError(
                     f"test accuracy {record.test_accuracy} is not that of the images it has right, {share:.4f}"
                 )
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file atomically, even if the machine stops midway. Creates its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # not tempfile's, which only its owner may read
-    try:
-        with temporary.open("xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = str(path)  # a full disk names no file
-        raise
 
 
 def runs_frame(records: Iterable[RunRecord], target: float) -> "pd.DataFrame":

@@ -63,21 +63,26 @@ def build(
 
 
 def layers(
-    network: str | ModelSpec | nn.Module, in_shape: Shape | None = None, num_classes: int = 10, **changes: object
+    network: str | ModelSpec | nn.Module,
+    in_shape: Shape | None = None,
+    num_classes: int | None = None,
+    **changes: object,
 ) -> "pd.DataFrame":
     """Return a table of layers in the order of the forward pass: part, name, kind, output_shape, params, flops.
 
-    network   as for `build`, or a built network; a module from elsewhere needs in_shape
+    network      as for `build`, or a built network; a module from elsewhere needs in_shape
+    num_classes  10 by default; a built network has its own
 
     Output shapes are (C, H, W) or (C,). FLOPs are those of one image's forward pass, two per multiply-accumulate.
     """
     import pandas as pd
 
     if not isinstance(network, nn.Module):
+        classes = 10 if num_classes is None else num_classes
         with torch.device("meta"):  # which has shapes but no numbers
-            network = build_model(*_resolved(network, in_shape, num_classes, changes), num_classes)
-    elif changes:
-        raise ValueError(f"{', '.join(changes)}: a network that was built cannot be changed; name it, or give its spec")
+            network = build_model(*_resolved(network, in_shape, classes, changes), classes)
+    elif given := [*changes, *(["num_classes"] if num_classes is not None else [])]:
+        raise ValueError(f"{', '.join(given)}: a network that was built cannot be changed; name it, or give its spec")
     in_shape = getattr(network, "in_shape", None) if in_shape is None else _as_shape(in_shape)
     if in_shape is None:
         raise ValueError("in_shape: this module does not say the size of its images; name it, such as (1, 28, 28)")
@@ -136,7 +141,7 @@ def load_data(
     if not isinstance(spec, DataSpec):
         raise ValueError(f"data={data!r}: must be a data set's name, the path of a folder, or a DataSpec")
     spec = changed(spec, changes).for_seed(seed)
-    place = None if root is None else Path(root)
+    place = None if root is None else expanded(root)
     spec = replace(spec, name=link_folder(spec.name, place))
     loaded = nin.data.load(spec, place, choose_device(str(device)))
     for remark in loaded.remarks:
@@ -188,7 +193,7 @@ def fit(
                 on_eval(point)
 
         with cpu_threads(threads or _suitable_threads(network, data, spec)):
-            file = None if checkpoint is None else Path(checkpoint)
+            file = None if checkpoint is None else expanded(checkpoint)
             return train(network, data, spec, on_point, seed=seed, checkpoint=file)
 
 
@@ -223,7 +228,7 @@ def load_trained(run: str | Path, results: str | Path = "results") -> TrainedNet
 
     Raises ValueError, listing the networks there, unless exactly one matches.
     """
-    return nin.weights.load(find(str(run), Path(results)))
+    return nin.weights.load(find(str(run), expanded(results)))
 
 
 def probabilities(

@@ -23,10 +23,12 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from nin.bench_tables import tables
-from nin.cli import OneLineParser, exit_with, require_per_core, require_writable
-from nin.remote import RemoteObject, remote
+from nin.cli import OneLineParser, exit_with, is_out_of_memory, require_per_core, require_writable
+from nin.files import write_atomically
+from nin.remote import RemoteObject, remote, result
 from nin.settings import SETTINGS, Setting
 from nin.spec import DEVICES, choose
+from nin.text import reason
 
 if TYPE_CHECKING:
     from nin.loops import Pace
@@ -104,7 +106,12 @@ def measure_setting(
     row["phases"] = {phase: seconds / sum(phases.values()) for phase, seconds in phases.items()}
     row["turns"] = [[asdict(pace) for pace in turn[:2]] for turn in turns]
     if compiled:
-        row["compiled"] = _measure_compiled(setting, machine, device, threads, num_images[1])
+        try:
+            row["compiled"] = _measure_compiled(setting, machine, device, threads, num_images[1])
+        except RuntimeError as error:  # as torch's without a C++ compiler; what else was measured is kept
+            if is_out_of_memory(error):
+                raise
+            _say(f"leaving out torch.compile, which needs a C++ compiler: {reason(error)}")
     return row
 
 
@@ -168,7 +175,7 @@ def _images_per_sec(side_by_side: Sequence[RemoteObject], num_images: int) -> fl
 
 
 def _call_all(side_by_side: Sequence[RemoteObject], method: str, *arguments: object) -> list[Any]:
-    return [future.result() for future in [there.start(method, *arguments) for there in side_by_side]]
+    return [result(future) for future in [there.start(method, *arguments) for there in side_by_side]]
 
 
 def _limits(device: str, threads: int) -> "Machine":
@@ -203,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_intermixed_args(argv)
     require_per_core("--threads", arguments.threads)
     chosen = {name: choose(SETTINGS, name, "setting") for name in arguments.settings or SETTINGS}
     settings = {name: chosen[name] for name in SETTINGS if name in chosen}  # the largest networks first
@@ -236,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in list(settings)[-1 if device == "cpu" else -2 :]:  # the smallest networks, which leave a GPU idle
         _say(f"measuring {' and '.join(str(n) for n, _ in ways)} runs of {name} at once, {REPEATS} turns")
         at_once[name] = measure_at_once(settings[name], device, ways, repeat_sec)
-    result = {
+    numbers = {
         "device": machine.device,
         "precision": choice._asdict(),
         "torch": torch.__version__,
@@ -246,9 +253,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "settings": rows,
         "at_once": at_once,
     }
-    print(f"{precision_line}\n{machine_line(machine)}\ntorch {torch.__version__}, {data}\n\n{tables(result)}")
+    print(f"{precision_line}\n{machine_line(machine)}\ntorch {torch.__version__}, {data}\n\n{tables(numbers)}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_atomically(arguments.json, json.dumps(numbers, indent=1) + "\n")
     return 0
 
 

@@ -169,7 +169,7 @@ def _parser() -> OneLineParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status. Raises ValueError, in one line, for invalid arguments."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_intermixed_args(argv)
     require_figure_file(arguments.out)
     if arguments.images > MAX_ROWS:
         raise ValueError(f"--images {arguments.images}: at most {MAX_ROWS} fit into a picture")

@@ -141,9 +141,12 @@ def require_figure_file(path: Path) -> None:
 
 
 def require_writable(path: Path) -> None:
-    """Make the file, if there is none, and its folder. Raises OSError if it cannot be written."""
+    """Make the file's folder. Raises OSError if the file cannot be written; one that is not there yet is not left behind."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
     path.open("a").close()
+    if is_new:
+        path.unlink()
 
 
 def sqlite_url(file: Path) -> str:

@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -224,6 +225,10 @@ def _require_free(path: Path, page: Path, first: Sequence[str]) -> None:
     """Raise ValueError unless `path` and its page are free, or an earlier export of the same network in the same form wrote them."""
     is_ours = page.is_file() and page.read_text().startswith("\n".join(first) + "\n")
     taken = path if path.exists() else page
+    if path.exists() and not page.exists():
+        raise ValueError(
+            f"{path} has no model card beside it, so it may be anything: remove it, or choose another --out"
+        )
     if taken.exists() and not is_ours:
         raise ValueError(f"{taken} exists and is not this network in this form: remove it, or choose another --out")
 
@@ -234,7 +239,7 @@ def _without_chatter() -> Iterator[None]:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    for logger in ("mlflow", "alembic", "onnxscript", "onnx_ir", "torch.onnx"):
+    for logger in ("mlflow", "alembic", "onnxscript", "onnx_ir", "torch.export", "torch.onnx"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     with warnings.catch_warnings(action="ignore"):
         yield
@@ -322,19 +327,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"Triton: {model}; serve it with tritonserver --model-repository={quote(str(arguments.triton.resolve()))}"
         )
     if arguments.mlflow:
-        print(_registered(trained, _example(data), name, arguments.results, probabilities))
+        checked = path if kind == "pt2" else None
+        print(_registered(trained, data, name, arguments.results, probabilities, checked))
     return 0
 
 
-def _registered(trained: "TrainedNetwork", images: "Tensor", name: str, results: Path, probabilities: bool) -> str:
-    """Register the network with MLflow and return how to serve it; `images`, more than one, are the example of an input."""
+def _registered(
+    trained: "TrainedNetwork", data: "ImageData", name: str, results: Path, probabilities: bool, checked: Path | None
+) -> str:
+    """Register the network with MLflow and return how to serve it.
+
+    checked  its exported pt2 file; None if it has another form, which MLflow's loader does not read: then one is written and checked
+    """
     own = os.environ.get("MLFLOW_TRACKING_URI")
     uri = own or sqlite_url((results / "mlflow.db").resolve())
     results.mkdir(parents=True, exist_ok=True)
     try:
         with _without_chatter(), tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "network.pt2"
-            _write_pt2(trained.classifier(probabilities), images, file, trained.card)
+            if checked:
+                shutil.copyfile(checked, file)  # whatever its name is, the server reads this one
+            else:
+                export(trained, data, "pt2", file, probabilities)
             model_uri = register_with_mlflow(
                 trained.card, file, name, uri, results / "mlartifacts", output_name(probabilities)
             )

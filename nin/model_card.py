@@ -15,11 +15,14 @@ import numpy as np
 {imports}
 from PIL import Image, ImageOps
 
-picture = ImageOps.exif_transpose(Image.open("photo.png"))  # upright, as its camera says
+file = Image.open("photo.png")
+picture = ImageOps.exif_transpose(file)  # upright, as its camera says
 values = np.asarray(picture)
 if picture.mode == "F":  # floats from 0 (black) to 1 (white)
+    assert 0 <= values.min() and values.max() <= 1
     picture = Image.fromarray(np.round(values * 255).astype(np.uint8))
 elif values.itemsize > 1:  # 16 bits, of which the upper 8 are used
+    assert picture.mode != "I" or file.format == "PPM", "32-bit integers have no value for white"
     picture = Image.fromarray((values >> 8).astype(np.uint8))
 if picture.has_transparency_data:
     white = Image.new("RGBA", picture.size, "white")

@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Raises ValueError, in one line, for invalid arguments, and if none of the files is an image.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_intermixed_args(argv)
 
     from nin.fetch import DataError
     from nin.images import decode

@@ -1,8 +1,10 @@
 """Call methods of an object that lives in its own process, so that its memory and settings are its own."""
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,12 +21,20 @@ class RemoteObject:
         return self._pool.submit(_call, method, arguments)
 
     def call(self, method: str, *arguments: object) -> Any:
-        """Return the method's result."""
-        return self.start(method, *arguments).result()
+        """Return the method's result. Raises ChildProcessError if the process ends before."""
+        return result(self.start(method, *arguments))
 
     def close(self) -> None:
         """End the process."""
         self._pool.shutdown(cancel_futures=True)
+
+
+def result(future: "Future[Any]") -> Any:
+    """Return what a method that was started returns. Raises ChildProcessError if its process ends before."""
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise ChildProcessError("a process was killed, perhaps for lack of memory") from error
 
 
 @contextmanager
@@ -42,6 +52,9 @@ _instance: object = None  # in the object's own process: the object, or the exce
 
 def _make(make: Callable[..., object], arguments: tuple[object, ...]) -> None:
     global _instance
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # Ctrl-C in a terminal ends all processes: this one without a traceback
     try:
         _instance = make(*arguments)
     except Exception as error:  # raised here, it would reach the caller as a broken pool

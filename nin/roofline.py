@@ -15,9 +15,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nin.cli import OneLineParser, add_network_options, require_figure_file, require_per_core, require_writable
+from nin.files import write_atomically
 from nin.sizes import NETWORKS, image_shape, layer_modules, layers, product, require_effect, spec_changes
 from nin.spec import DEVICES, PRECISIONS, ModelSpec, Shape, choose
 from nin.text import text_table
@@ -98,7 +99,7 @@ def layer_costs(
     """Measure the layers in order, except those that do nothing in evaluation mode or only return a view of their input.
 
     Each layer is timed alone, repeatedly on one input: if that fits a cache, the layer may exceed the memory's bandwidth. On a GPU
-    no layer takes less time than its launch by the host.
+    no layer takes less time than its launch by the host. What a module with parts computes itself is not timed.
     """
     import torch
 
@@ -113,8 +114,11 @@ def layer_costs(
     network.to(device=device, dtype=DTYPES[precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
     costs: list[LayerCost] = []
 
-    def measure(name: str, module: "nn.Module", inputs: "tuple[Tensor, ...]", output: "Tensor") -> None:
+    def measure(
+        name: str, module: "nn.Module", inputs: "tuple[Tensor, ...]", options: dict[str, Any], returned: "Any"
+    ) -> None:
         row = counted[name]
+        output = returned[0] if isinstance(returned, tuple) else returned  # as attention's, whose weights follow
         if not row.flops and _is_view(module, inputs[0], output):
             return
         weights = sum(parameter.numel() for parameter in module.parameters())
@@ -125,14 +129,16 @@ def layer_costs(
                 output_shape=row.output_shape,
                 flops=batch * row.flops,
                 bytes_moved=BYTES[precision] * (inputs[0].numel() + output.numel() + weights),
-                seconds=seconds_per_call(lambda: module.forward(*inputs), device),
+                seconds=seconds_per_call(lambda: module.forward(*inputs, **options), device),
             )
         )
 
     if device.type == "cpu":
         keep_freed_memory(network)  # as training does: else layers with large outputs are timed by their page faults
     for name, module in layer_modules(network):
-        module.register_forward_hook(lambda module, x, y, name=name: measure(name, module, x, y))
+        module.register_forward_hook(
+            lambda module, x, options, y, name=name: measure(name, module, x, options, y), with_kwargs=True
+        )
     images = torch.rand(batch, *in_shape, device=device, dtype=DTYPES[precision])
     with torch.no_grad():
         network(images.contiguous(memory_format=torch.channels_last))
@@ -348,7 +354,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "precision": precision,
             "layers": [asdict(c) for c in costs],
         }
-        arguments.json.write_text(json.dumps(numbers, indent=1) + "\n")
+        write_atomically(arguments.json, json.dumps(numbers, indent=1) + "\n")
     if arguments.out:
         figure(title, costs, machine, precision).savefig(arguments.out)
     return 0

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nin.files import write_atomically
 from nin.model_card import INPUT
 
 if TYPE_CHECKING:
@@ -20,18 +21,18 @@ EXPERIMENT = "nin-ablations/exported"
 def triton_repository(folder: Path, name: str, onnx_file: Path, card: "Card", output: str) -> Path:
     """Lay out `<folder>/<name>` for the Triton inference server: configuration, labels and version 1 of the model; return it.
 
-    Raises ValueError if another network is there.
+    Raises ValueError if anything else is there. Files are replaced whole, since a server may be reading them.
     """
     model = folder / name
     configuration = _triton_configuration(name, card, output)
-    if (model / TRITON).exists() and (model / TRITON).read_text() != configuration:
+    is_ours = (model / TRITON).is_file() and (model / TRITON).read_text() == configuration
+    if model.exists() and not is_ours and any(model.iterdir()):
         raise ValueError(
             f"{model} holds another network, or this one in another form: remove it, or choose another --name"
         )
-    (model / "1").mkdir(parents=True, exist_ok=True)
-    (model / "1" / "model.onnx").write_bytes(onnx_file.read_bytes())
-    (model / LABELS).write_text("".join(f"{label}\n" for label in card.classes))
-    (model / TRITON).write_text(configuration)
+    write_atomically(model / TRITON, configuration)  # first: by it an interrupted export is known as this network's
+    write_atomically(model / LABELS, "".join(f"{label}\n" for label in card.classes))
+    write_atomically(model / "1" / "model.onnx", onnx_file.read_bytes())
     return model
 
 

@@ -86,7 +86,8 @@ def layers(spec: ModelSpec, in_shape: "Shape", num_classes: int) -> list[LayerRo
 def layer_rows(network: "nn.Module", image_1CHW: "Tensor") -> list[LayerRow]:
     """Return a row per layer of a built network, from a forward pass of one image in evaluation mode.
 
-    A last row has the parameters and FLOPs that no layer accounts for, such as the class token of a vision transformer.
+    A last row has the parameters and FLOPs that no layer accounts for, such as the class token of a vision transformer, or products
+    that a module with parts computes itself.
     """
     from torch import Tensor, nn
     from torch.utils.flop_counter import FlopCounterMode
@@ -95,24 +96,26 @@ def layer_rows(network: "nn.Module", image_1CHW: "Tensor") -> list[LayerRow]:
 
     counter = FlopCounterMode(display=False)
     rows: list[LayerRow] = []
-    seen = 0  # FLOPs counted before the layer at hand
+    before: list[int] = []  # FLOPs counted before the layers at hand
     used = set[nn.Module]()
 
     def record(name: str, module: "nn.Module", output: object) -> None:
-        nonlocal seen
         output = output[0] if isinstance(output, tuple) else output  # such as of an LSTM, whose states follow
-        total = counter.get_total_flops()
+        flops = counter.get_total_flops() - before.pop()
         if isinstance(output, Tensor):
             part, _, path = name.partition(".")
             params = 0 if module in used else _params(module)  # a layer that is used twice has its parameters once
             kind = type(module).__name__
-            rows.append(LayerRow(part, path, kind, tuple(output.shape[1:]), params, total - seen))
+            rows.append(LayerRow(part, path, kind, tuple(output.shape[1:]), params, flops))
             used.add(module)
-        seen = total
 
     hooks = [
-        module.register_forward_hook(lambda module, _, output, name=name: record(name, module, output))
+        hook
         for name, module in layer_modules(network)
+        for hook in (
+            module.register_forward_pre_hook(lambda *_: before.append(counter.get_total_flops())),
+            module.register_forward_hook(lambda module, _, output, name=name: record(name, module, output)),
+        )
     ]
     try:
         with evaluating(network), counter, _attention_by_products():
@@ -143,10 +146,12 @@ def _attention_by_products() -> "Iterator[None]":
 
 
 def layer_modules(module: "nn.Module", name: str = "") -> "Iterator[tuple[str, nn.Module]]":
-    """Yield layers with names: modules without parts, and poolings as a whole, since hooks may not see the use of their parts."""
+    """Yield layers with names: modules without parts, and whole those whose parts hooks may not see: poolings, attention."""
+    from torch import nn
+
     from nin.pooling import GlobalPool
 
-    if isinstance(module, GlobalPool) or not any(module.children()):
+    if isinstance(module, GlobalPool | nn.MultiheadAttention) or not any(module.children()):
         yield name, module
     else:
         for part, child in module.named_children():

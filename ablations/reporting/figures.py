@@ -15,7 +15,6 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from ablations.analysis.expected_best import expected_best, spread_of_best
 from ablations.analysis.summary import each_row
-from ablations.records import write_atomically
 from ablations.reporting.axes import (
     LINEAR_POINTS,
     WIDTH_INCHES,
@@ -42,6 +41,7 @@ from ablations.reporting.formatting import signed_text
 from ablations.reporting.verdicts import verdict_text
 from ablations.runs import length_name
 from ablations.study import MEMORY
+from nin.files import write_atomically
 
 mpl.rcParams["svg.hashsalt"] = "nin-ablations"  # else element ids differ from one drawing to the next
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ablations.looks import Looks
-from ablations.records import RunRecord, Store, curves_frame, runs_frame, write_atomically
+from ablations.records import RunRecord, Store, curves_frame, runs_frame
 from ablations.reproduce import command, results_option
 from ablations.runs import Run
 from ablations.study import Study
+from nin.files import write_atomically
 from nin.spec import DataSpec
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ablations.records import write_atomically
+from nin.files import write_atomically
 
 if TYPE_CHECKING:
     from jinja2 import Environment

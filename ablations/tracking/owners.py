@@ -5,8 +5,8 @@ import socket
 import uuid
 from pathlib import Path
 
-from ablations.records import write_atomically
 from ablations.tracking.mlflow_log import Node
+from nin.files import write_atomically
 
 FOLDER_ID = ".mlflow-folder"  # in a folder of results: which runs on a shared server are its own
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from ablations.analysis.expected_best import expected_best
-from ablations.records import Store, write_atomically
+from ablations.records import Store
 from ablations.reporting.formatting import draws_text, listed, markdown_table
 from ablations.reporting.html import report_page
 from ablations.runs import value_text
 from ablations.tuning.spaces import Range
 from ablations.tuning.task import PRUNED_AT, Task, winners_of
 from ablations.tuning.winners import Winner
+from nin.files import write_atomically
 from nin.text import counted
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from ablations.execution.launch import (
 from ablations.execution.progress import say, warn
 from ablations.execution.signals import OutOfTimeError, handle_signals
 from ablations.execution.worker import load_cached
-from ablations.records import Store, write_atomically
+from ablations.records import Store
 from ablations.reporting.terminal import fitting_table
 from ablations.reproduce import command as command_of
 from ablations.reproduce import results_option
@@ -45,6 +45,7 @@ from ablations.tuning.storage import StorageClaims, one_line_errors, open_storag
 from ablations.tuning.task import OBJECTIVES, Rung, Task, find_or_create_task
 from ablations.tuning.winners import Winner, earlier_winners, require_tunable, tuned_name, tuned_path, tuning_name
 from nin.cli import notice_if_slow, sqlite_url
+from nin.files import write_atomically
 from nin.sizes import unread_fields
 from nin.sources import can_change, shape
 from nin.text import counted, redacted

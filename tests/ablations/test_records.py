@@ -11,7 +11,8 @@ import pytest
 from builders import record_of, smoke_runs
 
 from ablations.catalog import load_study
-from ablations.records import Store, curves_frame, runs_frame, write_atomically
+from ablations.records import Store, curves_frame, runs_frame
+from nin.files import write_atomically
 
 RUN = smoke_runs()[0]
 

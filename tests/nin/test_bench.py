@@ -1,7 +1,9 @@
 """Two loops held against each other: what is divided by what. No test asserts a time that was measured."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -166,6 +168,31 @@ def test_what_making_the_object_raises_reaches_the_caller() -> None:
         number.call("bit_length")
 
 
+def test_a_process_that_is_killed_is_said_to_be() -> None:
+    with remote(Processes) as there, pytest.raises(ChildProcessError, match="perhaps for lack of memory"):
+        there.call("end")
+
+
+class Processes:
+    def end(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_without_a_compiler_all_else_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_compiler(*_: object) -> None:
+        raise RuntimeError("InvalidCxxCompiler: no working C++ compiler found")
+
+    monkeypatch.setattr(bench, "remote", here)
+    monkeypatch.setattr(bench, "LOADER_WORKERS", 0)
+    monkeypatch.setattr(bench, "_measure_compiled", no_compiler)
+    row = bench.measure_setting(TINY, MACHINE, "cpu", 1, 0.0, compiled=True)
+    assert row["ratio"] > 0
+    assert "compiled" not in row
+    assert "leaving out torch.compile, which needs a C++ compiler: RuntimeError: Inval" in capsys.readouterr().err
+
+
 @contextmanager
 def here(make: type, *arguments: object) -> Iterator[object]:
     """In place of a process: calls at once, in this one, and without loader processes."""
@@ -198,6 +225,8 @@ def test_json_has_the_numbers_that_are_printed(
     monkeypatch.setattr(bench, "QUICK_REPEAT_SEC", 0.0)
     file = tmp_path / "new" / "speed.json"
     assert main(["--quick", "--device", "cpu", "--threads", "1", "--json", str(file)]) == 0
+    (found,) = file.parent.iterdir()
+    assert found == file
     result = json.loads(file.read_text())
     row = result["settings"]["tiny"]
     assert row["device"] == result["device"] == "a machine"

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy
 
 from nin import cli
-from nin.cli import exit_with, notice_if_slow, sqlite_url
+from nin.cli import exit_with, notice_if_slow, require_writable, sqlite_url
 from nin.text import MAX_REASON_LENGTH, reason, redacted
 
 
@@ -37,6 +37,14 @@ def test_a_librarys_error_is_a_reason_of_one_short_line_without_passwords() -> N
     error = RuntimeError("no answer\nfrom postgresql://me:secret@host/db [SQL: SELECT 1]")
     assert reason(error) == "RuntimeError: no answer from postgresql://***@host/db"
     assert len(reason(ValueError("x" * 1000))) == MAX_REASON_LENGTH
+
+
+def test_a_file_that_can_be_written_is_not_made_before_there_is_something_to_write(tmp_path: Path) -> None:
+    require_writable(tmp_path / "new" / "speed.json")
+    assert not list((tmp_path / "new").iterdir())
+    (tmp_path / "old.json").write_text("{}")
+    require_writable(tmp_path / "old.json")
+    assert (tmp_path / "old.json").read_text() == "{}"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 import torch
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from trained_networks import DATA, TINY, keep, make
@@ -21,9 +22,10 @@ from trained_networks import DATA, TINY, keep, make
 import nin.export
 from nin.data import load
 from nin.export import FORMATS, Check, Format, export, main
+from nin.fetch import DataError
 from nin.heads import HEADS
 from nin.model import predict
-from nin.model_card import INPUT
+from nin.model_card import FROM_FILE, INPUT
 from nin.pooling import POOLINGS
 from nin.predict import read_images
 from nin.serving import triton_repository
@@ -292,8 +294,14 @@ def test_logits_and_probabilities_are_files_of_their_own(tmp_path: Path) -> None
     assert "Softmax is inside" in weights.with_suffix(".probabilities.pt2.md").read_text()
 
 
-@pytest.mark.parametrize("there", ["another's file", "its logits"])
-def test_nothing_is_overwritten_unasked(there: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        ("another's file", "network.pt2 has no model card beside it, so it may be anything"),
+        ("its logits", "network.pt2 exists and is not this network in this form"),
+    ],
+)
+def test_nothing_is_overwritten_unasked(there: str, said: str, tmp_path: Path) -> None:
     keep(make(), tmp_path)
     out = tmp_path / "network.pt2"
     command = ["2x:0", "--results", str(tmp_path), "--format", "pt2", "--out", str(out)]
@@ -302,7 +310,7 @@ def test_nothing_is_overwritten_unasked(there: str, tmp_path: Path) -> None:
     else:
         out.write_text("something of value")
     before = out.read_bytes()
-    with pytest.raises(ValueError, match=r"network.pt2 exists and is not this network in this form: .* another --out"):
+    with pytest.raises(ValueError, match=f"{said}: .* another --out"):
         main([*command, "--probabilities"])
     assert out.read_bytes() == before
 
@@ -328,6 +336,15 @@ def test_a_triton_model_of_another_network_stays(tmp_path: Path) -> None:
     triton_repository(tmp_path, "clothes", tmp_path / "a.onnx", card, "logits")
     with pytest.raises(ValueError, match="clothes holds another network"):
         triton_repository(tmp_path, "clothes", tmp_path / "a.onnx", replace(card, run_id="f" * 16), "logits")
+    (tmp_path / "clothes" / "1" / "model.onnx").unlink()  # as an interrupted export of the same network leaves it
+    model = triton_repository(tmp_path, "clothes", tmp_path / "a.onnx", card, "logits")
+    assert (model / "1" / "model.onnx").read_text() == "one network"
+    theirs = tmp_path / "theirs" / "1" / "model.onnx"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("a model without a configuration, as Triton allows")
+    with pytest.raises(ValueError, match="theirs holds another network"):
+        triton_repository(tmp_path, "theirs", tmp_path / "a.onnx", card, "logits")
+    assert theirs.read_text().startswith("a model without")
 
 
 def test_a_pt2_file_has_no_more_than_two_of_the_test_images(tmp_path: Path) -> None:
@@ -336,6 +353,17 @@ def test_a_pt2_file_has_no_more_than_two_of_the_test_images(tmp_path: Path) -> N
     with zipfile.ZipFile(tmp_path / "a.pt2") as archive:
         (example,) = (entry for entry in archive.infolist() if "sample_inputs" in entry.filename)
     assert example.file_size < 10 * 28 * 28  # of 60 images that there are
+
+
+@pytest.mark.parametrize("values", [np.full((2, 2), 200.0, np.float32), np.full((2, 2), 70_000, np.int32)])
+def test_the_cards_code_takes_no_file_that_prediction_refuses(values: "NDArray[Any]", tmp_path: Path) -> None:
+    photo = tmp_path / "a.tiff"
+    Image.fromarray(values).save(photo)
+    with pytest.raises(DataError):
+        read_images([photo], (1, 28, 28))
+    code = FROM_FILE.format(imports="", mode="L", size=(28, 28), shape=(1, 28, 28, 1), given="pixels")
+    with pytest.raises(AssertionError):
+        exec(code.replace("photo.png", str(photo)), {})
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")

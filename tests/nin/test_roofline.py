@@ -57,6 +57,23 @@ def test_a_trunk_of_one_layer_is_measured(monkeypatch: pytest.MonkeyPatch) -> No
     assert costs[0].name == "trunk"
 
 
+def test_attention_is_measured_with_all_that_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Attending(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = torch.nn.MultiheadAttention(28, 2, batch_first=True)
+
+        def forward(self, x_N1HW: torch.Tensor) -> torch.Tensor:
+            x_NHW = x_N1HW.flatten(1, 2)
+            return self.attention(x_NHW, key=x_NHW, value=x_NHW, need_weights=False)[0][:, None]
+
+    monkeypatch.setitem(TRUNKS, "attending", lambda channels, spec: Attending())
+    spec = ModelSpec(layout="small", trunk="attending")
+    cost = layer_costs(spec, (1, 28, 28), 10, batch=2, precision="float32")[0]
+    assert (cost.name, cost.flops) == ("trunk.attention", 2 * 2 * (4 * 28**3 + 2 * 28**3))
+    assert cost.seconds > 0
+
+
 def test_layers_that_do_nothing_when_evaluating_are_left_out() -> None:
     costs = layer_costs(*NETWORKS["nin-small"], 10, batch=2)
     assert "Dropout" not in {cost.kind for cost in costs}

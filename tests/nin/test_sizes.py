@@ -134,12 +134,29 @@ def test_what_belongs_to_no_layer_has_a_row_of_its_own() -> None:
             logits_NK: Tensor = self.last(self.attention(x_NTC, x_NTC, x_NTC, need_weights=False)[0][:, 0])
             return logits_NK
 
-    network = Attending()
-    rows = layer_rows(network, torch.zeros(1, 1, 28, 28))
-    assert [row.name for row in rows][-1] == "not in a layer"
-    assert sum(row.params for row in rows) == sum(parameter.numel() for parameter in network.parameters())
+    rows = layer_rows(Attending(), torch.zeros(1, 1, 28, 28))
     num_tokens = 1 + 98
-    assert sum(row.flops for row in rows) == 2 * (4 * num_tokens * 64 + 2 * num_tokens**2 * 8 + 80)
+    attention = 2 * (4 * num_tokens * 64 + 2 * num_tokens**2 * 8)
+    assert [(row.name, row.params, row.flops) for row in rows] == [
+        ("", 3 * (64 + 8) + 64 + 8, attention),
+        ("", 80 + 10, 2 * 80),
+        ("not in a layer", 8, 0),
+    ]
+
+
+def test_what_a_module_with_parts_computes_is_not_given_to_the_next_layer() -> None:
+    class Mixing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Parameter(torch.zeros(784, 784))
+            self.dropout, self.last = nn.Dropout(), nn.Linear(784, 10)
+
+        def forward(self, x_N784: Tensor) -> Tensor:
+            logits_NK: Tensor = self.last(self.dropout(x_N784.flatten(1) @ self.mix))
+            return logits_NK
+
+    rows = layer_rows(Mixing(), torch.zeros(1, 1, 28, 28))
+    assert [(row.kind, row.flops) for row in rows] == [("Dropout", 0), ("Linear", 2 * 7840), ("", 2 * 784**2)]
 
 
 def test_a_layer_that_is_used_twice_has_its_parameters_once_and_its_flops_each_time() -> None:
