@@ -14,7 +14,7 @@ from nin.text import one_line
 
 @dataclass(frozen=True)
 class Declaration:
-    """What is declared before a study is looked at.
+    """A declaration of looks at a study, made before the first of them.
 
     seeds     numbers of seeds at which it is looked at; empty where all runs are asked for at once
     variants  comparisons that are decided on
@@ -48,7 +48,7 @@ class Looks:
         self.path = folder / (f"looks-{digest}.json" if overrides else "looks.json")
 
     def declaration(self) -> Declaration:
-        """What was declared; NO_LOOKS if nothing was. Raises ValueError if the file that says so is damaged."""
+        """Read the declaration; NO_LOOKS if there is none. Raises ValueError if the file that says so is damaged."""
         try:
             found = json.loads(self.path.read_text())
             seeds, variants = tuple(found["seeds"]), tuple(found["variants"])
