@@ -48,7 +48,7 @@ class Looks:
         self.path = folder / (f"looks-{digest}.json" if overrides else "looks.json")
 
     def declaration(self) -> Declaration:
-        """Read the declaration; NO_LOOKS if there is none. Raises ValueError if the file that says so is damaged."""
+        """Read the declaration; NO_LOOKS if there is none. Raises ValueError if its file is damaged."""
         try:
             found = json.loads(self.path.read_text())
             seeds, variants = tuple(found["seeds"]), tuple(found["variants"])

@@ -4,7 +4,7 @@
 #     results/continue.sh cpu 120     # protocol standard, for 120 minutes
 #     results/continue.sh gpu 8       # the textbook's setting and the full width, on one GPU
 #
-# Published records are copied into results/, so that only missing runs are trained. Finished and interrupted runs are
+# Published records and declared looks are copied into results/, so that only missing runs are trained. Finished and interrupted runs are
 # kept there. `python -m ablations.publish STUDY --protocol PROTOCOL` publishes a study.
 set -euo pipefail
 part=${1-} minutes=${2-}
@@ -29,15 +29,13 @@ continued() {
     python -m "ablations.$1" "${@:2}" --budget "$((end - SECONDS))s"
 }
 
-for published in results/reference/*/*/runs; do
+for published in results/reference/*/*/{runs/*,looks}.json; do
     own=results/${published#results/reference/}
-    mkdir -p "$own"
-    for record in "$published"/*.json; do
-        if [[ ! -e $own/${record##*/} ]]; then
-            cp "$record" "$own/.copy" # under its own name only when it is whole
-            mv "$own/.copy" "$own/${record##*/}"
-        fi
-    done
+    if [[ -e $published && ! -e $own ]]; then
+        mkdir -p "${own%/*}"
+        cp "$published" "${own%/*}/.copy" # under its own name only when it is whole
+        mv "${own%/*}/.copy" "$own"
+    fi
 done
 
 case $part in

@@ -22,6 +22,7 @@ def project(tmp_path: Path) -> Path:
     published = tmp_path / "results/reference" / RECORD
     published.parent.mkdir(parents=True)
     published.write_text("published")
+    (published.parent.parent / "looks.json").write_text("declared")
     shutil.copy(SCRIPT, tmp_path / "results")
     python = tmp_path / "bin/python"
     python.parent.mkdir()
@@ -59,6 +60,7 @@ def test_published_records_are_copied_and_own_ones_kept(project: Path) -> None:
     assert continued(project, "cpu", "1").returncode == 0
     own = project / "results" / RECORD
     assert own.read_text() == "published"
+    assert (own.parent.parent / "looks.json").read_text() == "declared"
     own.write_text("own")
     assert continued(project, "cpu", "1").returncode == 0
     assert own.read_text() == "own"
