@@ -12,7 +12,6 @@ FLOPs of a forward pass, since there are two products in the backward pass for e
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -23,11 +22,11 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from nin.bench_tables import tables
-from nin.cli import OneLineParser, exit_with, is_out_of_memory, require_per_core, require_writable
+from nin.cli import OneLineParser, add_device_options, exit_with, is_out_of_memory, require_per_core, require_writable
 from nin.files import write_atomically
 from nin.remote import RemoteObject, remote, result
 from nin.settings import SETTINGS, Setting
-from nin.spec import DEVICES, choose
+from nin.spec import choose
 from nin.text import reason
 
 if TYPE_CHECKING:
@@ -195,15 +194,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"measure for {QUICK_REPEAT_SEC:.0f} s per repeat (default: {REPEAT_SEC:.0f} s)",
     )
     parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
-    parser.add_argument(
-        "--device",
-        choices=DEVICES,
-        default="auto",
-        help="device (default: auto, an accelerator if torch sees one, else the CPU)",
-    )
-    parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), metavar="N", help="CPU threads (default: all cores)"
-    )
+    add_device_options(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers into FILE (default: print only)")
     return parser
 

@@ -1,6 +1,6 @@
 """Shared parts of the command lines: arguments, one-line errors on stderr without credentials, and exit statuses.
 
-Imports only the standard library when it is loaded.
+Imports nothing but the standard library, names and texts when it is loaded.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from nin import __version__
+from nin.spec import DEVICES
 from nin.text import one_line, reason, redacted
 
 if TYPE_CHECKING:
@@ -122,6 +123,19 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         help="change a field of the network, such as num_1x1=3 (default: none)",
     )
     _add_import_option(parser)
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """Add --device and --threads, on which a measurement runs."""
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="auto",
+        help="device (default: auto, an accelerator if torch sees one, else the CPU)",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), metavar="N", help="CPU threads (default: all cores)"
+    )
 
 
 def require_per_core(option: str, value: int) -> None:

@@ -11,16 +11,22 @@ where their memory decides; and a card can wait for images if its bus is too slo
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nin.cli import OneLineParser, add_network_options, require_figure_file, require_per_core, require_writable
+from nin.cli import (
+    OneLineParser,
+    add_device_options,
+    add_network_options,
+    require_figure_file,
+    require_per_core,
+    require_writable,
+)
 from nin.files import write_atomically
 from nin.sizes import NETWORKS, image_shape, layer_modules, layers, product, require_effect, spec_changes
-from nin.spec import DEVICES, PRECISIONS, ModelSpec, Shape, choose
+from nin.spec import PRECISIONS, ModelSpec, Shape, choose
 from nin.text import text_table
 
 if TYPE_CHECKING:
@@ -301,15 +307,7 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="training precision (default: auto, the device's native one)",
     )
-    parser.add_argument(
-        "--device",
-        choices=DEVICES,
-        default="auto",
-        help="device (default: auto, an accelerator if torch sees one, else the CPU)",
-    )
-    parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), metavar="N", help="CPU threads (default: all cores)"
-    )
+    add_device_options(parser)
     add_network_options(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="draw the figure into FILE (.png, .svg or .pdf)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers into FILE")

@@ -56,7 +56,7 @@ NOTHING_ELSE_THAN = {
     "nin.settings": ("nin.spec",),
     "nin.history": (),
     "nin.text": (),
-    "nin.cli": ("nin.__version__", "nin.text"),
+    "nin.cli": ("nin.__version__", "nin.spec", "nin.text"),
     "nin.sizes": ("nin.registry", "nin.spec"),
     "nin.measure": ("nin.cli", "nin.sizes", "nin.spec", "nin.text"),
     "nin.model_card": (),
