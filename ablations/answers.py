@@ -34,8 +34,8 @@ CONTROLS_NOTE = (  # beside its figure
     "symbol without a bar is a single run.{precision}*"
 )
 IN_OTHER_PRECISION = (
-    " After {lengths} images controls ran in another precision than `{baseline}`, which can shift accuracy: [the claims in "
-    "detail](docs/claims.md) compares most of them in one."
+    " After {lengths} images controls ran in another precision than `{baseline}`, which can shift accuracy: see [the claims in "
+    "detail](docs/claims.md)."
 )
 PREFERRED = ("full", "standard", "quick")  # protocols that answer first, where several are published; then all others
 FEWEST_SEEDS = 3  # of a protocol that answers before one with more

@@ -324,8 +324,8 @@ def _seen(num_runs: int) -> Caveat:
     were = "was" if num_runs == 1 else "were"
     return Caveat(
         "fresh seeds",
-        f"{counted(num_runs, 'run')} {were} there before the looks were declared; if verdicts on them were known then, a false one "
-        "among those and the looks' is likelier than 5 %",
+        f"{counted(num_runs, 'run')} {were} there before it was declared at how many seeds to test (*looks*); if verdicts on them "
+        "were known then, a false verdict is likelier than 5 %",
     )
 
 

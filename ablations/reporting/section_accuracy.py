@@ -158,9 +158,10 @@ def _looks_note(table: pd.DataFrame, looks: Sequence[int], num_before: int, equi
         f"{when}. {_test_sentence(table)} Each look reads it at a stricter level, so that over all looks and comparisons together the "
         "chance of a false *better* or *worse* is about 5 %, and that of a false *equivalent* another 5 % (Lan and DeMets; Holm, "
         "Maurer and Bretz); there is no single p. A *difference* of a comparison that has stopped is the median-unbiased estimate "
-        "after stopping, with a 95 % interval that allows for the looks. It is of the *seeds compared*, those of the comparison's "
-        "last look, while accuracies are means over all *n* runs, and so are differences of other variants. So it may differ from "
-        f"that of the means. Intervals over seeds and test images together are not given for it.{meaning}{bracket_note(table)}"
+        "after stopping, with a 95 % interval that allows for the looks. It uses only the *seeds compared*, those of the "
+        "comparison's last look. Accuracies, and differences of other variants, use all *n* runs. So it may differ from the "
+        "difference of the means. Intervals over seeds and test images together are not given for it."
+        f"{meaning}{bracket_note(table)}"
     )
 
 

@@ -171,7 +171,9 @@ def test_looks_that_were_declared_over_results_are_said_to_be(tmp_path: Path) ->
     Looks(store.folder).declare(replace(declared, at="2026-01-01T00:00:01+00:00"))
     Looks(store.folder).declare(replace(declared, at=""))
     (why,) = (each.why for each in read_report(NUM_1X1, "smoke", store).caveats if each.what == "fresh seeds")
-    assert why.startswith("4 runs were there before the looks were declared; if verdicts on them were known then")
+    assert why.startswith(
+        "4 runs were there before it was declared at how many seeds to test (*looks*); if verdicts on"
+    )
     write_report(NUM_1X1, "smoke", store)
     assert "declared when 4 runs were there" in text_of(store)
 
