@@ -249,13 +249,13 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
     words = claim if len(named) else Claim()  # the claim's are about its own variant
     measured, baseline = (by_name[study.pairs.get(name, name)] for name in (row.variant, study.baseline))
     also = claim.also(measured, baseline) if claim.also else ""
-    points = (
-        "" if math.isnan(row.difference) else f"{difference_text(row)} points"
-    )  # as before the first of several looks
+    # There is no difference before the first of several looks.
+    points = "" if math.isnan(row.difference) else f"{difference_text(row)} points"
     effect = "; ".join(part for part in (points, also) if part)
     if {baseline.n, *others["n"]} == {1}:
         return PlainAnswer("no verdict: each variant has one seed", effect)
-    relation = {**RELATIONS, **words.relations}.get(row.verdict, UNDECIDED)
+    decided_as = row.verdict if row.verdict in RELATIONS else stats.INCONCLUSIVE  # what is pending is undecided as well
+    relation = {**RELATIONS, stats.INCONCLUSIVE: UNDECIDED, **words.relations}[decided_as]
     answer = relation.format(subject=words.subject or f"`{row.variant}`", object=words.object or f"`{study.baseline}`")
     if differs_by_little(row, study.margin):
         answer += BY_LITTLE

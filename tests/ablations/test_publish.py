@@ -45,7 +45,7 @@ def publish(tmp_path: Path, *options: str) -> Path:
 
 
 def report_made_again(folder: Path, tmp_path: Path) -> Store:
-    """Where the report of a published folder was written once more, from its records alone."""
+    """Where the report of a published folder was written once more, from its records and declared looks alone."""
     name, protocol = folder.parts[-2:]
     study = load_study(name.removesuffix("-tuned"))
     if name.endswith("-tuned"):
@@ -53,6 +53,8 @@ def report_made_again(folder: Path, tmp_path: Path) -> Store:
     copy = Store(tmp_path / "copy", name, protocol)
     copy.folder.mkdir(parents=True)
     shutil.copytree(folder / "runs", copy.runs_folder)
+    if (looks := folder / "looks.json").exists():
+        shutil.copy(looks, copy.folder)
     write_report(study, protocol, copy)
     return copy
 

@@ -188,6 +188,16 @@ def test_looks_over_results_are_announced_to_replace_their_verdicts(
     assert "their verdicts give way" not in capsys.readouterr().err, "they were declared before"
 
 
+def test_what_is_pending_is_undecided_in_the_words_of_the_study(tmp_path: Path) -> None:
+    store, heads = Store(tmp_path, "heads", "smoke"), load_study("heads")
+    Looks(store.folder).declare(Declaration((2, 4), ("nin+alexnet",)))
+    for run in heads.expand("smoke", 2, ["nin+alexnet"]):
+        store.write(record_of(run, test_accuracy=0.8 + (0.03 + 0.01 * run.seed) * (run.model.head == "alexnet")))
+    report = read_report(heads, "smoke", store)
+    assert report.summary.variants.set_index("variant").loc["nin+alexnet", "verdict"] == "pending"
+    assert "on NiN's trunk, it is undecided whether AlexNet's fully connected head or NiN's is more" in report.answer
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_what_is_pending_is_not_called_inconclusive(tmp_path: Path) -> None:
     store = Store(tmp_path, "num_1x1", "smoke")
