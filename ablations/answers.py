@@ -20,7 +20,7 @@ from ablations.protocols import PROTOCOLS
 from ablations.records import OVERRIDES, PROVENANCE, Store
 from ablations.reporting.caveats import TITLE, in_short
 from ablations.reporting.files import Report, read_report
-from ablations.reporting.formatting import listed, p_is, with_changes
+from ablations.reporting.formatting import listed, p_is, seeds_compared, with_changes
 from ablations.reporting.plain import CLAIMS, Claim, capitalised, plain_answer
 from ablations.runs import length_name
 from ablations.study import MEMORY, Study
@@ -114,7 +114,7 @@ def answer_row(study: Study, protocol: str, report: Report) -> Row:
     summary = report.summary
     answer, effect = plain_answer(study, summary)
     answer = _with_changes(report, answer)
-    declared = [row.compared_seeds or row.n for row in each_row(summary.variants) if row.variant in study.answering]
+    declared = [seeds_compared(row) for row in each_row(summary.variants) if row.variant in study.answering]
     sizes = sorted(set(declared or [row.n for row in each_row(summary.variants)]))  # controls may have fewer
     most = summary.examples[1]
     return Row(
@@ -160,7 +160,7 @@ def headline(rows: Sequence[Row], reports: Sequence[tuple[Study, str, Report]], 
     answer, _, _ = plain_answer(study, summary).answer.partition("; ")
     has_answered = claim.variant in set(summary.variants["variant"]) and row.effect
     compared = summary.variants[summary.variants["variant"] == claim.variant]
-    n = str(next((each.compared_seeds or each.n for each in each_row(compared)), row.n))
+    n = str(next(map(seeds_compared, each_row(compared)), row.n))
     seeds = f"{n} {'seed' if n == '1' else 'seeds'}"
     has_interval = " to " in row.effect
     passes = f" ({report.passes:.1f} passes over the data)" if math.isfinite(report.passes) else ""

@@ -114,6 +114,6 @@ def wanted_looks(study: Study, request: Request) -> Declaration:
     first = study.declared_seeds(request.protocol) if request.seeds is None else request.seeds
     seeds = sequential.looks(first, request.max_seeds)
     runs = study.expand(request.protocol, 1, request.variants, request.overrides, request.lengths)
-    compared = {run.variant for run in runs if run.role == "confirmatory"}
-    variants = tuple(name for name in study.confirmatory if name in compared)
+    trained = {run.variant for run in runs}
+    variants = tuple(name for name in study.confirmatory if name in trained)
     return Declaration(seeds, variants, max(run.length for run in runs))

@@ -27,6 +27,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from nin.cli import OneLineParser, add_run_argument, exit_with, positive, sqlite_url
+from nin.files import write_atomically
 from nin.model_card import INPUT, first_lines, model_card, output_name
 from nin.serving import register_with_mlflow, triton_repository
 from nin.text import reason
@@ -318,7 +319,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check = export(trained, data, kind, path, probabilities, arguments.examples)
     name = arguments.name or _safe(card.name)
     example = FORMATS[kind].example.replace("FILE", path.name)
-    page.write_text(model_card(card, kind, probabilities, example, str(check)))
+    write_atomically(page, model_card(card, kind, probabilities, example, str(check)))
     print(f"{card.name}: {check}")
     print(f"file: {path}\ncard: {page}")
     if arguments.triton:

@@ -52,9 +52,8 @@ _instance: object = None  # in the object's own process: the object, or the exce
 
 def _make(make: Callable[..., object], arguments: tuple[object, ...]) -> None:
     global _instance
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # Ctrl-C in a terminal ends all processes: this one without a traceback
+    # Ctrl-C in a terminal ends all processes: this one without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         _instance = make(*arguments)
     except Exception as error:  # raised here, it would reach the caller as a broken pool

@@ -173,7 +173,7 @@ def _undecided_rates(study: Study, table: pd.DataFrame) -> Iterator[Caveat]:
 
 
 def _undecided_effect(study: Study, summary: Summary) -> Iterator[Caveat]:
-    """The effect that answers a study of two factors."""
+    """The effect that answers a study of two factors: it may be undecided, and looks at comparisons do not decide it."""
     claim, factors = CLAIMS.get(study.name), summary.factors
     if claim and claim.effect and len(factors):
         if summary.looks:

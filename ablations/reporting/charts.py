@@ -20,7 +20,7 @@ from ablations.reporting.axes import (
     size_limits,
 )
 from ablations.reporting.figures import cut_text, figures_of
-from ablations.reporting.formatting import count_text, difference_text, interval_text
+from ablations.reporting.formatting import count_text, difference_text, interval_text, seeds_compared
 from ablations.reporting.verdicts import failures, verdict_text
 from ablations.runs import length_name
 
@@ -53,7 +53,7 @@ def _differences(tables: Tables) -> Chart:
     low, high = difference_limits(tables, margin)
     rows = []
     for row in each_row(tables.variants):
-        tip = f"{row.variant}: {difference_text(row)} points\n{verdict_text(row)}, n = {row.compared_seeds or row.n}"
+        tip = f"{row.variant}: {difference_text(row)} points\n{verdict_text(row)}, n = {seeds_compared(row)}"
         rows.append(
             {
                 "variant": row.variant,

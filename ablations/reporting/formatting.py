@@ -47,6 +47,11 @@ def ends_text(low: float, high: float, digits: int = 2) -> str:
     return f"{low:+z.{digits}f} to {high:+z.{digits}f}"
 
 
+def seeds_compared(row: Any) -> int:
+    """Count the seeds that a row's difference is of: those of its last look or, without looks, of its runs."""
+    return int(row.compared_seeds or row.n)
+
+
 def difference_text(row: Any) -> str:
     """A row's difference in points with its interval, such as "+4.62 (+2.43 to +6.80)"."""
     return signed_text(row.difference, row.difference_low, row.difference_high)
