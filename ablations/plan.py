@@ -11,21 +11,21 @@ from ablations.execution.data import prepare
 from ablations.execution.launch import default_workers, require_room
 from ablations.execution.progress import say
 from ablations.execution.time_left import TimeLeft
-from ablations.looks import NO_LOOKS, Looks
+from ablations.looks import NO_LOOKS, Declaration, Looks
 from ablations.plugins import naming_additions
 from ablations.protocols import PROTOCOLS
 from ablations.records import Store
-from ablations.reporting.files import load_covered_records
+from ablations.reporting.files import load_covered_records, read_report
 from ablations.reporting.formatting import duration_text, listed, minutes_text
 from ablations.reporting.terminal import fitting_table, print_text
 from ablations.runs import Run
 from ablations.session import Part, Request, find_parts
-from ablations.study import DECLARED, MEMORY, ROLES, Study
+from ablations.study import MEMORY, ROLES, Study
 from ablations.tuning.progress import Stretch, rung_of, stretches
 from ablations.tuning.session import TuningRequest, require_possible, runs_to_tune
 from ablations.tuning.spaces import space_of
 from ablations.tuning.task import OBJECTIVES, compares_seeds, rungs_of
-from ablations.until_decided import require_whole, wanted_looks
+from ablations.until_decided import pending, request_of_later_look, require_whole, wanted_looks
 from nin.machine import choose_device
 from nin.precision import choose_precision, slow_precision
 from nin.text import counted, one_line
@@ -42,10 +42,13 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
         Looks(parts[0].store.folder, request.overrides).require(looks)
     device = choose_device(request.engine.device).type
     missing = sum(len(part.missing) for part in parts)
-    at_a_time = min(request.engine.workers or default_workers(device), max(1, missing))
+    workers = request.engine.workers or default_workers(device)
+    at_a_time = min(workers, max(1, missing))
     minutes_by_role = dict.fromkeys(ROLES, 0.0)
+    paces = {part.study.name: dict[str, float]() for part in parts}
     for part in parts:
-        for role, seconds in _print_plan(part, device, request.engine.threads, console).items():
+        times = _print_plan(part, device, request.engine.threads, paces[part.study.name], console)
+        for role, seconds in times.items():
             minutes_by_role[role] += seconds / at_a_time / 60
         if part.study.answers not in MEMORY:
             print_text(console, detectable_line(part.study, part.runs, part.store, request.overrides, last_look))
@@ -61,13 +64,13 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
         f"{counted(missing, 'run')} to do, {how_long}"
         + (f" ({by_role}; --variants confirmatory leaves out controls)" if minutes_by_role["control"] else ""),
     )
-    if len(looks.seeds) > 1:
-        first, *later = looks.seeds
-        compared = {run.variant for run in parts[0].runs if run.role in DECLARED}
+    if len(looks.seeds) > 1 and (more := _runs_of_later_looks(parts[0], looks, request)):
+        at_a_time = min(workers, max(1, len(more)))
+        seconds = sum(_seconds(run, device, request.engine.threads, paces[run.study]) for run in more)
         say(
             console,
-            f"what is undecided after {first} seeds is looked at again after {listed(map(str, later))}: "
-            f"at most {counted(len(compared) * (later[-1] - first), 'run')} more",
+            f"what is undecided after {looks.seeds[0]} seeds is looked at again after {listed(map(str, looks.seeds[1:]))}: at most "
+            f"{counted(len(more), 'run')} more, {duration_text(seconds / at_a_time / 60)} with {at_a_time} at a time",
         )
 
 
@@ -166,10 +169,24 @@ def detectable_line(
     )
 
 
-def _print_plan(part: Part, device: str, threads: int, console: Console) -> dict[str, float]:
+def _runs_of_later_looks(part: Part, looks: Declaration, request: Request) -> list[Run]:
+    """Return the runs that looks after the first have if nothing is decided from now on, without those that are done."""
+    undecided = looks.variants
+    if not part.missing and Looks(part.store.folder, request.overrides).declaration().seeds:
+        undecided = pending(read_report(part.study, request.protocol, part.store, request.overrides))
+    if not undecided:
+        return []
+    last = request_of_later_look(request, looks, looks.seeds[-1], undecided)
+    runs = part.study.expand(last.protocol, last.seeds, last.variants, last.overrides, last.lengths)
+    return [run for run in runs if run.seed >= looks.seeds[0] and not part.store.is_done(run)]
+
+
+def _print_plan(part: Part, device: str, threads: int, paces: dict[str, float], console: Console) -> dict[str, float]:
     """Show a study's runs, their sizes, and their times by a short timed probe.
 
     Runs that measure memory are not timed: a probe would take as long as they do.
+
+    paces  as `_seconds` has them
 
     Returns seconds by role, of all runs to do one at a time.
     """
@@ -177,7 +194,6 @@ def _print_plan(part: Part, device: str, threads: int, console: Console) -> dict
     header = ("variant", "role", "runs to do", "parameters", "trunk", "head", "GFLOP/image", "minutes/run")
     rows: list[list[str]] = []
     seconds_by_role = dict.fromkeys(ROLES, 0.0)
-    paces: dict[str, float] = {}
     for run in {(run.variant, run.length): run for run in part.runs}.values():
         to_do = sum((other.variant, other.length) == (run.variant, run.length) for other in part.missing)
         network = sizes[run.run_id]

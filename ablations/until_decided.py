@@ -11,12 +11,11 @@ from ablations.execution.progress import say, warn
 from ablations.looks import Declaration, Looks
 from ablations.protocols import PROTOCOLS
 from ablations.records import RunRecord, Store
-from ablations.reporting.files import load_covered_records
+from ablations.reporting.files import Report, load_covered_records
 from ablations.reporting.formatting import listed
 from ablations.runs import length_name, parse_overrides
 from ablations.session import Outcome, Request, run_studies
 from ablations.study import MAX_SEEDS, Study
-from nin.spec import choose
 
 LEAST_BUDGET = 1.0  # seconds of a look for which no time is left: it trains nothing, and counts what remains
 
@@ -31,7 +30,6 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
     Raises ValueError for looks that cannot be, or that differ from those declared, or for results in the folder that would be
     compared as well but are not asked for.
     """
-    protocol = choose(PROTOCOLS, request.protocol, "protocol")
     looks = wanted_looks(study, request)
     _warn_of_verdicts(study, request, looks, require_whole(study, request))
     deadline = time.monotonic() + request.budget
@@ -45,19 +43,28 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
         if lacking := {record.run.variant for record in failed} & {study.baseline, *study.confirmatory}:
             say(console, f"no look at {num_seeds} seeds: runs of {listed(sorted(lacking))} failed")
             break
-        table = report.summary.variants
-        pending = list(table[table["verdict"] == sequential.PENDING]["variant"])
-        if not pending:
+        undecided = pending(report)
+        if not undecided:
             break
-        say(console, f"look at {num_seeds} seeds: {', '.join(pending)} not decided yet")
-        # A change of train.examples has left one length.
-        has_lengths = protocol.lengths and "train.examples" not in parse_overrides(request.overrides)
-        lengths = [looks.length] if has_lengths else None
+        say(console, f"look at {num_seeds} seeds: {', '.join(undecided)} not decided yet")
+        more = request_of_later_look(request, looks, num_seeds, undecided)
         left = max(LEAST_BUDGET, deadline - time.monotonic())
-        more = replace(request, seeds=num_seeds, variants=pending, lengths=lengths, budget=left)
-        outcome = run_studies([study], more, console, ends_with_signals)
+        outcome = run_studies([study], replace(more, budget=left), console, ends_with_signals)
         failed += outcome.failed
     return replace(outcome, failed=failed)
+
+
+def pending(report: Report) -> tuple[str, ...]:
+    """List the comparisons that wait for the next look."""
+    table = report.summary.variants
+    return tuple(table["variant"][table["verdict"] == sequential.PENDING])
+
+
+def request_of_later_look(request: Request, looks: Declaration, num_seeds: int, variants: Sequence[str]) -> Request:
+    """Return the request of a look after the first: more seeds of these comparisons, at the longest length alone."""
+    # A change of train.examples has left one length.
+    has_lengths = PROTOCOLS[request.protocol].lengths and "train.examples" not in parse_overrides(request.overrides)
+    return replace(request, seeds=num_seeds, variants=variants, lengths=[looks.length] if has_lengths else None)
 
 
 def _warn_of_verdicts(study: Study, request: Request, looks: Declaration, results: Sequence[RunRecord]) -> None:

@@ -16,12 +16,13 @@ from toy_engine import Toy
 from ablations.answers import answer_row, headline
 from ablations.catalog import load_study
 from ablations.looks import Declaration, Looks
+from ablations.plan import plan_studies
 from ablations.records import RunRecord, Store
 from ablations.reporting.caveats import in_short
 from ablations.reporting.files import read_report, write_report
 from ablations.runs import Run
 from ablations.session import Request, find_part, run_studies
-from ablations.until_decided import LEAST_BUDGET, run_until_decided
+from ablations.until_decided import LEAST_BUDGET, run_until_decided, wanted_looks
 
 NUM_1X1 = load_study("num_1x1")
 
@@ -196,6 +197,19 @@ def test_what_is_pending_is_undecided_in_the_words_of_the_study(tmp_path: Path) 
     report = read_report(heads, "smoke", store)
     assert report.summary.variants.set_index("variant").loc["nin+alexnet", "verdict"] == "pending"
     assert "on NiN's trunk, it is undecided whether AlexNet's fully connected head or NiN's is more" in report.answer
+
+
+@pytest.mark.usefixtures("scripted")
+def test_dry_run_counts_what_later_looks_lack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_studies([NUM_1X1], until_decided(tmp_path), Console(quiet=True))
+    run_studies([NUM_1X1], replace(until_decided(tmp_path), seeds=6, variants=["1x"]), Console(quiet=True))
+    plan_studies([NUM_1X1], until_decided(tmp_path), Console())
+    assert "at most 26 runs more" in " ".join(capsys.readouterr().out.split()), "of four networks, two have 6 seeds"
+    Looks(Store(tmp_path, "num_1x1", "smoke").folder).declare(wanted_looks(NUM_1X1, until_decided(tmp_path)))
+    plan_studies([NUM_1X1], until_decided(tmp_path), Console())
+    assert "at most 12 runs more" in " ".join(capsys.readouterr().out.split()), (
+        "1x and its baseline: others are decided"
+    )
 
 
 @pytest.mark.usefixtures("undrawn")
