@@ -55,6 +55,7 @@ def caveats(study: Study, protocol: str, summary: Summary) -> list[Caveat]:
         *([] if study.pairs else [*_images(summary.variants), *_size(study, summary.variants)]),  # of fixed settings
         *_tuning(study, summary),
         *_machines(study, summary),
+        *_looks(study, summary),
         *([_added(summary.added)] if summary.added else []),
         *([_seen(summary.seen)] if summary.seen else []),
     ]
@@ -173,14 +174,9 @@ def _undecided_rates(study: Study, table: pd.DataFrame) -> Iterator[Caveat]:
 
 
 def _undecided_effect(study: Study, summary: Summary) -> Iterator[Caveat]:
-    """The effect that answers a study of two factors: it may be undecided, and looks at comparisons do not decide it."""
+    """The effect that answers a study of two factors, if more seeds could show it."""
     claim, factors = CLAIMS.get(study.name), summary.factors
     if claim and claim.effect and len(factors):
-        if summary.looks:
-            yield Caveat(
-                "fresh seeds",
-                f"seeds were added to decide other comparisons; the p of '{claim.effect}' does not allow for the looks at them",
-            )
         of = "gap_" if claim.gap_first else ""
         for _, row in factors[(factors["effect"] == claim.effect) & ~(factors[f"{of}p"] <= ALPHA)].iterrows():
             ends = ends_text(row[f"{of}difference_low"], row[f"{of}difference_high"])
@@ -317,6 +313,16 @@ def _varies_one_number(study: Study) -> bool:
     settings = dict.fromkeys(key for each in declared for key in each)
     varied = [key for key in settings if len({repr(each.get(key)) for each in declared}) > 1]
     return len(varied) == 1 and all(isinstance(each.get(varied[0], 0), int | float) for each in declared)
+
+
+def _looks(study: Study, summary: Summary) -> Iterator[Caveat]:
+    """Looks decide on comparisons alone, so they mislead where an effect of factors is the answer."""
+    claim = CLAIMS.get(study.name)
+    if summary.looks and claim and claim.effect and len(summary.factors):
+        yield Caveat(
+            "fresh seeds",
+            f"seeds were added to decide other comparisons; the p of '{claim.effect}' does not allow for the looks at them",
+        )
 
 
 def _seen(num_runs: int) -> Caveat:

@@ -10,6 +10,7 @@ from builders import record_of, smoke_runs
 
 from ablations.analysis.summary import budget, summarise
 from ablations.catalog import load_study
+from ablations.looks import NO_LOOKS, Declaration
 from ablations.records import RunRecord
 from ablations.reporting.answer import grounds
 from ablations.reporting.caveats import Caveat, caveats, caveats_text, in_short
@@ -37,10 +38,11 @@ def found(
     seeds: int = 2,
     variants: list[str] | None = None,
     distinct: Sequence[str] = (),
+    looks: Declaration = NO_LOOKS,
 ) -> dict[str, str]:
     """Caveats of made-up runs, reasons by what could change."""
     records = [record(run) for run in study.expand(protocol, seeds, variants)]
-    listed = caveats(study, protocol, summarise(study, protocol, records, distinct=distinct))
+    listed = caveats(study, protocol, summarise(study, protocol, records, looks, distinct))
     return {what: "; ".join(each.why for each in listed if each.what == what) for what, _ in listed}
 
 
@@ -269,6 +271,16 @@ def test_too_few_seeds_to_plan_by_give_no_number() -> None:
         return record_of(run, test_accuracy=0.8 + float(noise))
 
     assert found(record=noisy, seeds=2)["more seeds"] == "`0x`, `1x`, `3x` and `4x` are undecided after 2 seeds"
+
+
+def test_looks_at_comparisons_are_said_not_to_decide_an_effect_of_factors() -> None:
+    dropout = load_study("dropout")
+    looks = Declaration((2, 4), dropout.confirmatory)
+    assert found(dropout, looks=looks)["fresh seeds"].startswith(
+        "seeds were added to decide other comparisons; the p of '"
+    )
+    assert "fresh seeds" not in found(dropout)
+    assert "fresh seeds" not in found(looks=Declaration((2, 4), NUM_1X1.confirmatory)), "comparisons are its answer"
 
 
 @pytest.mark.parametrize(
