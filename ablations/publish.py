@@ -30,7 +30,7 @@ from nin.files import write_atomically
 from nin.text import counted
 
 README = Path("README.md")
-SCRATCH = ("report.html", ".inputs", ".looks.lock", "figures/*.svg")  # made again from the rest, and large
+SCRATCH = ("report.html", ".inputs", ".*.lock", "figures/*.svg")  # made again from the rest, and large
 
 
 def publish(study: Study, protocol: str, results: Path, published: Path, overrides: Sequence[str] = ()) -> Store:
@@ -85,14 +85,20 @@ def publish_tuning(study: str, protocol: str, results: Path, published: Path) ->
 def _replacing(folder: Path, published: Path) -> Iterator[Path]:
     """Context with a root in which the body writes a new version of a folder of published results, under the same relative path.
 
-    At its end the new version takes the place of the old one, which stays if the body fails.
+    At its end the new version takes the place of the old one, which stays if anything fails.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=published, prefix=".new-") as beside:
         yield Path(beside)
-        if folder.exists():
-            folder.rename(Path(beside) / "replaced")
-        (Path(beside) / folder.relative_to(published)).rename(folder)
+        old = Path(beside) / "replaced"
+        try:
+            if folder.exists():
+                folder.rename(old)
+            (Path(beside) / folder.relative_to(published)).rename(folder)
+        except BaseException:
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            raise
 
 
 def _provenance(

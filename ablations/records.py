@@ -112,6 +112,13 @@ class RunRecord:
         return self.prediction_memory_bytes / 1e6 if self.prediction_memory_bytes else NAN
 
     @property
+    def examples_given(self) -> int:
+        """Training images that the run was to see. One that diverged saw fewer, and did not learn the faster for it."""
+        if self.status != "diverged" or not self.curve:
+            return self.examples_seen
+        return self.run.train.images(self.curve[-1].images_per_epoch)
+
+    @property
     def generalization_gap(self) -> float:
         """Train minus test accuracy, both in evaluation mode after the last step."""
         return self.train_accuracy - self.test_accuracy
@@ -245,9 +252,9 @@ class Store:
 
     def is_done(self, run: Run) -> bool:
         """Return whether everything to be kept of the run is there."""
-        return self.has_result(run) and self.is_whole(run.run_id)
+        return self.has_result(run) and self.has_wanted_weights(run.run_id)
 
-    def is_whole(self, run_id: str) -> bool:
+    def has_wanted_weights(self, run_id: str) -> bool:
         """Return whether the run's weights are there, if they are to be kept."""
         return not self.keep_weights or self.has_weights(run_id)
 

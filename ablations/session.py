@@ -119,8 +119,8 @@ class Outcome:
 
     @property
     def num_runs(self) -> int:
-        """Number of runs requested, finished ones included."""
-        return sum(len(part.runs) for part in self.parts)
+        """Number of runs requested, finished ones included; those of several looks count once."""
+        return len({(part.study.name, run.run_id) for part in self.parts for run in part.runs})
 
 
 def run_studies(
@@ -167,9 +167,13 @@ def run_studies(
         except KeyboardInterrupt:
             print(f"interrupted: {_kept(parts)}; re-run to continue", file=sys.stderr)
             raise
-    remaining = sum(not part.store.is_done(run) for part in parts for run in part.runs) if is_out_of_time else 0
     failed = [record for part in parts for record in _failed(part, reports.get(part.study.name))]
-    return Outcome(parts, reports, remaining, failed, stopped)
+    if not is_out_of_time:
+        return Outcome(parts, reports, 0, failed, stopped)
+    failed = [record for record in failed if not record.is_result]  # whose weights there was no time for
+    ended = {record.run_id for record in failed}
+    left = [run for part in parts for run in part.runs if run.run_id not in ended and not part.store.is_done(run)]
+    return Outcome(parts, reports, len(left), failed, stopped)
 
 
 def find_parts(studies: Sequence[Study], request: Request) -> list[Part]:
@@ -237,7 +241,7 @@ def find_part(study: Study, request: Request) -> Part:
     finished = {run_id for run_id, record in records.items() if record.is_result and run_id not in old}
     adopted = _results_of_other_studies(study, [run for run in runs if run.run_id not in finished], store)
     finished |= {record.run_id for record in adopted}
-    done = {run_id for run_id in finished if store.is_whole(run_id)}
+    done = {run_id for run_id in finished if store.has_wanted_weights(run_id)}
     if finished != done:
         warn(f"{counted(len(finished - done), 'finished run')} without weights: trained again to keep them")
     return Part(study, runs, [run for run in runs if run.run_id not in done], store, adopted, outdated)
@@ -312,10 +316,11 @@ def _execute(
         part.store.drop_leftovers()
     outputs = {name: (store, trackers[name]) for name, store in stores.items()}
     probe = make_probe(engine, request.engine.threads)
+    has_results = any(part.store.has_result(run) for part in parts for run in part.runs)
     with time_limit(request.budget):
         for attempt in range(request.retries + 1):
             if missing:
-                drive(missing, engine, outputs, console, probe, are_retried=attempt > 0)
+                drive(missing, engine, outputs, console, probe, may_all_fail=attempt > 0 or has_results)
             missing = [run for run in missing if not stores[run.study].is_done(run)]
 
 
@@ -372,5 +377,5 @@ def _failed(part: Part, report: Report | None) -> list[RunRecord]:
     return [
         record
         for record in (report.records if report else ())
-        if record.run_id in ours and not (record.is_result and part.store.is_whole(record.run_id))
+        if record.run_id in ours and not (record.is_result and part.store.has_wanted_weights(record.run_id))
     ]

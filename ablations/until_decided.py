@@ -34,7 +34,7 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
     _warn_of_verdicts(study, request, looks, require_whole(study, request))
     deadline = time.monotonic() + request.budget
     outcome = run_studies([study], replace(request, seeds=looks.seeds[0]), console, ends_with_signals, looks)
-    failed = list(outcome.failed)
+    parts, failed = list(outcome.parts), list(outcome.failed)
     for num_seeds in looks.seeds[1:]:
         report = outcome.reports.get(study.name)
         if report is None or outcome.remaining or outcome.stopped:
@@ -50,8 +50,9 @@ def run_until_decided(study: Study, request: Request, console: Console, ends_wit
         more = request_of_later_look(request, looks, num_seeds, undecided)
         left = max(LEAST_BUDGET, deadline - time.monotonic())
         outcome = run_studies([study], replace(more, budget=left), console, ends_with_signals)
+        parts += outcome.parts
         failed += outcome.failed
-    return replace(outcome, failed=failed)
+    return replace(outcome, parts=parts, failed=failed)
 
 
 def pending(report: Report) -> tuple[str, ...]:

@@ -22,8 +22,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from nin.bench_tables import tables
-from nin.cli import OneLineParser, add_device_options, exit_with, is_out_of_memory, require_per_core, require_writable
+from nin.cli import OneLineParser, add_device_options, exit_with, require_per_core, require_writable
 from nin.files import write_atomically
+from nin.out_of_memory import is_out_of_memory
 from nin.remote import RemoteObject, remote, result
 from nin.settings import SETTINGS, Setting
 from nin.spec import choose

@@ -18,6 +18,7 @@ import torch
 
 from nin.history import Evaluation
 from nin.machine import is_accelerator, rng_state, set_rng_state
+from nin.out_of_memory import is_out_of_memory
 from nin.text import reason
 
 SHARE = 0.01  # largest fraction of a training's wall time that goes into writing checkpoints
@@ -62,7 +63,7 @@ class Checkpoint:
         """Restore all parts and random streams from the file; return the learning curve so far.
 
         If there is no file, the curve is empty and nothing changes. The same holds, with a warning, for a file that is damaged or
-        belongs to another training.
+        belongs to another training. Raises what torch raises where memory is lacking, since the file may be sound.
         """
         if not self.path.exists():
             return []
@@ -85,6 +86,8 @@ class Checkpoint:
         except Exception as error:  # parsers raise errors of any type
             for name, values in before.items():
                 self._parts[name].load_state_dict(values)
+            if is_out_of_memory(error):
+                raise
             warnings.warn(
                 f"checkpoint {self.path} is not used ({reason(error)}): training from the start", stacklevel=2
             )

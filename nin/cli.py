@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from nin import __version__
+from nin.out_of_memory import is_out_of_memory
 from nin.spec import DEVICES
 from nin.text import one_line, reason, redacted
 
@@ -27,10 +28,6 @@ GC_THRESHOLD = 100_000
 MAX_PER_CORE = 8  # workers, or threads of one: with more, nothing gets faster and memory runs out
 PLAIN_WIDTH = 140  # characters of a line where no terminal says how wide it is
 WAIT_NOTICE_SEC = 5.0  # wait after which a notice names its cause
-NO_MEMORY = (
-    *("out of memory", "failed to map segment", "annot allocate memory", "can't allocate memory", "not enough memory"),
-    *("can't start new thread", "bad_alloc", "error return without exception set"),
-)
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 SUCCESS, SOME_RUN_FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
@@ -187,12 +184,6 @@ def notice_if_slow(what: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether the error, of Python, torch, Ray, a loading library or a starting thread, means that memory has run out."""
-    is_named_so = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's and Ray's
-    return is_named_so or any(sign in str(error) for sign in NO_MEMORY)
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:

@@ -107,7 +107,7 @@ def _where(device: torch.device) -> tuple[torch.device, ...]:
     return () if device.type == "mps" else (device,)  # a machine has one MPS device at most
 
 
-def seconds_per_call(call: Callable[[], object], device: torch.device, budget_sec: float = BUDGET_SEC) -> float:
+def seconds_per_call(call: Callable[[], object], device: torch.device) -> float:
     """Return the time of one call in the fastest of GROUPS groups, after a warm-up; on a GPU, the time of its queued work.
 
     A call of LONG_CALL_SEC or more is timed only once.
@@ -125,7 +125,7 @@ def seconds_per_call(call: Callable[[], object], device: torch.device, budget_se
     once = elapsed(1)
     if once >= LONG_CALL_SEC:
         return once
-    num_calls = max(1, int(budget_sec / GROUPS / max(once, 1e-6)))
+    num_calls = max(1, int(BUDGET_SEC / GROUPS / max(once, 1e-6)))
     return min(elapsed(num_calls) for _ in range(GROUPS)) / num_calls
 
 

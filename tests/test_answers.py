@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from ablations import answers
-from ablations.analysis import stats
+from ablations.analysis.moderated import welch_test
 from ablations.answers import (
     NOT_RUN,
     Row,
@@ -74,7 +74,7 @@ def controls_in_one_precision() -> list[str]:
     for variant, controls in runs[is_control].groupby("variant"):
         groups = controls.groupby(["length", "bf16"])
         assert [length for length, _ in groups.groups] == [160_000, 640_000], "one precision at each length"
-        found = [stats.welch(group["accuracy"], twos[each])[0] for each, group in groups]
+        found = [welch_test(group["accuracy"], twos[each]).interval for each, group in groups]
         cells = [f"`{variant}`", *(signed_text(each.estimate, each.low, each.high) for each in found)]
         rows.append(f"| {' | '.join(cells)} |")
     return rows

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from scipy import stats as scipy_stats
 
 from ablations.analysis import stats
+from ablations.analysis.interval import UNKNOWN, Interval
 from ablations.analysis.moderated import NAN
 
 
@@ -26,7 +27,7 @@ class TimesToTarget:
     hits: int
     num: int
     median: float
-    restricted_mean: stats.Interval
+    restricted_mean: Interval
 
 
 def time_to_target(times: ArrayLike, accuracies: ArrayLike, target: float) -> float:
@@ -39,7 +40,7 @@ def summarise_times(times: ArrayLike, budgets: ArrayLike) -> TimesToTarget:
     """Summary of times to target, infinite where missed, and the budget that each run had."""
     t = np.asarray(times, dtype=float)
     if not len(t):
-        return TimesToTarget(0, 0, NAN, stats.UNKNOWN)
+        return TimesToTarget(0, 0, NAN, UNKNOWN)
     median = float(np.sort(t)[math.ceil(len(t) / 2) - 1])  # Kaplan and Meier's: the first time by which half have hit
     return TimesToTarget(int(np.isfinite(t).sum()), len(t), median, stats.mean_interval(np.minimum(t, budgets)))
 

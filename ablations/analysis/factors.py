@@ -35,7 +35,7 @@ def factor_effects(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> p
             accuracies = {levels: [r.test_accuracy for r in group] for levels, group in table.items()}
             gaps = {levels: [r.generalization_gap for r in group] for levels, group in table.items()}
             of_gaps = stats.two_way(gaps, base)
-            for (a, b), (interval, p) in stats.two_way(accuracies, base).items():
+            for (a, b), of_accuracy in stats.two_way(accuracies, base).items():
                 others = list(dict.fromkeys(key[a is not None] for key in table))
                 is_interaction = a is not None and b is not None
                 effect = (
@@ -44,10 +44,10 @@ def factor_effects(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> p
                     else f"{a or b} instead of {base[0] if a is not None else base[1]}, over {' and '.join(others)}"
                 )
                 bound = 2.0 if is_interaction else 1.0  # the interaction is a difference of two differences
-                accuracy = interval.in_points(bound)
-                of_gap, gap_p = of_gaps[a, b]
-                gap = {f"gap_{name}": value for name, value in of_gap.in_points(2 * bound).items()}
-                rows.append({"effect": effect + setting, **accuracy, "p": p, **gap, "gap_p": gap_p})
+                accuracy = of_accuracy.interval.in_points(bound)
+                of_gap = of_gaps[a, b]
+                gap = {f"gap_{name}": value for name, value in of_gap.interval.in_points(2 * bound).items()}
+                rows.append({"effect": effect + setting, **accuracy, "p": of_accuracy.p, **gap, "gap_p": of_gap.p})
     return pd.DataFrame(rows)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from ablations.analysis import circumstances, stats
+from ablations.analysis.interval import UNKNOWN
 from ablations.records import RunRecord
 from ablations.study import Study
 
@@ -72,7 +73,7 @@ def by_length(study: Study, results: Sequence[RunRecord]) -> pd.DataFrame:
                     "impaired": impaired[length, name],
                     "other_precision": name in odd,
                     **mean.as_accuracy("test_accuracy"),
-                    **(comparison.difference if comparison else stats.UNKNOWN).in_points(),
+                    **(comparison.difference if comparison else UNKNOWN).in_points(),
                     "p_holm": comparison.p_holm if comparison else math.nan,
                     "verdict": comparison.verdict if comparison else "",
                 }

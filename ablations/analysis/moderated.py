@@ -24,6 +24,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
+from ablations.analysis.interval import Interval
+
 Array = NDArray[np.float64]
 NAN = math.nan
 ALPHA = 0.05  # level of every test, corrected for many where a claim rests on several; intervals cover 1 - ALPHA
@@ -67,12 +69,11 @@ class PrimaryTest:
             return NAN
         return float(special.stdtr(self.freedom, -(margin - abs(self.estimate)) / self.error))
 
-    def limits(self) -> tuple[float, float]:
-        """Ends of the 95 % confidence interval of the difference."""
-        if not self.error > 0:
-            return NAN, NAN
-        half = float(special.stdtrit(self.freedom, 1 - ALPHA / 2)) * self.error
-        return self.estimate - half, self.estimate + half
+    @property
+    def interval(self) -> Interval:
+        """The difference with its 95 % confidence interval."""
+        half = float(special.stdtrit(self.freedom, 1 - ALPHA / 2)) * self.error if self.error > 0 else NAN
+        return Interval(self.estimate, self.estimate - half, self.estimate + half)
 
     @property
     def sd_difference(self) -> float:
@@ -80,7 +81,7 @@ class PrimaryTest:
         return self.error * math.sqrt(self.num_seeds)
 
 
-UNKNOWN = PrimaryTest(NAN, NAN, NAN, 0, "welch")
+NO_TEST = PrimaryTest(NAN, NAN, NAN, 0, "welch")
 
 
 def moderate(accuracies: ArrayLike) -> tuple[Array, Array]:
@@ -125,14 +126,18 @@ def paired_tests(
     shared = {name: tuple(sorted(samples[name].keys() & base.keys())) for name in family}
     finite = {name for name in family if np.isfinite([samples[name][seed] for seed in shared[name]]).all()}
     tests: dict[str, PrimaryTest] = {}
+
+    def unpaired(name: str) -> PrimaryTest:
+        return welch_test(list(samples[name].values()), list(base.values()))
+
     for seeds in dict.fromkeys(shared.values()):
         ours = [name for name in family if shared[name] == seeds]
         peers = [name for name in family if name in finite and samples[name].keys() >= set(seeds)]
         values = np.array([[samples[name][seed] for seed in seeds] for name in (baseline, *peers)])
         if len(seeds) < 2:
-            tests |= {name: welch_test(samples[name], base) for name in ours}
+            tests |= {name: unpaired(name) for name in ours}
         elif not peers or not np.isfinite(values).all():
-            tests |= dict.fromkeys(ours, UNKNOWN)
+            tests |= dict.fromkeys(ours, NO_TEST)
         else:
             varies = _paired_variances(values) > 0
             varying = [name for name, does in zip(peers, varies, strict=True) if does]
@@ -141,7 +146,7 @@ def paired_tests(
                 if name in together:
                     tests[name] = together[name]
                 else:
-                    tests[name] = welch_test(samples[name], base) if name in finite else UNKNOWN
+                    tests[name] = unpaired(name) if name in finite else NO_TEST
     return {name: tests[name] for name in family}
 
 
@@ -160,13 +165,17 @@ def _moderated_tests(names: Sequence[str], values: Array) -> dict[str, PrimaryTe
     }
 
 
-def welch_test(variant: Mapping[int, float], baseline: Mapping[int, float]) -> PrimaryTest:
-    """Welch's test of all runs, paired or not; only the difference where a side has one run, or neither varies."""
-    return contrast_test([list(variant.values()), list(baseline.values())], [1, -1])
+def welch_test(variant: ArrayLike, baseline: ArrayLike) -> PrimaryTest:
+    """Test a difference of means by Welch's test, which pairs nothing.
+
+    Only the difference is known for fewer than two values on a side, or if neither side varies at all: identical runs are a sign of
+    seeds that do nothing, not of certainty. Where one side varies, this is the test of the other's constant against it.
+    """
+    return contrast_test([variant, baseline], [1, -1])
 
 
 def contrast_test(cells: Sequence[ArrayLike], weights: Sequence[float]) -> PrimaryTest:
-    """Test of a weighted sum of cell means, by Welch and Satterthwaite: unequal variances and sizes.
+    """Test a weighted sum of cell means, by Welch and Satterthwaite: unequal variances and sizes.
 
     Only the estimate is known where a cell with weight has fewer than two values, or none varies.
     """

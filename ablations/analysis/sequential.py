@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
+from ablations.analysis.interval import UNKNOWN, Interval
 from ablations.analysis.moderated import ALPHA, Method, PrimaryTest, paired_tests
-from ablations.analysis.stats import BETTER, EQUIVALENT, INCONCLUSIVE, UNKNOWN, WORSE, Interval
+from ablations.analysis.stats import BETTER, EQUIVALENT, INCONCLUSIVE, WORSE
 
 Array = NDArray[np.float64]
 FUTILE, PENDING = "futile", "pending"
@@ -145,7 +146,7 @@ def decide(
                 verdict = FUTILE
             else:
                 verdict = PENDING
-            seen, corrected = Interval(test.estimate, *test.limits()), UNKNOWN
+            seen, corrected = test.interval, UNKNOWN
             if estimates and verdict != PENDING:
                 corrected = after_stopping(test, looks[: k + 1], levels_read)
                 # Near 0, an interval from p alone is narrower than that of the t test.
@@ -174,7 +175,7 @@ def after_stopping(test: PrimaryTest, looks: Sequence[int], levels: Sequence[flo
     if math.isnan(p):
         return UNKNOWN
     if not levels:
-        return Interval(test.estimate, *test.limits())
+        return test.interval
     z = min(-float(special.ndtri(p / 2)), FARTHEST) * math.copysign(1, test.estimate)
     error = abs(test.estimate / z) if z else test.error  # of a normal difference with the p of this t test
     fractions = tuple(num / looks[-1] for num in looks[:-1])

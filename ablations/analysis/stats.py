@@ -20,10 +20,18 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
 
 from ablations.analysis import planning
-from ablations.analysis.moderated import ALPHA, NAN, contrast_test, paired_tests, sample_variance, welch_test
+from ablations.analysis.interval import UNKNOWN, Interval
+from ablations.analysis.moderated import (
+    ALPHA,
+    NAN,
+    PrimaryTest,
+    contrast_test,
+    paired_tests,
+    sample_variance,
+    welch_test,
+)
 
 Array = NDArray[np.float64]
-POINTS = 100  # per unit of accuracy
 SIGN_FLIP_MIN = 6  # below six pairs an exact sign-flip test cannot reach p = 0.05
 SIGN_FLIP_RESAMPLES = 2**16  # all sign patterns of up to 16 pairs; of more pairs, so many random ones
 SIGN_FLIP_NORMAL = 100  # pairs
@@ -31,35 +39,6 @@ MAX_DUNNETT = 50  # comparisons: what it takes grows with the cube of their numb
 DIGITS = 12  # of a mean of accuracies, which are shares of at most millions of images: what follows is rounding
 
 BETTER, WORSE, EQUIVALENT, INCONCLUSIVE = "better", "worse", "equivalent", "inconclusive"
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate and the ends of its confidence interval; nan where the data do not give one."""
-
-    estimate: float
-    low: float
-    high: float
-
-    def as_accuracy(self, name: str) -> dict[str, float]:
-        """A mean accuracy in the columns `name`_mean, _low and _high, clipped: Student's interval can exceed the possible range."""
-        return {
-            f"{name}_mean": self.estimate,
-            f"{name}_low": max(self.low, 0.0),
-            f"{name}_high": min(self.high, 1.0),
-        }
-
-    def in_points(self, bound: float = 1.0) -> dict[str, float]:
-        """A difference of accuracies in points, in the columns that tables of differences have.
-
-        bound  the largest difference that is possible, as a fraction, to which the ends are clipped: 1 of accuracies, 2 of their
-               changes and of gaps, whose two accuracies each differ by 1 at most
-        """
-        low, high = (end if math.isnan(end) else POINTS * min(max(end, -bound), bound) for end in (self.low, self.high))
-        return {"difference": POINTS * self.estimate, "difference_low": low, "difference_high": high}
-
-
-UNKNOWN = Interval(NAN, NAN, NAN)
 
 
 @dataclass(frozen=True)
@@ -129,15 +108,6 @@ def mean_interval(values: ArrayLike) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def welch(variant: ArrayLike, baseline: ArrayLike) -> tuple[Interval, float]:
-    """Difference of means with Welch's 95 % interval, and the two-sided p.
-
-    Interval and p are nan for fewer than two values on a side, or if neither side varies at all: identical runs are a sign
-    of seeds that do nothing, not of certainty. Where one side varies, this is the test of the other's constant against it.
-    """
-    return contrast([variant, baseline], [1, -1])
-
-
 def sign_flip(differences: ArrayLike) -> float:
     """Two-sided p that paired differences are symmetric about zero, over all patterns of signs; nan below six pairs.
 
@@ -204,7 +174,7 @@ def compare(
         """Holm's correction over the confirmatory comparisons; the p of others stay."""
         return {**p, **dict(zip(family, holm([p[name] for name in family]), strict=True))}
 
-    unpaired = {name: welch_test(samples[name], samples[baseline]) for name in others}
+    unpaired = {name: welch_test(values[name], base) for name in others}
     tests = unpaired | paired_tests(samples, baseline, family)
     p_holm = corrected({name: test.p for name, test in tests.items()})
     p_same = corrected({name: test.p_equivalent(margin) for name, test in tests.items()})
@@ -231,7 +201,7 @@ def compare(
             for true in (test.estimate, margin)
         )
         comparisons[name] = Comparison(
-            difference=Interval(test.estimate, *test.limits()),
+            difference=test.interval,
             p=test.p,
             p_holm=p_holm[name] if name in family else NAN,
             p_dunnett=p_dunnett.get(name, NAN),
@@ -243,7 +213,7 @@ def compare(
             method=test.method,
             error=test.error,
             freedom=test.freedom,
-            welch=Interval(unpaired[name].estimate, *unpaired[name].limits()),
+            welch=unpaired[name].interval,
             p_welch=p_welch.get(name, NAN),
             p_welch_equivalent=p_welch_same.get(name, NAN),
             seeds_if_seen=if_seen,
@@ -274,19 +244,10 @@ def fisher_p(count: int, num: int, base_count: int, base_num: int) -> float:
     return float(stats.fisher_exact(np.array([[count, num - count], [base_count, base_num - base_count]])).pvalue)
 
 
-def contrast(cells: Sequence[ArrayLike], weights: Sequence[float]) -> tuple[Interval, float]:
-    """A weighted sum of cell means with its 95 % interval and p, by Welch and Satterthwaite; unequal variances and sizes.
-
-    nan ends where a cell with weight has fewer than two values, or none varies.
-    """
-    test = contrast_test(cells, weights)
-    return Interval(test.estimate, *test.limits()), test.p
-
-
 def two_way(
     cells: Mapping[tuple[str, str], ArrayLike], base: tuple[str, str]
-) -> dict[tuple[str | None, str | None], tuple[Interval, float]]:
-    """Effects in a complete table of two factors, cells keyed by their levels, as `contrast`s against the base levels.
+) -> dict[tuple[str | None, str | None], PrimaryTest]:
+    """Test effects in a complete table of two factors, cells keyed by their levels, as contrasts against the base levels.
 
     (a, None) is the main effect of a against base[0], averaged over all levels of the other factor, each weighing the same;
     (None, b) likewise. (a, b) is their interaction: the difference that a makes at b, minus that at base[1].
@@ -298,8 +259,8 @@ def two_way(
     if holes:
         raise ValueError(f"a table of two factors needs every cell; missing: {holes}")
 
-    def effect(signs_a: Mapping[str, float], signs_b: Mapping[str, float]) -> tuple[Interval, float]:
-        return contrast(list(cells.values()), [signs_a.get(a, 0) * signs_b.get(b, 0) for a, b in cells])
+    def effect(signs_a: Mapping[str, float], signs_b: Mapping[str, float]) -> PrimaryTest:
+        return contrast_test(list(cells.values()), [signs_a.get(a, 0) * signs_b.get(b, 0) for a, b in cells])
 
     over_a, over_b = dict.fromkeys(rows, 1 / len(rows)), dict.fromkeys(columns, 1 / len(columns))
     steps_a, steps_b = ({level: {level: 1.0, levels[0]: -1.0} for level in levels[1:]} for levels in (rows, columns))

@@ -14,9 +14,9 @@ import pandas as pd
 from ablations.analysis import circumstances, convergence, lengths, published, sequential, stats, variance
 from ablations.analysis.circumstances import AddedSeeds
 from ablations.analysis.factors import factor_effects
+from ablations.analysis.interval import POINTS, UNKNOWN
 from ablations.analysis.memory import memory_lines
-from ablations.analysis.moderated import ROUNDING
-from ablations.analysis.stats import POINTS
+from ablations.analysis.moderated import ROUNDING, welch_test
 from ablations.analysis.tuned import beside_tuned
 from ablations.looks import NO_LOOKS, Declaration
 from ablations.records import RunRecord
@@ -90,18 +90,11 @@ def each_row(table: pd.DataFrame) -> Iterator[Any]:
     return iter(table.itertuples())
 
 
-def budget(record: RunRecord) -> int:
-    """Training images that the run was given. One that diverged saw fewer, and did not learn the faster for it."""
-    if record.status != "diverged" or not record.curve:
-        return record.examples_seen
-    return record.run.train.images(record.curve[-1].images_per_epoch)
-
-
 def pad_to_budget(record: RunRecord) -> tuple[list[int], list[float]]:
     """Images and validation accuracy of a learning curve; one that ended early stays at its last accuracy."""
     examples, accuracies = [p.examples for p in record.curve], [p.val_accuracy for p in record.curve]
-    if examples and examples[-1] < budget(record):
-        return [*examples, budget(record)], [*accuracies, accuracies[-1]]
+    if examples and examples[-1] < record.examples_given:
+        return [*examples, record.examples_given], [*accuracies, accuracies[-1]]
     return examples, accuracies
 
 
@@ -155,7 +148,7 @@ def _variants(study: Study, by_variant: Mapping[str, list[RunRecord]], target: f
         samples = {name: {r.run.seed: r.test_accuracy for r in group} for name, group in by_variant.items()}
         comparisons = stats.compare(samples, study.baseline, confirmatory, study.margin)
         times = {name: [r.examples_to_target(target) for r in group] for name, group in by_variant.items()}
-        budgets = {name: [budget(r) for r in group] for name, group in by_variant.items()}
+        budgets = {name: [r.examples_given for r in group] for name, group in by_variant.items()}
         raw = [
             convergence.logrank(times[name], times[study.baseline], budgets[name], budgets[study.baseline])
             for name in confirmatory
@@ -238,7 +231,7 @@ def _generalization(ours: list[RunRecord], baseline: list[RunRecord]) -> dict[st
     for measure, least in (("generalization_gap", -1.0), ("shifted_accuracy", 0.0)):  # the highest of both is 1
         values, base = ([getattr(record, measure) for record in group] for group in (ours, baseline))
         mean = stats.mean_interval(values)
-        difference = stats.welch(values, base)[0] if base and np.isfinite([*values, *base]).all() else stats.UNKNOWN
+        difference = welch_test(values, base).interval if base and np.isfinite([*values, *base]).all() else UNKNOWN
         columns |= {
             f"{measure}_mean": mean.estimate,
             f"{measure}_low": max(mean.low, least),
@@ -263,7 +256,7 @@ def _row(
     """
     first = group[0]
     accuracy = variance.trained([r.test_accuracy for r in group], [r.learned for r in group])
-    budgets = [budget(r) for r in group]
+    budgets = [r.examples_given for r in group]
     to_target = convergence.summarise_times([r.examples_to_target(target) for r in group], budgets)
     loss = stats.mean_interval([r.test_loss for r in group])
     against = comparison or stats.NO_COMPARISON
@@ -339,9 +332,10 @@ def _after_looks(
     if not looks.seeds or study.baseline not in by_variant:
         return table
     samples = {name: {r.run.seed: r.test_accuracy for r in group} for name, group in by_variant.items()}
-    family = [name for name in looks.variants if name in by_variant]
     table = table.set_index("variant", drop=False)
-    for name, decision in sequential.decide(samples, study.baseline, family, looks.seeds, study.margin).items():
+    decisions = sequential.decide(samples, study.baseline, looks.variants, looks.seeds, study.margin)
+    for name in decisions.keys() & by_variant.keys():  # the others have no row, but count among the tests
+        decision = decisions[name]
         table.loc[name, "verdict"] = decision.verdict
         table.loc[name, "compared_seeds"] = decision.num_seeds
         table.loc[name, "test"] = decision.method
@@ -369,7 +363,7 @@ def _target_sweep(by_variant: Mapping[str, list[RunRecord]], target: float) -> p
     for name, group in by_variant.items():
         for step in (target + offset for offset in SWEEP_OFFSETS if 0 < target + offset < 1 - ROUNDING):
             times = [r.examples_to_target(step) for r in group]
-            summary = convergence.summarise_times(times, [budget(r) for r in group])
+            summary = convergence.summarise_times(times, [r.examples_given for r in group])
             rows.append(
                 {
                     "variant": name,
@@ -401,5 +395,6 @@ def _contrasts(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.Da
 
 
 def _minus(one: str, other: str, by_variant: Mapping[str, list[RunRecord]]) -> dict[str, object]:
-    interval, p = stats.welch(*([r.test_accuracy for r in by_variant[name]] for name in (one, other)))
-    return {"comparison": f"{one} minus {other}", **interval.in_points(), "p": p}
+    ours, theirs = ([r.test_accuracy for r in by_variant[name]] for name in (one, other))
+    test = welch_test(ours, theirs)
+    return {"comparison": f"{one} minus {other}", **test.interval.in_points(), "p": test.p}

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import pandas as pd
 
 from ablations.analysis import stats
-from ablations.analysis.stats import POINTS
+from ablations.analysis.interval import POINTS
+from ablations.analysis.moderated import welch_test
 from ablations.records import RunRecord
 from ablations.runs import settings_text
 from ablations.study import Study
@@ -40,8 +41,9 @@ def beside_tuned(study: Study, by_variant: Mapping[str, list[RunRecord]]) -> pd.
                 }
                 row |= {f"{key}_{kind}": value for key, value in columns.items()}
     for name, row in rows.items():
-        gain, _ = stats.welch(*([r.test_accuracy for r in by_variant[which]] for which in (pairs[name], name)))
-        row |= {f"{key}_gain": value for key, value in gain.in_points().items()}
+        tuned, fixed = ([r.test_accuracy for r in by_variant[which]] for which in (pairs[name], name))
+        gain = welch_test(tuned, fixed).interval.in_points()
+        row |= {f"{key}_gain": value for key, value in gain.items()}
     return pd.DataFrame(list(rows.values()))
 
 

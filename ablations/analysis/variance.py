@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
+from ablations.analysis.interval import UNKNOWN, Interval
 from ablations.analysis.moderated import ALPHA, NAN, PrimaryTest
-from ablations.analysis.stats import UNKNOWN, Comparison, Interval, mean_interval, wilson
+from ablations.analysis.stats import Comparison, mean_interval, wilson
 
 Array = NDArray[np.float64]
 NORMAL_IMAGES = 30  # fewer images make a bounded mean too far from normal

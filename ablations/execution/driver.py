@@ -58,18 +58,18 @@ def drive(
     outputs: Mapping[str, tuple[Store, Tracker]],
     console: Console,
     probe: Callable[[Run], float] | None = None,
-    are_retried: bool = False,
+    may_all_fail: bool = False,
 ) -> None:
     """Execute the runs, here or in another driver that shares them; persist, track and show their events.
 
-    outputs      each study's store and tracker
-    probe        seconds that a run takes by itself, for the time left before anything has progressed
-    are_retried  the runs failed before; that they all fail alike again does not end the study
+    outputs       each study's store and tracker
+    probe         seconds that a run takes by itself, for the time left before anything has progressed
+    may_all_fail  that all variants fail alike does not end the study: some have results, or these runs are retried
 
-    Raises CommonFailureError if the first run of every variant fails with the same error, unless the runs are retried.
+    Raises CommonFailureError if the first run of every variant fails with the same error, unless they may.
     """
     costs = costs_of(runs)
-    failures, seen_warnings = _Failures([] if are_retried else costs), set[str]()
+    failures, seen_warnings = _Failures([] if may_all_fail else costs), set[str]()
     seconds = probed_seconds(costs, probe) if probe else 0.0
     with Display(costs, console, engine.workers, seconds) as display, ExitStack() as entered:
         sessions = {
@@ -163,7 +163,7 @@ class _Shared:
     def _is_done(self, run: Run) -> bool:
         store = self._sessions[run.study].store
         if store.has_result(run):
-            return store.is_whole(run.run_id)  # another driver may keep no weights
+            return store.has_wanted_weights(run.run_id)  # another driver may keep no weights
         return store.stamp(run) != self._stamps[run]
 
     def _mark_done(self, run: Run) -> None:

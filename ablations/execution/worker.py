@@ -36,6 +36,7 @@ from nin.train import OPTIMIZERS, SCHEDULES, Grid, evaluate, require_batches, tr
 from nin.weights import Card, to_bytes
 
 PROBED_STEPS = 4
+PASSES_OVER_TEST = 3  # after training: test images, as many training images, and shifted test images
 
 
 def execute(
@@ -85,7 +86,7 @@ def execute(
         params_trunk=network.params_trunk,
         params_head=network.params_head,
         gflops=network.gflops,
-        environment=environment_of(run, device, code_commit() if commit is None else commit),
+        environment=environment_of(run, device, code_commit() if commit is None else commit, threads),
         val_accuracy=last.val_accuracy,
         dead_classes=last.dead_classes,
         data_checksum=data.checksum,
@@ -144,7 +145,9 @@ def images_passed(run: Run, device: str) -> float:
     """Images that pass through the network, evaluations included: a forward pass is about a third of a training step."""
     data = load_cached(run.data, device)
     num_examples = len(data.train.labels)
-    evaluated = len(Grid(run.train, num_examples).steps) * len(data.val.labels) + 2 * len(data.test.labels)
+    evaluated = len(Grid(run.train, num_examples).steps) * len(data.val.labels) + PASSES_OVER_TEST * len(
+        data.test.labels
+    )
     return run.train.images(num_examples) + evaluated / 3
 
 
@@ -193,23 +196,23 @@ def _memory(model: ModelSpec, data: DataSpec, train: TrainSpec, device: str) -> 
     return training_memory(model, load_cached(data, device), train)
 
 
-def environment_of(run: Run, device: str, commit: str) -> dict[str, str]:
-    """Describe where and in which precision a run executed, and the plugins it used, with digests.
+def environment_of(run: Run, device: str, commit: str, threads: int = 0) -> dict[str, str]:
+    """Describe where, in which precision and with how many threads a run executed, and the plugins it used, with digests.
 
-    A driver that has no such device leaves the precision out.
+    A driver leaves out the threads, which are its worker's, and the precision if it has no such device.
     """
+    own = {"threads": str(threads)} if threads else {}
     used = {"precision": precision_on(device, run.train.precision)} if is_here(torch.device(device)) else {}
     plugins = sorted({f"{module_label(addition.module)} {addition.digest}" for addition in added(run.settings)})
-    return environment(device, commit) | used | ({"plugins": ", ".join(plugins)} if plugins else {})
+    return environment(device, commit) | own | used | ({"plugins": ", ".join(plugins)} if plugins else {})
 
 
 @lru_cache
 def environment(device: str, commit: str) -> dict[str, str]:
-    """Describe where a run executed: device, threads, versions, host, commit of this code."""
+    """Describe where runs execute: device, versions, host, commit of this code."""
     on_gpu = torch.device(device).type == "cuda"
     return {
         "device": device_name(device),
-        "threads": str(torch.get_num_threads()),
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "python": platform.python_version(),

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -172,8 +172,16 @@ def write_report(
 ) -> Report:
     """Write the report into the store's folder; with `force=False` only if the records have changed since.
 
-    Raises NoRecordsError if there is no record to report on.
+    Of two drivers that end together, the second waits and reads what the first has read, or more. Raises NoRecordsError if there is
+    no record to report on.
     """
+    from filelock import FileLock
+
+    with FileLock(store.folder / ".report.lock") if store.folder.is_dir() else nullcontext():
+        return _write_report(study, protocol, store, overrides, force)
+
+
+def _write_report(study: Study, protocol: str, store: Store, overrides: Sequence[str], force: bool) -> Report:
     report = read_report(study, protocol, store, overrides)
     records = report.records
     notes = [*report.damaged]

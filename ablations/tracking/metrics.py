@@ -24,7 +24,7 @@ def curve_metrics(point: Evaluation) -> Metrics:
 def final_metrics(record: RunRecord, target: float) -> Metrics:
     """Metrics of a whole run, the same keys for every run.
 
-    Where the target was missed, `convergence/reached` is 0, and the images to it are all that the run has seen.
+    Where the target was missed, `convergence/reached` is 0, and the images to it are all that the run was given.
     """
     examples = record.examples_to_target(target)
     return {
@@ -37,7 +37,7 @@ def final_metrics(record: RunRecord, target: float) -> Metrics:
         "params/head": float(record.params_head),
         "gflops": record.gflops,
         "peak_memory_mb": record.peak_memory_mb,
-        "convergence/examples_to_target": min(examples, float(record.examples_seen)),
+        "convergence/examples_to_target": min(examples, float(record.examples_given)),
         "convergence/reached": float(math.isfinite(examples)),
         "train_seconds": record.train_seconds,
     }

@@ -100,6 +100,26 @@ def test_results_are_not_published_onto_themselves(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_what_was_published_stays_if_the_new_version_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "ours")
+    folder = publish(tmp_path)
+    before = sorted(folder.rglob("*"))
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if target == folder and self.name != "replaced":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publish(tmp_path)
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_what_was_published_stays_if_the_new_report_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from toy_engine import Toy
 
 from ablations.catalog import load_study
-from ablations.execution.engines import Ended, Event, Started
+from ablations.execution.engines import Ended, Event, Failed, Started
 from ablations.execution.signals import OutOfTimeError, time_limit
 from ablations.records import RunRecord, Store
 from ablations.runs import Run
@@ -74,6 +74,33 @@ def test_retries_of_a_few_runs_are_not_taken_for_a_failure_of_all(toy: Toy, tmp_
     outcome = run_studies([NUM_1X1], replace(asked, variants=["0x", "1x"]), Console(quiet=True))
     assert not outcome.stopped
     assert [run.variant for run in toy.executed].count("1x") == 2 * 3
+
+
+def test_a_study_with_results_tries_its_last_runs_again(toy: Toy, tmp_path: Path) -> None:
+    run_studies([NUM_1X1], request(tmp_path), Console(quiet=True))
+    toy.fails = ("1x", "3x")
+    asked = replace(request(tmp_path, retries=2), variants=["1x", "3x"])
+    outcome = run_studies([NUM_1X1], asked, Console(quiet=True))
+    assert not outcome.stopped
+    assert [run.variant for run in toy.executed].count("3x") == 2 * 3
+
+
+def test_a_run_that_failed_before_the_time_was_up_is_not_counted_among_what_remains(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.fails = ("0x",)
+    execute = toy.execute
+
+    def until_the_time_is_up(runs: Iterable[Run]) -> Iterator[Event]:
+        for event in execute(runs):
+            yield event
+            if isinstance(event, Failed):
+                raise OutOfTimeError
+
+    monkeypatch.setattr(toy, "execute", until_the_time_is_up)
+    outcome = run_studies([NUM_1X1], request(tmp_path), Console(quiet=True))
+    done = sum(record.is_result for record in outcome.reports["num_1x1"].records)
+    assert (len(outcome.failed), outcome.remaining) == (1, outcome.num_runs - done - 1)
 
 
 def test_what_every_variant_fails_at_is_said_once(toy: Toy, tmp_path: Path) -> None:

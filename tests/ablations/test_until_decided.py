@@ -58,6 +58,7 @@ def test_seeds_are_added_to_what_is_undecided_and_to_the_baseline_alone(scripted
     table = outcome.reports["num_1x1"].summary.variants.set_index("variant")
     assert (table.loc["0x", "verdict"], table.loc["3x", "verdict"]) == ("better", "worse")
     assert (table.loc["0x", "compared_seeds"], table.loc["0x", "n"]) == (5, 5)
+    assert outcome.num_runs == len(scripted.executed), "runs of all looks, each once"
     assert "decided at 5 seeds" in outcome.reports["num_1x1"].grounds
 
 
@@ -133,6 +134,10 @@ def test_a_look_that_lacks_runs_is_said_not_to_be(
     assert max(run.seed for run in scripted.executed) == 4
     assert {record.run.variant for record in outcome.failed} == {"1x"}
     assert "seeds: runs of 1x failed" in capsys.readouterr().out
+    table = outcome.reports["num_1x1"].summary.variants.set_index("variant")
+    assert list(table.loc[["0x", "3x"], "verdict"]) == ["pending"] * 2, (
+        "without a result, 1x is one of the tests all the same"
+    )
 
 
 def test_looks_at_accuracy_are_refused_to_a_study_of_failures(tmp_path: Path) -> None:

@@ -164,6 +164,25 @@ def test_a_damaged_checkpoint_is_a_warning_and_not_used(data: ImageData, tmp_pat
 
 
 @pytest.mark.usefixtures("always")
+def test_a_checkpoint_for_which_memory_is_lacking_stays(
+    data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.pt"
+    with pytest.raises(Killed):
+        trained(data, SPEC, path, killed_at=4)
+    content = path.read_bytes()
+
+    def lacking(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("torch.load", lacking)
+        with pytest.raises(torch.OutOfMemoryError):
+            trained(data, SPEC, path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.usefixtures("always")
 def test_a_checkpoint_says_how_far_its_training_has_come(data: ImageData, tmp_path: Path) -> None:
     assert last_point(tmp_path / "run.pt") is None
     with pytest.raises(Killed):

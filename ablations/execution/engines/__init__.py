@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from ablations.records import Executed, RunRecord
 from ablations.runs import Run
-from nin.cli import is_out_of_memory
 from nin.history import Evaluation
+from nin.out_of_memory import is_out_of_memory
 from nin.text import one_line, redacted
 
 

@@ -10,7 +10,7 @@ from scipy import stats as scipy_stats
 from statsmodels.duration.survfunc import survdiff
 
 from ablations.analysis import convergence, stats
-from ablations.analysis.stats import Interval
+from ablations.analysis.interval import Interval
 
 INF = math.inf
 

@@ -143,7 +143,7 @@ def test_noise_far_above_the_margin_is_futile() -> None:
 def test_at_the_first_look_nothing_is_corrected() -> None:
     test = PrimaryTest(0.01, 0.004, 4, 3, "moderated")
     corrected = after_stopping(test, (3,), ())
-    assert (corrected.estimate, corrected.low, corrected.high) == (0.01, *test.limits())
+    assert corrected == test.interval
 
 
 def test_the_interval_of_what_is_not_found_is_at_least_that_of_the_t_test(rng: np.random.Generator) -> None:
@@ -160,7 +160,7 @@ def test_the_interval_of_what_is_not_found_is_at_least_that_of_the_t_test(rng: n
 def test_a_difference_found_late_is_corrected_towards_zero_and_its_interval_is_wider() -> None:
     test = PrimaryTest(0.01, 0.003, 20, 8, "moderated")
     corrected = after_stopping(test, (3, 5, 8), (0.01, 0.01))
-    low, high = test.limits()
+    low, high = test.interval.low, test.interval.high
     assert 0 < corrected.estimate < test.estimate
     assert corrected.high - corrected.low > high - low
 

@@ -14,7 +14,8 @@ from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.power import TTestPower
 
 from ablations.analysis import convergence, planning, stats
-from ablations.analysis.stats import Interval
+from ablations.analysis.interval import Interval
+from ablations.analysis.moderated import contrast_test, welch_test
 
 NUM_STUDIES = 2_000  # simulated
 SEED_COUNTS = (3, 5, 10)
@@ -56,7 +57,8 @@ def rng() -> np.random.Generator:
 
 def test_welch_is_that_of_r() -> None:
     """R: t.test(extra ~ group, data = sleep)."""
-    interval, p = stats.welch(SLEEP_1, SLEEP_2)
+    test = welch_test(SLEEP_1, SLEEP_2)
+    interval, p = test.interval, test.p
     assert (interval.estimate, interval.low, interval.high) == pytest.approx((-1.58, -3.3654832, 0.2054832), abs=1e-7)
     assert p == pytest.approx(0.07939, abs=5e-6)
 
@@ -147,19 +149,14 @@ def test_pooled_sd_is_the_residual_of_an_analysis_of_variance() -> None:
     assert stats.pooled_sd(samples) == pytest.approx(math.sqrt(sum(residuals**2) / (9 + 3)))
 
 
-def test_contrast_of_two_cells_is_welch() -> None:
-    interval, p = stats.contrast([SLEEP_1, SLEEP_2], [1, -1])
-    expected, p_expected = stats.welch(SLEEP_1, SLEEP_2)
-    assert (interval.low, interval.high, p) == pytest.approx((expected.low, expected.high, p_expected))
-
-
 def test_interaction_of_alike_cells_is_the_analysis_of_variance() -> None:
     """With equal sizes and equal sample variances Satterthwaite's degrees of freedom are those of the residual."""
     offsets = np.array([-2.0, 0.5, 0.0, 1.5])
     means = {("a", "x"): 1.0, ("a", "y"): 2.5, ("b", "x"): 1.5, ("b", "y"): 4.5}
     design = np.array([[1, a == "b", b == "y", (a, b) == ("b", "y")] for a, b in means for _ in offsets], dtype=float)
     fit = OLS(np.concatenate([mean + offsets for mean in means.values()]), design).fit()
-    interval, p = stats.two_way({key: mean + offsets for key, mean in means.items()}, ("a", "x"))["b", "y"]
+    test = stats.two_way({key: mean + offsets for key, mean in means.items()}, ("a", "x"))["b", "y"]
+    interval, p = test.interval, test.p
     assert interval.estimate == pytest.approx(fit.params[3])
     assert (interval.low, interval.high) == pytest.approx(tuple(fit.conf_int()[3]))
     assert p == pytest.approx(fit.pvalues[3])
@@ -171,7 +168,8 @@ def test_contrast_of_unlike_cells_has_the_error_of_robust_least_squares(rng: np.
     weights = np.array([1.0, -1.0, -0.5, 0.5])
     group = np.repeat(range(4), [len(cell) for cell in cells])
     fit = OLS(np.concatenate(cells), np.eye(4)[group]).fit(cov_type="HC2")
-    interval, p = stats.contrast(cells, list(weights))
+    test = contrast_test(cells, list(weights))
+    interval, p = test.interval, test.p
     error = math.sqrt(weights @ fit.cov_params() @ weights)
     parts = weights**2 * [cell.var(ddof=1) / len(cell) for cell in cells]
     freedom = parts.sum() ** 2 / sum(parts**2 / ([len(cell) - 1 for cell in cells] * np.ones(4)))
@@ -182,7 +180,7 @@ def test_contrast_of_unlike_cells_has_the_error_of_robust_least_squares(rng: np.
 def test_main_effects_average_over_the_other_factor() -> None:
     means = {("a", "x"): 1.0, ("a", "y"): 2.0, ("a", "z"): 3.0, ("b", "x"): 2.0, ("b", "y"): 4.0, ("b", "z"): 9.0}
     effects = stats.two_way({key: [mean - 0.1, mean + 0.1] for key, mean in means.items()}, ("a", "x"))
-    assert {key: effect.estimate for key, (effect, _) in effects.items()} == pytest.approx(
+    assert {key: effect.estimate for key, effect in effects.items()} == pytest.approx(
         {("b", None): 3.0, (None, "y"): 1.5, (None, "z"): 4.5, ("b", "y"): 1.0, ("b", "z"): 5.0}
     )
 
@@ -277,9 +275,9 @@ def test_undecidable_comparison_is_inconclusive(variant: list[float], base: list
     unknown = (comparison.p, comparison.p_holm, comparison.p_dunnett, comparison.p_sign_flip, comparison.p_equivalent)
     assert all(map(math.isnan, unknown))
     assert all(map(math.isnan, (comparison.seeds_if_seen, comparison.seeds_if_margin)))
-    interval, p = stats.contrast([variant, base], [1, -1])
-    assert is_unknown(interval)
-    assert math.isnan(p)
+    test = welch_test(variant, base)
+    assert is_unknown(test.interval)
+    assert math.isnan(test.p)
 
 
 def test_without_variance_nothing_is_said_to_be_detectable() -> None:
@@ -290,7 +288,8 @@ def test_without_variance_nothing_is_said_to_be_detectable() -> None:
 def test_one_constant_side_is_tested_against_the_other() -> None:
     """A variant that collapses in every run has no variance: Welch's test is then that of one sample against a constant."""
     expected = scipy_stats.ttest_1samp(SPREAD, 0.1)
-    interval, p = stats.welch([0.1] * 3, SPREAD)
+    test = welch_test([0.1] * 3, SPREAD)
+    interval, p = test.interval, test.p
     assert p == pytest.approx(expected.pvalue)
     assert interval.high - interval.low == pytest.approx(np.diff(expected.confidence_interval())[0])
     comparison = stats.compare({"base": by_seed(SPREAD), "variant": by_seed([0.1] * 3)}, "base", ["variant"])["variant"]
@@ -356,13 +355,13 @@ def test_coverage_of_the_mean(num_seeds: int, rng: np.random.Generator) -> None:
 )
 def test_coverage_of_welch(num_seeds: int, deviations: tuple[float, float], rng: np.random.Generator) -> None:
     studies = normal_studies(rng, num_seeds, *deviations)
-    assert 0.93 <= coverage([holds(stats.welch(x, y)[0], 0) for x, y in studies]) <= 0.97
+    assert 0.93 <= coverage([holds(welch_test(x, y).interval, 0) for x, y in studies]) <= 0.97
 
 
 @pytest.mark.parametrize("num_seeds", SEED_COUNTS)
 def test_coverage_of_an_interaction(num_seeds: int, rng: np.random.Generator) -> None:
     studies = normal_studies(rng, num_seeds, 1, 1, 2, 2)
-    assert 0.93 <= coverage([holds(stats.contrast(cells, [1, -1, -1, 1])[0], 0) for cells in studies]) <= 0.97
+    assert 0.93 <= coverage([holds(contrast_test(cells, [1, -1, -1, 1]).interval, 0) for cells in studies]) <= 0.97
 
 
 @pytest.mark.parametrize("num_seeds", SEED_COUNTS)

@@ -57,7 +57,7 @@ def test_it_is_never_narrower_than_the_test_over_seeds_alone(rng: np.random.Gene
     x, y = rng.random((3, 5_000)) < 0.9, rng.random((3, 5_000)) < 0.9
     for test in (PrimaryTest(0.0, 0.02, 2, 3, "paired"), PrimaryTest(0.0, 0.02, 2, 3, "welch")):
         result = seeds_and_images(x, y, test)
-        low, high = test.limits()
+        low, high = test.interval.low, test.interval.high
         assert result.difference.high - result.difference.low >= high - low
         assert result.p >= 2 * scipy_stats.t.sf(abs(result.difference.estimate) / test.error, 2) - 1e-12
 

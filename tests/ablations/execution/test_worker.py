@@ -49,6 +49,15 @@ def test_a_driver_without_the_workers_device_describes_a_failed_run() -> None:
     assert "precision" in environment_of(short("auto"), "cpu", "")
 
 
+def test_a_run_says_how_many_threads_it_had_and_a_driver_does_not_guess() -> None:
+    before = torch.get_num_threads()
+    try:
+        assert [execute(short("float32"), threads=n).record.environment["threads"] for n in (1, 2)] == ["1", "2"]
+    finally:
+        torch.set_num_threads(before)
+    assert "threads" not in environment_of(short("float32"), "cpu", "")
+
+
 def test_a_probe_leaves_the_callers_threads_and_random_numbers_alone() -> None:
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     assert probe(short("float32"), "cpu", threads + 1) > 0
@@ -65,7 +74,7 @@ def test_a_probe_takes_the_fastest_step_but_the_first(
     monkeypatch.setattr("nin.train.timestamp", lambda device: float(next(clock)))
     changes = {"data.train_examples": images, "train.batch_size": batch_size, "train.epochs": 1}
     run = smoke_runs(seeds=1)[0].with_settings({**changes, "train.precision": "float32"})
-    evaluated = len(Grid(run.train, images).steps) * 200 + 2 * 200
+    evaluated = len(Grid(run.train, images).steps) * 200 + 3 * 200
     assert probe(run, "cpu") == pytest.approx(2 / min(images, batch_size) * (images + evaluated / 3))
 
 

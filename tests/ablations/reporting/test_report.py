@@ -46,7 +46,7 @@ def test_summarys_numbers_are_those_of_the_runs(written: Store) -> None:
         assert row["test_accuracy_mean"] == pytest.approx(runs[name].mean())
         assert row["difference"] == pytest.approx(100 * (runs[name].mean() - runs["2x"].mean()))
         assert (row["difference_low"], row["difference_high"]) == pytest.approx(
-            tuple(100 * limit for limit in primary[name].limits())
+            tuple(100 * end for end in (primary[name].interval.low, primary[name].interval.high))
         )
         assert row["difference_welch_low"] == pytest.approx(100 * welch[name].confidence_interval().low)
         assert row["p_holm"] >= primary[name].p

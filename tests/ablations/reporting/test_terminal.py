@@ -8,7 +8,7 @@ import pytest
 from builders import smoke_runs
 from rich.console import Console
 
-from ablations.analysis.stats import Interval
+from ablations.analysis.interval import Interval
 from ablations.execution.engines import Started
 from ablations.execution.progress import Display
 from ablations.reporting.terminal import DROPPED_FIRST, fitting_table, print_text

@@ -234,6 +234,14 @@ def test_a_missed_target_is_all_examples_seen_and_not_reached(tracked: Tracked) 
     assert (metrics["convergence/examples_to_target"], metrics["convergence/reached"]) == (1024, 0)
 
 
+def test_a_diverged_run_is_not_the_faster_for_it(tracked: Tracked) -> None:
+    record = record_of(tracked.runs()[0], test_accuracy=0.1)
+    diverged = replace(record, status="diverged", curve=record.curve[:1], examples_seen=record.curve[0].examples)
+    tracked.track([diverged])
+    images = tracked.one("seed").data.metrics["convergence/examples_to_target"]
+    assert images == diverged.examples_given > diverged.examples_seen
+
+
 def test_names_that_mlflow_refuses_and_more_metrics_than_it_takes_at_once_are_logged(
     tracked: Tracked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
