@@ -123,9 +123,15 @@ class RunRecord:
         """Train minus test accuracy, both in evaluation mode after the last step."""
         return self.train_accuracy - self.test_accuracy
 
+    def reached(self, target: float) -> Evaluation | None:
+        """Find the first evaluation with validation accuracy >= target; None if there is none, or the run collapsed."""
+        points = () if self.status == "collapsed" else self.curve
+        return next((point for point in points if point.val_accuracy >= target), None)
+
     def examples_to_target(self, target: float) -> float:
-        """Training images seen at the first evaluation with validation accuracy >= target; infinite if there is none."""
-        return next((float(point.examples) for point in self.curve if point.val_accuracy >= target), math.inf)
+        """Training images seen when the target was `reached`; infinite if it was not."""
+        point = self.reached(target)
+        return float(point.examples) if point else math.inf
 
     def test_correctness(self) -> NDArray[np.bool_]:
         """(test_examples,) bool: which test images the trained network gets right."""

@@ -9,7 +9,7 @@ import math
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,6 +44,7 @@ from ablations.tracking.tracker import Tracker, finish
 from ablations.tuning.task import FIRST_SEED
 from ablations.tuning.winners import both_settings, load_tuned
 from nin.checkpoint import last_point
+from nin.data import shape
 from nin.text import counted
 
 
@@ -142,6 +143,7 @@ def run_studies(
     parts = find_parts(studies, request)
     missing = sorted((run for part in parts for run in part.missing), key=lambda run: run.seed)
     prepare(missing, console)
+    _warn_of_targets(parts, request.protocol)
     engine = make_engine(request.engine, request.results, keep_weights=request.keep_weights) if missing else None
     require_writable(request.results)
     _write_prepared(parts, looks, request.overrides)
@@ -221,7 +223,7 @@ def find_part(study: Study, request: Request) -> Part:
     store.require_unpublished()
     Looks(store.folder, request.overrides).require_no_more(runs)
     records, damaged = store.read_all(runs)
-    for line in damaged:
+    for line in [*_other_question(study, store), *damaged]:
         warn(line)
     unmeasured = [record for record in records.values() if record.is_result and not _is_measured(study, record)]
     if unmeasured:
@@ -245,6 +247,18 @@ def find_part(study: Study, request: Request) -> Part:
     if finished != done:
         warn(f"{counted(len(finished - done), 'finished run')} without weights: trained again to keep them")
     return Part(study, runs, [run for run in runs if run.run_id not in done], store, adopted, outdated)
+
+
+def _other_question(study: Study, store: Store) -> Iterator[str]:
+    """Yield a line if the report of a study's file would replace one on another question: two files may have one name."""
+    report = store.folder / "report.md"
+    if study.file and report.is_file():
+        question = report.read_text().partition("\n")[0].removeprefix(f"# {study.name}: ")
+        if question != study.question:
+            yield (
+                f"{report} is on another question, {question!r}, and will be replaced: if another file of this name wrote it, rename "
+                "one of them"
+            )
 
 
 def _is_measured(study: Study, record: RunRecord) -> bool:
@@ -283,6 +297,18 @@ def _write_prepared(parts: Sequence[Part], looks: Declaration, overrides: Sequen
         for record in part.adopted:
             part.store.write(record)
         part.store.checkpoints_folder.mkdir(parents=True, exist_ok=True)
+
+
+def _warn_of_targets(parts: Sequence[Part], protocol: str) -> None:
+    """Warn where guessing reaches the accuracy that counts as trained: it was chosen for data of more classes."""
+    for part in parts:
+        target = part.study.target(protocol)
+        for name, num_classes in {run.data.name: shape(run.data)[1] for run in part.missing}.items():
+            if target <= 1 / num_classes:
+                warn(
+                    f"guessing reaches the target of {target:.0%} validation accuracy with the {num_classes} classes of {name}, so "
+                    f"images to target say nothing: set targets in the study's file"
+                )
 
 
 def _announce(

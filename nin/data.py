@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from nin.fetch import DataError, data_root
 from nin.registry import Registry, added
-from nin.sources import DATASETS, FOLDER, Source, Split, hashed_order, read, shape
+from nin.sources import DATASETS, FOLDER, Split, hashed_order, read, shape
 from nin.spec import DataSpec, Shape, choose, stream
 from nin.text import one_line, shortened
 
@@ -192,8 +192,15 @@ def load(spec: DataSpec, root: Path | None = None, device: str | torch.device = 
     order = hashed_order(spec.split, len(source.train.labels))
     num_held = 0 if source.val else spec.val_examples
     num_train = spec.train_examples or len(order) - num_held
-    _require_enough("data.val_examples + data.train_examples", num_held + max(num_train, 1), len(order), source)
-    _require_enough("data.test_examples", spec.test_examples, len(source.test.labels), source)
+    # A data set with validation images of its own ignores how many are held out.
+    fewer = "set " if source.val else f"set fewer, such as data.val_examples={len(order) // 6}, with "
+    wanted = num_held + max(num_train, 1)
+    _require_enough(
+        "data.val_examples + data.train_examples", wanted, len(order), f"{fewer}data.train_examples=0 for all others"
+    )
+    _require_enough(
+        "data.test_examples", spec.test_examples, len(source.test.labels), "set data.test_examples=0 for all"
+    )
     test = source.test
     if spec.test_examples:
         test = test.take(hashed_order(spec.test_split, len(test.labels))[: spec.test_examples])
@@ -214,7 +221,7 @@ def load(spec: DataSpec, root: Path | None = None, device: str | torch.device = 
             digest.update(tensor.contiguous().numpy().data)
     data = ImageData(spec, source.classes, train, val, test, mean, std, digest.hexdigest())
     notes = source.notes
-    if spec.name.startswith(FOLDER):
+    if is_own:
         counts = _counts(data)
         notes = (_summary(data, counts), *notes, *_lacking(data, counts))
     return replace(data, notes=notes).to(device)
@@ -262,14 +269,9 @@ def _generator(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(stream(seed, name))
 
 
-def _require_enough(what: str, wanted: int, there: int, source: Source) -> None:
+def _require_enough(what: str, wanted: int, there: int, advice: str) -> None:
     if wanted > there:
-        # A data set with validation images of its own ignores how many are held out.
-        held = "" if source.val else f", such as data.val_examples={len(source.train.labels) // 6}"
-        raise ValueError(
-            f"{what} asks for {wanted:,} images; the data set has {there:,}: set fewer{held}, with data.train_examples=0 for all "
-            "others and data.test_examples=0 for all test images"
-        )
+        raise ValueError(f"{what} asks for {wanted:,} images; the data set has {there:,}: {advice}")
 
 
 def _pixel_statistics(images_NCHW: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from nin.fetch import DataError, data_root, expanded, fashion_mnist, fetch_by_to
 from nin.folders import ImageFolder, find
 from nin.images import decode, is_grey
 from nin.images import notes as image_notes
-from nin.registry import Registry
-from nin.spec import DataSpec, Shape, choose, stream
+from nin.registry import Registry, added
+from nin.spec import DataSpec, Shape, choose, is_whole, stream
 from nin.text import one_line, shape_text
 
 FASHION_MNIST_CLASSES = (
@@ -25,6 +25,7 @@ FASHION_MNIST_CLASSES = (
 )
 FOLDER = "folder:"  # prefix of the names of folders of images
 FOLDER_SIZE = 32  # pixels; height and width of a folder's images where the specification names none
+PARTS = {"train": "training", "val": "validation", "test": "test"}  # of a data set, in words
 FOLDER_TEST_SHARE = 6  # one image in six is a test image where a folder has no test images of its own
 
 
@@ -74,6 +75,12 @@ class Dataset:
     num_classes: int
     read: Callable[[Path], Source]
     is_fixed: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.in_shape) != 3 or not all(is_whole(n) and n >= 1 for n in self.in_shape):
+            raise ValueError(f"Dataset(in_shape={self.in_shape!r}): must be channels, height and width")
+        if not is_whole(self.num_classes) or self.num_classes < 2:
+            raise ValueError(f"Dataset(num_classes={self.num_classes!r}): must be a whole number, 2 or more")
 
 
 def _fashion_mnist(root: Path) -> Source:
@@ -202,14 +209,23 @@ def read(spec: DataSpec, root: Path) -> Source:
             f"data set {spec.name!r} cannot be read from {root} ({error.strerror or error}): name another root in NIN_DATA"
         ) from error
     _require_as_declared(spec.name, dataset, source)
-    return source
+    if not added({"data.name": spec.name}):
+        return source
+    parts = {part: split for part in PARTS if (split := getattr(source, part))}
+    names = {part: [f"{PARTS[part]} image {i}" for i in range(len(split.labels))] for part, split in parts.items()}
+    return replace(source, notes=(*source.notes, *_repeats(parts, names)))
 
 
 def _require_as_declared(name: str, dataset: Dataset, source: Source) -> None:
     """Raise ValueError if images, labels or classes are not those that DATASETS declares, by which networks are sized."""
+    if not isinstance(source, Source):
+        raise ValueError(f"data set {name!r}: its function must return a Source, and returns {type(source).__name__}")
+    if not all(isinstance(each, str) for each in source.classes) or len({*source.classes}) < len(source.classes):
+        raise ValueError(f"data set {name!r}: its classes must be different texts, and are {source.classes!r}")
     if len(source.classes) != dataset.num_classes:
         raise ValueError(f"data set {name!r} declares {dataset.num_classes} classes and names {len(source.classes)}")
-    for part, split in (("training", source.train), ("test", source.test), ("validation", source.val)):
+    for key, part in PARTS.items():
+        split = getattr(source, key)
         if split is None:
             continue
         images, labels, num = split.images, split.labels, len(split.images)
@@ -226,7 +242,9 @@ def _require_as_declared(name: str, dataset: Dataset, source: Source) -> None:
             raise ValueError(
                 f"data set {name!r}: labels for {part} must be int64 {(num,)}, as many as images, and are {shape_text(labels)}"
             )
-        if num and not 0 <= int(labels.min()) <= int(labels.max()) < dataset.num_classes:
+        if num == 0:
+            raise ValueError(f"data set {name!r} has no {part} images")
+        if not 0 <= int(labels.min()) <= int(labels.max()) < dataset.num_classes:
             raise ValueError(
                 f"data set {name!r}: labels for {part} go from {labels.min()} to {labels.max()}, and must go from 0 to "
                 f"{dataset.num_classes - 1}"
@@ -361,20 +379,21 @@ def _num_channels(folder: ImageFolder) -> int:
     return 1 if all(is_grey(file) for part in folder.parts for file, _ in folder.samples(part)) else 3
 
 
-def _repeats(parts: Mapping[str, Split], files: Mapping[str, Sequence[Path]]) -> Iterator[str]:
-    """Yield lines on duplicate images, as the network sees them: within training, or in training and another part."""
-    train: dict[bytes, Path] = {}
-    for part in ("train", "val", "test"):
-        if part not in parts:
-            continue
+def _repeats(parts: Mapping[str, Split], names: Mapping[str, Sequence[object]]) -> Iterator[str]:
+    """Yield lines on duplicate images, as the network sees them: within training, or in training and another part.
+
+    names  of the images, such as their files, by part
+    """
+    train: dict[bytes, object] = {}
+    for part in (part for part in PARTS if part in parts):
         digests = [hashlib.blake2b(image.numpy().data, digest_size=16).digest() for image in parts[part].images]
-        again: list[tuple[Path, Path]] = []
-        for file, digest in zip(files[part], digests, strict=True):
+        again: list[tuple[object, object]] = []
+        for name, digest in zip(names[part], digests, strict=True):
             if digest in train:
-                again.append((file, train[digest]))
+                again.append((name, train[digest]))
             elif part == "train":
-                train[digest] = file
+                train[digest] = name
         if again:
-            (file, other), name = again[0], {"train": "training", "val": "validation", "test": "test"}[part]
+            one, other = again[0]
             what = "repeat another one" if part == "train" else "are training images as well"
-            yield f"{len(again):,} of {len(digests):,} {name} images {what}, pixel by pixel: {file} is {other}"
+            yield f"{len(again):,} of {len(digests):,} {PARTS[part]} images {what}, pixel by pixel: {one} is {other}"

@@ -233,8 +233,9 @@ def find(name: str, results: Path) -> Path:
     if found:
         listed = _listed({path: there[path] for path in found.values()})
         are_told_apart = len({there[path] for path in found.values()}) > 1  # not where only settings differ
-        more = f"write {'more of it, or ' if are_told_apart else ''}the run_id"
-        raise ValueError(f"{name!r} could be any of {listed}: {more} in brackets")
+        newest = max(found.values(), key=lambda path: path.stat().st_mtime)
+        more = "more of it, or the run_id in brackets" if are_told_apart else f"the run_id, of the newest {newest.stem}"
+        raise ValueError(f"{name!r} could be any of {listed}: write {more}")
     makes = "python -m ablations.run STUDY --keep-weights keeps those that it trains"
     if not there:
         raise ValueError(

@@ -261,10 +261,7 @@ def _row(
     loss = stats.mean_interval([r.test_loss for r in group])
     against = comparison or stats.NO_COMPARISON
     welch = against.welch.in_points()
-    seconds = [
-        convergence.time_to_target([p.seconds for p in r.curve], [p.val_accuracy for p in r.curve], target)
-        for r in group
-    ]
+    seconds = [point.seconds if (point := r.reached(target)) else math.inf for r in group]
     curves = [pad_to_budget(r) for r in group]
     own_final = [  # of a run that never learned, its own final accuracy says nothing
         convergence.time_to_own_final(*curve) if r.learned else math.inf for r, curve in zip(group, curves, strict=True)

@@ -76,6 +76,25 @@ def test_retries_of_a_few_runs_are_not_taken_for_a_failure_of_all(toy: Toy, tmp_
     assert [run.variant for run in toy.executed].count("1x") == 2 * 3
 
 
+def test_a_file_whose_name_another_study_had_is_said_to_replace_its_report(
+    toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = replace(NUM_1X1, name="mine", question="How many?", file="mine.py")
+    run_studies([ours], request(tmp_path), Console(quiet=True))
+    run_studies([ours], request(tmp_path), Console(quiet=True))
+    assert "another question" not in capsys.readouterr().err
+    run_studies([replace(ours, question="How wide?", file="other/mine.py")], request(tmp_path), Console(quiet=True))
+    assert "report.md is on another question, 'How many?', and will be replaced" in capsys.readouterr().err
+
+
+def test_a_target_that_guessing_reaches_is_a_warning(
+    toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_studies([replace(NUM_1X1, targets={"smoke": 0.1})], request(tmp_path), Console(quiet=True))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "guessing reaches the target of 10% validation accuracy with the 10 classes of synthetic" in said
+
+
 def test_a_study_with_results_tries_its_last_runs_again(toy: Toy, tmp_path: Path) -> None:
     run_studies([NUM_1X1], request(tmp_path), Console(quiet=True))
     toy.fails = ("1x", "3x")

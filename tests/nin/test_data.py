@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nin.data import AUGMENTATIONS, CROP_MARGIN, DATASETS, ImageData, load, shape
+from nin.sources import Dataset, Source, Split
 from nin.spec import DataSpec, stream
 
 
@@ -35,8 +36,6 @@ def numbered(monkeypatch: pytest.MonkeyPatch, num_train: int, num_test: int) -> 
         images = torch.zeros(count, 1, 4, 4, dtype=torch.uint8)
         images[:, 0, 0, 0], images[:, 0, 0, 1] = torch.arange(count) // 256, torch.arange(count) % 256
         return Split(images, torch.arange(count) % 10)
-
-    from nin.sources import Dataset, Source, Split
 
     classes = tuple("abcdefghij")
     source = Dataset((1, 4, 4), 10, lambda root: Source(split(num_train), split(num_test), classes))
@@ -122,19 +121,57 @@ IMAGES, LABELS = torch.zeros(90, 1, 32, 32, dtype=torch.uint8), torch.arange(90)
         (IMAGES, LABELS + 1, "ab", "labels for training go from 1 to 2, and must go from 0 to 1"),
         (IMAGES.numpy(), LABELS, "ab", "images and labels for training must be tensors"),
         (IMAGES, LABELS, "abc", "declares 2 classes and names 3"),
+        (IMAGES, LABELS, "aa", "its classes must be different texts, and are ('a', 'a')"),
+        (IMAGES, LABELS, (0, 1), "its classes must be different texts, and are (0, 1)"),
+        (IMAGES[:0], LABELS[:0], "ab", "has no training images"),
     ],
 )
 def test_a_data_set_that_is_not_as_declared_is_one_line(
-    images: Any, labels: Tensor, classes: str, message: str, monkeypatch: pytest.MonkeyPatch
+    images: Any, labels: Tensor, classes: Any, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Networks and controls are sized by what is declared."""
-    from nin.sources import Dataset, Source, Split
-
     source = Source(Split(images, labels), Split(images, labels), tuple(classes))
     monkeypatch.setattr("nin.sources.DATASETS", {**DATASETS, "cells": Dataset((1, 32, 32), 2, lambda root: source)})
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         load(DataSpec(name="cells", val_examples=20))
     one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("in_shape", "num_classes", "message"),
+    [
+        ((32, 32), 2, "in_shape"),
+        ((1, 32, 0), 2, "in_shape"),
+        ((1, 32, 32), 1, "num_classes"),
+        ((1, 32, 32), 2.0, "num_classes"),
+    ],
+)
+def test_a_data_set_is_declared_with_a_shape_and_classes(in_shape: Any, num_classes: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Dataset(in_shape, num_classes, lambda root: Source(Split(IMAGES, LABELS), Split(IMAGES, LABELS), ("a", "b")))
+
+
+def test_a_function_that_returns_no_source_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    forgetful = Dataset((1, 32, 32), 2, lambda root: None)  # type: ignore[arg-type, return-value]
+    monkeypatch.setattr("nin.sources.DATASETS", {**DATASETS, "cells": forgetful})
+    with pytest.raises(ValueError, match="'cells': its function must return a Source, and returns NoneType"):
+        load(DataSpec(name="cells"))
+
+
+def test_an_added_data_set_is_looked_at_as_a_folder_is() -> None:
+    train = Split(
+        torch.randint(0, 255, (60, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte(), torch.zeros(60).long()
+    )
+    try:
+        DATASETS["leaking"] = Dataset((1, 8, 8), 2, lambda root: Source(train, train.first(20), ("healthy", "ill")))
+        data = load(DataSpec(name="leaking", val_examples=10))
+    finally:
+        del DATASETS["leaking"]
+    assert data.notes == (
+        "leaking: 50/10/20 images for training/validation/test, 1x8x8, 2 classes: healthy 50/10/20, ill 0/0/0",
+        "20 of 20 test images are training images as well, pixel by pixel: test image 0 is training image 0",
+        *(f"leaking: no {part} image of ill" for part in ("training", "validation", "test")),
+    )
 
 
 def test_the_checksum_is_over_all_that_is_used_and_its_order(synthetic: ImageData) -> None:

@@ -183,7 +183,7 @@ def test_a_run_is_found_by_the_start_of_its_id_or_the_end_of_its_name(name: str,
 def test_networks_that_only_settings_tell_apart_are_named_by_their_run_id(results: Path) -> None:
     twin = next(results.rglob("cccc*"))
     shutil.copyfile(twin, twin.with_stem("dddd000000000000"))
-    with pytest.raises(ValueError, match=r"12x:0 \(dddd0.*\): write the run_id in brackets"):
+    with pytest.raises(ValueError, match=r"12x:0 \(dddd0.*\): write the run_id, of the newest dddd0"):
         find("12x:0", results)
 
 
