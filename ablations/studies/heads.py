@@ -26,6 +26,7 @@ STUDY = Study(
         )
     },
     factors=("model.trunk", "model.head"),
+    contrasts=(("alexnet+alexnet", "alexnet+nin"), ("vgg11+vgg", "vgg11+nin")),
     left_out={
         "digits": ("alexnet+nin", "alexnet+alexnet"),  # images of 8x8 pixels are too small for AlexNet's trunk
         "smoke": ("nin+alexnet@params",),  # in so narrow a network it is nin+alexnet itself
