@@ -144,10 +144,8 @@ def probe(run: Run, device: str, threads: int = 1) -> float:
 def images_passed(run: Run, device: str) -> float:
     """Images that pass through the network, evaluations included: a forward pass is about a third of a training step."""
     data = load_cached(run.data, device)
-    num_examples = len(data.train.labels)
-    evaluated = len(Grid(run.train, num_examples).steps) * len(data.val.labels) + PASSES_OVER_TEST * len(
-        data.test.labels
-    )
+    num_examples, num_val, num_test = (len(part.labels) for part in (data.train, data.val, data.test))
+    evaluated = len(Grid(run.train, num_examples).steps) * num_val + PASSES_OVER_TEST * num_test
     return run.train.images(num_examples) + evaluated / 3
 
 
