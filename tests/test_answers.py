@@ -4,11 +4,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from ablations import answers
-from ablations.analysis.moderated import welch_test
 from ablations.answers import (
     NOT_RUN,
     Row,
@@ -26,7 +24,6 @@ from ablations.protocols import PROTOCOLS
 from ablations.publish import main
 from ablations.records import Store
 from ablations.reporting.files import read_report
-from ablations.reporting.formatting import signed_text
 from ablations.reporting.plain import CLAIMS, Claim
 
 ROOT = Path(__file__).parent.parent
@@ -53,41 +50,13 @@ def test_every_claim_has_a_short_and_a_long_answer() -> None:
         assert short.replace("\n ", "").startswith(detail.splitlines()[0])
 
 
-def test_controls_are_compared_with_two_in_their_precision() -> None:
-    """Over two studies' runs, since after 160,000 images no report has it."""
-    assert [row for row in controls_in_one_precision() if row not in CLAIMS_IN_DETAIL[0]] == []
-
-
-def controls_in_one_precision() -> list[str]:
-    """Rows of the table in docs/claims.md: controls of num_1x1 against two 1x1s in the precision that they had at each length."""
-    runs = pd.concat(
-        pd.read_csv(ROOT / REFERENCE / name / "standard/runs.csv").query(f"length > 40_000 and ({only})")
-        for name, only in (
-            ("num_1x1", "role == 'control' or variant == '2x'"),
-            ("precision", "variant == '2x float32'"),
-        )
-    )
-    runs["accuracy"], runs["bf16"] = 100 * runs["test_accuracy"], runs["device"].str.contains("bf16")
-    is_control = runs["role"] == "control"
-    twos = {each: two["accuracy"] for each, two in runs[~is_control].groupby(["length", "bf16"])}
-    rows = []
-    for variant, controls in runs[is_control].groupby("variant"):
-        groups = controls.groupby(["length", "bf16"])
-        assert [length for length, _ in groups.groups] == [160_000, 640_000], "one precision at each length"
-        found = [welch_test(group["accuracy"], twos[each]).interval for each, group in groups]
-        cells = [f"`{variant}`", *(signed_text(each.estimate, each.low, each.high) for each in found)]
-        rows.append(f"| {' | '.join(cells)} |")
-    return rows
-
-
 def test_the_claims_numbers_are_those_of_the_reports() -> None:
     """These texts are written by hand, so that they can name what the table does not; signs are the reader's."""
     for text in CLAIMS_IN_SHORT + CLAIMS_IN_DETAIL:
         claim = text.replace("\n ", "")
         numbers = re.findall(r"\d+\.\d+ to [+-]?\d+\.\d+|\d+\.\d\d+|\d{3},\d{3}|\d,\d{3},\d{3}", claim)
         named = re.findall(r"\]\((?:\.\./)?(results/reference/\w+/standard/report\.md)\)", claim)
-        both = controls_in_one_precision() if text in (CLAIMS_IN_SHORT[0], CLAIMS_IN_DETAIL[0]) else []
-        reports = "".join([*((ROOT / name).read_text() for name in named), *both])
+        reports = "".join((ROOT / name).read_text() for name in named)
         assert numbers
         assert [number for number in numbers if number not in reports] == [], claim
 
