@@ -50,6 +50,16 @@ def test_every_claim_has_a_short_and_a_long_answer() -> None:
         assert short.replace("\n ", "").startswith(detail.splitlines()[0])
 
 
+def test_controls_differ_from_two_by_what_the_report_says() -> None:
+    """The table of controls in docs/claims.md, row by row: after 160,000 images and after 640,000."""
+    report = (ROOT / REFERENCE / "num_1x1/standard/report.md").read_text().splitlines()
+    after = {row.split()[1]: row.split("|")[3:5] for row in report if row.startswith("|") and row.count(", n = ") == 3}
+    rows = re.findall(r"^  \| `(\S+@?\S+)` \| (.+) \| (.+) \|$", CLAIMS_IN_DETAIL[0], re.MULTILINE)
+    assert {name for name, *_ in rows} == {name for name in after if load_study("num_1x1").role(name) == "control"}
+    for name, *differences in rows:
+        assert [cell.partition(",")[0].strip() for cell in after[name]] == differences
+
+
 def test_the_claims_numbers_are_those_of_the_reports() -> None:
     """These texts are written by hand, so that they can name what the table does not; signs are the reader's."""
     for text in CLAIMS_IN_SHORT + CLAIMS_IN_DETAIL:
