@@ -303,11 +303,12 @@ def _warn_of_targets(parts: Sequence[Part], protocol: str) -> None:
     """Warn where guessing reaches the accuracy that counts as trained: it was chosen for data of more classes."""
     for part in parts:
         target = part.study.target(protocol)
-        for name, num_classes in {run.data.name: shape(run.data)[1] for run in part.missing}.items():
+        for name, data in {run.data.name: run.data for run in part.missing}.items():
+            _, num_classes = shape(data)  # which takes a look into every file of a folder
             if target <= 1 / num_classes:
                 warn(
                     f"guessing reaches the target of {target:.0%} validation accuracy with the {num_classes} classes of {name}, so "
-                    f"images to target say nothing: set targets in the study's file"
+                    "images to target say nothing: set targets in the study's file"
                 )
 
 

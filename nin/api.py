@@ -27,7 +27,7 @@ from nin.progress import progress_bar
 from nin.settings import SETTINGS
 from nin.sizes import NETWORKS, layer_rows, require_effect
 from nin.sources import link_folder
-from nin.spec import DataSpec, ModelSpec, Shape, TrainSpec, changed, choose, is_whole
+from nin.spec import DataSpec, ModelSpec, Shape, TrainSpec, as_shape, changed, choose, is_whole
 from nin.text import one_line, shape_text
 from nin.train import train
 from nin.weights import TrainedNetwork, find
@@ -83,7 +83,7 @@ def layers(
             network = build_model(*_resolved(network, in_shape, classes, changes), classes)
     elif given := [*changes, *(["num_classes"] if num_classes is not None else [])]:
         raise ValueError(f"{', '.join(given)}: a network that was built cannot be changed; name it, or give its spec")
-    in_shape = getattr(network, "in_shape", None) if in_shape is None else _as_shape(in_shape)
+    in_shape = getattr(network, "in_shape", None) if in_shape is None else as_shape(in_shape)
     if in_shape is None:
         raise ValueError("in_shape: this module does not say the size of its images; name it, such as (1, 28, 28)")
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
@@ -99,21 +99,12 @@ def _resolved(
 ) -> tuple[ModelSpec, Shape]:
     """Return the specification with its changes, and the shape of its images."""
     spec, known_shape = (network, None) if isinstance(network, ModelSpec) else choose(NETWORKS, network, "network")
-    shape = known_shape if in_shape is None else _as_shape(in_shape)
+    shape = known_shape if in_shape is None else as_shape(in_shape)
     if shape is None:
         raise ValueError("in_shape: a ModelSpec does not say the size of its images; name it, such as (1, 28, 28)")
     spec = changed(spec, changes)
     require_effect(changes, [(spec, shape, num_classes)])
     return spec, shape
-
-
-def _as_shape(in_shape: object) -> Shape:
-    """Return (C, H, W) of the three whole numbers, of Python or numpy. Raises ValueError for anything else."""
-    numbers = list(in_shape) if isinstance(in_shape, Iterable) else []
-    if len(numbers) != 3 or not all(is_whole(n) and n >= 1 for n in numbers):
-        raise ValueError(f"in_shape={in_shape}: must be channels, height and width, such as (1, 28, 28)")
-    channels, height, width = map(int, numbers)
-    return channels, height, width
 
 
 def load_data(

@@ -1,7 +1,7 @@
 """Read the known data sets as they are published: training and test images as bytes, labels, and the names of classes."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -16,7 +16,7 @@ from nin.folders import ImageFolder, find
 from nin.images import decode, is_grey
 from nin.images import notes as image_notes
 from nin.registry import Registry, added
-from nin.spec import DataSpec, Shape, choose, is_whole, stream
+from nin.spec import DataSpec, Shape, as_shape, choose, is_whole, stream
 from nin.text import one_line, shape_text
 
 FASHION_MNIST_CLASSES = (
@@ -77,8 +77,7 @@ class Dataset:
     is_fixed: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.in_shape) != 3 or not all(is_whole(n) and n >= 1 for n in self.in_shape):
-            raise ValueError(f"Dataset(in_shape={self.in_shape!r}): must be channels, height and width")
+        as_shape(self.in_shape)
         if not is_whole(self.num_classes) or self.num_classes < 2:
             raise ValueError(f"Dataset(num_classes={self.num_classes!r}): must be a whole number, 2 or more")
 
@@ -212,8 +211,8 @@ def read(spec: DataSpec, root: Path) -> Source:
     if not added({"data.name": spec.name}):
         return source
     parts = {part: split for part in PARTS if (split := getattr(source, part))}
-    names = {part: [f"{PARTS[part]} image {i}" for i in range(len(split.labels))] for part, split in parts.items()}
-    return replace(source, notes=(*source.notes, *_repeats(parts, names)))
+    repeats = _repeats(parts, lambda part, i: f"{PARTS[part]} image {i}")
+    return replace(source, notes=(*source.notes, *repeats))
 
 
 def _require_as_declared(name: str, dataset: Dataset, source: Source) -> None:
@@ -310,7 +309,7 @@ def _read_folder(spec: DataSpec, root: Path) -> Source:
         for part, chosen in (("test", order[:num_test]), ("train", order[num_test:])):
             parts[part] = parts["train"].take(chosen)
             files[part] = [files["train"][i] for i in chosen.tolist()]
-    notes = (*folder.notes, *image_notes(remarks), *_repeats(parts, files))
+    notes = (*folder.notes, *image_notes(remarks), *_repeats(parts, lambda part, i: files[part][i]))
     return Source(parts["train"], parts["test"], folder.classes, parts.get("val"), notes)
 
 
@@ -379,21 +378,21 @@ def _num_channels(folder: ImageFolder) -> int:
     return 1 if all(is_grey(file) for part in folder.parts for file, _ in folder.samples(part)) else 3
 
 
-def _repeats(parts: Mapping[str, Split], names: Mapping[str, Sequence[object]]) -> Iterator[str]:
+def _repeats(parts: Mapping[str, Split], name_of: Callable[[str, int], object]) -> Iterator[str]:
     """Yield lines on duplicate images, as the network sees them: within training, or in training and another part.
 
-    names  of the images, such as their files, by part
+    name_of  an image, given its part and position, such as its file
     """
-    train: dict[bytes, object] = {}
+    train: dict[bytes, int] = {}
     for part in (part for part in PARTS if part in parts):
         digests = [hashlib.blake2b(image.numpy().data, digest_size=16).digest() for image in parts[part].images]
-        again: list[tuple[object, object]] = []
-        for name, digest in zip(names[part], digests, strict=True):
+        again: list[tuple[int, int]] = []
+        for i, digest in enumerate(digests):
             if digest in train:
-                again.append((name, train[digest]))
+                again.append((i, train[digest]))
             elif part == "train":
-                train[digest] = name
+                train[digest] = i
         if again:
-            one, other = again[0]
+            one, other = name_of(part, again[0][0]), name_of("train", again[0][1])
             what = "repeat another one" if part == "train" else "are training images as well"
             yield f"{len(again):,} of {len(digests):,} {PARTS[part]} images {what}, pixel by pixel: {one} is {other}"

@@ -214,6 +214,15 @@ def is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, Integral)
 
 
+def as_shape(in_shape: object) -> Shape:
+    """Return (C, H, W) of the three whole numbers, of Python or numpy. Raises ValueError for anything else."""
+    numbers = list(in_shape) if isinstance(in_shape, Iterable) else []
+    if len(numbers) != 3 or not all(is_whole(n) and n >= 1 for n in numbers):
+        raise ValueError(f"in_shape={in_shape}: must be channels, height and width, such as (1, 28, 28)")
+    channels, height, width = map(int, numbers)
+    return channels, height, width
+
+
 def hint(name: object, valid: Iterable[str]) -> str:
     """Return "the nearest is 'max' (of average, max)", or only the list if no name is near by difflib's measure, ignoring case.
 

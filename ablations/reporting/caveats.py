@@ -20,7 +20,7 @@ from ablations.reporting.formatting import (
     seeds_needed_text,
     seeds_text,
 )
-from ablations.reporting.plain import CLAIMS
+from ablations.reporting.plain import CLAIMS, Claim
 from ablations.reporting.verdicts import failures
 from ablations.runs import length_name
 from ablations.study import DECLARED, FOUND, MEMORY, Study
@@ -175,13 +175,19 @@ def _undecided_rates(study: Study, table: pd.DataFrame) -> Iterator[Caveat]:
 
 def _undecided_effect(study: Study, summary: Summary) -> Iterator[Caveat]:
     """The effect that answers a study of two factors, if more seeds could show it."""
-    claim, factors = CLAIMS.get(study.name), summary.factors
-    if claim and claim.effect and len(factors):
+    if claim := _claim_of_an_effect(study, summary):
+        factors = summary.factors
         of = "gap_" if claim.gap_first else ""
         for _, row in factors[(factors["effect"] == claim.effect) & ~(factors[f"{of}p"] <= ALPHA)].iterrows():
             ends = ends_text(row[f"{of}difference_low"], row[f"{of}difference_high"])
             of_gap = " of train minus test accuracy" if of else ""
             yield Caveat("more seeds", f"the interval of '{claim.effect}', {ends} points{of_gap}, includes 0")
+
+
+def _claim_of_an_effect(study: Study, summary: Summary) -> Claim | None:
+    """The claim that an effect of the study's two factors answers, where both were varied; None for other studies."""
+    claim = CLAIMS.get(study.name)
+    return claim if claim and claim.effect and len(summary.factors) else None
 
 
 def _undecided_as_tuned(tuned: pd.DataFrame) -> Iterator[Caveat]:
@@ -317,8 +323,7 @@ def _varies_one_number(study: Study) -> bool:
 
 def _looks(study: Study, summary: Summary) -> Iterator[Caveat]:
     """Looks decide on comparisons alone, so they mislead where an effect of factors is the answer."""
-    claim = CLAIMS.get(study.name)
-    if summary.looks and claim and claim.effect and len(summary.factors):
+    if summary.looks and (claim := _claim_of_an_effect(study, summary)):
         yield Caveat(
             "fresh seeds",
             f"seeds were added to decide other comparisons; the p of '{claim.effect}' does not allow for the looks at them",

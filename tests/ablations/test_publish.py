@@ -99,39 +99,33 @@ def test_results_are_not_published_onto_themselves(tmp_path: Path) -> None:
     assert Looks(store.folder).declaration().seeds == (2, 4)
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_what_was_published_stays_if_the_new_version_cannot_take_its_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fill(tmp_path / "ours")
-    folder = publish(tmp_path)
-    before = sorted(folder.rglob("*"))
-    rename = Path.rename
+def full_disk(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device: it is full")
 
-    def interrupted(self: Path, target: Path) -> Path:
-        if target == folder and self.name != "replaced":
-            raise KeyboardInterrupt
+
+def interrupted(self: Path, target: Path, rename: Callable[[Path, Path], Path] = Path.rename) -> Path:
+    """Lets only an old version move, out of the way and back."""
+    if "replaced" in (self.name, target.name):
         return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        publish(tmp_path)
-    assert sorted(folder.rglob("*")) == before
+    raise KeyboardInterrupt("interrupted when the new version is full")
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_what_was_published_stays_if_the_new_report_cannot_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("step", "failing", "error"),
+    [
+        pytest.param("ablations.publish.write_report", full_disk, OSError, id="a report that cannot be written"),
+        pytest.param("pathlib.Path.rename", interrupted, KeyboardInterrupt, id="an interruption before the last step"),
+    ],
+)
+def test_what_was_published_stays_if_the_new_version_fails(
+    step: str, failing: object, error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(tmp_path / "ours")
     folder = publish(tmp_path)
     before = sorted(folder.rglob("*"))
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "the disk is full")
-
-    monkeypatch.setattr("ablations.publish.write_report", full)
-    with pytest.raises(OSError, match="full"):
+    monkeypatch.setattr(step, failing)
+    with pytest.raises(error, match="full"):
         publish(tmp_path)
     assert sorted(folder.rglob("*")) == before
     assert {path.name for path in (tmp_path / "theirs").iterdir()} == {"heads", "index.html"}
@@ -182,9 +176,6 @@ def test_a_published_search_stays_if_the_new_one_cannot_be_copied(
     for path in (ours, theirs):
         path.parent.mkdir(parents=True)
         path.write_text(str(path))
-
-    def full_disk(source: Path, target: Path) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "copyfile", full_disk)
