@@ -68,7 +68,6 @@ def relabel(pets: Path) -> None:
     (pets / "train" / "cat" / "0.png").rename(pets / "train" / "dog" / "0.png")
 
 
-@pytest.mark.slow
 def test_repaired_labels_are_trained_on_and_old_results_kept_aside(
     pets: Path, tmp_path: Path, executed: list[Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,7 +86,7 @@ def test_repaired_labels_are_trained_on_and_old_results_kept_aside(
     assert run.main(arguments) == 0
     shown = capsys.readouterr()
     assert "4 runs, 0 done, 4 to do" in shown.out
-    (line,) = (line for line in shown.err.splitlines() if "batch_size" not in line)
+    (line,) = (line for line in shown.err.splitlines() if "used older" in line)
     assert line == (
         "warning: 4 finished runs of num_1x1 used older images or labels of folder:pets: trained again "
         f"(old records: {store.superseded_folder})"
@@ -197,15 +196,14 @@ def test_a_result_in_another_precision_leaves_the_weights_to_the_new_one(tmp_pat
     assert [path.read_bytes() for path in store.superseded_folder.glob("*/*.safetensors")] == [b"theirs"]
 
 
-@pytest.mark.slow
 def test_a_batch_beyond_the_data_is_said_and_one_of_a_single_image_refused(
     pets: Path, tmp_path: Path, executed: list[Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run.main([*ARGUMENTS, "--set", "train.batch_size=4000", "--results", str(tmp_path / "a")]) == 0
-    warnings = capsys.readouterr().err.splitlines()
-    assert warnings == [
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "batch_size" in line)
+    assert line == (
         "warning: train.batch_size=4,000 is more than the 8 training images of folder:pets: every step takes all of them"
-    ]
+    )
     options = [
         "--set",
         "model.activation=batchnorm-relu",
