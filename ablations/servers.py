@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from nin.cli import OneLineParser, sqlite_url
+from nin.cli import OneLineParser
+from nin.files import sqlite_url
 
 HOST, UI_PORT, DASHBOARD_PORT = "127.0.0.1", 5000, 8080
 FIRST_VIEW = "Accuracy and size"  # the saved view that links lead to

@@ -160,19 +160,6 @@ def require_writable(path: Path) -> None:
         path.unlink()
 
 
-def sqlite_url(file: Path) -> str:
-    """Return the URL of an SQLite database. SQLAlchemy encodes characters that it would decode, as "%20" in a folder's name.
-
-    An encoded URL names the driver, since from "sqlite:///" MLflow takes the encoded name and makes a folder of it.
-    """
-    from sqlalchemy import URL, make_url
-
-    plain = f"sqlite:///{file}"
-    if make_url(plain).database == str(file):
-        return plain
-    return URL.create("sqlite+pysqlite", database=str(file)).render_as_string()
-
-
 @contextmanager
 def notice_if_slow(what: str) -> Iterator[None]:
     """Print on stderr what the program waits for, once the wait exceeds WAIT_NOTICE_SEC."""

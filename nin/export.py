@@ -26,8 +26,9 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from nin.cli import OneLineParser, add_run_argument, exit_with, positive, sqlite_url
+from nin.cli import OneLineParser, add_run_argument, exit_with, positive
 from nin.files import write_atomically
+from nin.mlflow_database import tracking_uri
 from nin.model_card import INPUT, first_lines, model_card, output_name
 from nin.serving import register_with_mlflow, triton_repository
 from nin.text import reason
@@ -237,10 +238,7 @@ def _require_free(path: Path, page: Path, first: Sequence[str]) -> None:
 @contextmanager
 def _without_chatter() -> Iterator[None]:
     """Silence warnings of torch, its exporters and MLflow that users cannot act on."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    for logger in ("mlflow", "alembic", "onnxscript", "onnx_ir", "torch.export", "torch.onnx"):
+    for logger in ("onnxscript", "onnx_ir", "torch.export", "torch.onnx"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     with warnings.catch_warnings(action="ignore"):
         yield
@@ -340,8 +338,7 @@ def _registered(
 
     checked  its exported pt2 file; None if it has another form, which MLflow's loader does not read: then one is written and checked
     """
-    own = os.environ.get("MLFLOW_TRACKING_URI")
-    uri = own or sqlite_url((results / "mlflow.db").resolve())
+    results, uri = results.resolve(), tracking_uri(results.resolve())
     results.mkdir(parents=True, exist_ok=True)
     try:
         with _without_chatter(), tempfile.TemporaryDirectory() as folder:
@@ -357,7 +354,7 @@ def _registered(
         raise ValueError(
             f"--mlflow: the network could not be registered ({reason(error)}); the file above is complete"
         ) from error
-    where = "" if own else f"MLFLOW_TRACKING_URI={quote(uri)} "
+    where = "" if os.environ.get("MLFLOW_TRACKING_URI") else f"MLFLOW_TRACKING_URI={quote(uri)} "
     return f"MLflow: {model_uri}; serve it with\n{where}mlflow models serve -m {model_uri} --env-manager local -p 5001"
 
 

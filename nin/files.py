@@ -1,4 +1,4 @@
-"""Write a file whole or not at all."""
+"""Write a file whole or not at all, and name the file of a database."""
 
 import os
 import re
@@ -23,3 +23,16 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         if isinstance(error, OSError):
             error.filename = str(path)  # a full disk names no file
         raise
+
+
+def sqlite_url(file: Path) -> str:
+    """Return the URL of an SQLite database. SQLAlchemy encodes characters that it would decode, as "%20" in a folder's name.
+
+    An encoded URL names the driver, since from "sqlite:///" MLflow takes the encoded name and makes a folder of it.
+    """
+    from sqlalchemy import URL, make_url
+
+    plain = f"sqlite:///{file}"
+    if make_url(plain).database == str(file):
+        return plain
+    return URL.create("sqlite+pysqlite", database=str(file)).render_as_string()

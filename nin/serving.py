@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nin.files import write_atomically
+from nin.mlflow_database import load_mlflow, open_client
 from nin.model_card import INPUT
 
 if TYPE_CHECKING:
@@ -55,19 +56,21 @@ def register_with_mlflow(card: "Card", network: Path, name: str, uri: str, artif
     artifacts  folder for files if `uri` is a database; a server has a place of its own
     output     name of the network's output
     """
+    load_mlflow()
     import mlflow
     import numpy as np
     import torch
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
+    client = open_client(uri)
     mlflow.set_tracking_uri(uri)
     if mlflow.get_experiment_by_name(EXPERIMENT) is None:
         place = None if uri.startswith("http") else artifacts.resolve().as_uri()
         mlflow.create_experiment(EXPERIMENT, artifact_location=place)
     experiment = mlflow.set_experiment(EXPERIMENT)
     # By the client, since start_run would continue a run that another program has named in MLFLOW_RUN_ID
-    run = mlflow.MlflowClient().create_run(experiment.experiment_id, run_name=card.name)
+    run = client.create_run(experiment.experiment_id, run_name=card.name)
     # Any tensor passes: the model itself refuses wrong ones in one line, where MLflow's check would repeat all pixels.
     signature = ModelSignature(inputs=Schema([TensorSpec(np.dtype("O"), (-1,))]))
     with mlflow.start_run(run_id=run.info.run_id), tempfile.TemporaryDirectory() as folder:

@@ -34,8 +34,8 @@ NIN_COMMANDS = ("bench", "cam", "export", "measure", "predict", "roofline", "shi
 # The only importers of a library, or of the parts of command lines.
 ONLY = {
     "mlflow": (
-        *(f"ablations.tracking.mlflow_{name}" for name in ("database", "log", "tree")),
-        *("nin.serving", "nin.served"),
+        *("ablations.tracking.mlflow_log", "ablations.tracking.mlflow_tree"),
+        *("nin.mlflow_database", "nin.serving", "nin.served"),
     ),
     "nin.cli": ("ablations", *(f"nin.{name}" for name in NIN_COMMANDS)),
     "optuna": ("ablations.tuning",),
@@ -62,8 +62,9 @@ NOTHING_ELSE_THAN = {
     "nin.measure": ("nin.cli", "nin.sizes", "nin.spec", "nin.text"),
     "nin.model_card": (),
     "nin.files": (),
-    "nin.serving": ("nin.files", "nin.model_card"),
-    "nin.export": ("nin.cli", "nin.files", "nin.model_card", "nin.serving", "nin.text"),
+    "nin.mlflow_database": ("nin.files",),
+    "nin.serving": ("nin.files", "nin.mlflow_database", "nin.model_card"),
+    "nin.export": ("nin.cli", "nin.files", "nin.mlflow_database", "nin.model_card", "nin.serving", "nin.text"),
     "nin.predict": ("nin.cli", "nin.text"),
     "nin.cam": ("nin.cli", "nin.text"),
     "ablations.plugins": ("nin.registry", "nin.text"),

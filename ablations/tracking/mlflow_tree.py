@@ -28,7 +28,6 @@ from ablations.study import Study
 from ablations.tracking.background import BackgroundTracker
 from ablations.tracking.faults import outlook
 from ablations.tracking.metrics import final_metrics
-from ablations.tracking.mlflow_database import DATABASES, load_mlflow, open_client, tracking_uri
 from ablations.tracking.mlflow_log import (
     MAX_DIGEST,
     Node,
@@ -47,6 +46,7 @@ from ablations.tracking.owners import driver_lives, driver_name, folder_id, is_o
 from ablations.tracking.tracker import Tracker
 from ablations.tracking.views import is_same_view, saved_views, view_id
 from nin.history import Evaluation
+from nin.mlflow_database import DATABASES, load_mlflow, open_client, tracking_uri
 from nin.text import reason, redacted
 
 if TYPE_CHECKING:

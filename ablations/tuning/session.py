@@ -44,8 +44,8 @@ from ablations.tuning.spaces import NUISANCE, SIZES, space_of
 from ablations.tuning.storage import StorageClaims, one_line_errors, open_storage, require_url
 from ablations.tuning.task import OBJECTIVES, Rung, Task, find_or_create_task
 from ablations.tuning.winners import Winner, earlier_winners, require_tunable, tuned_name, tuned_path, tuning_name
-from nin.cli import notice_if_slow, sqlite_url
-from nin.files import write_atomically
+from nin.cli import notice_if_slow
+from nin.files import sqlite_url, write_atomically
 from nin.sizes import unread_fields
 from nin.sources import can_change, shape
 from nin.text import counted, redacted

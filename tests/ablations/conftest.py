@@ -13,9 +13,9 @@ import pytest
 from processes import PASSWORD, free_port
 from toy_engine import Toy
 
-from ablations.tracking import mlflow_database
 from ablations.tracking.tracker import Tracker
-from nin.cli import sqlite_url
+from nin import mlflow_database
+from nin.files import sqlite_url
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,7 +11,8 @@ import pytest
 import sqlalchemy
 
 from nin import cli
-from nin.cli import exit_with, notice_if_slow, require_writable, sqlite_url
+from nin.cli import exit_with, notice_if_slow, require_writable
+from nin.files import sqlite_url
 from nin.text import MAX_REASON_LENGTH, reason, redacted
 
 

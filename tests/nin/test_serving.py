@@ -30,7 +30,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.mark.parametrize("uri", ["sqlite:///{}/junk.db", "nothing://someone:secret@nowhere"])
+@pytest.mark.timeout(60)  # MLflow itself would try a server that does not answer again for minutes
+@pytest.mark.parametrize("uri", ["sqlite:///{}/junk.db", "nothing://someone:secret@nowhere", "http://127.0.0.1:1"])
 def test_mlflow_out_of_reach_is_one_line_and_the_file_is_kept(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

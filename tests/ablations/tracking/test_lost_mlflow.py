@@ -242,9 +242,7 @@ def test_drivers_that_make_a_new_database_at_once_make_one_tree(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_drivers_of_other_folders_that_make_one_new_database_at_once_make_one(tmp_path: Path) -> None:
-    make = (
-        "from ablations.tracking.mlflow_database import *; load_mlflow(); open_client(sys.argv[1]).search_experiments()"
-    )
+    make = "from nin.mlflow_database import *; load_mlflow(); open_client(sys.argv[1]).search_experiments()"
     command = [sys.executable, "-c", f"import sys; {make}", f"sqlite:///{tmp_path}/mlflow.db"]
     makers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     assert [(maker.communicate()[1], maker.returncode) for maker in makers] == [("", 0)] * 3

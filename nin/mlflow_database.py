@@ -1,13 +1,11 @@
-"""Load MLflow with the defaults of this package, and open its database or server."""
+"""Load MLflow with the defaults of this project, and open its database or server."""
 
 import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
-from nin.cli import sqlite_url
+from nin.files import sqlite_url
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -52,6 +50,7 @@ def open_client(uri: str) -> "MlflowClient":
 
 def make_database(uri: str) -> None:
     """Create a new SQLite database completely or not at all: MLflow cannot open one whose creation was interrupted."""
+    from filelock import FileLock
     from mlflow import MlflowClient
     from sqlalchemy import make_url
 
