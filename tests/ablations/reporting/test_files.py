@@ -1,10 +1,12 @@
 """A report's files follow from the records of a study and its settings, and can be made again from them."""
 
 import re
+import threading
 from pathlib import Path
 
 import pytest
 from builders import filled, plain, record_of, sized, text_of
+from filelock import FileLock
 
 from ablations.catalog import load_study
 from ablations.records import Store
@@ -56,6 +58,19 @@ def test_a_report_that_is_up_to_date_is_left_alone(tmp_path: Path) -> None:
     store.write(plain(NUM_1X1.expand("smoke", 2)[-1]))
     write_report(NUM_1X1, "smoke", store, force=False)
     assert text_of(store) != "mine"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_report_that_waited_for_another_covers_what_was_recorded_meanwhile(tmp_path: Path) -> None:
+    store = filled(tmp_path, plain, seeds=1)
+    writer = threading.Thread(target=write_report, args=(NUM_1X1, "smoke", store))
+    with FileLock(store.folder / ".report.lock"):
+        writer.start()
+        writer.join(1)
+        assert not (store.folder / "report.md").exists()
+        store.write(plain(NUM_1X1.expand("smoke", 2)[-1]))
+    writer.join()
+    assert len((store.folder / "runs.csv").read_text().splitlines()) == 1 + len(store.run_ids())
 
 
 @pytest.mark.usefixtures("undrawn")
