@@ -12,7 +12,6 @@ from ablations.execution.launch import default_workers, require_room
 from ablations.execution.progress import say
 from ablations.execution.time_left import TimeLeft
 from ablations.looks import NO_LOOKS, Declaration, Looks
-from ablations.plugins import naming_additions
 from ablations.protocols import PROTOCOLS
 from ablations.records import Store
 from ablations.reporting.files import load_covered_records, read_report
@@ -28,6 +27,7 @@ from ablations.tuning.task import OBJECTIVES, compares_seeds, rungs_of
 from ablations.until_decided import pending, request_of_later_look, require_whole, wanted_looks
 from nin.machine import choose_device
 from nin.precision import choose_precision, slow_precision
+from nin.registry import added, naming_additions
 from nin.text import counted, one_line
 
 
@@ -118,7 +118,7 @@ def _seconds(run: Run, device: str, threads: int, paces: dict[str, float]) -> fl
     """
     try:
         if run.variant not in paces:
-            with naming_additions(f"variant {run.variant!r}", run.settings):
+            with naming_additions(f"variant {run.variant!r}", added(run.settings)):
                 paces[run.variant] = worker.seconds_per_image(run, device, threads)
         return paces[run.variant] * worker.images_passed(run, device)
     except RuntimeError as error:  # torch's, when there is too little memory

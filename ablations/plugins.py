@@ -8,15 +8,12 @@ import importlib
 import importlib.metadata
 import importlib.util
 import sys
-import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, ModuleType
 
-from nin.registry import ADDITIONS, SCRIPT, SPAWNED_SCRIPT, added, source_of
-from nin.text import one_line
+from nin.registry import ADDITIONS, SCRIPT, SPAWNED_SCRIPT, located, source_of
 
 GROUP = "nin_ablations.plugins"  # entry points of installed packages, each of which names a module
 FILE_MODULE = "nin_ablations_file_"  # how the modules of files are called, so that random.py hides no other module
@@ -70,7 +67,7 @@ def load_file(path: Path) -> ModuleType:
     try:
         module = _execute(Plugin(name, str(path), source))
     except (Exception, SystemExit) as error:
-        raise ValueError(_located(error, str(path))) from error
+        raise ValueError(located(error, str(path))) from error
     _loaded[name] = None
     return module
 
@@ -139,7 +136,7 @@ def _import(name: str, role: str) -> None:
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
             raise ValueError(f"{role}{name}: there is no module of that name, here or installed") from error
-        raise ValueError(f"{role}{name}: {_located(error, _home(name))}") from error
+        raise ValueError(f"{role}{name}: {located(error, _home(name))}") from error
     _loaded[name] = None
 
 
@@ -148,37 +145,6 @@ def _home(name: str) -> str:
     spec = importlib.util.find_spec(name.partition(".")[0])
     folders = spec.submodule_search_locations if spec else None
     return next(iter(folders), "") if folders else (spec and spec.origin) or ""
-
-
-def _located(error: BaseException, *homes: str) -> str:
-    """ "study.py:12: NameError: name 'x' is not defined": the last line in these files or folders that was executed, or in any."""
-    kind = "" if type(error) is ValueError else f"{type(error).__name__}: "  # ours say it all
-    if isinstance(error, SyntaxError):
-        return f"{error.filename or homes[0]}:{error.lineno or 1}: {kind}{error.msg}"
-    frames = traceback.extract_tb(error.__traceback__)
-    absolute = [Path(home).absolute() for home in homes if home]
-    own = [frame for frame in frames if any(Path(frame.filename).absolute().is_relative_to(home) for home in absolute)]
-    place = (own or frames)[-1]
-    return f"{place.filename}:{place.lineno}: {kind}{error}"
-
-
-@contextmanager
-def naming_additions(what: str, settings: Mapping[str, object]) -> Iterator[None]:
-    """Context in which an error of added parts that the settings use becomes a ValueError of one line with its place.
-
-    what  begins the line: "variant 'mine'"
-    """
-    try:
-        yield
-    except (ValueError, MemoryError):
-        raise
-    except Exception as error:
-        parts = added(settings)
-        if not parts or type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
-            raise
-        files = [getattr(sys.modules.get(part.module), "__file__", None) or "" for part in parts]
-        names = ", ".join(f"{part.kind} {part.name!r}" for part in parts)
-        raise ValueError(f"{what} with {names}: {one_line(_located(error, *files))}") from error
 
 
 def _plugin(name: str) -> Plugin | None:

@@ -184,7 +184,11 @@ class Study:
             choose(settings_types(), factor, "factor")
         if len(self.factors) not in (0, 2):
             raise ValueError(f"factors {self.factors!r}: must be two fields, or none")
-        if not 0 < self.margin < LARGEST_MARGIN:
+        if not is_whole(self.seeds) or not 0 <= self.seeds <= MAX_SEEDS:
+            raise ValueError(
+                f"seeds {self.seeds!r}: must be a whole number up to {MAX_SEEDS}; 0 is the protocol's own number"
+            )
+        if not isinstance(self.margin, int | float) or not 0 < self.margin < LARGEST_MARGIN:
             raise ValueError(
                 f"margin {self.margin!r}: must be a fraction above 0 and below {LARGEST_MARGIN}; 0.003 is 0.3 points"
             )

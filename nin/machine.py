@@ -100,7 +100,12 @@ def set_rng_state(state: torch.Tensor, device: torch.device) -> None:
 
 def kept_random_state(device: torch.device) -> AbstractContextManager[None]:
     """Context that leaves torch's random streams, of the CPU and of the device, as they were."""
-    return torch.random.fork_rng(devices=[device] if is_accelerator(device) else [], device_type=device.type)
+    # Not by the name "meta", with which fork_rng keeps nothing, though layers seed the CPU's stream.
+    return (
+        torch.random.fork_rng([device], device_type=device.type)
+        if is_accelerator(device)
+        else torch.random.fork_rng([])
+    )
 
 
 def _where(device: torch.device) -> tuple[torch.device, ...]:

@@ -1,4 +1,4 @@
-"""Registries of names in specifications, and the additions of other code. Standard library only.
+"""Registries of names in specifications, and the additions of other code, which errors name.
 
 `POOLINGS["mine"] = MyPooling`, in any module, adds a pooling. A name that exists already is an error, unless the same module adds
 it again, as a notebook's cell does when it is run twice. A file that is loaded under two names, as a study and as a module, adds what
@@ -7,11 +7,15 @@ it adds once.
 
 import hashlib
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, TypeVar
+
+from nin.text import one_line
 
 T = TypeVar("T")
 
@@ -82,6 +86,36 @@ def _are_one_file(module: str, other: Mapping[str, Any]) -> bool:
 def added(settings: Mapping[str, object]) -> list[Addition]:
     """Return the additions that a run with these settings uses."""
     return [ADDITIONS[key] for key in settings.items() if key in ADDITIONS]
+
+
+@contextmanager
+def naming_additions(what: str, parts: Sequence[Addition]) -> Iterator[None]:
+    """Context in which an error of added parts becomes a ValueError of one line with its place; without parts it stays.
+
+    what  begins the line: "variant 'mine'"
+    """
+    try:
+        yield
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:
+        if not parts or type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        files = [getattr(sys.modules.get(part.module), "__file__", None) or "" for part in parts]
+        names = ", ".join(f"{part.kind} {part.name!r}" for part in parts)
+        raise ValueError(f"{what} with {names}: {one_line(located(error, *files))}") from error
+
+
+def located(error: BaseException, *homes: str) -> str:
+    """ "study.py:12: NameError: name 'x' is not defined": the last line in these files or folders that was executed, or in any."""
+    kind = "" if type(error) is ValueError else f"{type(error).__name__}: "  # ours say it all
+    if isinstance(error, SyntaxError):
+        return f"{error.filename or homes[0]}:{error.lineno or 1}: {kind}{error.msg}"
+    frames = traceback.extract_tb(error.__traceback__)
+    absolute = [Path(home).absolute() for home in homes if home]
+    own = [frame for frame in frames if any(Path(frame.filename).absolute().is_relative_to(home) for home in absolute)]
+    place = (own or frames)[-1]
+    return f"{place.filename}:{place.lineno}: {kind}{error}"
 
 
 def digest(source: bytes) -> str:

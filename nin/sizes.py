@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from nin.registry import Addition, added
+from nin.registry import Addition, added, naming_additions
 from nin.spec import MAX_SIDE, ModelSpec, Shape, choose, parse_value
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ def _size(spec: ModelSpec, in_shape: "Shape", num_classes: int, additions: tuple
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    network, image = _on_meta(spec, in_shape, num_classes)
+    network, image = _network_and_image(spec, in_shape, num_classes, additions)
     counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
+    with naming_additions("network", additions), counter, torch.no_grad():
         returned = tuple(network(image).shape)
     if returned != (1, num_classes):
         wanted = f"logits (N, K), here (1, {num_classes})"
@@ -80,7 +80,7 @@ def _size(spec: ModelSpec, in_shape: "Shape", num_classes: int, additions: tuple
 
 def layers(spec: ModelSpec, in_shape: "Shape", num_classes: int) -> list[LayerRow]:
     """Return a row per layer, in the order of the forward pass."""
-    return layer_rows(*_on_meta(spec, in_shape, num_classes))
+    return layer_rows(*_network_and_image(spec, in_shape, num_classes, _additions(spec)))
 
 
 def layer_rows(network: "nn.Module", image_1CHW: "Tensor") -> list[LayerRow]:
@@ -190,7 +190,7 @@ def _unread_fields(
 
     watched = Watched(**vars(spec))
     read.clear()  # of what the checks of its values read
-    network, image = _on_meta(watched, in_shape, num_classes)
+    network, image = _network_and_image(watched, in_shape, num_classes, additions)
     with torch.no_grad():
         network(image)
     everything = frozenset(field.name for field in fields(ModelSpec))
@@ -217,13 +217,27 @@ def require_effect(changes: Iterable[str], networks: Iterable[tuple[ModelSpec, "
         raise ValueError(f"{', '.join(sorted(without))}: would change nothing in {place}")
 
 
-def _on_meta(spec: ModelSpec, in_shape: "Shape", num_classes: int) -> tuple["Network", "Tensor"]:
+def _network_and_image(
+    spec: ModelSpec, in_shape: "Shape", num_classes: int, additions: tuple[Addition, ...]
+) -> tuple["Network", "Tensor"]:
+    """Build a network and an image without values, on torch's meta device; with values, on the CPU, where added code needs them.
+
+    Raises ValueError, which names the added code, where that fails there too.
+    """
     import torch
 
     from nin.model import build_model
 
-    with torch.device("meta"):
-        return build_model(spec, in_shape, num_classes).eval(), torch.empty(1, *in_shape)
+    with naming_additions("network", additions), torch.no_grad():
+        with torch.device("meta"):
+            network, image = build_model(spec, in_shape, num_classes).eval(), torch.empty(1, *in_shape)
+        if additions:
+            try:
+                network(image)
+            except Exception:  # as of torch.rand(1), which is on the CPU, or of `if x.max() > 0`
+                network, image = build_model(spec, in_shape, num_classes).eval(), torch.zeros(1, *in_shape)
+                network(image)
+    return network, image
 
 
 def _params(module: "nn.Module") -> int:

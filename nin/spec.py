@@ -210,8 +210,8 @@ def stream(seed: int, name: str) -> int:
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """Return whether the value is a whole number, of Python or numpy."""
-    return isinstance(value, Integral)
+    """Return whether the value is a whole number, of Python or numpy; True is none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def as_shape(in_shape: object) -> Shape:

@@ -52,7 +52,7 @@ STUDY = ("nin.registry", "nin.settings", "nin.spec", "ablations.protocols", "abl
 CATALOG = (*STUDY, "ablations.plugins", "ablations.studies")
 NOTHING_ELSE_THAN = {
     "nin.spec": (),
-    "nin.registry": (),
+    "nin.registry": ("nin.text",),
     "nin.settings": ("nin.spec",),
     "nin.history": (),
     "nin.text": (),

@@ -21,7 +21,7 @@ class TimesToTarget:
 
     hits             runs that reached the target, of `num`
     median           infinite when fewer than half did
-    restricted_mean  mean of min(time, budget), with Student's t interval: a rough one where few runs hit or times are skewed
+    restricted_mean  mean of min(time, limit), with Student's t interval: a rough one where few runs hit or times are skewed
     """
 
     hits: int
@@ -36,13 +36,21 @@ def time_to_target(times: ArrayLike, accuracies: ArrayLike, target: float) -> fl
     return float(np.asarray(times, dtype=float)[reached[0]]) if len(reached) else math.inf
 
 
-def summarise_times(times: ArrayLike, budgets: ArrayLike) -> TimesToTarget:
-    """Summary of times to target, infinite where missed, and the budget that each run had."""
+def median_time(times: ArrayLike) -> float:
+    """Kaplan and Meier's median: the first of `times` by which half of the runs have hit, infinite where fewer do; nan of no runs."""
+    t = np.sort(np.asarray(times, dtype=float))
+    return float(t[math.ceil(len(t) / 2) - 1]) if len(t) else NAN
+
+
+def summarise_times(times: ArrayLike, limit: float) -> TimesToTarget:
+    """Summary of times to target, infinite where missed.
+
+    limit  one for all groups that are compared, and none beyond the shortest budget: what later times would be is not known of all
+    """
     t = np.asarray(times, dtype=float)
     if not len(t):
         return TimesToTarget(0, 0, NAN, UNKNOWN)
-    median = float(np.sort(t)[math.ceil(len(t) / 2) - 1])  # Kaplan and Meier's: the first time by which half have hit
-    return TimesToTarget(int(np.isfinite(t).sum()), len(t), median, stats.mean_interval(np.minimum(t, budgets)))
+    return TimesToTarget(int(np.isfinite(t).sum()), len(t), median_time(t), stats.mean_interval(np.minimum(t, limit)))
 
 
 def logrank(times_a: ArrayLike, times_b: ArrayLike, budgets_a: ArrayLike, budgets_b: ArrayLike) -> float:

@@ -166,7 +166,16 @@ def _variants(study: Study, by_variant: Mapping[str, list[RunRecord]], target: f
     )
     table = pd.DataFrame(
         [
-            _row(name, study.role(name), group, target, comparisons.get(name), p_logrank.get(name, math.nan), precision)
+            _row(
+                name,
+                study.role(name),
+                group,
+                target,
+                comparisons.get(name),
+                p_logrank.get(name, math.nan),
+                precision,
+                _shortest(by_variant),
+            )
             | _over_seeds_and_images(group, by_variant.get(study.baseline, []), comparisons.get(name))
             | _generalization(group, by_variant.get(study.baseline, []) if name != study.baseline else [])
             for name, group in by_variant.items()
@@ -195,7 +204,7 @@ def _over_seeds_and_images(
 ) -> dict[str, float]:
     """The difference to the baseline with an interval over other seeds and other test images, in points.
 
-    Of seeds that both have; nan where the networks were not tested on as many images, or where the comparison is of all runs and
+    Of seeds that both have; nan where the networks were not tested on the same images, or where the comparison is of all runs and
     the seeds are not the same. `error_seeds` and `error_images` are standard errors from either source alone.
     """
     ends = dict.fromkeys(
@@ -207,7 +216,10 @@ def _over_seeds_and_images(
     shared = [seed for seed in ours_by_seed if seed in base_by_seed]
     num_images = {len(correct[seed]) for correct in (ours_by_seed, base_by_seed) for seed in shared}
     is_of_all = comparison is not None and comparison.method == "welch"
-    if comparison is None or len(num_images) != 1 or (is_of_all and ours_by_seed.keys() != base_by_seed.keys()):
+    tested_on = {(each.name, each.test_split) for each in (record.run.data for record in (*ours, *baseline))}
+    if comparison is None or len(num_images) != 1 or len(tested_on) > 1:
+        return ends
+    if is_of_all and ours_by_seed.keys() != base_by_seed.keys():
         return ends
     both = variance.seeds_and_images(
         [ours_by_seed[seed] for seed in shared], [base_by_seed[seed] for seed in shared], comparison
@@ -249,15 +261,16 @@ def _row(
     comparison: stats.Comparison | None,
     p_logrank: float,
     precision: str,
+    shortest: int,
 ) -> dict[str, object]:
     """One variant's columns, but for those that need the baseline's runs.
 
     precision  the baseline's, in which memory is compared where the variant has a run in it
+    shortest   training images of the shortest run of any variant
     """
     first = group[0]
     accuracy = variance.trained([r.test_accuracy for r in group], [r.learned for r in group])
-    budgets = [r.examples_given for r in group]
-    to_target = convergence.summarise_times([r.examples_to_target(target) for r in group], budgets)
+    to_target = convergence.summarise_times([r.examples_to_target(target) for r in group], shortest)
     loss = stats.mean_interval([r.test_loss for r in group])
     against = comparison or stats.NO_COMPARISON
     welch = against.welch.in_points()
@@ -271,7 +284,7 @@ def _row(
         "variant": name,
         "role": role,
         "n": len(group),
-        "examples": max(budgets),
+        "examples": max(r.examples_given for r in group),
         "params": first.params,
         "params_trunk": first.params_trunk,
         "params_head": first.params_head,
@@ -303,9 +316,9 @@ def _row(
         "examples_to_target_restricted_mean": to_target.restricted_mean.estimate,
         "p_logrank_holm": p_logrank,
         "tflops_to_target_median": to_target.median * TRAINING_FLOPS * first.gflops / 1000,
-        "seconds_to_target_median": convergence.summarise_times(seconds, [r.train_seconds for r in group]).median,
+        "seconds_to_target_median": convergence.median_time(seconds),
         "area_under_curve_mean": float(np.mean(area)),
-        "examples_to_99_percent_of_final_median": convergence.summarise_times(own_final, budgets).median,
+        "examples_to_99_percent_of_final_median": convergence.median_time(own_final),
         "collapsed": sum(r.status == "collapsed" for r in group),
         "diverged": sum(r.status == "diverged" for r in group),
         "peak_memory_mb": next((r.peak_memory_mb for r in group if r.precision == precision), first.peak_memory_mb),
@@ -355,12 +368,16 @@ def _with_decisions(by_length: pd.DataFrame, variants: pd.DataFrame, length: int
     return by_length
 
 
+def _shortest(by_variant: Mapping[str, list[RunRecord]]) -> int:
+    """Training images of the shortest run, up to which times to a target can be compared."""
+    return min((record.examples_given for group in by_variant.values() for record in group), default=0)
+
+
 def _target_sweep(by_variant: Mapping[str, list[RunRecord]], target: float) -> pd.DataFrame:
-    rows = []
+    rows, shortest = [], _shortest(by_variant)
     for name, group in by_variant.items():
         for step in (target + offset for offset in SWEEP_OFFSETS if 0 < target + offset < 1 - ROUNDING):
-            times = [r.examples_to_target(step) for r in group]
-            summary = convergence.summarise_times(times, [r.examples_given for r in group])
+            summary = convergence.summarise_times([r.examples_to_target(step) for r in group], shortest)
             rows.append(
                 {
                     "variant": name,

@@ -8,10 +8,10 @@ from rich.console import Console
 
 from ablations.execution.progress import say, warn
 from ablations.execution.worker import load_cached, network_size
-from ablations.plugins import naming_additions
 from ablations.records import RunRecord
 from ablations.runs import Run, by_part, parse_overrides
 from nin.data import ImageData, shape
+from nin.registry import added, naming_additions
 from nin.sizes import NetworkSize, require_effect, unread_fields
 from nin.sources import can_change
 from nin.spec import DataSpec
@@ -26,7 +26,7 @@ def prepare(runs: Sequence[Run], console: Console) -> dict[str, NetworkSize]:
     seen = set[str]()
     variants: dict[Hashable, Run] = {}
     for run in dict.fromkeys(replace(run, seed=0) for run in runs):
-        with naming_additions(f"variant {run.variant!r}", run.settings):
+        with naming_additions(f"variant {run.variant!r}", added(run.settings)):
             data = load_cached(run.data, "cpu")
             sizes[run] = network_size(run, data)
             same = list(_same_network(run, data, variants))

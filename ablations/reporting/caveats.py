@@ -50,6 +50,7 @@ def caveats(study: Study, protocol: str, summary: Summary) -> list[Caveat]:
         return []
     return [
         *_length(study, protocol, summary),
+        *_unequal(study, summary),
         *_missing(study, protocol, summary),
         *_seeds(study, summary),
         *([] if study.pairs else [*_images(summary.variants), *_size(study, summary.variants)]),  # of fixed settings
@@ -94,6 +95,17 @@ def _length(study: Study, protocol: str, summary: Summary) -> Iterator[Caveat]:
             f"the difference of {few(changed['variant'])} from the baseline is not the same after {' as after '.join(ends)} "
             "training images",
         )
+
+
+def _unequal(study: Study, summary: Summary) -> Iterator[Caveat]:
+    """Data and training that differ between variants besides what the study is about."""
+    if _varies_one_number(study):
+        return
+    fewest, most = summary.examples
+    if fewest < most:
+        yield Caveat("equal training", f"some variants train on {fewest:,} images, others on up to {most:,}")
+    if _varies(study, "data.name"):
+        yield Caveat("one data set", "variants are tested on different images, which may be harder or easier")
 
 
 def _missing(study: Study, protocol: str, summary: Summary) -> Iterator[Caveat]:

@@ -261,7 +261,9 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
         answer += BY_LITTLE
     failed = [f"{failures(each)} with `{each.variant}`" for each in (measured, baseline) if failures(each)]
     if failed:
-        setting = "with these settings" if study.pairs else "at this learning rate"
+        settings = (study.variants[name].settings for name in (row.variant, study.baseline))
+        is_own = study.pairs or any(key.startswith("train.") for each in settings for key in each)
+        setting = "with these settings" if is_own else "at this learning rate"
         answer += f", but {listed(failed)}: this measures training {setting}, not the best accuracy that can be reached"
     rest = [other for other in each_row(others) if other.variant != row.variant]
     if rest:

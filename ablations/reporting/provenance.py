@@ -95,7 +95,8 @@ def _lengths_text(records: Sequence[RunRecord], epochs: str) -> str:
     lengths = sorted({record.run.length for record in records})
     if lengths[-1]:
         return f"{listed(map(length_name, lengths))} images"
-    return f"{epochs} epochs, {max(record.examples_seen for record in records):,} training images"
+    images = _range_text({record.examples_given for record in records})
+    return f"{epochs} {'epoch' if epochs == '1' else 'epochs'}, {images} training images"
 
 
 def _variance_fact(records: Sequence[RunRecord]) -> str:
@@ -154,8 +155,12 @@ def _range_text(values: Iterable[object]) -> str:
     """ "0.1", "0.01, 0.05 and 0.1" or, of many numbers, "1 to 512"."""
     numbers = sorted(value for value in values if isinstance(value, int | float))
     if len(numbers) > 3:
-        return f"{numbers[0]:g} to {numbers[-1]:g}"
-    return listed([f"{number:g}" for number in numbers] or sorted(map(str, values)))
+        return f"{_number_text(numbers[0])} to {_number_text(numbers[-1])}"
+    return listed([_number_text(number) for number in numbers] or sorted(map(str, values)))
+
+
+def _number_text(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
 
 
 def _versions(record: RunRecord) -> str:

@@ -30,6 +30,13 @@ def convergence_sections(summary: Summary, target: float, figures: Sequence[tupl
         if len(summary.by_length)
         else ""
     )
+    fewest, most = summary.examples
+    restriction = (
+        "For the restricted mean, a run that missed the target counts as if it had needed all its training images."
+        if fewest == most
+        else f"The restricted mean is over the first {fewest:,} training images, which all variants were given; a run that missed the "
+        "target in them counts as if it had needed all of them."
+    )
     return [
         "## Convergence",
         f"How many training images does a network need to reach a validation accuracy of {100 * target:.0f} %? The target was declared "
@@ -38,7 +45,7 @@ def convergence_sections(summary: Summary, target: float, figures: Sequence[tupl
         f"hint and not a claim.{shortest}",
         _convergence_table(table),
         _convergence_detail_table(table, summary),
-        "For the restricted mean, a run that missed the target counts as if it had needed all its training images. The mean height of "
+        f"{restriction} The mean height of "
         "the curve is the mean validation accuracy over the training. *Images to 99 % of own final* is infinite for a run that did not "
         "learn.",
         figure_line("learning_curves", figures),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -186,6 +187,12 @@ def test_a_wrong_name_names_the_nearest() -> None:
         load_study("num_1x1").expand("smoke", variants=["4xx"])
     with pytest.raises(ValueError, match="--seeds 0"):
         TWO.expand("smoke", seeds=0)
+
+
+@pytest.mark.parametrize(("field", "value"), [("seeds", "3"), ("seeds", True), ("seeds", -1), ("margin", "x")])
+def test_a_field_of_the_wrong_type_is_named(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{field} {value!r}: must be"):
+        replace(TWO, **{field: value})
 
 
 def test_parse_overrides_knows_every_field_of_every_specification() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nin.model import build_model
 from nin.pooling import POOLINGS, GlobalPool
+from nin.registry import ADDITIONS, Addition
 from nin.sizes import NETWORKS, first_fully_connected, layer_rows, layers, size, unread_fields
 from nin.spec import ModelSpec
 from nin.trunks import TRUNKS, nin_trunk
@@ -100,6 +101,41 @@ def test_a_pooling_that_does_not_flatten_is_named(monkeypatch: pytest.MonkeyPatc
         size(ModelSpec(layout="small", pooling="pixels"), (1, 28, 28), 10)
 
 
+class Draws(GlobalPool):
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return x_NCHW.mean(dim=(2, 3)) + torch.rand(1)  # on the CPU
+
+
+class Asks(GlobalPool):
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return x_NCHW.mean(dim=(2, 3)) if float(x_NCHW.sum()) > 0 else x_NCHW.amax(dim=(2, 3))
+
+
+@pytest.mark.parametrize("pooling", [Draws, Asks])
+def test_added_code_that_needs_values_is_counted_with_values(
+    pooling: type[GlobalPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = pooling.__name__  # of its own, since counts are kept by name
+    monkeypatch.setitem(POOLINGS, name, pooling)
+    monkeypatch.setitem(ADDITIONS, ("model.pooling", name), Addition("pooling", name, __name__, ""))
+    spec = ModelSpec(layout="small", pooling=name)
+    counted, plain = size(spec, (1, 28, 28), 10), size(replace(spec, pooling="average"), (1, 28, 28), 10)
+    assert (counted.params, counted.gflops) == (plain.params, plain.gflops)
+
+
+class Raises(GlobalPool):
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        raise RuntimeError("no\nidea")
+
+
+def test_added_code_that_fails_is_one_line_with_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(POOLINGS, "raises", Raises)
+    monkeypatch.setitem(ADDITIONS, ("model.pooling", "raises"), Addition("pooling", "raises", __name__, ""))
+    for count in (size, layers, unread_fields):
+        with pytest.raises(ValueError, match=rf"network with pooling 'raises': {__file__}:\d+: RuntimeError: no idea$"):
+            count(ModelSpec(layout="small", pooling="raises"), (1, 28, 28), 10)
+
+
 def test_a_convolution_has_in_times_out_times_kernel_weights_and_twice_that_per_pixel_in_flops() -> None:
     second = next(row for row in layers(*NETWORKS["nin-d2l"], 10) if row.name == "2.0")
     assert second.params == 96 * 256 * 5 * 5 + 256
@@ -107,6 +143,7 @@ def test_a_convolution_has_in_times_out_times_kernel_weights_and_twice_that_per_
 
 
 def test_counting_draws_no_random_numbers_and_allocates_no_weights() -> None:
+    torch.manual_seed(5)  # a state that no earlier count has left
     before = torch.get_rng_state()
     vast = ModelSpec(head="alexnet", hidden=2_000_000)  # 4·10^12 weights between the hidden layers: 16 TB
     assert size(vast, (1, 224, 224), 10).params_head == 9600 * 2_000_000 + 2_000_000**2 + 12 * 2_000_000 + 10

@@ -341,6 +341,29 @@ def test_runs_that_diverged_were_given_all_images() -> None:
     assert table.loc["0x", "examples"] == diverged.examples_given > diverged.examples_seen
 
 
+def test_training_and_data_that_differ_between_variants_are_named() -> None:
+    base = Variant(model={"num_1x1": 1})
+    shorter = Variant(model={"num_1x1": 0}, train={"epochs": 1})
+    other = Variant(model={"num_1x1": 0}, data={"name": "digits", "test_examples": 200})
+
+    def given(run: Run) -> RunRecord:
+        return replace(clear(run), examples_seen=512 * run.train.epochs)
+
+    short, elsewhere = (Study(name="s", baseline="a", variants={"a": base, "b": each}) for each in (shorter, other))
+    assert found(short, given)["equal training"] == "some variants train on 512 images, others on up to 1,536"
+    assert "one data set" in found(elsewhere, given)
+    assert not {"equal training", "one data set"} & found(NUM_1X1, given).keys()
+    only_length = replace(short, variants={"a": Variant(), "b": Variant(train={"epochs": 1})})
+    assert "equal training" not in found(only_length, given)  # it is the question
+
+    records = [given(run) for run in short.expand("smoke", 2)]
+    table = summarise(short, "smoke", records).variants.set_index("variant")
+    assert table.loc["a", "examples_to_target_restricted_mean"] <= 512  # beyond which `b` says nothing
+    assert not np.isnan(table.loc["b", "difference_both_low"])
+    table = summarise(elsewhere, "smoke", [given(run) for run in elsewhere.expand("smoke", 2)]).variants
+    assert table.set_index("variant")["difference_both_low"].isna().all()
+
+
 def test_a_list_says_why_and_a_line_only_what() -> None:
     listed = [Caveat("more seeds", "three are few"), Caveat("more seeds", "Welch's test"), Caveat("tuning", "none was")]
     assert caveats_text(listed).endswith(
