@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ablations.runs import Run, length_name, parse_overrides
+from ablations.study import Study
 from nin.files import write_atomically
 from nin.text import one_line
 
@@ -38,17 +39,20 @@ NO_LOOKS = Declaration()
 class Looks:
     """The declared looks at a study's runs, in the study's folder of results.
 
+    study      whose runs they are; looks that were declared for other settings of its variants are refused
     overrides  changed settings of all runs ("train.lr=0.05"), which have looks of their own
     """
 
-    def __init__(self, folder: Path, overrides: Sequence[str] = ()) -> None:
-        settings = json.dumps(parse_overrides(overrides), sort_keys=True)  # however they are written
-        digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
-        self.folder = folder
+    def __init__(self, folder: Path, study: Study, overrides: Sequence[str] = ()) -> None:
+        digest = _digest(parse_overrides(overrides))  # however they are written
+        self.folder, self.study = folder, study
         self.path = folder / (f"looks-{digest}.json" if overrides else "looks.json")
 
     def declaration(self) -> Declaration:
-        """Read the declaration; NO_LOOKS if there is none. Raises ValueError if its file is damaged."""
+        """Read the declaration; NO_LOOKS if there is none.
+
+        Raises ValueError if its file is damaged, or is of another study of this name.
+        """
         try:
             found = json.loads(self.path.read_text())
             seeds, variants = tuple(found["seeds"]), tuple(found["variants"])
@@ -56,11 +60,19 @@ class Looks:
                 raise ValueError(f"{(*seeds, found['length'])!r} are no numbers of seeds and images")
             if not seeds or not all(isinstance(name, str) for name in variants):
                 raise ValueError(f"{variants!r} at {seeds!r} seeds are no comparisons")
-            return Declaration(seeds, variants, found["length"], datetime.fromisoformat(found["at"]).isoformat())
+            declared = Declaration(seeds, variants, found["length"], datetime.fromisoformat(found["at"]).isoformat())
         except FileNotFoundError:
             return NO_LOOKS
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self.path} is damaged ({one_line(error)}): restore it, or remove it") from error
+        settings = self._settings(variants)
+        if found.get("settings", settings) != settings:  # which older files do not have
+            names = ", ".join((self.study.baseline, *variants))
+            raise ValueError(
+                f"{self.path} was declared for other settings of {names} than those of this study: choose another --results, or remove "
+                "the file to declare anew"
+            )
+        return declared
 
     def require(self, wanted: Declaration) -> None:
         """Raise ValueError if other looks were declared."""
@@ -100,4 +112,15 @@ class Looks:
             self.require(wanted)
             if not self.declaration().seeds:
                 at = wanted.at or datetime.now(UTC).isoformat(timespec="seconds")
-                write_atomically(self.path, json.dumps(asdict(replace(wanted, at=at))))
+                settings = self._settings(wanted.variants)
+                write_atomically(self.path, json.dumps(asdict(replace(wanted, at=at)) | {"settings": settings}))
+
+    def _settings(self, variants: Sequence[str]) -> str:
+        """Digest of what the baseline and these variants change in a protocol."""
+        names = (self.study.baseline, *variants)
+        settings = {name: self.study.variants[name].settings for name in names if name in self.study.variants}
+        return _digest(settings)
+
+
+def _digest(settings: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]

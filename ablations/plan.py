@@ -39,7 +39,7 @@ def plan_studies(studies: Sequence[Study], request: Request, console: Console) -
     last_look = max(looks.seeds, default=0)
     if looks.seeds:
         require_whole(studies[0], request)
-        Looks(parts[0].store.folder, request.overrides).require(looks)
+        Looks(parts[0].store.folder, studies[0], request.overrides).require(looks)
     device = choose_device(request.engine.device).type
     missing = sum(len(part.missing) for part in parts)
     workers = request.engine.workers or default_workers(device)
@@ -172,7 +172,7 @@ def detectable_line(
 def _runs_of_later_looks(part: Part, looks: Declaration, request: Request) -> list[Run]:
     """Return the runs that looks after the first have if nothing is decided from now on, without those that are done."""
     undecided = looks.variants
-    if not part.missing and Looks(part.store.folder, request.overrides).declaration().seeds:
+    if not part.missing and Looks(part.store.folder, part.study, request.overrides).declaration().seeds:
         undecided = pending(read_report(part.study, request.protocol, part.store, request.overrides))
     if not undecided:
         return []

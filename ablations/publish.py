@@ -46,7 +46,7 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
             f"{source.folder} cannot be published: {'; '.join(unfit) or 'there are no runs of this study'}"
         )
     target = Store(published, study.name, protocol)
-    looks = Looks(source.folder, overrides).declaration()
+    looks = Looks(source.folder, study, overrides).declaration()
     if target.folder.resolve() == source.folder.resolve():
         raise ValueError(f"--results {results}: is where results are published; name the folder that they come from")
     with _replacing(target.folder, published) as beside:
@@ -55,7 +55,7 @@ def publish(study: Study, protocol: str, results: Path, published: Path, overrid
             environment = {key: value for key, value in record.environment.items() if key != "host"}
             store.write(replace(record, environment=environment))
         if looks.seeds:
-            Looks(store.folder, overrides).declare(looks)
+            Looks(store.folder, study, overrides).declare(looks)
         if overrides:
             write_atomically(store.folder / OVERRIDES, json.dumps(list(overrides)))
         write_report(study, protocol, store, overrides)

@@ -221,7 +221,7 @@ def find_part(study: Study, request: Request) -> Part:
     runs = study.expand(request.protocol, request.seeds, variants, request.overrides, request.lengths)
     store = Store(request.results, study.name, request.protocol, request.keep_weights)
     store.require_unpublished()
-    Looks(store.folder, request.overrides).require_no_more(runs)
+    Looks(store.folder, study, request.overrides).require_no_more(runs)
     records, damaged = store.read_all(runs)
     for line in [*_other_question(study, store), *damaged]:
         warn(line)
@@ -291,7 +291,7 @@ def _write_prepared(parts: Sequence[Part], looks: Declaration, overrides: Sequen
     """Write what is known before the first run: declared looks, adopted results and folders; set outdated results aside."""
     for part in parts:
         if looks.seeds:
-            Looks(part.store.folder, overrides).declare(looks)
+            Looks(part.store.folder, part.study, overrides).declare(looks)
         for record in part.outdated:
             part.store.set_aside(record)
         for record in part.adopted:

@@ -71,7 +71,7 @@ def request_of_later_look(request: Request, looks: Declaration, num_seeds: int, 
 def _warn_of_verdicts(study: Study, request: Request, looks: Declaration, results: Sequence[RunRecord]) -> None:
     """Warn where looks are about to be declared over results, whose verdicts they replace by stricter ones."""
     store = Store(request.results, study.name, request.protocol)
-    if not Looks(store.folder, request.overrides).declaration().seeds and any(
+    if not Looks(store.folder, study, request.overrides).declaration().seeds and any(
         r.run.seed > 0 and r.run.variant in study.confirmatory for r in results
     ):
         warn(

@@ -135,7 +135,7 @@ def read_report(study: Study, protocol: str, store: Store, overrides: Sequence[s
         )
     if overrides:
         study = replace(study, published=None)  # whose runs have other settings
-    summary = summarise(study, protocol, records, Looks(store.folder, overrides).declaration(), distinct)
+    summary = summarise(study, protocol, records, Looks(store.folder, study, overrides).declaration(), distinct)
     words = answer(study, summary, overrides), grounds(study, protocol, summary), caveats(study, protocol, summary)
     return Report(store.folder, *words, summary, records, damaged, others, overrides)
 

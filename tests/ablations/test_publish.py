@@ -83,20 +83,20 @@ def test_what_is_published_says_where_it_is_from_and_carries_its_report(tmp_path
 @pytest.mark.usefixtures("undrawn")
 def test_looks_are_published_as_they_were_declared(tmp_path: Path) -> None:
     declared = Declaration((2, 4), ("nin+alexnet",), at="2025-12-31T00:00:00+00:00")
-    Looks(fill(tmp_path / "own").folder).declare(declared)
+    Looks(fill(tmp_path / "own").folder, HEADS).declare(declared)
     main(["heads", "--protocol", "smoke", "--results", str(tmp_path / "own"), "--to", str(tmp_path / "published")])
     published = Store(tmp_path / "published", "heads", "smoke")
-    assert Looks(published.folder).declaration() == declared
+    assert Looks(published.folder, HEADS).declaration() == declared
     assert not (published.folder / ".looks.lock").exists()
 
 
 def test_results_are_not_published_onto_themselves(tmp_path: Path) -> None:
     store = fill(tmp_path)
-    Looks(store.folder).declare(Declaration((2, 4), ("nin+alexnet",)))
+    Looks(store.folder, HEADS).declare(Declaration((2, 4), ("nin+alexnet",)))
     with pytest.raises(ValueError, match="is where results are published"):
         main(["heads", "--protocol", "smoke", "--results", str(tmp_path), "--to", str(tmp_path)])
     assert store.run_ids()
-    assert Looks(store.folder).declaration().seeds == (2, 4)
+    assert Looks(store.folder, HEADS).declaration().seeds == (2, 4)
 
 
 def full_disk(*_: object, **__: object) -> None:

@@ -8,6 +8,7 @@ import pytest
 from processes import call
 
 from ablations import run
+from ablations.catalog import load_study
 from ablations.cli import seconds
 from ablations.looks import Declaration, Looks
 from ablations.records import Store
@@ -140,7 +141,9 @@ def test_variants_that_are_the_same_network_are_named(tmp_path: Path, capsys: py
 
 
 def test_a_dry_run_refuses_other_looks_than_were_declared(tmp_path: Path) -> None:
-    Looks(Store(tmp_path, "num_1x1", "smoke").folder).declare(Declaration((2, 3), ("0x", "1x", "3x", "4x")))
+    Looks(Store(tmp_path, "num_1x1", "smoke").folder, load_study("num_1x1")).declare(
+        Declaration((2, 3), ("0x", "1x", "3x", "4x"))
+    )
     asked = ["num_1x1", "--protocol", "smoke", "--results", str(tmp_path), "--until-decided", "--max-seeds", "6"]
     with pytest.raises(ValueError, match=r"looks at 2, 3 seeds of 0x, .* were declared for .*, not looks at 2, 3, 6"):
         run.main([*asked, "--dry-run"])

@@ -22,6 +22,7 @@ from ablations.reporting.caveats import in_short
 from ablations.reporting.files import read_report, write_report
 from ablations.runs import Run
 from ablations.session import Request, find_part, run_studies
+from ablations.study import Variant
 from ablations.until_decided import LEAST_BUDGET, run_until_decided, wanted_looks
 
 NUM_1X1 = load_study("num_1x1")
@@ -65,7 +66,7 @@ def test_seeds_are_added_to_what_is_undecided_and_to_the_baseline_alone(scripted
 def test_looks_are_declared_before_the_first_run_and_stay_as_they_are(scripted: Scripted, tmp_path: Path) -> None:
     run_until_decided(NUM_1X1, until_decided(tmp_path), Console(quiet=True))
     store = Store(tmp_path, "num_1x1", "smoke")
-    declared = Looks(store.folder).declaration()
+    declared = Looks(store.folder, NUM_1X1).declaration()
     assert (declared.seeds[0], declared.seeds[-1], declared.variants) == (5, 12, ("0x", "1x", "3x"))
     trained = len(scripted.executed)
     run_until_decided(NUM_1X1, until_decided(tmp_path), Console(quiet=True))
@@ -148,6 +149,23 @@ def test_looks_at_accuracy_are_refused_to_a_study_of_failures(tmp_path: Path) ->
     assert not (tmp_path / "class_block").exists()
 
 
+def test_looks_of_another_study_of_the_same_name_are_refused(tmp_path: Path) -> None:
+    folder = Store(tmp_path, "num_1x1", "smoke").folder
+    declared = Declaration((5, 12), ("0x",), at="2026-01-01T00:00:00+00:00")
+    Looks(folder, NUM_1X1).declare(declared)
+    other = replace(NUM_1X1, variants={**NUM_1X1.variants, "0x": Variant(model={"num_1x1": 0, "width": 0.5})})
+    with pytest.raises(
+        ValueError, match="declared for other settings of 2x, 0x than those of this study: choose another"
+    ):
+        Looks(folder, other).declaration()
+    unread = replace(NUM_1X1, variants={**NUM_1X1.variants, "3x": Variant(model={"num_1x1": 3, "width": 0.5})})
+    assert Looks(folder, unread).declaration() == declared, "3x is not among those that are decided on"
+    older = json.loads(Looks(folder, NUM_1X1).path.read_text())
+    del older["settings"]
+    Looks(folder, NUM_1X1).path.write_text(json.dumps(older))
+    assert Looks(folder, other).declaration() == declared
+
+
 def test_runs_of_changed_settings_have_looks_of_their_own(toy: Toy, tmp_path: Path) -> None:
     store, changed = Store(tmp_path, "num_1x1", "smoke"), ["train.lr=0.01"]
     for overrides in ([], changed):
@@ -155,11 +173,11 @@ def test_runs_of_changed_settings_have_looks_of_their_own(toy: Toy, tmp_path: Pa
             accuracy = 0.5 + 0.3 * (run.variant == "0x") + 0.001 * run.seed**2
             store.write(record_of(run, test_accuracy=accuracy))
     fixed = write_report(NUM_1X1, "smoke", store, changed).grounds
-    Looks(store.folder).declare(Declaration((5, 12), ("0x",)))
+    Looks(store.folder, NUM_1X1).declare(Declaration((5, 12), ("0x",)))
     assert write_report(NUM_1X1, "smoke", store, changed, force=False).grounds == fixed
     assert "decided at 5 seeds" in write_report(NUM_1X1, "smoke", store, force=False).grounds
-    Looks(store.folder, changed).declare(Declaration((5, 8), ("0x",)))
-    seeds = [Looks(store.folder, each).declaration().seeds for each in ([], changed, ["train.lr=1e-2"])]
+    Looks(store.folder, NUM_1X1, changed).declare(Declaration((5, 8), ("0x",)))
+    seeds = [Looks(store.folder, NUM_1X1, each).declaration().seeds for each in ([], changed, ["train.lr=1e-2"])]
     assert seeds == [(5, 12), (5, 8), (5, 8)], "the last is the same setting in other words"
     write_report(NUM_1X1, "smoke", store, changed, force=False)
     assert "decided at 5 seeds" in (store.folder / "report.md").read_text(), "the looks are new, if no record is"
@@ -171,11 +189,11 @@ def test_looks_that_were_declared_over_results_are_said_to_be(tmp_path: Path) ->
     for run in NUM_1X1.expand("smoke", 2, ["0x"]):
         store.write(record_of(run, started_at="2026-01-01T00:00:00+00:00"))
     declared = Declaration((2, 4), ("0x",), at="2026-01-01T00:00:00+00:00")
-    Looks(store.folder).declare(declared)
+    Looks(store.folder, NUM_1X1).declare(declared)
     assert "fresh seeds" not in in_short(read_report(NUM_1X1, "smoke", store).caveats)
-    Looks(store.folder).path.unlink()
-    Looks(store.folder).declare(replace(declared, at="2026-01-01T00:00:01+00:00"))
-    Looks(store.folder).declare(replace(declared, at=""))
+    Looks(store.folder, NUM_1X1).path.unlink()
+    Looks(store.folder, NUM_1X1).declare(replace(declared, at="2026-01-01T00:00:01+00:00"))
+    Looks(store.folder, NUM_1X1).declare(replace(declared, at=""))
     (why,) = (each.why for each in read_report(NUM_1X1, "smoke", store).caveats if each.what == "fresh seeds")
     assert why.startswith(
         "4 runs were there before it was declared at how many seeds to test (*looks*); if verdicts on"
@@ -196,7 +214,7 @@ def test_looks_over_results_are_announced_to_replace_their_verdicts(
 
 def test_what_is_pending_is_undecided_in_the_words_of_the_study(tmp_path: Path) -> None:
     store, heads = Store(tmp_path, "heads", "smoke"), load_study("heads")
-    Looks(store.folder).declare(Declaration((2, 4), ("nin+alexnet",)))
+    Looks(store.folder, heads).declare(Declaration((2, 4), ("nin+alexnet",)))
     for run in heads.expand("smoke", 2, ["nin+alexnet"]):
         store.write(record_of(run, test_accuracy=0.8 + (0.03 + 0.01 * run.seed) * (run.model.head == "alexnet")))
     report = read_report(heads, "smoke", store)
@@ -210,7 +228,7 @@ def test_dry_run_counts_what_later_looks_lack(tmp_path: Path, capsys: pytest.Cap
     run_studies([NUM_1X1], replace(until_decided(tmp_path), seeds=6, variants=["1x"]), Console(quiet=True))
     plan_studies([NUM_1X1], until_decided(tmp_path), Console())
     assert "at most 26 runs more" in " ".join(capsys.readouterr().out.split()), "of four networks, two have 6 seeds"
-    Looks(Store(tmp_path, "num_1x1", "smoke").folder).declare(wanted_looks(NUM_1X1, until_decided(tmp_path)))
+    Looks(Store(tmp_path, "num_1x1", "smoke").folder, NUM_1X1).declare(wanted_looks(NUM_1X1, until_decided(tmp_path)))
     plan_studies([NUM_1X1], until_decided(tmp_path), Console())
     assert "at most 12 runs more" in " ".join(capsys.readouterr().out.split()), (
         "1x and its baseline: others are decided"
@@ -222,7 +240,7 @@ def test_what_is_pending_is_not_called_inconclusive(tmp_path: Path) -> None:
     store = Store(tmp_path, "num_1x1", "smoke")
     for run in NUM_1X1.expand("smoke", 2, ["0x"]):
         store.write(record_of(run, test_accuracy=0.8 + (0.03 + 0.01 * run.seed) * (run.variant == "0x")))
-    Looks(store.folder).declare(Declaration((2, 4), ("0x",)))
+    Looks(store.folder, NUM_1X1).declare(Declaration((2, 4), ("0x",)))
     write_report(NUM_1X1, "smoke", store)
     text = text_of(store)
     assert "`0x` is pending: the next look waits for seeds" in text
@@ -232,7 +250,7 @@ def test_what_is_pending_is_not_called_inconclusive(tmp_path: Path) -> None:
 def test_the_table_by_length_has_the_verdicts_after_looks(tmp_path: Path) -> None:
     """A difference that one look at five seeds finds, and the first of several looks does not."""
     store = Store(tmp_path, "num_1x1", "digits")
-    Looks(store.folder).declare(Declaration((5, 12), ("0x",), 40_000))
+    Looks(store.folder, NUM_1X1).declare(Declaration((5, 12), ("0x",), 40_000))
     for run in NUM_1X1.expand("digits", 5, ["0x"]):
         scatter = 0.004 * (-1, 1, -1, 1, 0)[(run.seed + run.model.num_1x1) % 5]
         store.write(record_of(run, test_accuracy=0.5 + 0.0075 * (run.variant == "0x") + scatter))
@@ -269,19 +287,19 @@ def test_a_damaged_declaration_of_looks_is_one_line(tmp_path: Path) -> None:
     store = Store(tmp_path, "num_1x1", "smoke")
     store.folder.mkdir(parents=True)
     whole = {"seeds": [5], "variants": ["0x"], "length": 0, "at": "2026-01-01"}
-    Looks(store.folder).path.write_text(json.dumps(whole))
-    assert Looks(store.folder).declaration() == Declaration((5,), ("0x",), at="2026-01-01T00:00:00")
+    Looks(store.folder, NUM_1X1).path.write_text(json.dumps(whole))
+    assert Looks(store.folder, NUM_1X1).declaration() == Declaration((5,), ("0x",), at="2026-01-01T00:00:00")
     wrong: dict[str, object] = {"seeds": [5, None], "variants": [1], "length": "5", "at": "now"}
     spoiled = [whole | {key: value} for key, value in wrong.items()] + [{"seeds": [5]}, [5], 5, whole | {"seeds": []}]
     for content in ("{", *map(json.dumps, spoiled)):
-        Looks(store.folder).path.write_text(content)
+        Looks(store.folder, NUM_1X1).path.write_text(content)
         with pytest.raises(ValueError, match=r"looks\.json is damaged"):
-            print(Looks(store.folder).declaration())
+            print(Looks(store.folder, NUM_1X1).declaration())
 
 
 def test_a_comparison_that_more_seeds_would_hardly_decide_stops_and_is_said_to(toy: Toy, tmp_path: Path) -> None:
     store, accuracies = Store(tmp_path, "num_1x1", "smoke"), {"2x": (0.24, 0.98), "0x": (1.0, 0.885)}
-    Looks(store.folder).declare(Declaration((2, 4), ("0x",)))
+    Looks(store.folder, NUM_1X1).declare(Declaration((2, 4), ("0x",)))
     for run in NUM_1X1.expand("smoke", 2, ["0x"]):
         store.write(record_of(run, test_accuracy=accuracies[run.variant][run.seed]))
     report = write_report(NUM_1X1, "smoke", store)
@@ -313,7 +331,7 @@ def test_runs_that_would_undo_the_decisions_of_looks_are_refused(
 def test_what_was_not_declared_does_not_move_the_decisions_of_looks(toy: Toy, tmp_path: Path) -> None:
     """Records that got there another way: more seeds, another comparison, a longer training."""
     store = Store(tmp_path, "num_1x1", "digits")
-    Looks(store.folder).declare(Declaration((5, 12), ("0x", "1x"), 10_000, at="2025-12-31T00:00:00+00:00"))
+    Looks(store.folder, NUM_1X1).declare(Declaration((5, 12), ("0x", "1x"), 10_000, at="2025-12-31T00:00:00+00:00"))
 
     def fill(seeds: int, variants: list[str], length: int, gain: float) -> None:
         for run in NUM_1X1.expand("digits", seeds, variants, lengths=[length]):
@@ -342,7 +360,7 @@ def test_what_was_not_declared_does_not_move_the_decisions_of_looks(toy: Toy, tm
 @pytest.mark.usefixtures("undrawn")
 def test_after_the_last_look_no_more_seeds_are_promised_to_decide(tmp_path: Path) -> None:
     store = Store(tmp_path, "num_1x1", "smoke")
-    Looks(store.folder).declare(Declaration((2, 4), ("0x",)))
+    Looks(store.folder, NUM_1X1).declare(Declaration((2, 4), ("0x",)))
     for run in NUM_1X1.expand("smoke", 4, ["0x"]):
         gain = (0.01, 0.02, -0.005, 0.012)[run.seed] if run.variant == "0x" else 0.0
         store.write(record_of(run, test_accuracy=0.8 + gain))
@@ -356,7 +374,7 @@ def test_after_the_last_look_no_more_seeds_are_promised_to_decide(tmp_path: Path
 
 def test_before_the_first_look_no_difference_is_stated(toy: Toy, tmp_path: Path) -> None:
     store = Store(tmp_path, "num_1x1", "digits")
-    Looks(store.folder).declare(Declaration((5, 12), ("0x",), 40_000))
+    Looks(store.folder, NUM_1X1).declare(Declaration((5, 12), ("0x",), 40_000))
     for run in NUM_1X1.expand("digits", 3, ["0x"]):
         gain = (0.2 if run.length == 10_000 else 0.01) * (run.variant == "0x")
         store.write(record_of(run, test_accuracy=0.5 + gain + 0.001 * run.seed * run.model.num_1x1))

@@ -197,7 +197,7 @@ def test_comparisons_decided_in_looks_are_not_explained_as_those_of_a_fixed_numb
         store.write(record_of(run, test_accuracy=accuracy))
     assert "Holm's method; the interval is not" in accuracy_notes(store)
     assert "the missing seeds" in dict(read_report(NUM_1X1, "digits", store).caveats)
-    Looks(store.folder).declare(Declaration((2, 4, 12), ("0x", "1x"), 40_000))
+    Looks(store.folder, NUM_1X1).declare(Declaration((2, 4, 12), ("0x", "1x"), 40_000))
     said = accuracy_notes(store)
     assert "in looks at 2, 4 and 12 seeds that were declared beforehand. The test pairs runs of equal seed" in said
     assert "median-unbiased estimate after stopping" in said
