@@ -1,6 +1,5 @@
 """Write down at how many seeds a study is looked at, before it is, so that verdicts can allow for the looks."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from ablations.runs import Run, length_name, parse_overrides
 from ablations.study import Study
 from nin.files import write_atomically
+from nin.registry import digest
 from nin.text import one_line
 
 
@@ -44,9 +44,9 @@ class Looks:
     """
 
     def __init__(self, folder: Path, study: Study, overrides: Sequence[str] = ()) -> None:
-        digest = _digest(parse_overrides(overrides))  # however they are written
         self.folder, self.study = folder, study
-        self.path = folder / (f"looks-{digest}.json" if overrides else "looks.json")
+        own = f"-{_digest(parse_overrides(overrides))}" if overrides else ""  # the same however they are written
+        self.path = folder / f"looks{own}.json"
 
     def declaration(self) -> Declaration:
         """Read the declaration; NO_LOOKS if there is none.
@@ -123,4 +123,4 @@ class Looks:
 
 
 def _digest(settings: Mapping[str, object]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return digest(json.dumps(settings, sort_keys=True).encode())[:8]

@@ -1,6 +1,5 @@
 """A run is one training, fully resolved: its settings, its identity, and changes to it. Imports no torch."""
 
-import hashlib
 import json
 import typing
 from collections.abc import Iterable, Mapping
@@ -44,7 +43,7 @@ class Run:
         train = replace(self.train, precision=AUTO_IDENTITY) if self.train.precision == "auto" else self.train
         what = [*(_differences(spec) for spec in (self.model, self.data, train)), self.seed, TRAINER_VERSION]
         what += [self.code] if self.code else []
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+        return digest(json.dumps(what, sort_keys=True).encode())
 
     @property
     def settings(self) -> dict[str, object]:

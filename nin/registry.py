@@ -88,14 +88,27 @@ def added(settings: Mapping[str, object]) -> list[Addition]:
     return [ADDITIONS[key] for key in settings.items() if key in ADDITIONS]
 
 
+class AddedCodeError(ValueError):
+    """An error of added parts: "network with pooling 'mine': mine.py:12: KeyError: 'x'"."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(what, where)
+        self.where = where
+
+    def __str__(self) -> str:
+        return " with ".join(self.args)
+
+
 @contextmanager
 def naming_additions(what: str, parts: Sequence[Addition]) -> Iterator[None]:
     """Context in which an error of added parts becomes a ValueError of one line with its place; without parts it stays.
 
-    what  begins the line: "variant 'mine'"
+    what  begins the line: "variant 'mine'"; of contexts within each other that of the outermost does
     """
     try:
         yield
+    except AddedCodeError as error:
+        raise AddedCodeError(what, error.where) from error
     except (ValueError, MemoryError):
         raise
     except Exception as error:
@@ -103,7 +116,7 @@ def naming_additions(what: str, parts: Sequence[Addition]) -> Iterator[None]:
             raise
         files = [getattr(sys.modules.get(part.module), "__file__", None) or "" for part in parts]
         names = ", ".join(f"{part.kind} {part.name!r}" for part in parts)
-        raise ValueError(f"{what} with {names}: {one_line(located(error, *files))}") from error
+        raise AddedCodeError(what, f"{names}: {one_line(located(error, *files))}") from error
 
 
 def located(error: BaseException, *homes: str) -> str:

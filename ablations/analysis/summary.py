@@ -115,11 +115,13 @@ def summarise(
     length = lengths.of_verdicts(study, within)
     by_variant = lengths.by_variant(study, results, length)
     target = study.target(protocol)
-    variants = _after_looks(study, by_variant, _variants(study, by_variant, target), looks)
+    # Training images of the shortest run, up to which times to a target can be compared.
+    shortest = min((record.examples_given for group in by_variant.values() for record in group), default=0)
+    variants = _after_looks(study, by_variant, _variants(study, by_variant, target, shortest), looks)
     by_length = lengths.by_length(study, results)
     return Summary(
         variants=variants,
-        target_sweep=_target_sweep(by_variant, target),
+        target_sweep=_target_sweep(by_variant, target, shortest),
         controls=_controls(study, by_variant),
         contrasts=_contrasts(study, by_variant),
         factors=factor_effects(study, by_variant),
@@ -139,7 +141,7 @@ def summarise(
     )
 
 
-def _variants(study: Study, by_variant: Mapping[str, list[RunRecord]], target: float) -> pd.DataFrame:
+def _variants(study: Study, by_variant: Mapping[str, list[RunRecord]], target: float, shortest: int) -> pd.DataFrame:
     confirmatory = [name for name in by_variant if study.role(name) == "confirmatory"]
     comparisons: dict[str, stats.Comparison] = {}
     p_logrank: dict[str, float] = {}
@@ -174,7 +176,7 @@ def _variants(study: Study, by_variant: Mapping[str, list[RunRecord]], target: f
                 comparisons.get(name),
                 p_logrank.get(name, math.nan),
                 precision,
-                _shortest(by_variant),
+                shortest,
             )
             | _over_seeds_and_images(group, by_variant.get(study.baseline, []), comparisons.get(name))
             | _generalization(group, by_variant.get(study.baseline, []) if name != study.baseline else [])
@@ -216,7 +218,7 @@ def _over_seeds_and_images(
     shared = [seed for seed in ours_by_seed if seed in base_by_seed]
     num_images = {len(correct[seed]) for correct in (ours_by_seed, base_by_seed) for seed in shared}
     is_of_all = comparison is not None and comparison.method == "welch"
-    tested_on = {(each.name, each.test_split) for each in (record.run.data for record in (*ours, *baseline))}
+    tested_on = {(record.run.data.name, record.run.data.test_split) for record in (*ours, *baseline)}
     if comparison is None or len(num_images) != 1 or len(tested_on) > 1:
         return ends
     if is_of_all and ours_by_seed.keys() != base_by_seed.keys():
@@ -368,13 +370,8 @@ def _with_decisions(by_length: pd.DataFrame, variants: pd.DataFrame, length: int
     return by_length
 
 
-def _shortest(by_variant: Mapping[str, list[RunRecord]]) -> int:
-    """Training images of the shortest run, up to which times to a target can be compared."""
-    return min((record.examples_given for group in by_variant.values() for record in group), default=0)
-
-
-def _target_sweep(by_variant: Mapping[str, list[RunRecord]], target: float) -> pd.DataFrame:
-    rows, shortest = [], _shortest(by_variant)
+def _target_sweep(by_variant: Mapping[str, list[RunRecord]], target: float, shortest: int) -> pd.DataFrame:
+    rows = []
     for name, group in by_variant.items():
         for step in (target + offset for offset in SWEEP_OFFSETS if 0 < target + offset < 1 - ROUNDING):
             summary = convergence.summarise_times([r.examples_to_target(step) for r in group], shortest)

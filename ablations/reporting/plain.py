@@ -261,8 +261,7 @@ def _of_variant(study: Study, claim: Claim, summary: Summary) -> PlainAnswer:
         answer += BY_LITTLE
     failed = [f"{failures(each)} with `{each.variant}`" for each in (measured, baseline) if failures(each)]
     if failed:
-        settings = (study.variants[name].settings for name in (row.variant, study.baseline))
-        is_own = study.pairs or any(key.startswith("train.") for each in settings for key in each)
+        is_own = study.pairs or study.variants[row.variant].train or study.variants[study.baseline].train
         setting = "with these settings" if is_own else "at this learning rate"
         answer += f", but {listed(failed)}: this measures training {setting}, not the best accuracy that can be reached"
     rest = [other for other in each_row(others) if other.variant != row.variant]

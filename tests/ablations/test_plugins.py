@@ -264,7 +264,7 @@ def test_a_mistake_in_an_added_pooling_is_one_line_with_its_place(
 ) -> None:
     monkeypatch.chdir(study_file.parent)
     study_file.write_text(re.sub("return .*", f"return {mistake}", study_file.read_text()))
-    with pytest.raises(ValueError, match=rf"network with pooling 'rms': .*{place}\.py:\d+: ") as error:
+    with pytest.raises(ValueError, match=rf"variant 'rms' with pooling 'rms': .*{place}\.py:\d+: ") as error:
         main([f"./{study_file.name}", "--protocol", "smoke", "--results", str(tmp_path / "r"), *also])
     assert message in str(error.value)
     assert "\n" not in str(error.value)
